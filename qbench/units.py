@@ -1,0 +1,79 @@
+"""Units: binary byte sizes and how each unit is printed. Bytes are integers everywhere else."""
+
+from __future__ import annotations
+
+import re
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+NOT_AVAILABLE = "n/a"
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def format_bytes(num_bytes: float | None) -> str:
+    """Return a byte count as text with a binary unit: '12.55 GiB', '17.0 MiB', '512 B'."""
+    if num_bytes is None:
+        return NOT_AVAILABLE
+    size = abs(num_bytes)
+    if size >= GIB:
+        return f"{num_bytes / GIB:.2f} GiB"
+    if size >= MIB:
+        return f"{num_bytes / MIB:.1f} MiB"
+    if size >= KIB:
+        return f"{num_bytes / KIB:.1f} KiB"
+    return f"{num_bytes:.0f} B"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of a size with a binary unit, such as '24GiB' or '512 MiB'.
+
+    Raises ValueError when the text has no number or no unit of B, KiB, MiB, GiB.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|MiB|KiB|B)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write a number with B, KiB, MiB or GiB, such as 24GiB")
+    scale = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}[match.group(2)]
+    return int(float(match.group(1)) * scale)
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a duration as text: '312 ms', '4.21 s', '12 min', '3.4 h'."""
+    if seconds is None:
+        return NOT_AVAILABLE
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def format_count(count: float | None) -> str:
+    """Return a count with thousands separators: '786,432'."""
+    return NOT_AVAILABLE if count is None else f"{count:,.0f}"
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """Return a value as text in its unit; unknown is 'n/a', never a number."""
+    if value is None:
+        return NOT_AVAILABLE
+    if unit == "bytes":
+        return format_bytes(value)
+    if unit == "s":
+        return format_seconds(value)
+    if unit == "count":
+        return format_count(value)
+    if unit == "FLOP":
+        return f"{value:.3g} FLOP"
+    if unit == "USD/Mtok":
+        return f"${value:.2f}/Mtok"
+    if unit == "tokens/s":
+        return f"{value:,.3g} tokens/s" if value < 100 else f"{value:,.0f} tokens/s"
+    return f"{value:.4g} {unit}".rstrip()
