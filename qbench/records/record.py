@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -13,6 +14,11 @@ from qbench.scenario.schema import Point
 
 SCHEMA_VERSION = 1
 # 1: first version.
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+UPGRADES: dict[int, Upgrade] = {}
+"""For each older version, the function that turns its values into those of the next version."""
 
 Kind = Literal["plan", "measurement"]
 Outcome = Literal["ok", "oom", "timeout", "crashed", "error"]
@@ -29,6 +35,9 @@ _KEYS = (
     "environment",
     "created_at",
 )
+
+_WORDS = {"kind": get_args(Kind), "outcome": get_args(Outcome)}
+_TYPES = {"run_id": str, "created_at": str, "metrics": dict, "detail": dict, "environment": dict}
 
 
 def utc_now() -> str:
@@ -77,21 +86,50 @@ class Record:
 def record_from_dict(values: dict[str, Any], where: str) -> Record:
     """Return the record that `values` describe; `where` names the file and line in messages.
 
-    Raises RecordError when a key is missing, the point is not valid or the version is unknown.
+    Raises RecordError when a key is missing or of the wrong kind, the point is not valid or the version
+    is unknown.
+    """
+    values = upgraded(values, where)
+    missing = [key for key in _KEYS if key not in values]
+    if missing:
+        raise RecordError(f"{where}: the record lacks {', '.join(missing)}; it was not written by qbench")
+    for key, allowed in _WORDS.items():
+        if values[key] not in allowed:
+            raise RecordError(f"{where}: {key} is {values[key]!r}; allowed: {', '.join(allowed)}")
+    for key, kind in _TYPES.items():
+        if not isinstance(values[key], kind):
+            raise RecordError(f"{where}: {key} is {values[key]!r:.60}; it must be a {kind.__name__}")
+    rest = {key: values[key] for key in _KEYS if key not in ("point", "point_id")}
+    return Record(point=_point(values["point"], where), **rest)
+
+
+def upgraded(
+    values: dict[str, Any],
+    where: str,
+    *,
+    upgrades: Mapping[int, Upgrade] = UPGRADES,
+    newest: int = SCHEMA_VERSION,
+) -> dict[str, Any]:
+    """Return the values of a stored record brought to the newest version, one version at a time.
+
+    Raises RecordError when the version is missing, newer than `newest`, or has no upgrade.
     """
     version = values.get("schema_version")
     if not isinstance(version, int):
         raise RecordError(f"{where}: schema_version is {version!r}; this is not a qbench record")
-    if version > SCHEMA_VERSION:
-        raise RecordError(f"{where}: schema_version {version} is newer than {SCHEMA_VERSION}; update qbench")
-    missing = [key for key in _KEYS if key not in values]
-    if missing:
-        raise RecordError(f"{where}: the record lacks {', '.join(missing)}; it was not written by qbench")
+    if version > newest:
+        raise RecordError(f"{where}: schema_version {version} is newer than {newest}; update qbench")
+    for step in range(version, newest):
+        if step not in upgrades:
+            raise RecordError(f"{where}: schema_version {step} cannot be read; 1 to {newest} can")
+        values = upgrades[step](values) | {"schema_version": step + 1}
+    return values
+
+
+def _point(values: Any, where: str) -> Point:
     try:
-        point = Point.model_validate(values["point"])
+        return Point.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{where}: point.{key}: {first['msg']}") from error
-    rest = {key: values[key] for key in _KEYS if key not in ("point", "point_id")}
-    return Record(point=point, **rest)
+        key = ".".join(("point", *(str(part) for part in first["loc"])))
+        raise RecordError(f"{where}: {key}: {first['msg']}") from error

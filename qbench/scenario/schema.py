@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
 Optimizer = Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"]
@@ -20,8 +20,18 @@ Device = Literal["cuda", "cpu"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTIZED_PRECISIONS = ("nf4", "nf4-dq", "fp4", "fp4-dq", "int8")
 
+
+def _not_a_flag(value: Any) -> Any:
+    # pydantic would read True as 1.0, so `lora_alpha: yes` would pass for a number.
+    if isinstance(value, bool):
+        raise ValueError("a boolean is not a number")
+    return value
+
+
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_not_a_flag)]
 Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
@@ -33,54 +43,68 @@ class Strict(BaseModel):
 class LoraSettings(Strict):
     """The adapter, in peft's own words (`peft.LoraConfig`)."""
 
-    r: PositiveInt = Field(16, description="Rank of the adapter matrices.")
-    lora_alpha: float = Field(32, gt=0, description="Scaling numerator; the update is scaled by lora_alpha / r.")
-    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout probability before lora_A.")
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Module names to adapt, or all-linear for every linear layer but the head."
+    r: PositiveInt = Field(default=16, description="Rank of the adapter matrices.")
+    lora_alpha: Number = Field(
+        default=32, gt=0, description="Scaling numerator; the update is scaled by lora_alpha / r."
     )
-    use_dora: Flag = Field(False, description="Weight-decomposed LoRA (DoRA).")
-    use_rslora: Flag = Field(False, description="Scale by lora_alpha / sqrt(r) (rsLoRA).")
-
-    @model_validator(mode="after")
-    def _targets_not_empty(self) -> LoraSettings:
-        names = (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
-        if not names or "" in names:
-            raise ValueError("target_modules is empty; name modules or write all-linear")
-        return self
+    lora_dropout: Number = Field(default=0.05, ge=0, lt=1, description="Dropout probability before lora_A.")
+    target_modules: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        default="all-linear",
+        description="Module names to adapt, or all-linear for every linear layer but the head.",
+    )
+    use_dora: Flag = Field(default=False, description="Weight-decomposed LoRA (DoRA).")
+    use_rslora: Flag = Field(default=False, description="Scale by lora_alpha / sqrt(r) (rsLoRA).")
 
 
 class TrainSettings(Strict):
     """The training step, in the words of `transformers.TrainingArguments`."""
 
-    per_device_train_batch_size: PositiveInt = Field(1, description="Sequences in one forward pass.")
-    seq_len: PositiveInt = Field(2048, description="Tokens in one sequence; sequences are full, without padding.")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="Forward and backward passes for one update.")
-    gradient_checkpointing: Flag = Field(True, description="Recompute each layer in the backward pass.")
-    optim: Optimizer = Field("adamw_torch", description="Optimizer, named as in TrainingArguments.optim.")
-    attn_implementation: Attention = Field("auto", description="auto is what transformers would choose.")
-    autocast: Autocast = Field("none", description="dtype of torch.autocast around the forward pass.")
-    recipe: Recipe = Field("peft", description="How the model is prepared and who keeps its outputs alive.")
+    per_device_train_batch_size: PositiveInt = Field(default=1, description="Sequences in one forward pass.")
+    seq_len: PositiveInt = Field(
+        default=2048, description="Tokens in one sequence; sequences are full, without padding."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(
+        default=1, description="Forward and backward passes for one update."
+    )
+    gradient_checkpointing: Flag = Field(
+        default=True, description="Recompute each layer in the backward pass."
+    )
+    optim: Optimizer = Field(
+        default="adamw_torch", description="Optimizer, named as in TrainingArguments.optim."
+    )
+    attn_implementation: Attention = Field(
+        default="auto", description="auto is what transformers would choose."
+    )
+    autocast: Autocast = Field(default="none", description="dtype of torch.autocast around the forward pass.")
+    recipe: Recipe = Field(
+        default="peft", description="How the model is prepared and who keeps its outputs alive."
+    )
 
 
 class Point(Strict):
     """One training step, fully described."""
 
-    model: str = Field(min_length=1, description="Catalog id, hub id, or a folder that holds config.json.")
-    weights: Weights = Field("random", description="Random values, or the published ones where they are at hand.")
-    precision: Precision = Field("bf16", description="Precision of the frozen base model.")
-    data: str = Field("random", min_length=1, description="random token ids, or a UTF-8 text file to train on.")
+    model: Name = Field(description="Catalog id, hub id, or a folder that holds config.json.")
+    weights: Weights = Field(
+        default="random", description="Random values, or the published ones where they are at hand."
+    )
+    precision: Precision = Field(default="bf16", description="Precision of the frozen base model.")
+    data: Name = Field(default="random", description="random token ids, or a UTF-8 text file to train on.")
     lora: LoraSettings | None = Field(
         default_factory=LoraSettings, description="The adapter; null trains every weight (full fine-tuning)."
     )
     train: TrainSettings = Field(default_factory=TrainSettings, description="The training step.")
 
     @model_validator(mode="after")
-    def _quantized_base_needs_adapter(self) -> Point:
+    def _settings_agree(self) -> Point:
         if self.lora is None and self.precision in QUANTIZED_PRECISIONS:
-            raise ValueError(f"precision {self.precision} cannot be trained without an adapter; give lora settings")
+            raise ValueError(
+                f"precision {self.precision} cannot be trained without an adapter; give lora settings"
+            )
         if self.data != "random" and self.weights == "random":
-            raise ValueError("data is a text file but weights are random; set weights: pretrained or data: random")
+            raise ValueError(
+                "data is a text file but weights are random; set weights: pretrained or data: random"
+            )
         return self
 
     @property
@@ -116,28 +140,32 @@ class Point(Strict):
 class PlanSettings(Strict):
     """What the plan is asked about."""
 
-    gpus: tuple[str, ...] = Field((), description="GPUs of the catalog to hold the plan against.")
+    gpus: tuple[Name, ...] = Field(default=(), description="GPUs of the catalog to hold the plan against.")
 
 
 class MeasureSettings(Strict):
     """How a point is measured."""
 
-    warmup_steps: Annotated[int, Field(ge=0, strict=True)] = Field(2, description="Steps before the timed ones.")
-    steps: PositiveInt = Field(10, description="Timed steps in each process.")
-    repeats: PositiveInt = Field(3, description="Processes for each point.")
-    timeout_s: float = Field(900, gt=0, description="Seconds after which one process is ended.")
+    warmup_steps: Annotated[int, Field(ge=0, strict=True)] = Field(
+        default=2, description="Steps before the timed ones."
+    )
+    steps: PositiveInt = Field(default=10, description="Timed steps in each process.")
+    repeats: PositiveInt = Field(default=3, description="Processes for each point.")
+    timeout_s: Number = Field(default=900, gt=0, description="Seconds after which one process is ended.")
 
 
 class Scenario(Strict):
     """One question, the points that answer it, and how they are planned and measured."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Short name, used for folders.")
-    question: str = Field(min_length=1, description="The one question this scenario answers.")
+    question: Name = Field(description="The one question this scenario answers.")
     base: dict[str, Any] = Field(description="Settings that all points share, as in Point.")
     matrix: dict[str, list[Any]] = Field(
         default_factory=dict, description="Settings that vary: dotted path or short name to list of values."
     )
-    exclude: list[dict[str, Any]] = Field(default_factory=list, description="Combinations of the matrix to drop.")
+    exclude: list[dict[str, Any]] = Field(
+        default_factory=list, description="Combinations of the matrix to drop."
+    )
     include: list[dict[str, Any]] = Field(default_factory=list, description="Points to add: changes to base.")
     plan: PlanSettings = Field(default_factory=PlanSettings)
     measure: MeasureSettings = Field(default_factory=MeasureSettings)

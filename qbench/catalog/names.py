@@ -1,0 +1,46 @@
+"""Exact look-up of catalog rows by name or alias, and the nearest names on a miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from qbench.errors import nearest
+
+Row = TypeVar("Row")
+
+DATA = Path(__file__).with_name("data")
+
+
+class NameIndex(Generic[Row]):
+    """Rows by every name they have. Case is ignored; a part of a name never matches.
+
+    Raises ValueError when one name belongs to two rows, which is a mistake in the data.
+    """
+
+    def __init__(self, rows_with_names: Iterable[tuple[Row, tuple[str, ...]]]) -> None:
+        """Index each row under its names; the first one is the row's own, the others are aliases."""
+        self._rows: dict[str, Row] = {}
+        self._own_names: dict[str, str] = {}
+        for row, names in rows_with_names:
+            for name in names:
+                if self._rows.setdefault(name.casefold(), row) is not row:
+                    raise ValueError(f"catalog data: {name!r} names two rows")
+                self._own_names[name] = names[0]
+
+    def find(self, name: str) -> Row | None:
+        """Return the row of that name or alias, or None."""
+        return self._rows.get(name.casefold())
+
+    def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
+        """Return up to `count` rows' own names that look most like `name`, best first."""
+        # A row has several spellings, so ask for more of them than rows are wanted.
+        spellings = nearest(name, self._own_names, count=3 * count)
+        own_names = dict.fromkeys(self._own_names[spelling] for spelling in spellings)
+        return tuple(own_names)[:count]
+
+
+def nearest_text(names: tuple[str, ...]) -> str:
+    """Return the nearest names as a clause of an error message; empty when there are none."""
+    return f"; nearest: {', '.join(names)}" if names else ""

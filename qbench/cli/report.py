@@ -1,0 +1,36 @@
+"""`qbench report`: render run folders as HTML, Markdown and CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qbench.cli.console import print_note, print_table, print_text
+
+
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or records.jsonl files.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write into; default RUN/report.")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "",
+) -> int:
+    """Compare QLoRA with LoRA from the records of one or more runs."""
+    from qbench.records.store import read_stored
+    from qbench.report.content import gather_content
+    from qbench.report.export import write_report
+
+    stored = [read_stored(run) for run in runs]
+    for notice in (read.notice for read in stored if read.notice):
+        print_note(f"qbench: {notice}")
+    records = [record for read in stored for record in read.records]
+    folder = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report"
+    paths = write_report(records, folder, title or ", ".join(dict.fromkeys(run.name for run in runs)))
+    content = gather_content(records)
+    for line in (*content.headline, *content.warnings):
+        print_text(line)
+    for table in (content.comparison, content.failures):
+        if table is not None:
+            print_table(table)
+    print_text(f"report: {paths['html']}")
+    return 0

@@ -1,0 +1,157 @@
+"""All records of one point under one engine and machine, read as one result."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qbench.records.metrics import METRICS, SCALARS, scalar
+from qbench.records.record import Kind, Record
+from qbench.scenario.schema import Point
+from qbench.scenario.settings import point_settings
+
+MEMORY_METRICS = tuple(name for name in SCALARS if METRICS[name].unit == "bytes")
+"""Names of the metrics that are one number of bytes."""
+
+Machine = tuple[tuple[str, str], ...]
+"""What must be equal before two measurements may be compared: device name and library versions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One planned point (its latest plan), or one measured point (all its processes on one machine)."""
+
+    point: Point
+    """The training step that the records speak of."""
+    settings: Mapping[str, Any]
+    """Settings of the point under their short names; those of an absent adapter are None."""
+    kind: Kind
+    """plan or measurement."""
+    device: str | None
+    """cpu or cuda."""
+    machine: Machine
+    """Fingerprint of a measurement's environment; empty for a plan, which no machine can change."""
+    records: tuple[Record, ...]
+    """At least one record; several are the processes of one measurement."""
+
+    @property
+    def completed(self) -> tuple[Record, ...]:
+        """The records that ended ok."""
+        return tuple(record for record in self.records if record.outcome == "ok")
+
+    @property
+    def outcome(self) -> str:
+        """How the records ended: 'ok', 'oom', or '2 ok, 1 timeout' where processes ended differently."""
+        counts = Counter(record.outcome for record in self.records)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+
+    def value(self, metric: str) -> float | None:
+        """Return the median over processes of each process's own number; None when none has one."""
+        values = [_number(record, metric) for record in self.completed]
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def breakdown(self) -> dict[str, int]:
+        """Bytes by category at the peak, of the last record that has them; empty when unknown."""
+        for record in reversed(self.completed):
+            if record.metrics.get("breakdown_bytes"):
+                return dict(record.metrics["breakdown_bytes"])
+        return {}
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """Details of the last record."""
+        return self.records[-1].detail
+
+
+def _number(record: Record, metric: str) -> float | None:
+    value = scalar(record, metric)
+    if value is None and metric == "tokens_per_s":
+        # Raw times are what a measurement stores; the rate follows from them.
+        seconds = scalar(record, "step_time_s")
+        return record.point.tokens_per_step / seconds if seconds else None
+    return value
+
+
+def varying_settings(results: Iterable[Result]) -> list[str]:
+    """Return the names of the settings, model and precision aside, that differ among the results."""
+    seen: dict[str, set[Any]] = {}
+    for result in results:
+        for name, value in result.settings.items():
+            seen.setdefault(name, set()).add(value)
+    return [name for name, values in seen.items() if len(values) > 1 and name not in ("model", "precision")]
+
+
+def machine_of(record: Record) -> Machine:
+    """Return the fingerprint of a measurement's environment; empty for a plan."""
+    if record.kind == "plan":
+        return ()
+    environment = record.environment
+    versions = environment.get("versions") or {}
+    name = ("device_name", str(environment.get("device_name")))
+    return (name, *sorted((package, str(version)) for package, version in versions.items()))
+
+
+def gather(records: Iterable[Record]) -> list[Result]:
+    """Return one result for each point, kind, device and machine, in order of first appearance.
+
+    Of several plans of a point the latest counts; of several measurements by the same process of the same
+    run (one that was run again) the latest counts.
+    """
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        key = (record.kind, record.device, machine_of(record), record.point)
+        groups.setdefault(key, []).append(record)
+    return [
+        Result(
+            point=point,
+            settings=point_settings(point),
+            kind=kind,
+            device=device,
+            machine=machine,
+            records=_latest(kind, members),
+        )
+        for (kind, device, machine, point), members in groups.items()
+    ]
+
+
+def _latest(kind: Kind, records: list[Record]) -> tuple[Record, ...]:
+    if kind == "plan":
+        return (max(records, key=lambda record: record.created_at),)
+    by_process: dict[Any, Record] = {}
+    for order, record in enumerate(sorted(records, key=lambda record: record.created_at)):
+        repeat = record.detail.get("repeat")
+        by_process[order if repeat is None else (record.run_id, repeat)] = record
+    return tuple(by_process.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A plan beside a measurement of the same point on the same device."""
+
+    plan: Result
+    measured: Result
+
+    def error_percent(self, metric: str) -> float | None:
+        """Return how far the plan is from the measurement, in percent of the measurement."""
+        planned, measured = self.plan.value(metric), self.measured.value(metric)
+        if planned is None or not measured:
+            return None
+        return 100 * (planned - measured) / measured
+
+
+def predictions(results: Iterable[Result]) -> list[Prediction]:
+    """Return each measured result that has a plan for the same point and device, with that plan."""
+    results = list(results)
+    plans = {(result.device, result.point): result for result in results if result.kind == "plan"}
+    return [
+        Prediction(plan=plans[result.device, result.point], measured=result)
+        for result in results
+        if result.kind == "measurement" and (result.device, result.point) in plans
+    ]

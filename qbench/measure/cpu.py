@@ -1,0 +1,57 @@
+"""Measure a point on the CPU: a memory pass under the ledger, then a timing pass without it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from qbench.measure.task import Measurement, Task
+from qbench.memory.breakdown import profile
+from qbench.memory.recording import record_steps
+from qbench.step.training_step import TrainingStep, build_step
+
+
+def measure_cpu(task: Task) -> Measurement:
+    """Return the measurement of one point in this process.
+
+    Memory is the sum of live tensor storages of the real step; times are wall times of whole optimizer
+    steps. The losses are those of all steps in order, memory pass and warm-up included.
+    """
+    start = time.perf_counter()
+    step = build_step(task.point, "cpu")
+    load_time = time.perf_counter() - start
+    recording = record_steps(step, {"cpu"}, "cpu")
+    memory = profile(recording.ledger)
+    warmup, losses = _timed_steps(step, task.settings.warmup_steps)
+    times, timed_losses = _timed_steps(step, task.settings.steps)
+    tokens = task.point.tokens_per_step
+    metrics: dict[str, Any] = {
+        "trainable_params": step.facts.trainable_params,
+        "total_params": step.facts.total_params,
+        "static_bytes": memory.static_bytes,
+        "peak_allocated_bytes": memory.peak_bytes,
+        "breakdown_bytes": memory.breakdown,
+        "peak_at": memory.peak_at,
+        "step_time_s": times,
+        "tokens_per_s": [tokens / seconds for seconds in times],
+        "loss": recording.losses + losses + timed_losses,
+    }
+    detail = {
+        "static_breakdown_bytes": memory.static_breakdown,
+        "phases": memory.phases,
+        "timeline": memory.timeline,
+        "load_time_s": load_time,
+        "warmup_step_time_s": warmup,
+    }
+    return Measurement(outcome="ok", metrics=metrics, detail=detail)
+
+
+def _timed_steps(step: TrainingStep, count: int) -> tuple[list[float], list[float]]:
+    """Return (seconds, loss) of each of `count` steps."""
+    times, losses = [], []
+    for _ in range(count):
+        start = time.perf_counter()
+        loss = step.run()
+        times.append(time.perf_counter() - start)
+        losses.append(loss.item())
+    return times, losses

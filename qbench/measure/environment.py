@@ -1,0 +1,81 @@
+"""The machine and the code state behind a measurement."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import qbench
+from qbench.measure import nvml
+from qbench.records.software import software
+from qbench.scenario.schema import Device
+
+_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """Return what a record says of its machine: device, versions, code, git state, settings that move numbers."""
+    return {
+        "device": device,
+        **machine(device),
+        **software(),
+        **git_state(),
+        "settings": {name: os.environ[name] for name in _ALLOCATOR_VARIABLES if name in os.environ},
+    }
+
+
+@functools.cache
+def machine(device: Device) -> dict[str, Any]:
+    """Return name and size of the device and of the host; an unknown value is None."""
+    host = {
+        "platform": platform.platform(terse=True),
+        "cpu_name": _cpu_name(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "host_memory_bytes": _host_memory_bytes(),
+    }
+    if device == "cuda":
+        return {**nvml.describe_device(), **host}
+    return {"device_name": host["cpu_name"], **host}
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or None)
+
+
+def _host_memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Return commit and dirty flag of the checkout that qbench runs from; None outside a checkout."""
+    folder = Path(qbench.__file__).parent.parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": None, "git_dirty": None}
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    if not (folder / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,150 @@
+"""Which kernels a device would run, put in where meta tensors would take another path.
+
+On meta, `scaled_dot_product_attention` and `dropout` fall back to their composite forms and bitsandbytes
+shows only the output of its 4-bit matmul. The replacements here call the operators that the CPU or CUDA
+would dispatch to, so that the saved and temporary tensors of the trace are theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+
+Decompositions = dict[Any, Callable[..., Any]]
+
+aten = torch.ops.aten
+_sdpa = F.scaled_dot_product_attention
+
+FLASH_CHOICE = 1
+"""`SDPBackend.FLASH_ATTENTION` as returned by `torch._fused_sdp_choice`."""
+
+FUSED_GEMM_MAX_TOKENS = 1536
+"""bitsandbytes 0.50 fuses the 4-bit matmul up to this many tokens (backends/cuda/ops.py, custom_max_m)."""
+
+
+def decompositions(kernels: str) -> Decompositions:
+    """Return the operators whose inner allocations the ledger should see, by the device that runs them."""
+    gemm = _gemm_4bit_default_impl if kernels == "cpu" else _gemm_4bit_cuda
+    return {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
+
+
+def _gemm_4bit_cuda(
+    A: torch.Tensor,
+    B: torch.Tensor,
+    shapeB: Any,
+    absmax: torch.Tensor,
+    blocksize: int,
+    quant_type: str,
+    bias: torch.Tensor | None = None,
+    absmax_8bit: torch.Tensor | None = None,
+    absmax_code: torch.Tensor | None = None,
+    absmax_offset: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Allocate as bitsandbytes' CUDA kernel does: fused for few tokens, else dequantize and multiply.
+
+    Source: bitsandbytes 0.50 backends/cuda/ops.py, `gemm_4bit` and `_dequant_linear_fallback`. The choice
+    below 1536 tokens depends on the architecture there; here it is taken as fused.
+    """
+    tokens = A.numel() // A.shape[-1]
+    if tokens <= FUSED_GEMM_MAX_TOKENS and A.shape[-1] % blocksize == 0:
+        return torch.empty((*A.shape[:-1], shapeB[0]), dtype=A.dtype, device=A.device)
+    if absmax_8bit is not None:
+        absmax = torch.empty_like(absmax_8bit, dtype=torch.float32) + absmax_offset
+    weight = torch.empty(shapeB, dtype=A.dtype, device=A.device)
+    return F.linear(A, weight, bias)
+
+
+@contextlib.contextmanager
+def kernels_of(device: str) -> Iterator[None]:
+    """Run operators on meta as `device` (cpu or cuda) would; other tensors are not affected."""
+    replaced = {"scaled_dot_product_attention": _cpu_attention}
+    if device == "cuda":
+        replaced = {"scaled_dot_product_attention": _cuda_attention, "dropout": _cuda_dropout}
+    original = {name: getattr(F, name) for name in replaced}
+    for name, function in replaced.items():
+        setattr(F, name, function)
+    try:
+        yield
+    finally:
+        for name, function in original.items():
+            setattr(F, name, function)
+
+
+def _cpu_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Take the path that torch itself would choose for CPU tensors of these shapes and strides."""
+    inputs = (query, key, value, attn_mask)
+    if query.device.type != "meta":
+        return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    probes = [None if tensor is None else _cpu_probe(tensor) for tensor in inputs]
+    choice = torch._fused_sdp_choice(*probes, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)  # type: ignore[attr-defined]
+    if choice != FLASH_CHOICE:
+        return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = _additive_mask(attn_mask, query.dtype)
+    return aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+    )[0]
+
+
+def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a CPU tensor of the same shape, dtype and last stride that takes no memory."""
+    row = torch.empty(tensor.shape[-1:], dtype=tensor.dtype)
+    return row.expand(tensor.shape)
+
+
+def _additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Allocate as `convert_boolean_attn_mask` does (ATen/native/transformers/attention.cpp)."""
+    zeros = torch.zeros_like(mask, dtype=dtype)
+    return zeros.masked_fill_(mask.logical_not(), float("-inf"))
+
+
+def _cuda_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Take flash, memory-efficient or math attention as CUDA would from sm_80 on.
+
+    Source: ATen/native/transformers/cuda/sdp_utils.cpp: flash wants fp16 or bf16 and no mask; the
+    memory-efficient kernel takes masks and fp32 but not grouped heads; math takes all.
+    """
+    inputs = (query, key, value)
+    if query.device.type != "meta":
+        return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if half and attn_mask is None and query.shape[-1] <= 256 and query.shape[-1] == value.shape[-1]:
+        return aten._scaled_dot_product_flash_attention(*inputs, dropout_p, is_causal, False, scale=scale)[0]
+    if query.shape[1] != key.shape[1]:
+        return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = _additive_mask(attn_mask, query.dtype)
+    grad = query.requires_grad or key.requires_grad or value.requires_grad
+    return aten._scaled_dot_product_efficient_attention(
+        *inputs, attn_mask, grad, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def _cuda_dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    """CUDA's fused dropout keeps a bool mask (ATen/native/Dropout.cpp, `is_fused_kernel_acceptable`)."""
+    if not training or p == 0:
+        return x
+    return torch.native_dropout(x, p, True)[0]

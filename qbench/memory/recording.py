@@ -1,0 +1,125 @@
+"""Run training steps under the ledger: the one way in which plan and CPU engine count memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from qbench.memory.attribution import Attribution
+from qbench.memory.kernels import decompositions
+from qbench.memory.ledger import Ledger, Place
+
+NUM_STEPS = 2
+"""The second step runs with the optimizer's state in place and, in a hand-written loop, the old outputs."""
+
+
+class Steps(Protocol):
+    """What a recording needs of a training step."""
+
+    model: Any
+    on_phase: Callable[[str], None]
+
+    def run(self) -> torch.Tensor:
+        """Make one optimizer step."""
+
+    def static_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (category, tensor) of what is in memory before the first step."""
+
+    def optimizer_tensors(self) -> Iterator[torch.Tensor]:
+        """Yield the tensors of the optimizer's state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The ledger of some steps, and the loss of each."""
+
+    ledger: Ledger
+    losses: list[float]
+
+
+def record_steps(
+    step: Steps,
+    device_types: set[str],
+    kernels: str,
+    library_buffers: dict[str, int] | None = None,
+    num_steps: int = NUM_STEPS,
+) -> Recording:
+    """Return the recording of `num_steps` steps of a freshly built training step; the step stays usable.
+
+    `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives bytes that a
+    library takes and keeps when a phase first begins, by phase: cuBLAS workspaces on CUDA.
+    """
+    ledger = Ledger(device_types, decompositions(kernels))
+    for category, tensor in step.static_tensors():
+        ledger.register(tensor, category)
+    losses: list[float] = []
+    with _watching(step, ledger, dict(library_buffers or {})), _without_gc(), ledger:
+        for _ in range(num_steps):
+            losses.append(step.run().item())
+            for tensor in step.optimizer_tensors():
+                ledger.register(tensor, "optimizer")
+    return Recording(ledger=ledger, losses=losses)
+
+
+@contextlib.contextmanager
+def _watching(step: Steps, ledger: Ledger, buffers: dict[str, int]) -> Iterator[None]:
+    """Hold the hooks that tell the ledger the phase, the module and the gradients."""
+    attribution = Attribution(step.model)
+    hooks = _mark_gradients(ledger, step.model)
+    before = step.on_phase
+    ledger.place = _places(attribution)
+    step.on_phase = _phases(ledger, attribution, buffers)
+    try:
+        yield
+    finally:
+        step.on_phase = before
+        attribution.detach()
+        for hook in hooks:
+            hook.remove()
+
+
+def _places(attribution: Attribution) -> Callable[[], Place]:
+    def place() -> Place:
+        module, in_loss, in_forward = attribution.place()
+        return module, ("logits_loss" if in_loss else ""), in_forward
+
+    return place
+
+
+def _phases(ledger: Ledger, attribution: Attribution, buffers: dict[str, int]) -> Callable[[str], None]:
+    def begin(phase: str) -> None:
+        attribution.in_loss = phase == "loss"
+        ledger.begin_phase(phase)
+        if phase in buffers:
+            ledger.allocate(buffers.pop(phase), "cuBLAS workspace", "workspace")
+
+    return begin
+
+
+def _mark_gradients(ledger: Ledger, model: torch.nn.Module) -> list[Any]:
+    """Give gradients their category as backward makes them; return the hooks."""
+
+    def mark(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            ledger.register(parameter.grad, "gradients")
+
+    trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return [parameter.register_post_accumulate_grad_hook(mark) for parameter in trainable]
+
+
+@contextlib.contextmanager
+def _without_gc() -> Iterator[None]:
+    """Let frees follow reference counts alone: a collection at a random moment would move them."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

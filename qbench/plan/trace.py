@@ -1,0 +1,50 @@
+"""Trace a point: run its real training step on meta tensors and keep every allocation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qbench.errors import StepError
+from qbench.memory.breakdown import MemoryProfile, profile
+from qbench.memory.kernels import kernels_of
+from qbench.memory.ledger import Ledger
+from qbench.memory.recording import record_steps
+from qbench.scenario.schema import Device, Point
+from qbench.step.model import load_config, position_caveat
+from qbench.step.training_step import build_step
+from qbench.step.verify import ModelFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What a trace of two steps on meta tells."""
+
+    facts: ModelFacts
+    memory: MemoryProfile
+    ledger: Ledger
+    caveats: tuple[str, ...]
+    """What a reader should know before trusting the numbers."""
+
+
+def trace(point: Point, device: Device, library_buffers: dict[str, int] | None = None) -> Trace:
+    """Return the trace of a point with the kernels of `device`; takes seconds and no memory to speak of.
+
+    Raises StepError when the step cannot be built as the point says.
+    """
+    config = load_config(point)
+    caveat = position_caveat(config, point.train.seq_len)
+    with kernels_of(device):
+        step = build_step(point, "meta", kernels=device, config=config)
+        # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
+        device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
+        try:
+            ledger = record_steps(step, device_types, device, library_buffers).ledger
+        except (NotImplementedError, RuntimeError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise StepError(f"{point.label}: this step cannot be traced on meta ({first_line})") from error
+    return Trace(
+        facts=step.facts,
+        memory=profile(ledger),
+        ledger=ledger,
+        caveats=() if caveat is None else (caveat,),
+    )

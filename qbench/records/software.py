@@ -1,0 +1,51 @@
+"""Which code a record speaks for: versions of the libraries and a fingerprint of qbench itself."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import qbench
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+"""The libraries whose version can move a number."""
+
+_CODE_THAT_MOVES_NUMBERS = ("step", "memory", "plan", "measure")
+
+
+@functools.cache
+def library_versions() -> dict[str, str | None]:
+    """Return the installed version of each library by its name, None where it is not installed."""
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def code_id() -> str:
+    """Return twelve hexadecimal digits of the source that makes numbers: equal code, equal digits."""
+    digest = hashlib.sha256()
+    package = Path(qbench.__file__).parent
+    for folder in _CODE_THAT_MOVES_NUMBERS:
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(package)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def software() -> dict[str, object]:
+    """Return the part of a record's environment that needs no device: versions and code."""
+    return {
+        "qbench": qbench.__version__,
+        "code_id": code_id(),
+        "versions": dict(library_versions()),
+        "python": platform.python_version(),
+    }

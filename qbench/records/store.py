@@ -1,0 +1,224 @@
+"""Run folders: one writer appends whole records to `records.jsonl`; any number of readers read them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qbench.errors import RecordError
+from qbench.records.record import Record, record_from_dict
+
+RECORDS_FILE = "records.jsonl"
+TORN_FILE = "records.jsonl.torn"
+LOCK_FILE = "records.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecords:
+    """What a run folder or a file holds."""
+
+    records: list[Record]
+    """The records in the order in which they were appended."""
+    notice: str | None
+    """What a person should know about the file (a torn last line was left out), None when all is well."""
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a run folder or of a .jsonl file, in the order in which they were appended.
+
+    Raises RecordError, with file and line, when there is no such file or a line is not a record. A last
+    line that a killed writer left torn is skipped; `read_stored` says so.
+    """
+    return read_stored(path).records
+
+
+def read_stored(path: Path) -> StoredRecords:
+    """Return the records as `read_records` does, with a notice about a torn last line."""
+    file = path / RECORDS_FILE if path.is_dir() else path
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RecordError(
+            f"{file}: cannot be read: {error.strerror}; give a run folder or its {RECORDS_FILE}"
+        ) from error
+    last = lines.pop()
+    notice = None
+    if last and _is_whole(last):
+        lines.append(last)
+    elif last:
+        notice = f"{file}:{len(lines) + 1}: the last line is torn and was skipped ({len(last)} bytes)"
+    records = [
+        _parsed(line, f"{file}:{number}") for number, line in enumerate(lines, start=1) if line.strip()
+    ]
+    return StoredRecords(records=records, notice=notice)
+
+
+def open_store(folder: Path) -> RunStore:
+    """Return a run folder opened for writing, made where it does not exist; close it or use it in `with`.
+
+    Raises RecordError when another process has it open or it cannot be written.
+    """
+    file = folder / RECORDS_FILE
+    lock = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder / LOCK_FILE)
+        notice = _repaired(folder)
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        if lock is not None:
+            os.close(lock)
+        raise RecordError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
+    return RunStore(folder=folder, notice=notice, _records=descriptor, _lock=lock)
+
+
+@dataclass(slots=True, kw_only=True)
+class RunStore:
+    """A run folder that this process alone may write to."""
+
+    folder: Path
+    notice: str | None
+    """What was repaired on opening, None when nothing was."""
+    _records: int
+    _lock: int
+    _closed: bool = field(default=False, init=False)
+
+    @property
+    def path(self) -> Path:
+        """The file that records are appended to."""
+        return self.folder / RECORDS_FILE
+
+    def append(self, record: Record) -> None:
+        """Write one record to the disk, whole or not at all.
+
+        Raises RecordError when the disk is full or the file cannot be written; nothing is left behind then.
+        """
+        line = encoded(record)
+        start = os.fstat(self._records).st_size
+        try:
+            _write_all(self._records, line)
+            os.fsync(self._records)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # The next open_store repairs what cannot be cut off now.
+                os.ftruncate(self._records, start)
+            raise RecordError(
+                f"{self.path}: record {record.point_id} was not written: {error.strerror}; "
+                "earlier records are safe, so make room and run again"
+            ) from error
+        except BaseException:
+            # An interrupt may strike between two halves of a line, but also after the whole of it.
+            if os.fstat(self._records).st_size < start + len(line):
+                os.ftruncate(self._records, start)
+            raise
+
+    def close(self) -> None:
+        """Release the folder for other writers; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._records)
+            os.close(self._lock)
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def encoded(record: Record) -> bytes:
+    """Return a record as one line of JSON. NaN and infinity, which JSON lacks, become null."""
+    values = record.to_dict()
+    try:
+        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _locked(file: Path) -> int:
+    """Return the descriptor that holds the lock; the system releases it when the process ends in any way."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _take_lock(descriptor, file.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _take_lock(descriptor: int, folder: Path) -> None:
+    import fcntl  # Not on every system, and reading records must work on all.
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+        text = f"{folder}: process {holder} is writing there; wait for it or choose another folder"
+        raise RecordError(text) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+
+
+def _repaired(folder: Path) -> str | None:
+    """Make the file end with a whole line; a torn one is kept in a file of its own. Return what was done."""
+    file = folder / RECORDS_FILE
+    whole, newline, last = file.read_bytes().rpartition(b"\n") if file.exists() else (b"", b"", b"")
+    if not last:
+        return None
+    if _is_whole(last):
+        _append_bytes(file, b"\n")
+        return f"{file}: the last record lacked its line end, which was added"
+    _append_bytes(folder / TORN_FILE, last + b"\n")
+    os.truncate(file, len(whole) + len(newline))
+    return f"{file}: the last line was torn ({len(last)} bytes); it was moved to {TORN_FILE}"
+
+
+def _append_bytes(file: Path, content: bytes) -> None:
+    with file.open("ab") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _is_whole(line: bytes) -> bool:
+    """Return whether a line is a complete JSON object: no part of one is, so it only lacks its line end."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _parsed(line: bytes, where: str) -> Record:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise RecordError(
+            f"{where}: not JSON: {error}; the file was changed by something else than qbench"
+        ) from error
+    if not isinstance(values, dict):
+        raise RecordError(f"{where}: {values!r:.60} is not a record; one JSON object a line is expected")
+    return record_from_dict(values, where)

@@ -1,0 +1,139 @@
+"""What every form of a report says, gathered once from the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qbench.compare.headline import accuracy_sentence, headline, short_model
+from qbench.compare.methods import near_results, pair_results
+from qbench.compare.results import Result, gather
+from qbench.records.record import Record
+from qbench.report import tables
+from qbench.report.tables import Table
+
+LARGE_SHARE = 0.1
+"""Share of the base weights from which it is said loudly that quantization does not reach them."""
+
+NAMED_MODELS = 6
+ENOUGH_PROCESSES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """Sentences and tables of a report; a table without rows is None."""
+
+    results: Sequence[Result]
+    scope: str
+    """How many records, points and models, and of what time."""
+    headline: list[str]
+    accuracy: str | None
+    """How well plan and measurement agree, where both are known."""
+    warnings: list[str]
+    """What must be known before the headline is believed."""
+    validity: list[str]
+    comparison: Table | None
+    near: Table | None
+    points: Table | None
+    fits: Table | None
+    failures: Table | None
+    caveats: Table | None
+    skipped: Table | None
+    environment: Table | None
+
+
+def gather_content(records: Sequence[Record]) -> Content:
+    """Return the sentences and tables that the records support."""
+    results = gather(records)
+    pairs = pair_results(results)
+    return Content(
+        results=results,
+        scope=_scope(records),
+        headline=headline(pairs) or ["No two points differ in precision alone, so no method is compared."],
+        accuracy=accuracy_sentence(results),
+        warnings=_warnings(results),
+        validity=_validity(records, results),
+        comparison=tables.comparison_table(pairs),
+        near=tables.near_table(near_results(results)),
+        points=tables.points_table(results),
+        fits=tables.fits_table(results),
+        failures=tables.failures_table(results),
+        caveats=tables.caveats_table(results),
+        skipped=tables.skipped_table(results),
+        environment=tables.environment_table(results),
+    )
+
+
+def _scope(records: Sequence[Record]) -> str:
+    if not records:
+        return "No records."
+    kinds = Counter(record.kind for record in records)
+    points = len({record.point for record in records})
+    models = sorted({short_model(record.point.model) for record in records})
+    named = ", ".join(models) if len(models) <= NAMED_MODELS else f"{len(models)} models"
+    latest = max(record.created_at for record in records)[:16].replace("T", " ")
+    measured = _counted(kinds["measurement"], "measured process", "measured processes")
+    return (
+        f"{_counted(points, 'point')} of {named}: {_counted(kinds['plan'], 'plan')} and "
+        f"{measured}. Last record: {latest} UTC."
+    )
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _warnings(results: Sequence[Result]) -> list[str]:
+    """Say for which models quantization leaves a large share of the weights as they were."""
+    worst: dict[str, tuple[float, str]] = {}
+    for result in results:
+        skipped = result.detail.get("skipped") or ()
+        share = sum(item.get("share") or 0 for item in skipped)
+        if result.point.method == "qlora" and share > worst.get(result.point.model, (LARGE_SHARE, ""))[0]:
+            largest = max(skipped, key=lambda item: item.get("share") or 0)
+            worst[result.point.model] = share, f"{largest['module']} ({largest['reason']})"
+    named = [
+        f"Quantization leaves out {100 * share:.0f} % of the weights of {short_model(model)}: mostly {what}."
+        for model, (share, what) in worst.items()
+    ]
+    rest = len(named) - NAMED_MODELS
+    return [*named[:NAMED_MODELS], f"The same holds for {rest} more models."] if rest > 0 else named
+
+
+def _validity(records: Sequence[Record], results: Sequence[Result]) -> list[str]:
+    measured = [result for result in results if result.kind == "measurement"]
+    said = [_endings(records), _processes(measured), _machines(measured), _dirty(records)]
+    if not measured:
+        said.insert(0, "Nothing was measured: every number is planned.")
+    return [sentence for sentence in said if sentence]
+
+
+def _endings(records: Sequence[Record]) -> str:
+    counts = Counter(record.outcome for record in records)
+    failed = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if outcome != "ok")
+    return f"Not all records ended ok: {failed} of {len(records):,}." if failed else "Every record ended ok."
+
+
+def _processes(measured: Sequence[Result]) -> str:
+    if not measured:
+        return ""
+    counts = [len(result.completed) for result in measured]
+    span = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    few = " Fewer than three cannot show how much speed varies." if min(counts) < ENOUGH_PROCESSES else ""
+    return f"Each measured point stands on {span} completed {'process' if span == '1' else 'processes'}.{few}"
+
+
+def _machines(measured: Sequence[Result]) -> str:
+    machines = len({(result.device, result.machine) for result in measured})
+    if machines < 2:
+        return ""
+    return (
+        f"Measurements come from {machines} machines or library versions; they are never compared with each "
+        f"other, and charts show the one with most points for each device."
+    )
+
+
+def _dirty(records: Sequence[Record]) -> str:
+    dirty = sum(record.environment.get("git_dirty") is True for record in records)
+    return f"{_counted(dirty, 'record')} came from code with uncommitted changes." if dirty else ""

@@ -1,0 +1,107 @@
+"""A report as one HTML file that needs no network: text first, then charts, then what they stand on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from qbench.records.record import Record
+from qbench.report.content import Content, gather_content
+from qbench.report.figures import charts
+from qbench.report.style import Chart
+from qbench.report.tables import Table, Value, cell_text, metrics_table
+
+MOST_ROWS = 400
+"""Rows of one table on the page; the CSV has all."""
+
+LONG_TEXT = 36
+"""Characters from which a cell's text may wrap."""
+
+SENTENCES_SHOWN = 6
+"""Sentences above the fold; more are folded away."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    text: str
+    key: str
+    """What the column is sorted by; empty for unknown values, which go last."""
+    style: str
+    """CSS classes: n for numbers, long for text that may wrap."""
+
+
+def render_html(records: Sequence[Record], title: str) -> str:
+    """Return the report as one self-contained HTML document.
+
+    All text of records is escaped. Tables are cut to MOST_ROWS rows, and say so.
+    """
+    return html_page(gather_content(records), title)
+
+
+def html_page(content: Content, title: str) -> str:
+    """Return the page of content that is gathered already; see `render_html`."""
+    drawn = charts(content.results)
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        title=title,
+        content=content,
+        charts=drawn,
+        sentences_shown=SENTENCES_SHOWN,
+        metrics=metrics_table(),
+        figures_json=_script_json(drawn),
+        plotly_js=Markup(get_plotlyjs() if drawn else ""),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("qbench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["verdict"] = _verdict_and_rest
+    environment.filters["cells"] = _rows_of_cells
+    environment.filters["first_rows"] = lambda table: table.first(MOST_ROWS)
+    return environment
+
+
+def _verdict_and_rest(sentence: str) -> tuple[str, str]:
+    """Split a headline after its verdict, which is set larger; units stay on the line of their numbers."""
+    verdict, end, rest = re.sub(r"(\d) (%|[GMK]iB)", "\\1\u00a0\\2", sentence).partition("). ")
+    return verdict + end.rstrip(), rest
+
+
+def _rows_of_cells(table: Table) -> list[list[_Cell]]:
+    units = [column.unit for column in table.columns]
+    return [[_cell(value, unit) for value, unit in zip(row, units, strict=True)] for row in table.rows]
+
+
+def _cell(value: Value, unit: str) -> _Cell:
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    key = "" if value is None else repr(value) if numeric else ""
+    text = cell_text(value, unit)
+    style = "n" if numeric or unit else "long" if len(text) > LONG_TEXT else ""
+    if value is None:
+        style = f"{style} na".strip()
+    return _Cell(text, key, style)
+
+
+def _script_json(drawn: Sequence[Chart]) -> Markup:
+    """Return the figures as JSON, by the id of their place, safe inside a script element."""
+    figures = {
+        f"chart-{chart.name}-{number}": json.loads(figure.to_json())
+        for chart in drawn
+        for number, figure in enumerate(chart.figures)
+    }
+    text = json.dumps(figures, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

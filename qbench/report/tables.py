@@ -1,0 +1,352 @@
+"""Tables as plain values: columns with units, rows of raw values, notes. Writers turn them into text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qbench.compare.headline import basis, short_model
+from qbench.compare.methods import MethodPair, NearPair, environment_facts, plain_text
+from qbench.compare.results import (
+    MEMORY_METRICS,
+    Prediction,
+    Result,
+    predictions,
+    varying_settings,
+)
+from qbench.records.metrics import METRICS
+from qbench.units import NOT_AVAILABLE, format_value
+
+Value = str | int | float | bool | None
+
+POINT_METRICS = (
+    "static_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_bytes",
+    "step_time_s",
+    "tokens_per_s",
+)
+"""Metrics that are shown planned beside measured."""
+
+TITLES = {
+    "static_bytes": "At rest",
+    "peak_allocated_bytes": "Peak allocated",
+    "peak_reserved_bytes": "Peak reserved",
+    "device_bytes": "On the device",
+    "step_time_s": "Step time",
+    "tokens_per_s": "Throughput",
+    "trainable_params": "Trainable",
+    "per_device_train_batch_size": "batch",
+}
+"""Column titles of metrics and settings whose own name is long."""
+
+NAMED_DIFFERENCES = 12
+"""Differences of pairs that are spelt out below the comparison."""
+
+NAMED_VALUES = 4
+"""Values of one environment fact that are written out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column; `unit` is that of qbench.units.format_value, empty for text and plain numbers."""
+
+    title: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Raw values by row and column; None is unknown."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def first(self, count: int) -> Table:
+        """Return the table cut to `count` rows, with a note where rows were left out."""
+        if len(self.rows) <= count:
+            return self
+        note = f"The first {count:,} of {len(self.rows):,} rows are shown; all records are in report.csv."
+        return Table(columns=self.columns, rows=self.rows[:count], notes=(*self.notes, note))
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A table in the making; columns in which no row has a value are dropped."""
+
+    columns: list[Column] = field(default_factory=list)
+    values: list[list[Value]] = field(default_factory=list)
+
+    def add(self, title: str, values: Iterable[Value], unit: str = "") -> None:
+        listed = list(values)
+        if any(value not in (None, "") for value in listed):
+            self.columns.append(Column(title, unit))
+            self.values.append(listed)
+
+    def table(self, *notes: str) -> Table | None:
+        if not self.columns:
+            return None
+        return Table(columns=tuple(self.columns), rows=tuple(zip(*self.values, strict=True)), notes=notes)
+
+
+def cell_text(value: Value, unit: str) -> str:
+    """Return a cell as text; numbers with a unit go through qbench.units, unknown is n/a."""
+    if value is None:
+        return NOT_AVAILABLE
+    if isinstance(value, (str, bool)) or (isinstance(value, int) and not unit):
+        return plain_text(value)
+    return _ratio_text(value, unit) if unit in ("%", "x") else format_value(value, unit)
+
+
+def _ratio_text(value: float, unit: str) -> str:
+    """Three digits of a share, two decimals of a factor, zeros kept to line up; a bare 0 is exactly none."""
+    digits = max(0, 3 - len(str(int(abs(value))))) if abs(value) >= 1 else 3
+    digits = min(digits, 2) if unit == "x" else digits
+    return f"{value:.{digits}f} {unit}" if value else f"0 {unit}"
+
+
+def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
+    """Return one row for each pair: what both need, what is saved, how fast, and what else differs."""
+    draft = _Draft()
+    ours = [pair.candidate for pair in pairs]
+    _add_settings(draft, ours)
+    draft.add("Candidate", [_method(pair.candidate) for pair in pairs])
+    draft.add("Baseline", [_method(pair.baseline) for pair in pairs])
+    draft.add("Basis", [basis(result) for result in ours])
+    peaks = [pair.peak for pair in pairs]
+    draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
+    draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
+    draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
+    draft.add("Saved, share", [_rounded(peak.percent) for peak in peaks], "%")
+    draft.add("Speed", [_rounded(pair.throughput_ratio) for pair in pairs], "x")
+    _add_other_savings(draft, pairs)
+    _add_trainable(draft, [pair.trainable_params for pair in pairs])
+    draft.add("Also differs", [_names(pair.differs) or "nothing" for pair in pairs])
+    return draft.table(
+        "Peak is the largest memory allocated within a step. Saved is baseline less candidate: where it is "
+        "negative, the candidate needs more. Speed is the candidate's tokens per second over the baseline's.",
+        *_differences_in_full(pairs),
+    )
+
+
+def _names(differs: Sequence[str]) -> str:
+    return ", ".join(text.partition(":")[0] for text in differs)
+
+
+def _differences_in_full(pairs: Sequence[MethodPair]) -> list[str]:
+    """Spell each difference out once, below the table."""
+    found = list(dict.fromkeys(text for pair in pairs for text in pair.differs))
+    if not found:
+        return []
+    rest = len(found) - NAMED_DIFFERENCES
+    more = f"; and {rest} more" if rest > 0 else ""
+    return [f"Also differs, baseline against candidate: {'; '.join(found[:NAMED_DIFFERENCES])}{more}."]
+
+
+def _add_other_savings(draft: _Draft, pairs: Sequence[MethodPair]) -> None:
+    savings = [pair.savings for pair in pairs]
+    for name in MEMORY_METRICS:
+        if name != "peak_allocated_bytes":
+            shares = [_rounded(saving[name].percent) if name in saving else None for saving in savings]
+            draft.add(f"{TITLES[name]}, saved", shares, "%")
+
+
+def _add_trainable(draft: _Draft, trainable: Sequence[tuple[float | None, float | None]]) -> None:
+    """Add one column where baseline and candidate train the same number, two where they do not."""
+    if all(baseline == candidate for baseline, candidate in trainable):
+        draft.add("Trainable", [candidate for _, candidate in trainable], "count")
+        return
+    draft.add("Trainable, baseline", [baseline for baseline, _ in trainable], "count")
+    draft.add("Trainable, candidate", [candidate for _, candidate in trainable], "count")
+
+
+def _add_settings(draft: _Draft, results: Sequence[Result]) -> None:
+    """Add the model where there are several, and each setting but the precision in which results differ."""
+    if len({result.point.model for result in results}) > 1:
+        draft.add("Model", [short_model(result.point.model) for result in results])
+    for name in varying_settings(results):
+        values = [result.settings.get(name) for result in results]
+        draft.add(TITLES.get(name, name), [_setting(value) for value in values])
+
+
+def _setting(value: Any) -> Value:
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else plain_text(value)
+
+
+def _method(result: Result) -> str:
+    names = {"lora": "LoRA", "qlora": "QLoRA", "full": "full"}
+    return f"{names[result.point.method]} {result.point.precision}"
+
+
+def _rounded(value: float | None) -> float | None:
+    """Three significant digits: enough for a share, and never 0 for a difference that is not."""
+    return None if value is None else float(f"{value:.3g}")
+
+
+def near_table(near: Sequence[NearPair]) -> Table | None:
+    """Return the candidates without an exact partner, the nearest result, and all that differs."""
+    draft = _Draft()
+    draft.add("Model", [short_model(pair.candidate.point.model) for pair in near])
+    draft.add("Candidate", [_method(pair.candidate) for pair in near])
+    draft.add("Nearest", [_method(pair.baseline) for pair in near])
+    draft.add("Basis", [basis(pair.candidate) for pair in near])
+    draft.add("Differs besides precision", ["; ".join(pair.differs) for pair in near])
+    return draft.table("More than precision differs here, so these are not compared.")
+
+
+def points_table(results: Sequence[Result]) -> Table | None:
+    """Return one row for each point and machine, plan beside measurement with the error in percent."""
+    rows = _plan_beside_measurement(results)
+    shown = [measured or plan for plan, measured in rows]
+    points = [result for result in shown if result is not None]
+    draft = _Draft()
+    _add_settings(draft, points)
+    draft.add("Precision", [result.point.precision for result in points])
+    draft.add("Device", [result.device for result in points])
+    if len({result.machine for result in points if result.machine}) > 1:
+        draft.add("Machine", [_machine(result) for result in points])
+    draft.add("Planned", [plan.outcome if plan else None for plan, _ in rows])
+    draft.add("Measured", [measured.outcome if measured else None for _, measured in rows])
+    draft.add("Processes", [len(measured.completed) if measured else None for _, measured in rows])
+    draft.add("Trainable", [result.value("trainable_params") for result in points], "count")
+    for name in POINT_METRICS:
+        _add_metric(draft, name, rows)
+    return draft.table(
+        "Measured values are medians over processes. Error is plan less measurement, in percent of it."
+    )
+
+
+def _machine(result: Result) -> str | None:
+    facts = dict(result.machine)
+    return f"{facts['device_name']}, torch {facts.get('torch', NOT_AVAILABLE)}" if facts else None
+
+
+def _plan_beside_measurement(results: Sequence[Result]) -> list[tuple[Result | None, Result | None]]:
+    """Pair each measurement with its plan where there is one; plans without a measurement stand alone."""
+    plans = {prediction.measured: prediction.plan for prediction in predictions(results)}
+    met = set(plans.values())
+    return [
+        (result, None) if result.kind == "plan" else (plans.get(result), result)
+        for result in results
+        if result not in met
+    ]
+
+
+def _add_metric(draft: _Draft, name: str, rows: Sequence[tuple[Result | None, Result | None]]) -> None:
+    title, unit = TITLES[name], METRICS[name].unit
+    draft.add(f"{title}, planned", [plan.value(name) if plan else None for plan, _ in rows], unit)
+    draft.add(
+        f"{title}, measured", [measured.value(name) if measured else None for _, measured in rows], unit
+    )
+    draft.add(f"{title}, error", [_error_percent(plan, measured, name) for plan, measured in rows], "%")
+
+
+def _error_percent(plan: Result | None, measured: Result | None, name: str) -> float | None:
+    if plan is None or measured is None:
+        return None
+    return _rounded(Prediction(plan=plan, measured=measured).error_percent(name))
+
+
+def fits_table(results: Sequence[Result]) -> Table | None:
+    """Return one row for each plan and GPU that it was held against (detail.fits)."""
+    asked = [(result, fit) for result in results for fit in _fits(result)]
+    draft = _Draft()
+    _add_settings(draft, [result for result, _ in asked])
+    draft.add("Precision", [result.point.precision for result, _ in asked])
+    for key in dict.fromkeys(key for _, fit in asked for key in fit):
+        unit = "bytes" if key.endswith("_bytes") else ""
+        title = {"gpu": "GPU", "fits": "Fits"}.get(
+            key, key.removesuffix("_bytes").replace("_", " ").capitalize()
+        )
+        draft.add(title, [fit.get(key) for _, fit in asked], unit)
+    return draft.table()
+
+
+def _fits(result: Result) -> list[dict[str, Any]]:
+    """Return detail.fits as rows; it is a list of rows, or a mapping from GPU to a row or a yes or no."""
+    fits = result.detail.get("fits") or []
+    if isinstance(fits, dict):
+        fits = [
+            {"gpu": gpu, **(fit if isinstance(fit, dict) else {"fits": fit})} for gpu, fit in fits.items()
+        ]
+    return list(fits)
+
+
+def skipped_table(results: Sequence[Result]) -> Table | None:
+    """Return the weights that quantization or LoRA did not reach, once for each model and precision."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for result in results:
+        for item in result.detail.get("skipped") or ():
+            key = (result.point.model, result.point.precision, item["module"], item["reason"])
+            found.setdefault(key, item)
+    draft = _Draft()
+    draft.add("Model", [short_model(key[0]) for key in found])
+    draft.add("Precision", [key[1] for key in found])
+    draft.add("Weights", [key[2] for key in found])
+    draft.add("Why", [key[3] for key in found])
+    draft.add("Parameters", [item.get("params") for item in found.values()], "count")
+    draft.add("Share of the base", [_share_percent(item) for item in found.values()], "%")
+    return draft.table()
+
+
+def _share_percent(item: dict[str, Any]) -> float | None:
+    share = item.get("share")
+    return None if share is None else _rounded(100 * share)
+
+
+def caveats_table(results: Sequence[Result]) -> Table | None:
+    """Return each caveat once, with the number of points that carry it."""
+    points: dict[str, set[Any]] = {}
+    for result in results:
+        for record in result.records:
+            for caveat in record.detail.get("caveats") or ():
+                points.setdefault(str(caveat), set()).add(result.point)
+    draft = _Draft()
+    draft.add("Caveat", points)
+    draft.add("Points", [len(members) for members in points.values()])
+    return draft.table()
+
+
+def failures_table(results: Sequence[Result]) -> Table | None:
+    """Return each record that did not end ok, with its error; out of memory is among them."""
+    failed = [(result, record) for result in results for record in result.records if record.outcome != "ok"]
+    draft = _Draft()
+    draft.add("Point", [result.point.label for result, _ in failed])
+    draft.add("Basis", [basis(result) for result, _ in failed])
+    draft.add("Ended as", [record.outcome for _, record in failed])
+    draft.add("Error", [record.detail.get("error") or "" for _, record in failed])
+    draft.add("Last lines", [record.detail.get("stderr_tail") or "" for _, record in failed])
+    return draft.table()
+
+
+def environment_table(results: Sequence[Result]) -> Table | None:
+    """Return each fact of the environment, for plans and for measurements; all values where they differ."""
+    values: dict[str, dict[str, dict[str, None]]] = {}
+    for result in results:
+        for record in result.records:
+            for name, value in environment_facts(record.environment).items():
+                by_kind = values.setdefault(name, {"plan": {}, "measurement": {}})
+                by_kind[record.kind][plain_text(value)] = None
+    draft = _Draft()
+    draft.add("Fact", values)
+    draft.add("Plans", [_listed(by_kind["plan"]) for by_kind in values.values()])
+    draft.add("Measurements", [_listed(by_kind["measurement"]) for by_kind in values.values()])
+    return draft.table()
+
+
+def _listed(values: Iterable[str]) -> str | None:
+    listed = list(values)
+    rest = len(listed) - NAMED_VALUES
+    text = "; ".join(listed[:NAMED_VALUES])
+    return (f"{text}; and {rest} more" if rest > 0 else text) or None
+
+
+def metrics_table() -> Table:
+    """Return what each metric means, from the registry."""
+    return Table(
+        columns=(Column("Metric"), Column("Unit"), Column("Better"), Column("What it is")),
+        rows=tuple((row.name, row.unit, row.better, row.description) for row in METRICS.values()),
+    )

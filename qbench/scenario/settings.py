@@ -1,0 +1,159 @@
+"""The settings of a Point by name: dotted paths, short names, and flat dictionaries of dotted paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from qbench.errors import nearest
+from qbench.scenario.schema import Point
+
+_LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One field of a scenario class that holds a plain value."""
+
+    model: type[BaseModel]
+    name: str
+
+    def normal(self, value: Any) -> Any:
+        """Return `value` as the class would hold it (16 as 16.0, a list as a tuple).
+
+        Raises pydantic.ValidationError, which is a ValueError, when the field does not allow it.
+        """
+        return _adapter(self).validate_python(value)
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with `value`: given, allowed, nearest valid value; None when it is allowed."""
+        try:
+            self.normal(value)
+        except ValidationError:
+            return self._complaint(value)
+        return None
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the field's values."""
+        return _adapter(self).json_schema()
+
+    @property
+    def default(self) -> Any:
+        """The value where the scenario says nothing."""
+        return self.model.model_fields[self.name].get_default(call_default_factory=True)
+
+    def _complaint(self, value: Any) -> str:
+        schema = self.json_schema()
+        text = f"given {shown(value)}; allowed: {allowed(schema)}"
+        if isinstance(value, bool) and schema.get("type") == "string":
+            return f"{text}; YAML reads yes, no, on, off as booleans: quote it"
+        close = nearest(value, schema.get("enum", ())) if isinstance(value, str) else []
+        return f"{text}; did you mean {close[0]}?" if close else text
+
+
+@cache
+def _adapter(leaf: Leaf) -> TypeAdapter[Any]:
+    field = leaf.model.model_fields[leaf.name]
+    annotation: Any = field.annotation
+    if field.metadata:
+        annotation = Annotated[(annotation, *field.metadata)]
+    return TypeAdapter(annotation)
+
+
+def group_model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Return the class of a field that holds settings of its own (lora, train), None for a leaf."""
+    annotation = model.model_fields[name].annotation
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def nullable(model: type[BaseModel], name: str) -> bool:
+    """Return whether a field may be null."""
+    return type(None) in get_args(model.model_fields[name].annotation)
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+    for name in model.model_fields:
+        group = group_model(model, name)
+        if group is None:
+            yield f"{prefix}{name}", Leaf(model, name)
+        else:
+            yield from _leaves(group, f"{prefix}{name}.")
+
+
+LEAVES: dict[str, Leaf] = dict(_leaves(Point))
+"""Every plain setting of a Point by its dotted path."""
+
+GROUPS: dict[str, type[BaseModel]] = {
+    name: group for name in Point.model_fields if (group := group_model(Point, name)) is not None
+}
+"""The settings that hold settings: lora and train."""
+
+SHORT_NAMES: dict[str, str] = {path.rpartition(".")[2]: path for path in LEAVES}
+"""Short name of each leaf to its dotted path; a test holds that no two leaves share one."""
+
+
+def resolve(name: str) -> str | None:
+    """Return the dotted path of a setting from its path or short name, None when there is no such setting."""
+    if name in LEAVES or name in GROUPS:
+        return name
+    return SHORT_NAMES.get(name)
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings as dotted path to value. A null or empty group stays as one entry."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in GROUPS and value:
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted path as the nested dictionary that Point reads."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        group, _, name = path.rpartition(".")
+        if group:
+            nested.setdefault(group, {})[name] = value
+        else:
+            nested[path] = value
+    return nested
+
+
+def point_settings(point: Point) -> dict[str, Any]:
+    """Return each setting of a point by its short name; those of an absent adapter are None."""
+    flat = flatten(point.model_dump())
+    return {short: flat.get(path) for short, path in SHORT_NAMES.items()}
+
+
+def shown(value: Any) -> str:
+    """Return a value as a YAML author knows it, on one line and not too long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+def allowed(schema: Mapping[str, Any]) -> str:
+    """Return in words which values a JSON Schema of a leaf allows."""
+    if "anyOf" in schema:
+        return " or ".join(allowed(choice) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if schema["type"] == "array":
+        return f"a list of {'at least one ' * ('minItems' in schema)}{allowed(schema['items'])}"
+    if "pattern" in schema:
+        return f"text that matches {schema['pattern']}"
+    words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+    limits = {"minimum": "of at least", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
+    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema)
+    return f"{words[schema['type']]} {bounds}".rstrip()

@@ -1,0 +1,66 @@
+"""Batches of full sequences without padding: random token ids, or consecutive blocks of a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qbench.catalog.models import resolve_model
+from qbench.errors import StepError
+from qbench.scenario.schema import Point
+from qbench.step.model import pretrained_gguf
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+SEED = 0
+
+Batch = dict[str, torch.Tensor]
+
+
+def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -> list[Batch]:
+    """Return the batches that a run cycles through: input_ids and labels of shape [batch, seq_len], int64.
+
+    Raises StepError when the text cannot be read or is shorter than one batch.
+    """
+    shape = (point.train.per_device_train_batch_size, point.train.seq_len)
+    if device.type == "meta":
+        return [_batch(torch.empty(shape, dtype=torch.long, device=device))]
+    if point.data == "random":
+        generator = torch.Generator().manual_seed(SEED)
+        vocab_size = config.get_text_config().vocab_size
+        return [_batch(torch.randint(0, vocab_size, shape, generator=generator).to(device))]
+    return [_batch(ids.to(device)) for ids in _text_blocks(point, shape)]
+
+
+def _batch(input_ids: torch.Tensor) -> Batch:
+    return {"input_ids": input_ids, "labels": input_ids.clone()}
+
+
+def _text_blocks(point: Point, shape: tuple[int, int]) -> list[torch.Tensor]:
+    try:
+        text = Path(point.data).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StepError(f"data {point.data} cannot be read as UTF-8 text ({error})") from error
+    ids: Any = _tokenizer(point)(text)["input_ids"]
+    per_batch = shape[0] * shape[1]
+    count = len(ids) // per_batch
+    if count == 0:
+        raise StepError(
+            f"data {point.data} has {len(ids)} tokens, fewer than one batch of {shape[0]} x {shape[1]}; "
+            "use a longer text or a smaller seq_len"
+        )
+    flat = torch.tensor(ids[: count * per_batch], dtype=torch.long)
+    return list(flat.view(count, *shape))
+
+
+def _tokenizer(point: Point) -> Any:
+    from transformers import AutoTokenizer
+
+    source = resolve_model(point.model)
+    gguf = pretrained_gguf(source)
+    if gguf is not None:
+        return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    return AutoTokenizer.from_pretrained(source.path or source.name)

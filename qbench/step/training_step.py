@@ -1,0 +1,145 @@
+"""The one training step of a point: the planner, the CPU and CUDA engines all run this class."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qbench.errors import StepError
+from qbench.scenario.schema import Point
+from qbench.step.adapters import add_adapters
+from qbench.step.data import SEED, Batch, make_batches
+from qbench.step.model import build_base_model, load_config
+from qbench.step.optimizer import make_optimizer
+from qbench.step.recipe import finish_adapters, keeps_outputs, prepare_base
+from qbench.step.verify import ModelFacts, verify_model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+PHASES = ("forward", "loss", "backward", "optimizer")
+"""Phases of one step in order; `loss` starts where the output head does, so logits belong to it."""
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _ignore_phase(phase: str) -> None:
+    """Serve as the phase callback where nobody listens."""
+
+
+class TrainingStep:
+    """A model, its optimizer and its batches; `run` makes one optimizer step.
+
+    `on_phase` is called with the name of each phase as it begins. Under the recipes plain and peft the
+    outputs of the last forward pass live until the next one has returned, as in a hand-written loop.
+    """
+
+    def __init__(
+        self, point: Point, model: Any, optimizer: torch.optim.Optimizer, batches: list[Batch], facts: ModelFacts
+    ) -> None:
+        self.point = point
+        self.model = model
+        self.optimizer = optimizer
+        self.batches = batches
+        self.facts = facts
+        self.on_phase: Callable[[str], None] = _ignore_phase
+        self._outputs: Any = None
+        self._micro_steps = 0
+        head = model.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(self._enter_loss)
+
+    def _enter_loss(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self.on_phase("loss")
+
+    def run(self) -> torch.Tensor:
+        """Make one optimizer step; return the detached mean loss of its micro-batches, a scalar tensor."""
+        accumulation = self.point.train.gradient_accumulation_steps
+        losses = [self._forward_backward(accumulation) for _ in range(accumulation)]
+        self.on_phase("optimizer")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses[0] if accumulation == 1 else torch.stack(losses).mean()
+
+    def _forward_backward(self, accumulation: int) -> torch.Tensor:
+        batch = self.batches[self._micro_steps % len(self.batches)]
+        self._micro_steps += 1
+        self.on_phase("forward")
+        with self._autocast():
+            if keeps_outputs(self.point.train.recipe):
+                self._outputs = self.model(**batch)
+                loss = self._outputs.loss
+            else:
+                loss = self.model(**batch).loss
+        self.on_phase("backward")
+        (loss if accumulation == 1 else loss / accumulation).backward()
+        return loss.detach()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        name = self.point.train.autocast
+        if name == "none":
+            return contextlib.nullcontext()
+        return torch.autocast(self.batches[0]["input_ids"].device.type, dtype=_AUTOCAST[name])
+
+    def static_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (category, tensor) for all that is in memory before the first step."""
+        for name, parameter in self.model.named_parameters():
+            yield ("adapters" if "lora_" in name else "weights"), parameter
+        for buffer in self.model.buffers():
+            yield "weights", buffer
+        for module in self.model.modules():
+            for tensor in _quantization_state(module._parameters.get("weight")):
+                yield "quant_state", tensor
+        for batch in self.batches[:1]:
+            for tensor in batch.values():
+                yield "activations", tensor
+
+    def optimizer_tensors(self) -> Iterator[torch.Tensor]:
+        """Yield the tensors of the optimizer's state."""
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def _quantization_state(weight: Any) -> Iterator[torch.Tensor]:
+    """Yield what bitsandbytes keeps beside a packed weight: absmax, code book, nested state, int8 scales."""
+    state = getattr(weight, "quant_state", None)
+    nested = getattr(state, "state2", None)
+    candidates = (
+        getattr(state, "absmax", None),
+        getattr(state, "code", None),
+        getattr(state, "offset", None),
+        getattr(nested, "absmax", None),
+        getattr(nested, "code", None),
+        getattr(weight, "SCB", None),
+    )
+    yield from (tensor for tensor in candidates if isinstance(tensor, torch.Tensor))
+
+
+def build_step(
+    point: Point, device: str, kernels: str | None = None, config: PretrainedConfig | None = None
+) -> TrainingStep:
+    """Return the training step of a point on `device`: meta, cpu or cuda.
+
+    `kernels` is the device whose choices are meant when the tensors are on meta (default: `device`).
+    Raises StepError when the libraries cannot build it, or built something else than the point says.
+    """
+    if point.train.recipe == "trl":
+        raise StepError("recipe trl is not built yet; use trainer, or peft for a hand-written loop")
+    if point.train.autocast != "none" and device == "meta":
+        raise StepError(f"autocast {point.train.autocast} is not planned yet; use autocast none")
+    torch.manual_seed(SEED)
+    config = config or load_config(point)
+    target = torch.device(device)
+    base = prepare_base(build_base_model(point, target, config), point)
+    model: Any = base
+    if point.lora is not None:
+        with target if device == "meta" else contextlib.nullcontext():
+            model = add_adapters(base, point.lora)
+        finish_adapters(model, point)
+    model.train()
+    facts = verify_model(model, point)
+    optimizer = make_optimizer(point.train.optim, model.parameters(), kernels or device)
+    return TrainingStep(point, model, optimizer, make_batches(point, config, target), facts)

@@ -1,0 +1,99 @@
+"""The GPU rows are whole and plausible, and a name finds the right device."""
+
+from __future__ import annotations
+
+import pytest
+
+from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, gpus
+from qbench.errors import CatalogError
+from qbench.units import GIB
+
+
+@pytest.mark.parametrize("spec", gpus(), ids=lambda spec: spec.name)
+def test_row_is_whole_and_plausible(spec: GpuSpec) -> None:
+    assert spec.source
+    assert spec.memory_source
+    assert spec.memory_basis
+    # Sold in GB of 1e9 or 2**30 bytes; a program sees 0.88 (ECC on) to 1.08 of the former.
+    assert 0.88 <= spec.memory_bytes / (spec.nominal_gb * 1e9) <= 1.08
+    assert 1e11 < spec.memory_bandwidth_bytes_per_s < 1e13
+    assert tuple(spec.peak_flops) == DTYPES
+    assert all(flops is None or 1e12 < flops < 1e16 for flops in spec.peak_flops.values())
+    assert spec.peak_flops["fp32"] is not None
+    assert 50 < spec.tdp_w < 1500
+    assert 2016 <= spec.release_year <= 2026
+    assert (spec.compute_capability is None) == (spec.vendor == "AMD")
+
+
+@pytest.mark.parametrize("spec", gpus(), ids=lambda spec: spec.name)
+def test_every_name_finds_its_gpu_and_no_other(spec: GpuSpec) -> None:
+    for name in (spec.name, spec.name.upper(), *spec.aliases):
+        assert find_gpu(name) is spec
+        assert find_gpu(f"{spec.vendor} {name}") is spec
+
+
+def test_bf16_is_unknown_where_the_hardware_lacks_it() -> None:
+    # bf16 tensor cores came with Ampere, compute capability 8.0 (CUDA C++ Programming Guide).
+    for spec in gpus():
+        if spec.compute_capability is not None:
+            assert (spec.peak_flops["bf16"] is None) == (spec.compute_capability < (8, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "memory_gib", "bandwidth_gb_per_s", "bf16", "fp32", "tdp_w"),
+    [
+        # NVIDIA Ada architecture whitepaper, table of the RTX 4090; memory: a log with driver 595.84.
+        ("RTX 4090", (8, 9), 23.52, 1008, 165.2e12, 82.6e12, 450),
+        # NVIDIA A100 datasheet (80GB SXM); memory: 81038 MiB read by torch.
+        ("A100-SXM4-80GB", (8, 0), 79.14, 2039, 312e12, 19.5e12, 400),
+        # NVIDIA H100 datasheet (SXM; its bf16 figure of 1979 is with sparsity); memory: 81082 MiB.
+        ("H100 SXM", (9, 0), 79.18, 3350, 989e12, 66.9e12, 700),
+    ],
+)
+def test_known_devices(
+    name: str,
+    capability: tuple[int, int],
+    memory_gib: float,
+    bandwidth_gb_per_s: float,
+    bf16: float,
+    fp32: float,
+    tdp_w: float,
+) -> None:
+    spec = find_gpu(name)
+    assert spec.compute_capability == capability
+    assert spec.memory_bytes == int(memory_gib * GIB)
+    assert spec.memory_bandwidth_bytes_per_s == bandwidth_gb_per_s * 1e9
+    assert spec.peak_flops["bf16"] == pytest.approx(bf16)
+    assert spec.peak_flops["fp32"] == pytest.approx(fp32)
+    assert spec.tdp_w == tdp_w
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [
+        # torch.cuda.get_device_name() on such cards.
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("AMD Instinct MI300X", "MI300X"),
+    ],
+)
+def test_names_that_drivers_report(reported: str, name: str) -> None:
+    assert find_gpu(reported).name == name
+
+
+@pytest.mark.parametrize(("given", "right"), [("A4", "A40"), ("4090", "RTX 4090"), ("RTX 4091", "RTX 4090")])
+def test_part_of_a_name_is_refused_with_the_nearest(given: str, right: str) -> None:
+    with pytest.raises(CatalogError, match="is not in the catalog; nearest: ") as caught:
+        find_gpu(given)
+    assert right in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_similar_names_are_different_devices() -> None:
+    assert find_gpu("L4").memory_bytes < find_gpu("L40").memory_bytes < find_gpu("L40S").memory_bytes
+    assert find_gpu("A40").name == "A40"
+    assert find_gpu("A4000").name == "RTX A4000"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qbench.errors import RecordError
+from qbench.records.record import SCHEMA_VERSION, Record, record_from_dict, upgraded
+from qbench.scenario.schema import LoraSettings, Point
+
+RECORD = Record(
+    run_id="run-1",
+    point=Point(model="m", precision="nf4", lora=LoraSettings(r=8, target_modules=("q_proj", "v_proj"))),
+    kind="measurement",
+    outcome="ok",
+    metrics={"step_time_s": [0.5, 0.25], "peak_allocated_bytes": 1 << 40},
+    detail={"repeat": 1},
+    environment={"device": "cpu"},
+    created_at="2026-01-02T03:04:05+00:00",
+)
+
+
+def test_a_record_survives_its_dictionary() -> None:
+    assert record_from_dict(RECORD.to_dict(), "here") == RECORD
+
+
+def test_the_dictionary_has_the_keys_of_the_format_in_order() -> None:
+    assert list(RECORD.to_dict()) == [
+        "schema_version",
+        "run_id",
+        "point_id",
+        "point",
+        "kind",
+        "outcome",
+        "metrics",
+        "detail",
+        "environment",
+        "created_at",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"schema_version": 2}, "schema_version 2 is newer than 1; update qbench"),
+        ({"schema_version": 0}, "schema_version 0 cannot be read; 1 to 1 can"),
+        ({"schema_version": "1"}, "schema_version is '1'; this is not a qbench record"),
+        ({"kind": "guess"}, "kind is 'guess'; allowed: plan, measurement"),
+        ({"outcome": None}, "outcome is None; allowed: ok, oom, timeout, crashed, error"),
+        ({"metrics": [1]}, r"metrics is \[1\]; it must be a dict"),
+        ({"point": {"model": "m", "precision": "nf5"}}, "point.precision: Input should be 'fp32'"),
+        ({"point": {}}, "point.model: Field required"),
+        ({"point": 3}, "point: Input should be a valid dictionary"),
+    ],
+)
+def test_what_is_not_a_record_is_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RecordError, match=f"^a.jsonl:7: {problem}"):
+        record_from_dict(RECORD.to_dict() | changes, "a.jsonl:7")
+
+
+def test_missing_keys_are_named() -> None:
+    values = RECORD.to_dict()
+    del values["kind"], values["environment"]
+    with pytest.raises(RecordError, match="the record lacks kind, environment; it was not written by qbench"):
+        record_from_dict(values, "here")
+
+
+def test_old_versions_are_upgraded_one_version_at_a_time() -> None:
+    upgrades = {
+        1: lambda values: values | {"vram": values["memory"]},
+        2: lambda values: {"peak": values["vram"]},
+    }
+    values = upgraded({"schema_version": 1, "memory": 5}, "here", upgrades=upgrades, newest=3)
+    assert values == {"schema_version": 3, "peak": 5}
+    assert upgraded({"schema_version": 3}, "here", upgrades=upgrades, newest=3) == {"schema_version": 3}
+    with pytest.raises(RecordError, match="here: schema_version 2 cannot be read"):
+        upgraded({"schema_version": 1}, "here", upgrades={1: dict}, newest=3)
+
+
+def test_every_older_version_has_its_upgrade() -> None:
+    assert upgraded({"schema_version": 1}, "here")["schema_version"] == SCHEMA_VERSION

@@ -1,0 +1,239 @@
+"""The rules of the house: who may import whom, who may do what, how long things may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "qbench"
+
+TORCH_STACK = {"torch", "transformers", "peft", "bitsandbytes"}
+TORCH_FREE = ("catalog", "scenario", "records", "compare", "report")
+MAX_MODULE_LINES = 350
+MAX_FUNCTION_LINES = 60
+
+GROUND = {"errors", "units"}
+FACTS = GROUND | {"catalog", "scenario"}
+STORED = FACTS | {"records"}
+STEP = STORED | {"step", "memory"}
+# What each package or top-level module may import besides itself. The top floor sees everything below it.
+MAY_IMPORT = {
+    "errors": set(),
+    "units": set(),
+    "catalog": GROUND,
+    "scenario": GROUND,
+    "records": FACTS,
+    "step": STORED,
+    "memory": STORED,
+    "plan": STEP,
+    "measure": STEP,
+    "compare": STORED,
+    "report": STORED | {"compare"},
+    "sweep": STEP | {"plan", "measure"},
+    "cli": STEP | {"plan", "measure", "compare", "report", "sweep", "web"},
+    "web": STEP | {"plan", "measure", "compare", "report", "sweep"},
+    "pytest_plugin": STEP | {"plan", "measure", "compare", "report", "sweep"},
+    "__main__": {"cli"},
+}
+# Name outside qbench -> the only place, a file or a package, that imports it.
+OWNERS = {
+    "yaml": "scenario/load.py",
+    "subprocess": "measure/",
+    "multiprocessing": "measure/",
+    "torch.multiprocessing": "measure/",
+    "concurrent.futures.ProcessPoolExecutor": "measure/",
+    "signal": "measure/",
+}
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything imported at any depth; `from a import b` yields a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            start = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            for alias in node.names:
+                yield node.lineno, ".".join(filter(None, (start, node.module, alias.name)))
+
+
+def layer_of(dotted: str) -> str:
+    """Return the package or top-level module of a dotted name inside qbench; qbench itself is ''."""
+    return dotted.split(".")[1].removeprefix("__init__") if "." in dotted else ""
+
+
+def import_problems(path: str, line: int, layer: str, target: str) -> Iterator[str]:
+    """Yield what is wrong with a file of a layer importing a target."""
+    top = target.split(".")[0]
+    if top == "qbench" and layer_of(target) not in {layer, "", "__version__"} | MAY_IMPORT.get(layer, set()):
+        yield f"{path}:{line}: {layer} must not import {target}"
+    if top in TORCH_STACK and layer in TORCH_FREE:
+        yield f"{path}:{line}: {layer} must not import {top}"
+    for name, owner in OWNERS.items():
+        if f"{target}.".startswith(f"{name}.") and not path.startswith(owner):
+            yield f"{path}:{line}: only {owner} imports {name}"
+
+
+def ends_or_prints(node: ast.AST) -> str | None:
+    """Return how a node prints or ends the program, or None."""
+    if isinstance(node, ast.Name) and node.id in {"print", "SystemExit", "exit", "quit"}:
+        return node.id
+    if isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.exit", "os._exit"}:
+        return ast.unparse(node)
+    return None
+
+
+def file_problems(path: str, layer: str, tree: ast.Module) -> Iterator[str]:
+    """Yield what breaks a rule in one file, imports apart."""
+    if layer and layer not in MAY_IMPORT:
+        yield f"{path}:1: {layer} has no place in MAY_IMPORT"
+    for node in ast.walk(tree):
+        if layer not in {"cli", "__main__"} and (what := ends_or_prints(node)):
+            yield f"{path}:{node.lineno}: only cli prints or exits, not {what}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                yield f"{path}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
+
+
+def cycles(graph: dict[str, set[str]]) -> Iterator[str]:
+    """Yield one import cycle, where there is any."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        yield "import cycle: " + " -> ".join(error.args[1])
+
+
+def problems(package: Path) -> list[str]:
+    """Return every broken rule of the package in a folder, as `file:line: what`."""
+    found: list[str] = []
+    imports: dict[str, set[str]] = {}
+    for file in sorted(package.rglob("*.py")):
+        path, text = file.relative_to(package).as_posix(), file.read_text(encoding="utf-8")
+        dotted = ".".join(("qbench", *Path(path).with_suffix("").parts))
+        module, layer, tree = dotted.removesuffix(".__init__"), layer_of(dotted), ast.parse(text)
+        if (lines := len(text.splitlines())) > MAX_MODULE_LINES:
+            found.append(f"{path}:1: {lines} lines, at most {MAX_MODULE_LINES}")
+        found += file_problems(path, layer, tree)
+        imports[module] = set()
+        for line, target in imported(tree, dotted.rpartition(".")[0]):
+            found += import_problems(path, line, layer, target)
+            imports[module].add(target)
+    graph = {
+        module: {name if name in imports else name.rpartition(".")[0] for name in targets} & imports.keys()
+        for module, targets in imports.items()
+    }
+    return found + list(cycles(graph))
+
+
+def test_the_package_keeps_the_rules():
+    assert problems(PACKAGE) == []
+
+
+def function_of(lines: int) -> str:
+    return "def long():\n" + "    pass\n" * (lines - 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"units.py": "import qbench.errors"}, "units must not import qbench.errors"),
+        ({"units.py": "from qbench import errors"}, "units must not import qbench.errors"),
+        (
+            {"catalog/a.py": "from qbench.scenario.schema import Point"},
+            "catalog must not import qbench.scenario",
+        ),
+        ({"scenario/a.py": "from ..catalog import models"}, "scenario must not import qbench.catalog.models"),
+        ({"step/__init__.py": "from ..memory import ledger"}, "step must not import qbench.memory.ledger"),
+        (
+            {"plan/a.py": "def f():\n    import qbench.measure.cpu"},
+            "a.py:2: plan must not import qbench.measure",
+        ),
+        ({"measure/a.py": "from qbench.plan import trace"}, "measure must not import qbench.plan.trace"),
+        ({"compare/a.py": "from qbench.step import model"}, "compare must not import qbench.step.model"),
+        ({"report/a.py": "from qbench.sweep import run"}, "report must not import qbench.sweep.run"),
+        ({"sweep.py": "from qbench.cli import main"}, "sweep must not import qbench.cli.main"),
+        ({"helpers.py": ""}, "helpers has no place in MAY_IMPORT"),
+        ({"report/a.py": "def f():\n    from torch import nn"}, "a.py:2: report must not import torch"),
+        ({"records/a.py": "import transformers.utils"}, "records must not import transformers"),
+        ({"scenario/expand.py": "import yaml"}, "only scenario/load.py imports yaml"),
+        ({"sweep.py": "from multiprocessing import Pool"}, "only measure/ imports multiprocessing"),
+        ({"plan/a.py": "import torch.multiprocessing as mp"}, "only measure/ imports torch.multiprocessing"),
+        ({"cli/a.py": "import subprocess"}, "only measure/ imports subprocess"),
+        ({"plan/a.py": "from signal import SIGINT"}, "only measure/ imports signal"),
+        ({"plan/a.py": "print(1)"}, "only cli prints or exits, not print"),
+        ({"sweep.py": "run(log=print)"}, "only cli prints or exits, not print"),
+        ({"measure/a.py": "import sys\nsys.exit(1)"}, "a.py:2: only cli prints or exits, not sys.exit"),
+        ({"report/a.py": "raise SystemExit"}, "only cli prints or exits, not SystemExit"),
+        ({"units.py": function_of(61)}, "units.py:1: long has 61 lines, at most 60"),
+        ({"units.py": "x = 1\n" * 351}, "units.py:1: 351 lines, at most 350"),
+        (
+            {"plan/a.py": "import qbench.plan.b", "plan/b.py": "def f():\n    from qbench.plan.a import x"},
+            "import cycle: qbench.plan.",
+        ),
+        (
+            {"plan/__init__.py": "from qbench.plan.a import x", "plan/a.py": "from qbench.plan import y"},
+            "import cycle: qbench.plan",
+        ),
+    ],
+)
+def test_each_rule_can_be_broken(tmp_path: Path, files: dict[str, str], expected: str):
+    write(tmp_path, files)
+    found = problems(tmp_path)
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for path, text in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+def test_what_the_rules_allow_is_not_reported(tmp_path: Path):
+    write(
+        tmp_path,
+        {
+            "__init__.py": "__version__ = '1'",
+            "units.py": "x = 1\n" * (350 - 60) + function_of(60),
+            "scenario/load.py": "import yaml\nfrom ..errors import ScenarioError",
+            "step/model.py": "import torch, qbench\nfrom qbench import __version__\nimport qbench.units",
+            "measure/runner.py": "import subprocess\nfrom qbench.step import model",
+            "report/html.py": "import pandas\nfrom qbench.compare import methods",
+            "cli/main.py": "import sys\nfrom qbench import sweep\nprint(sweep)\nsys.exit(0)",
+            "__main__.py": "from qbench.cli.main import main\nraise SystemExit(main())",
+        },
+    )
+    assert problems(tmp_path) == []
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """Return the top-level packages in a fresh interpreter that imports some modules."""
+    code = f"import sys, {', '.join(modules)}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    return set(child.stdout.split())
+
+
+def test_reading_results_loads_no_torch():
+    files = [file for name in TORCH_FREE for file in sorted((PACKAGE / name).rglob("*.py"))]
+    modules = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files]
+    assert loaded_by(*(module.removesuffix(".__init__") for module in modules)) & TORCH_STACK == set()
+
+
+def test_start_up_loads_nothing_heavy():
+    assert loaded_by("qbench.cli.main") & (TORCH_STACK | {"pandas", "plotly", "numpy", "jinja2"}) == set()
+
+
+def test_the_list_of_loaded_packages_sees_torch():
+    assert "torch" in loaded_by("torch")

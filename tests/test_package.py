@@ -1,0 +1,108 @@
+"""What is installed and shipped: version, commands, the files of the wheel, the pinned versions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import qbench
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    folder = tmp_path_factory.mktemp("wheel")
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    with zipfile.ZipFile(path) as opened:
+        yield opened
+
+
+def names_in(wheel: zipfile.ZipFile, folder: str) -> set[str]:
+    return {name.removeprefix(folder) for name in wheel.namelist() if name.startswith(folder)}
+
+
+def names_on_disk(folder: Path) -> set[str]:
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return {file.as_posix() for file in files if "__pycache__" not in file.parts}
+
+
+def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qbench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_installed_version_is_the_one_in_the_source():
+    assert metadata.version("qbench") == qbench.__version__
+
+
+def test_the_console_script_is_the_command_line():
+    (script,) = metadata.entry_points(group="console_scripts", name="qbench")
+    assert script.value == "qbench.cli.main:main"
+
+
+def test_python_m_qbench_shows_the_commands():
+    shown = run_module("--help")
+    assert shown.returncode == 0, shown.stderr
+    for command in ("plan", "fit", "run", "report", "models", "gpus", "scenarios"):
+        assert re.search(rf"\b{command}\b", shown.stdout), f"{command} is not in --help"
+
+
+def test_an_unknown_command_ends_with_2():
+    shown = run_module("plant")
+    assert shown.returncode == 2
+    assert "plant" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: zipfile.ZipFile):
+    assert names_in(wheel, "qbench/") >= names_on_disk(ROOT / "qbench")
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert tops == {"qbench", f"qbench-{qbench.__version__}.dist-info"}
+
+
+def test_the_wheel_holds_the_scenarios_and_the_data(wheel: zipfile.ZipFile):
+    scenarios = names_in(wheel, "qbench/_scenarios/")
+    assert scenarios == names_on_disk(ROOT / "scenarios")
+    assert "demo.yaml" in scenarios
+    assert names_in(wheel, "qbench/catalog/data/")
+    assert names_in(wheel, "qbench/report/templates/")
+    assert "qbench/py.typed" in wheel.namelist()
+    assert f"qbench-{qbench.__version__}.dist-info/licenses/LICENSE" in wheel.namelist()
+
+
+def pins() -> dict[str, Requirement]:
+    """Return the pins of constraints.txt that hold for this Python, by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    held = [
+        requirement for requirement in requirements if not requirement.marker or requirement.marker.evaluate()
+    ]
+    by_name = {canonicalize_name(requirement.name): requirement for requirement in held}
+    assert len(by_name) == len(held), "a package is pinned twice"
+    return by_name
+
+
+def test_each_dependency_is_pinned_within_its_bounds():
+    pinned = pins()
+    for text in metadata.requires("qbench") or []:
+        requirement = Requirement(text)
+        version = str(pinned[canonicalize_name(requirement.name)].specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), f"{version} is outside {text}"
+
+
+def test_pre_commit_formats_with_the_pinned_ruff():
+    config = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    revision = re.search(r"ruff-pre-commit\s+rev: v([\d.]+)", config)
+    assert revision is not None
+    assert str(pins()["ruff"].specifier) == f"=={revision.group(1)}"
