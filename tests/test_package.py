@@ -54,7 +54,7 @@ def test_the_console_script_is_the_command_line():
 def test_python_m_qbench_shows_the_commands():
     shown = run_module("--help")
     assert shown.returncode == 0, shown.stderr
-    for command in ("plan", "fit", "run", "report", "models", "gpus", "scenarios"):
+    for command in ("plan", "run", "report", "models", "gpus", "scenarios"):
         assert re.search(rf"\b{command}\b", shown.stdout), f"{command} is not in --help"
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from qbench.cli import catalog, plan, report, run
 from qbench.cli.console import print_error
 from qbench.errors import QbenchError
+from qbench.quiet import quiet_libraries
+
+UsageError = typer.BadParameter.__bases__[0]
+"""Base of all mistakes in flags and arguments; typer brings its own click, so the class is taken from it."""
 
 app = typer.Typer(
     name="qbench",
@@ -29,15 +32,17 @@ app.command("scenarios")(catalog.scenarios_command)
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; a known error is one line on stderr for each problem."""
+    quiet_libraries()
     try:
         code = app(args=argv, standalone_mode=False, prog_name="qbench")
     except QbenchError as error:
         print_error(str(error))
         return error.exit_code
-    except click.ClickException as error:
-        print_error(error.format_message())
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except UsageError as error:
+        if message := error.format_message():  # Empty after help was printed for want of a command.
+            print_error(message)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted; what was finished is kept, and the same command goes on from there")
         return 130
     except BrokenPipeError:

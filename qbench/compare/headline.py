@@ -202,7 +202,8 @@ def accuracy_sentence(results: Iterable[Result], metric: str = "peak_allocated_b
     exact, points = sum(size == 0 for size in sizes), f"{len(sizes)} point{'s' if len(sizes) > 1 else ''}"
     if exact == len(sizes):
         return f"The planned peak equals the measured one to the byte at {points}."
+    equal = f", and equal to the byte at {exact}" if exact else ""
     return (
         f"The planned peak is off by {sizes[len(sizes) // 2]:.2g} % at the median of {points} that were also "
-        f"measured, by {sizes[-1]:.2g} % at worst; {exact} agree to the byte."
+        f"measured, by {sizes[-1]:.2g} % at worst{equal}."
     )

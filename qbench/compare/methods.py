@@ -185,7 +185,9 @@ def differences(baseline: Result, candidate: Result) -> tuple[str, ...]:
     found = list(_changed({"outcome": baseline.outcome}, {"outcome": candidate.outcome}))
     found += _changed(_environment_facts(baseline), _environment_facts(candidate))
     if candidate.point.precision in QUANTIZED_PRECISIONS:
-        found += _changed(_static_facts(baseline), _static_facts(candidate))
+        ours, theirs = _static_facts(baseline), _static_facts(candidate)
+        # A process that failed early has no facts of its model; that is no difference between the models.
+        found += _changed(ours, theirs) if ours and theirs else []
     return tuple(found)
 
 

@@ -66,8 +66,8 @@ class Result:
 
     @property
     def detail(self) -> dict[str, Any]:
-        """Details of the last record."""
-        return self.records[-1].detail
+        """Details of the last record that ended ok, or of the last one where none did."""
+        return (self.completed or self.records)[-1].detail
 
 
 def _number(record: Record, metric: str) -> float | None:

@@ -20,6 +20,7 @@ def measure_cpu(task: Task) -> Measurement:
     start = time.perf_counter()
     step = build_step(task.point, "cpu")
     load_time = time.perf_counter() - start
+    loss_before = _text_loss(step)
     recording = record_steps(step, {"cpu"}, "cpu")
     memory = profile(recording.ledger)
     warmup, losses = _timed_steps(step, task.settings.warmup_steps)
@@ -42,8 +43,15 @@ def measure_cpu(task: Task) -> Measurement:
         "timeline": memory.timeline,
         "load_time_s": load_time,
         "warmup_step_time_s": warmup,
+        "loss_before": loss_before,
+        "loss_after": _text_loss(step),
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
+
+
+def _text_loss(step: TrainingStep) -> float | None:
+    """Return the loss over the whole text; None for random tokens, of which nothing can be learnt."""
+    return None if step.point.data == "random" else step.evaluate()
 
 
 def _timed_steps(step: TrainingStep, count: int) -> tuple[list[float], list[float]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import peft  # noqa: F401
-import torch  # noqa: F401
-import transformers  # noqa: F401
-from transformers import AutoModelForCausalLM  # noqa: F401
-
 from qbench.measure import nvml
+from qbench.quiet import quiet_libraries
+
+quiet_libraries()
+
+import peft  # noqa: E402, F401
+import torch  # noqa: E402, F401
+from transformers import AutoModelForCausalLM  # noqa: E402, F401
 
 if not nvml.cuda_present():
     # bitsandbytes asks CUDA for the device on import; a forked child could not use the GPU after that.

@@ -9,6 +9,7 @@ from typing import Any
 
 from qbench.errors import QbenchError
 from qbench.measure.task import Measurement, Task, task_from_json
+from qbench.quiet import quiet_libraries
 
 _ALLOCATION_FAILURES = ("can't allocate memory", "out of memory", "CUDA error: out of memory")
 
@@ -60,6 +61,7 @@ def worker_main(task_text: str, connection: Any, log_path: str) -> None:
     # The fork server's standard streams may be block-buffered; a crash must not lose their last lines.
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
+    quiet_libraries()
     measurement = run_task(task_from_json(task_text))
     connection.send_bytes(measurement.to_json().encode())
     connection.close()

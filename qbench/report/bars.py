@@ -82,7 +82,7 @@ def _size(group: Group) -> float:
 
 def _stacked(group: Group, breakdown: Breakdown) -> go.Figure:
     figure = new_figure(x_title="GiB", height=FRAME_HEIGHT + BAR_HEIGHT * len(group))
-    models = {result.point.model for result in group}
+    models = list(dict.fromkeys(result.point.model for result in group))
     if len(models) > 1:
         group = [result for model in models for result in group if result.point.model == model]
     rows = list(range(len(group)))

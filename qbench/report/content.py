@@ -10,7 +10,7 @@ from qbench.compare.headline import accuracy_sentence, headline, short_model
 from qbench.compare.methods import near_results, pair_results
 from qbench.compare.results import Result, gather
 from qbench.records.record import Record
-from qbench.report import tables
+from qbench.report import fact_tables, tables
 from qbench.report.tables import Table
 
 LARGE_SHARE = 0.1
@@ -58,10 +58,10 @@ def gather_content(records: Sequence[Record]) -> Content:
         near=tables.near_table(near_results(results)),
         points=tables.points_table(results),
         fits=tables.fits_table(results),
-        failures=tables.failures_table(results),
-        caveats=tables.caveats_table(results),
-        skipped=tables.skipped_table(results),
-        environment=tables.environment_table(results),
+        failures=fact_tables.failures_table(results),
+        caveats=fact_tables.caveats_table(results),
+        skipped=fact_tables.skipped_table(results),
+        environment=fact_tables.environment_table(results),
     )
 
 

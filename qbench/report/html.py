@@ -13,9 +13,10 @@ from plotly.offline import get_plotlyjs
 
 from qbench.records.record import Record
 from qbench.report.content import Content, gather_content
+from qbench.report.fact_tables import metrics_table
 from qbench.report.figures import charts
 from qbench.report.style import Chart
-from qbench.report.tables import Table, Value, cell_text, metrics_table
+from qbench.report.tables import Table, Value, cell_text
 
 MOST_ROWS = 400
 """Rows of one table on the page; the CSV has all."""

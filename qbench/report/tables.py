@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qbench.compare.headline import basis, short_model
-from qbench.compare.methods import MethodPair, NearPair, environment_facts, plain_text
+from qbench.compare.methods import MethodPair, NearPair, plain_text
 from qbench.compare.results import (
     MEMORY_METRICS,
     Prediction,
@@ -45,9 +45,6 @@ TITLES = {
 NAMED_DIFFERENCES = 12
 """Differences of pairs that are spelt out below the comparison."""
 
-NAMED_VALUES = 4
-"""Values of one environment fact that are written out."""
-
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -74,19 +71,21 @@ class Table:
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """A table in the making; columns in which no row has a value are dropped."""
 
     columns: list[Column] = field(default_factory=list)
     values: list[list[Value]] = field(default_factory=list)
 
     def add(self, title: str, values: Iterable[Value], unit: str = "") -> None:
+        """Add a column of values, one for each row."""
         listed = list(values)
         if any(value not in (None, "") for value in listed):
             self.columns.append(Column(title, unit))
             self.values.append(listed)
 
     def table(self, *notes: str) -> Table | None:
+        """Return the table; None when no column has a value."""
         if not self.columns:
             return None
         return Table(columns=tuple(self.columns), rows=tuple(zip(*self.values, strict=True)), notes=notes)
@@ -110,7 +109,7 @@ def _ratio_text(value: float, unit: str) -> str:
 
 def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
     """Return one row for each pair: what both need, what is saved, how fast, and what else differs."""
-    draft = _Draft()
+    draft = Draft()
     ours = [pair.candidate for pair in pairs]
     _add_settings(draft, ours)
     draft.add("Candidate", [_method(pair.candidate) for pair in pairs])
@@ -120,8 +119,8 @@ def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
     draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
     draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
     draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
-    draft.add("Saved, share", [_rounded(peak.percent) for peak in peaks], "%")
-    draft.add("Speed", [_rounded(pair.throughput_ratio) for pair in pairs], "x")
+    draft.add("Saved, share", [rounded(peak.percent) for peak in peaks], "%")
+    draft.add("Speed", [rounded(pair.throughput_ratio) for pair in pairs], "x")
     _add_other_savings(draft, pairs)
     _add_trainable(draft, [pair.trainable_params for pair in pairs])
     draft.add("Also differs", [_names(pair.differs) or "nothing" for pair in pairs])
@@ -146,15 +145,15 @@ def _differences_in_full(pairs: Sequence[MethodPair]) -> list[str]:
     return [f"Also differs, baseline against candidate: {'; '.join(found[:NAMED_DIFFERENCES])}{more}."]
 
 
-def _add_other_savings(draft: _Draft, pairs: Sequence[MethodPair]) -> None:
+def _add_other_savings(draft: Draft, pairs: Sequence[MethodPair]) -> None:
     savings = [pair.savings for pair in pairs]
     for name in MEMORY_METRICS:
         if name != "peak_allocated_bytes":
-            shares = [_rounded(saving[name].percent) if name in saving else None for saving in savings]
+            shares = [rounded(saving[name].percent) if name in saving else None for saving in savings]
             draft.add(f"{TITLES[name]}, saved", shares, "%")
 
 
-def _add_trainable(draft: _Draft, trainable: Sequence[tuple[float | None, float | None]]) -> None:
+def _add_trainable(draft: Draft, trainable: Sequence[tuple[float | None, float | None]]) -> None:
     """Add one column where baseline and candidate train the same number, two where they do not."""
     if all(baseline == candidate for baseline, candidate in trainable):
         draft.add("Trainable", [candidate for _, candidate in trainable], "count")
@@ -163,7 +162,7 @@ def _add_trainable(draft: _Draft, trainable: Sequence[tuple[float | None, float 
     draft.add("Trainable, candidate", [candidate for _, candidate in trainable], "count")
 
 
-def _add_settings(draft: _Draft, results: Sequence[Result]) -> None:
+def _add_settings(draft: Draft, results: Sequence[Result]) -> None:
     """Add the model where there are several, and each setting but the precision in which results differ."""
     if len({result.point.model for result in results}) > 1:
         draft.add("Model", [short_model(result.point.model) for result in results])
@@ -181,14 +180,14 @@ def _method(result: Result) -> str:
     return f"{names[result.point.method]} {result.point.precision}"
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     """Three significant digits: enough for a share, and never 0 for a difference that is not."""
     return None if value is None else float(f"{value:.3g}")
 
 
 def near_table(near: Sequence[NearPair]) -> Table | None:
     """Return the candidates without an exact partner, the nearest result, and all that differs."""
-    draft = _Draft()
+    draft = Draft()
     draft.add("Model", [short_model(pair.candidate.point.model) for pair in near])
     draft.add("Candidate", [_method(pair.candidate) for pair in near])
     draft.add("Nearest", [_method(pair.baseline) for pair in near])
@@ -202,7 +201,7 @@ def points_table(results: Sequence[Result]) -> Table | None:
     rows = _plan_beside_measurement(results)
     shown = [measured or plan for plan, measured in rows]
     points = [result for result in shown if result is not None]
-    draft = _Draft()
+    draft = Draft()
     _add_settings(draft, points)
     draft.add("Precision", [result.point.precision for result in points])
     draft.add("Device", [result.device for result in points])
@@ -225,17 +224,21 @@ def _machine(result: Result) -> str | None:
 
 
 def _plan_beside_measurement(results: Sequence[Result]) -> list[tuple[Result | None, Result | None]]:
-    """Pair each measurement with its plan where there is one; plans without a measurement stand alone."""
-    plans = {prediction.measured: prediction.plan for prediction in predictions(results)}
-    met = set(plans.values())
-    return [
-        (result, None) if result.kind == "plan" else (plans.get(result), result)
-        for result in results
-        if result not in met
-    ]
+    """Pair each plan with what was measured of it, on each machine; or either alone."""
+    met: dict[Result, list[Result | None]] = {}
+    for prediction in predictions(results):
+        met.setdefault(prediction.plan, []).append(prediction.measured)
+    planned = {measured for members in met.values() for measured in members}
+    rows: list[tuple[Result | None, Result | None]] = []
+    for result in results:
+        if result.kind == "plan":
+            rows += [(result, measured) for measured in met.get(result, [None])]
+        elif result not in planned:
+            rows.append((None, result))
+    return rows
 
 
-def _add_metric(draft: _Draft, name: str, rows: Sequence[tuple[Result | None, Result | None]]) -> None:
+def _add_metric(draft: Draft, name: str, rows: Sequence[tuple[Result | None, Result | None]]) -> None:
     title, unit = TITLES[name], METRICS[name].unit
     draft.add(f"{title}, planned", [plan.value(name) if plan else None for plan, _ in rows], unit)
     draft.add(
@@ -247,13 +250,13 @@ def _add_metric(draft: _Draft, name: str, rows: Sequence[tuple[Result | None, Re
 def _error_percent(plan: Result | None, measured: Result | None, name: str) -> float | None:
     if plan is None or measured is None:
         return None
-    return _rounded(Prediction(plan=plan, measured=measured).error_percent(name))
+    return rounded(Prediction(plan=plan, measured=measured).error_percent(name))
 
 
 def fits_table(results: Sequence[Result]) -> Table | None:
     """Return one row for each plan and GPU that it was held against (detail.fits)."""
     asked = [(result, fit) for result in results for fit in _fits(result)]
-    draft = _Draft()
+    draft = Draft()
     _add_settings(draft, [result for result, _ in asked])
     draft.add("Precision", [result.point.precision for result, _ in asked])
     for key in dict.fromkeys(key for _, fit in asked for key in fit):
@@ -273,80 +276,3 @@ def _fits(result: Result) -> list[dict[str, Any]]:
             {"gpu": gpu, **(fit if isinstance(fit, dict) else {"fits": fit})} for gpu, fit in fits.items()
         ]
     return list(fits)
-
-
-def skipped_table(results: Sequence[Result]) -> Table | None:
-    """Return the weights that quantization or LoRA did not reach, once for each model and precision."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for result in results:
-        for item in result.detail.get("skipped") or ():
-            key = (result.point.model, result.point.precision, item["module"], item["reason"])
-            found.setdefault(key, item)
-    draft = _Draft()
-    draft.add("Model", [short_model(key[0]) for key in found])
-    draft.add("Precision", [key[1] for key in found])
-    draft.add("Weights", [key[2] for key in found])
-    draft.add("Why", [key[3] for key in found])
-    draft.add("Parameters", [item.get("params") for item in found.values()], "count")
-    draft.add("Share of the base", [_share_percent(item) for item in found.values()], "%")
-    return draft.table()
-
-
-def _share_percent(item: dict[str, Any]) -> float | None:
-    share = item.get("share")
-    return None if share is None else _rounded(100 * share)
-
-
-def caveats_table(results: Sequence[Result]) -> Table | None:
-    """Return each caveat once, with the number of points that carry it."""
-    points: dict[str, set[Any]] = {}
-    for result in results:
-        for record in result.records:
-            for caveat in record.detail.get("caveats") or ():
-                points.setdefault(str(caveat), set()).add(result.point)
-    draft = _Draft()
-    draft.add("Caveat", points)
-    draft.add("Points", [len(members) for members in points.values()])
-    return draft.table()
-
-
-def failures_table(results: Sequence[Result]) -> Table | None:
-    """Return each record that did not end ok, with its error; out of memory is among them."""
-    failed = [(result, record) for result in results for record in result.records if record.outcome != "ok"]
-    draft = _Draft()
-    draft.add("Point", [result.point.label for result, _ in failed])
-    draft.add("Basis", [basis(result) for result, _ in failed])
-    draft.add("Ended as", [record.outcome for _, record in failed])
-    draft.add("Error", [record.detail.get("error") or "" for _, record in failed])
-    draft.add("Last lines", [record.detail.get("stderr_tail") or "" for _, record in failed])
-    return draft.table()
-
-
-def environment_table(results: Sequence[Result]) -> Table | None:
-    """Return each fact of the environment, for plans and for measurements; all values where they differ."""
-    values: dict[str, dict[str, dict[str, None]]] = {}
-    for result in results:
-        for record in result.records:
-            for name, value in environment_facts(record.environment).items():
-                by_kind = values.setdefault(name, {"plan": {}, "measurement": {}})
-                by_kind[record.kind][plain_text(value)] = None
-    draft = _Draft()
-    draft.add("Fact", values)
-    draft.add("Plans", [_listed(by_kind["plan"]) for by_kind in values.values()])
-    draft.add("Measurements", [_listed(by_kind["measurement"]) for by_kind in values.values()])
-    return draft.table()
-
-
-def _listed(values: Iterable[str]) -> str | None:
-    listed = list(values)
-    rest = len(listed) - NAMED_VALUES
-    text = "; ".join(listed[:NAMED_VALUES])
-    return (f"{text}; and {rest} more" if rest > 0 else text) or None
-
-
-def metrics_table() -> Table:
-    """Return what each metric means, from the registry."""
-    return Table(
-        columns=(Column("Metric"), Column("Unit"), Column("Better"), Column("What it is")),
-        rows=tuple((row.name, row.unit, row.better, row.description) for row in METRICS.values()),
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -122,8 +123,12 @@ class Point(Strict):
 
     @property
     def point_id(self) -> str:
-        """Twelve hexadecimal digits that are the same for equal points on every machine."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Twelve hexadecimal digits that are the same for equal points on every machine.
+
+        Of a text file only the name counts, since its folder differs from checkout to checkout.
+        """
+        values = self.model_dump(mode="json") | {"data": PurePath(self.data).name}
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @property

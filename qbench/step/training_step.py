@@ -64,6 +64,14 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         return losses[0] if accumulation == 1 else torch.stack(losses).mean()
 
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Return the mean loss over all batches without dropout, in nats per token; nothing is trained."""
+        self.model.eval()
+        losses = [self.model(**batch).loss.item() for batch in self.batches]
+        self.model.train()
+        return sum(losses) / len(losses)
+
     def _forward_backward(self, accumulation: int) -> torch.Tensor:
         batch = self.batches[self._micro_steps % len(self.batches)]
         self._micro_steps += 1

@@ -1,0 +1,20 @@
+"""Keep the libraries' chatter off the terminal: what a program's entry point calls before importing them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Show only errors of transformers and bitsandbytes, and none of their deprecation notes.
+
+    bitsandbytes warns on import that an optional CPU kernel is missing; transformers that peft still uses
+    names which version 6 will drop. Neither concerns a user of qbench.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

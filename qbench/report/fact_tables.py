@@ -1,0 +1,92 @@
+"""Tables of what the numbers stand on: environment, failures, caveats, weights left out, definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qbench.compare.headline import basis, short_model
+from qbench.compare.methods import environment_facts, plain_text
+from qbench.compare.results import Result
+from qbench.records.metrics import METRICS
+from qbench.report.tables import Column, Draft, Table, rounded
+
+NAMED_VALUES = 4
+"""Values of one environment fact that are written out."""
+
+
+def skipped_table(results: Sequence[Result]) -> Table | None:
+    """Return the weights that quantization or LoRA did not reach, once for each model and precision."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for result in results:
+        for item in result.detail.get("skipped") or ():
+            key = (result.point.model, result.point.precision, item["module"], item["reason"])
+            found.setdefault(key, item)
+    draft = Draft()
+    draft.add("Model", [short_model(key[0]) for key in found])
+    draft.add("Precision", [key[1] for key in found])
+    draft.add("Weights", [key[2] for key in found])
+    draft.add("Why", [key[3] for key in found])
+    draft.add("Parameters", [item.get("params") for item in found.values()], "count")
+    draft.add("Share of the base", [_share_percent(item) for item in found.values()], "%")
+    return draft.table()
+
+
+def _share_percent(item: dict[str, Any]) -> float | None:
+    share = item.get("share")
+    return None if share is None else rounded(100 * share)
+
+
+def caveats_table(results: Sequence[Result]) -> Table | None:
+    """Return each caveat once, with the number of points that carry it."""
+    points: dict[str, set[Any]] = {}
+    for result in results:
+        for record in result.records:
+            for caveat in record.detail.get("caveats") or ():
+                points.setdefault(str(caveat), set()).add(result.point)
+    draft = Draft()
+    draft.add("Caveat", points)
+    draft.add("Points", [len(members) for members in points.values()])
+    return draft.table()
+
+
+def failures_table(results: Sequence[Result]) -> Table | None:
+    """Return each record that did not end ok, with its error; out of memory is among them."""
+    failed = [(result, record) for result in results for record in result.records if record.outcome != "ok"]
+    draft = Draft()
+    draft.add("Point", [result.point.label for result, _ in failed])
+    draft.add("Basis", [basis(result) for result, _ in failed])
+    draft.add("Ended as", [record.outcome for _, record in failed])
+    draft.add("Error", [record.detail.get("error") or "" for _, record in failed])
+    draft.add("Last lines", [record.detail.get("stderr_tail") or "" for _, record in failed])
+    return draft.table()
+
+
+def environment_table(results: Sequence[Result]) -> Table | None:
+    """Return each fact of the environment, for plans and for measurements; all values where they differ."""
+    values: dict[str, dict[str, dict[str, None]]] = {}
+    for result in results:
+        for record in result.records:
+            for name, value in environment_facts(record.environment).items():
+                by_kind = values.setdefault(name, {"plan": {}, "measurement": {}})
+                by_kind[record.kind][plain_text(value)] = None
+    draft = Draft()
+    draft.add("Fact", values)
+    draft.add("Plans", [_listed(by_kind["plan"]) for by_kind in values.values()])
+    draft.add("Measurements", [_listed(by_kind["measurement"]) for by_kind in values.values()])
+    return draft.table()
+
+
+def _listed(values: Iterable[str]) -> str | None:
+    listed = list(values)
+    rest = len(listed) - NAMED_VALUES
+    text = "; ".join(listed[:NAMED_VALUES])
+    return (f"{text}; and {rest} more" if rest > 0 else text) or None
+
+
+def metrics_table() -> Table:
+    """Return what each metric means, from the registry."""
+    return Table(
+        columns=(Column("Metric"), Column("Unit"), Column("Better"), Column("What it is")),
+        rows=tuple((row.name, row.unit, row.better, row.description) for row in METRICS.values()),
+    )

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import count, islice
+
+import pytest
+
+from qbench.report.html import render_html
+from tests.compare.hand_made import make_record
+from tests.report.sample_run import SPEED, measurement, plan, sample_run
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render_html(sample_run(), "A <title> & more")
+
+
+class Structure(HTMLParser):
+    """Collects the elements of a page, and complains about none that is left open."""
+
+    VOID = ("meta", "link", "br", "img", "hr")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.elements)
+
+
+def figures_of(page):
+    return json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S).group(1))
+
+
+def test_the_page_is_well_formed_and_asks_for_nothing(page):
+    elements = Structure(page).elements
+    assert not [tag for tag, attrs in elements if "src" in attrs]
+    assert [attrs["href"] for _, attrs in elements if "href" in attrs] == ["data:,", "report.csv"]
+    policy = next(attrs["content"] for _, attrs in elements if attrs.get("http-equiv"))
+    assert policy.startswith("default-src 'none';")
+
+
+def test_plotly_is_in_the_page_once(page):
+    assert page.count("plotly.js v") == 1
+    assert len(page) < 8_000_000
+
+
+def test_a_report_without_charts_carries_no_plotly():
+    assert len(render_html([make_record()], "small")) < 100_000
+
+
+def test_sentences_come_before_tables_and_charts(page):
+    order = [
+        "needs 6.69\u00a0GiB where",
+        "QLoRA against LoRA</h2>",
+        "Charts</h2>",
+        "Points</h2>",
+        "Environment and validity</h2>",
+        "Caveats</h2>",
+        "did not reach</h2>",
+    ]
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+
+
+def test_every_chart_has_a_place(page):
+    ids = {attrs["id"] for tag, attrs in Structure(page).elements if attrs.get("class") == "plot"}
+    assert ids == set(figures_of(page))
+    assert len(ids) == 9  # seven charts, two of them with two figures
+
+
+def test_text_of_records_is_escaped_everywhere():
+    skipped = [{"module": EVIL, "reason": EVIL, "params": 1, "share": 0.5}]
+    detail = {"caveats": [EVIL], "skipped": skipped, "error": EVIL, "stderr_tail": EVIL, "fits": {EVIL: True}}
+    records = []
+    for record in [*sample_run(), make_record(kind="measurement", outcome="crashed", metrics={})]:
+        records.append(
+            replace(
+                record,
+                run_id=EVIL,
+                point=record.point.model_copy(update={"model": f"org/{EVIL}"}),
+                detail=record.detail | detail,
+                environment=record.environment | {EVIL: EVIL, "device": EVIL},
+            )
+        )
+    evil = render_html(records, EVIL)
+    assert "alert(1)" in evil
+    assert Structure(evil).count("script") == 4  # figures, plotly, drawing, sorting
+    assert Structure(evil).count("img") == 0
+    assert "<" not in re.search(r'id="figures">(.*?)</script>', evil, re.S).group(1)
+
+
+def test_the_title_is_escaped(page):
+    assert "<h1>A &lt;title&gt; &amp; more</h1>" in page
+
+
+def test_numbers_are_sorted_by_value_and_columns_say_how(page):
+    cell = re.search(r'<td class="n" data-k="([\d.]+)">14\.82 GiB</td>', page)
+    assert float(cell.group(1)) / 2**30 == pytest.approx(14.82, abs=0.005)
+    assert '<th scope="col" aria-sort="none"><button type="button">Saved</button></th>' in page
+
+
+def test_failures_caveats_and_validity_are_shown(page):
+    assert "Not all records ended ok: 1 oom of 53." in page
+    assert "Tried to allocate 172.00 MiB" in page
+    assert "cuBLAS workspaces are not planned yet." in page
+
+
+def test_a_large_share_left_out_is_said_at_the_top():
+    skipped = [{"module": "experts", "reason": "stacked", "params": 97, "share": 0.97}]
+    page = render_html([make_record(precision="nf4", detail={"skipped": skipped})], "moe")
+    assert (
+        '<p class="warning">Quantization leaves out 97 % of the weights of Llama-2-7b-hf: mostly experts'
+        in page
+    )
+    assert page.index("leaves out 97 %") < page.index("<h2>")
+
+
+def test_a_plan_alone_says_that_nothing_was_measured():
+    page = render_html([make_record()], "plan")
+    assert "Nothing was measured: every number is planned." in page
+    assert "No two points differ in precision alone" in page
+
+
+def test_an_unfinished_loss_does_not_break_the_page():
+    record = measurement(plan("nf4", 16), 0)
+    broken = replace(record, metrics=record.metrics | {"loss": [3.0, float("nan"), float("inf")]})
+    figures = figures_of(render_html([broken], "nan"))
+    assert figures["chart-loss-0"]["data"][0]["y"] == [3.0, None, None]
+
+
+def many_records():
+    for number in count():
+        planned = plan(list(SPEED)[number % 4], 1 + number // 4)
+        yield planned
+        yield from (measurement(planned, repeat) for repeat in range(3))
+
+
+def test_ten_thousand_records_stay_small_and_quick():
+    records = list(islice(many_records(), 10_000))
+    started = time.process_time()
+    page = render_html(records, "large")
+    assert time.process_time() - started < 5
+    assert len(page) < 8_000_000
+    assert "The first 400 of 2,500 rows are shown; all records are in report.csv." in page

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from qbench.report.markdown import MOST_ROWS, escaped, render_markdown, table_text
+from qbench.report.tables import Column, Table
+from tests.compare.hand_made import make_record
+from tests.report.sample_run import sample_run
+
+
+def test_sentences_then_the_table_then_folded_details():
+    text = render_markdown(sample_run(), "A title")
+    lines = text.splitlines()
+    assert lines[0] == "## A title"
+    assert lines[2].startswith(
+        "- QLoRA (nf4) of Llama-2-7b-hf needs 6.69 GiB where bf16 LoRA needs 14.82 GiB: 55 % less"
+    )
+    assert text.index("| r | Candidate |") < text.index("<details>")
+    assert text.count("<details>") == text.count("</details>") == 6
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+def test_a_table():
+    table = Table(
+        columns=(Column("Name"), Column("Peak", "bytes")), rows=(("a", 2**30), ("b", None)), notes=("Why.",)
+    )
+    assert table_text(table) == (
+        "| Name | Peak |\n"
+        "|---|---:|\n"
+        "| a | 1.00 GiB |\n"
+        "| b | n/a |\n"
+        "\n"
+        "Why."
+    )  # fmt: skip
+
+
+def test_text_cannot_become_markup():
+    assert (
+        escaped("a|b\nc `d` *e* [f](g) <h> & \\") == "a\\|b c \\`d\\` \\*e\\* \\[f\\](g) &lt;h&gt; &amp; \\\\"
+    )
+    text = render_markdown([make_record(model="org/<script>|x", precision=p) for p in ("bf16", "nf4")], "<b>")
+    assert "<script>" not in text
+    assert "<b>" not in text
+
+
+def test_it_fits_a_comment():
+    records = [make_record(r=r, precision=p) for r in range(1, 501) for p in ("bf16", "nf4")]
+    text = render_markdown(records, "large")
+    assert len(text) < 65_536
+    assert f"The first {MOST_ROWS} of 500 rows are shown" in text
+
+
+def test_a_warning_stands_out():
+    skipped = [{"module": "experts", "reason": "stacked", "params": 97, "share": 0.97}]
+    text = render_markdown([make_record(precision="nf4", detail={"skipped": skipped})], "moe")
+    assert "> **Note:** Quantization leaves out 97 %" in text

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+
+from qbench.compare.methods import near_pairs, pair_methods
+from qbench.compare.results import gather
+from qbench.report import tables
+from qbench.units import GIB
+from tests.compare.hand_made import ENVIRONMENT, make_record
+from tests.report.rows import texts
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (None, "bytes", "n/a"),
+        (None, "", "n/a"),
+        (GIB, "bytes", "1.00 GiB"),
+        (786_432, "count", "786,432"),
+        (131_072, "", "131072"),
+        (False, "", "no"),
+        ("text", "bytes", "text"),
+        (64.96, "%", "65.0 %"),
+        (-99.7, "%", "-99.7 %"),
+        (-187.3, "%", "-187 %"),
+        (0.0123, "%", "0.012 %"),
+        (0.0, "%", "0 %"),
+        (0.78, "x", "0.78 x"),
+    ],
+)
+def test_cell_text(value, unit, text):
+    assert tables.cell_text(value, unit) == text
+
+
+def test_comparison():
+    lora = make_record(
+        metrics={"peak_allocated_bytes": 10 * GIB, "static_bytes": 8 * GIB, "trainable_params": 1000}
+    )
+    qlora = make_record(
+        precision="nf4",
+        metrics={"peak_allocated_bytes": 4 * GIB, "static_bytes": 2 * GIB, "trainable_params": 1000},
+        environment=ENVIRONMENT | {"git_commit": "abc"},
+    )
+    table = tables.comparison_table(pair_methods([lora, qlora]))
+    assert texts(table) == [
+        {
+            "Candidate": "QLoRA nf4",
+            "Baseline": "LoRA bf16",
+            "Basis": "planned for cuda",
+            "Peak, baseline": "10.00 GiB",
+            "Peak, candidate": "4.00 GiB",
+            "Saved": "6.00 GiB",
+            "Saved, share": "60.0 %",
+            "At rest, saved": "75.0 %",
+            "Trainable": "1,000",
+            "Also differs": "git_commit",
+        }
+    ]
+    assert "git_commit: d4698f3 against abc" in table.notes[-1]
+
+
+def test_comparison_names_models_and_settings_only_where_they_vary():
+    records = [
+        make_record(model=model, seq_len=s, precision=p)
+        for model, s in (("a/x", 1), ("b/y", 2))
+        for p in ("bf16", "nf4")
+    ]
+    first, second = texts(tables.comparison_table(pair_methods(records)))
+    assert (first["Model"], first["seq_len"]) == ("x", "1")
+    assert (second["Model"], second["seq_len"]) == ("y", "2")
+    assert "r" not in first
+
+
+def test_trainable_parameters_of_both_where_they_are_not_equal():
+    records = [
+        make_record(),
+        make_record(precision="nf4", metrics={"peak_allocated_bytes": 1, "trainable_params": 5}),
+    ]
+    (row,) = texts(tables.comparison_table(pair_methods(records)))
+    assert (row["Trainable, baseline"], row["Trainable, candidate"]) == ("39,976,960", "5")
+
+
+def test_near_pairs_are_listed_with_what_differs():
+    table = tables.near_table(near_pairs([make_record(seq_len=512), make_record(precision="nf4")]))
+    (row,) = texts(table)
+    assert row["Differs besides precision"] == "seq_len: 512 against 2048"
+    assert "Saved" not in row
+
+
+def test_points_show_the_plan_beside_the_measurement():
+    plan = make_record(metrics={"peak_allocated_bytes": 202 * GIB, "peak_reserved_bytes": 5})
+    measured = [
+        make_record(
+            kind="measurement",
+            detail={"repeat": i},
+            metrics={"peak_allocated_bytes": 200 * GIB, "step_time_s": [2.0]},
+        )
+        for i in range(2)
+    ]
+    table = tables.points_table(gather([plan, make_record(precision="nf4"), *measured]))
+    first, second = texts(table)
+    assert first["Peak allocated, planned"] == "202.00 GiB"
+    assert first["Peak allocated, measured"] == "200.00 GiB"
+    assert first["Peak allocated, error"] == "1.00 %"  # (202 - 200) / 200
+    assert first["Processes"] == "2"
+    assert first["Throughput, measured"] == "1,024 tokens/s"  # 2048 tokens in 2 s
+    assert (second["Planned"], second["Measured"]) == ("ok", "n/a")
+    assert second["Peak allocated, error"] == "n/a"
+    assert "Machine" not in first
+
+
+def test_points_name_the_machine_where_there_are_several():
+    other = ENVIRONMENT | {"device_name": "NVIDIA L4"}
+    records = [
+        make_record(kind="measurement", environment=environment) for environment in (ENVIRONMENT, other)
+    ]
+    machines = [row["Machine"] for row in texts(tables.points_table(gather([make_record(), *records])))]
+    assert machines == ["NVIDIA A100-SXM4-80GB, torch 2.13.0", "NVIDIA L4, torch 2.13.0"]
+
+
+@pytest.mark.parametrize(
+    "fits",
+    [
+        {"L4": False, "A100": True},
+        {"L4": {"fits": False}, "A100": {"fits": True}},
+        [{"gpu": "L4", "fits": False}, {"gpu": "A100", "fits": True}],
+    ],
+)
+def test_what_fits(fits):
+    rows = texts(tables.fits_table(gather([make_record(detail={"fits": fits})])))
+    assert rows == [
+        {"Precision": "bf16", "GPU": "L4", "Fits": "no"},
+        {"Precision": "bf16", "GPU": "A100", "Fits": "yes"},
+    ]
+
+
+def test_bytes_of_a_fit_are_formatted():
+    fits = [{"gpu": "L4", "fits": True, "free_bytes": GIB}]
+    (row,) = texts(tables.fits_table(gather([make_record(detail={"fits": fits})])))
+    assert row["Free"] == "1.00 GiB"
+
+
+def test_tables_without_data_are_none():
+    assert tables.fits_table(gather([make_record()])) is None
+    assert tables.comparison_table([]) is None
+    assert tables.points_table([]) is None
+
+
+def test_a_long_table_says_what_it_leaves_out():
+    results = gather([make_record(r=r) for r in range(1, 21)])
+    table = tables.points_table(results)
+    assert len(table.first(5).rows) == 5
+    assert "The first 5 of 20 rows are shown" in table.first(5).notes[-1]
+    assert table.first(20) is table
