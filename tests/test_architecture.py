@@ -18,27 +18,29 @@ TORCH_FREE = ("catalog", "scenario", "records", "compare", "report")
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
 
-GROUND = {"errors", "units"}
+GROUND = {"errors", "units", "quiet"}
 FACTS = GROUND | {"catalog", "scenario"}
 STORED = FACTS | {"records"}
 STEP = STORED | {"step", "memory"}
+ALL_BELOW_CLI = STEP | {"quiet", "plan", "measure", "compare", "report", "sweep"}
 # What each package or top-level module may import besides itself. The top floor sees everything below it.
 MAY_IMPORT = {
     "errors": set(),
     "units": set(),
+    "quiet": set(),
     "catalog": GROUND,
     "scenario": GROUND,
     "records": FACTS,
     "step": STORED,
     "memory": STORED,
     "plan": STEP,
-    "measure": STEP,
+    "measure": STEP | {"quiet"},
     "compare": STORED,
     "report": STORED | {"compare"},
     "sweep": STEP | {"plan", "measure"},
-    "cli": STEP | {"plan", "measure", "compare", "report", "sweep", "web"},
-    "web": STEP | {"plan", "measure", "compare", "report", "sweep"},
-    "pytest_plugin": STEP | {"plan", "measure", "compare", "report", "sweep"},
+    "cli": ALL_BELOW_CLI | {"web"},
+    "web": ALL_BELOW_CLI,
+    "pytest_plugin": ALL_BELOW_CLI,
     "__main__": {"cli"},
 }
 # Name outside qbench -> the only place, a file or a package, that imports it.
@@ -85,8 +87,8 @@ def ends_or_prints(node: ast.AST) -> str | None:
     """Return how a node prints or ends the program, or None."""
     if isinstance(node, ast.Name) and node.id in {"print", "SystemExit", "exit", "quit"}:
         return node.id
-    if isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.exit", "os._exit"}:
-        return ast.unparse(node)
+    if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.exit":
+        return "sys.exit"
     return None
 
 

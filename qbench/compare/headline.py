@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from qbench.compare.methods import MethodPair
+from qbench.compare.methods import MethodPair, difference_names
 from qbench.compare.results import Result, predictions
 from qbench.units import format_bytes
 
@@ -171,7 +171,7 @@ def _costs(pair: MethodPair) -> str:
 
 
 def _caution(pair: MethodPair) -> str:
-    names = [text.partition(":")[0] for text in pair.differs]
+    names = difference_names(pair.differs)
     if not names:
         return ""
     rest = len(names) - NAMED_DIFFERENCES

@@ -18,7 +18,7 @@ BASELINE_PRECISIONS = ("bf16", "fp16")
 """Precisions of LoRA that others are held against, the preferred one first."""
 
 STATIC_FACTS = ("dtypes", "upcast", "attention", "adapted_modules")
-"""Keys of a record's detail that say what was built; a difference there is a factor of its own."""
+"""Keys of detail.model that say what was built; a difference there is a factor of its own."""
 
 NEAR_PAIR_LIMIT = 100
 
@@ -191,6 +191,15 @@ def differences(baseline: Result, candidate: Result) -> tuple[str, ...]:
     return tuple(found)
 
 
+def difference_names(differs: Iterable[str]) -> list[str]:
+    """Return the names alone of differences, those of one kind together: 'versions (torch, peft)'."""
+    groups: dict[str, list[str]] = {}
+    for text in differs:
+        kind, _, inner = text.partition(":")[0].partition(".")
+        groups.setdefault(kind, []).append(inner)
+    return [f"{kind} ({', '.join(inner)})" if inner[0] else kind for kind, inner in groups.items()]
+
+
 def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:
     names = [name for name in dict.fromkeys((*ours, *theirs)) if name not in set(leave_out)]
     return [
@@ -234,8 +243,9 @@ def _environment_facts(result: Result) -> dict[str, Any]:
 
 def _static_facts(result: Result) -> dict[str, Any]:
     facts: dict[str, Any] = {}
+    built = result.detail.get("model") or {}
     for name in STATIC_FACTS:
-        value = result.detail.get(name)
+        value = built.get(name)
         if isinstance(value, Mapping):
             facts |= {f"{name}.{inner}": fact for inner, fact in value.items()}
         elif value is not None:

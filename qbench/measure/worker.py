@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -62,6 +63,14 @@ def worker_main(task_text: str, connection: Any, log_path: str) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     quiet_libraries()
+    threading.Thread(target=_end_with_runner, args=(connection,), daemon=True).start()
     measurement = run_task(task_from_json(task_text))
     connection.send_bytes(measurement.to_json().encode())
-    connection.close()
+
+
+def _end_with_runner(connection: Any) -> None:
+    """End this process when the runner is gone: nobody would read the result, and it would disturb the next."""
+    try:
+        connection.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -145,6 +145,8 @@ class ReplayResult:
     """How a sequence of events ended on a card of the given limit."""
 
     stats: AllocatorStats
+    events: list[tuple[int, int]]
+    """The events that were served, each with the bytes of its whole block."""
     fits: Literal["fits", "with_retries", "oom"]
     oom_at_event: int | None = None
     """Index of the event that could not be served; those after it were not replayed."""
@@ -299,9 +301,11 @@ def replay(
     The events are those of a ledger; requested bytes are then the ledger's, rounded up to 512 B already.
     """
     allocator = CachingAllocator(config, limit_bytes)
-    malloc, free = allocator.malloc, allocator.free
+    malloc, free, live = allocator.malloc, allocator.free, allocator._live
+    served: list[tuple[int, int]] = []
     for index, (handle, num_bytes) in enumerate(events):
         if num_bytes < 0:
+            served.append((handle, -live[handle].size))
             free(handle)
             continue
         try:
@@ -309,10 +313,12 @@ def replay(
         except OutOfMemory as out:
             return ReplayResult(
                 stats=allocator.stats,
+                events=served,
                 fits="oom",
                 oom_at_event=index,
                 oom_requested_bytes=out.requested_bytes,
                 oom_free_bytes=out.free_bytes,
             )
+        served.append((handle, live[handle].size))
     stats = allocator.stats
-    return ReplayResult(stats=stats, fits="with_retries" if stats.num_alloc_retries else "fits")
+    return ReplayResult(stats=stats, events=served, fits="with_retries" if stats.num_alloc_retries else "fits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qbench.memory.ledger import Allocation, Ledger
@@ -13,7 +14,7 @@ TIMELINE_POINTS = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryProfile:
-    """The memory of some steps, in bytes, each storage rounded up to 512 B."""
+    """The memory of some steps, in bytes, by the sizes of the events it was made from."""
 
     static_bytes: int
     static_breakdown: dict[str, int]
@@ -28,38 +29,47 @@ class MemoryProfile:
     """[event, live bytes] of the last step, thinned by keeping the largest of each window."""
 
 
-def profile(ledger: Ledger) -> MemoryProfile:
-    """Return what the ledger saw; its first mark is where set-up ends and steps begin."""
+Events = Sequence[tuple[int, int]]
+
+
+def profile(ledger: Ledger, events: Events | None = None) -> MemoryProfile:
+    """Return what the ledger saw; its first mark is where set-up ends and steps begin.
+
+    `events` are the ledger's own, each storage rounded up to 512 B, or the same ones with the block sizes
+    of an allocator.
+    """
+    events = ledger.events if events is None else events
     first_event = ledger.marks[0][0]
-    peak_event, peak_bytes = _peak(ledger, first_event)
-    culprit = ledger.allocations[ledger.events[peak_event][0]]
-    static = _live_at(ledger, first_event)
+    peak_event, peak_bytes = _peak(events, first_event)
+    culprit = ledger.allocations[events[peak_event][0]]
+    static = _live_at(events, first_event)
+    saved = _saved_for_backward(ledger)
     return MemoryProfile(
         static_bytes=sum(static.values()),
         static_breakdown=_by_category(ledger, static, set()),
         peak_bytes=peak_bytes,
-        breakdown=_by_category(ledger, _live_at(ledger, peak_event + 1), _saved_for_backward(ledger)),
+        breakdown=_by_category(ledger, _live_at(events, peak_event + 1), saved),
         peak_at={"phase": culprit.phase, "op": culprit.op, "module": culprit.module},
-        phases=_phase_peaks(ledger, first_event),
-        timeline=_timeline(ledger),
+        phases=_phase_peaks(ledger, events, first_event),
+        timeline=_timeline(ledger, events),
     )
 
 
-def _peak(ledger: Ledger, first_event: int) -> tuple[int, int]:
+def _peak(events: Events, first_event: int) -> tuple[int, int]:
     """Return (event, bytes) of the largest sum; what is at rest when the steps begin counts too."""
-    live = sum(size for _, size in ledger.events[:first_event])
+    live = sum(size for _, size in events[:first_event])
     best_event, best = first_event - 1, live
-    for event in range(first_event, len(ledger.events)):
-        live += ledger.events[event][1]
+    for event in range(first_event, len(events)):
+        live += events[event][1]
         if live > best:
             best_event, best = event, live
     return best_event, best
 
 
-def _live_at(ledger: Ledger, num_events: int) -> dict[int, int]:
+def _live_at(events: Events, num_events: int) -> dict[int, int]:
     """Return {handle: bytes} of what is alive after so many events."""
     live: dict[int, int] = {}
-    for handle, size in ledger.events[:num_events]:
+    for handle, size in events[:num_events]:
         if size > 0:
             live[handle] = size
         else:
@@ -100,10 +110,10 @@ def _by_category(ledger: Ledger, live: dict[int, int], saved: set[int]) -> dict[
     return totals
 
 
-def _phase_peaks(ledger: Ledger, first_event: int) -> dict[str, int]:
+def _phase_peaks(ledger: Ledger, events: Events, first_event: int) -> dict[str, int]:
     peaks: dict[str, int] = {}
-    live = sum(size for _, size in ledger.events[:first_event])
-    for handle, size in ledger.events[first_event:]:
+    live = sum(size for _, size in events[:first_event])
+    for handle, size in events[first_event:]:
         live += size
         if size > 0:
             phase = ledger.allocations[handle].phase
@@ -111,12 +121,12 @@ def _phase_peaks(ledger: Ledger, first_event: int) -> dict[str, int]:
     return peaks
 
 
-def _timeline(ledger: Ledger) -> list[list[int]]:
+def _timeline(ledger: Ledger, events: Events) -> list[list[int]]:
     """Return the last step, thinned to the largest value in each of a few hundred equal windows."""
     start = max(event for event, phase in ledger.marks if phase == "forward")
-    live = sum(size for _, size in ledger.events[:start])
+    live = sum(size for _, size in events[:start])
     values: list[int] = []
-    for _, size in ledger.events[start:]:
+    for _, size in events[start:]:
         live += size
         values.append(live)
     width = max(1, -(-len(values) // TIMELINE_POINTS))

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from qbench.catalog.gpus import GpuSpec
-from qbench.memory.allocator import AllocatorConfig, replay
 from qbench.plan.hardware import (
     CUDA_CONTEXT_BYTES,
     capability_of,
@@ -100,9 +99,9 @@ def _add_cuda(
     capability: tuple[int, int],
 ) -> None:
     """Add what only CUDA has: the caching allocator's reserve, the context, and which cards hold it."""
-    reserved = replay(traced.ledger.events, AllocatorConfig()).stats.peak_reserved_bytes
-    device_bytes = reserved + CUDA_CONTEXT_BYTES[1]
-    metrics["peak_reserved_bytes"] = reserved
+    assert traced.reserved_bytes is not None
+    device_bytes = traced.reserved_bytes + CUDA_CONTEXT_BYTES[1]
+    metrics["peak_reserved_bytes"] = traced.reserved_bytes
     metrics["device_bytes"] = device_bytes
     detail["compute_capability"] = list(capability)
     detail["context_bytes"] = list(CUDA_CONTEXT_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qbench.errors import StepError
+from qbench.memory.allocator import AllocatorConfig, replay
 from qbench.memory.breakdown import MemoryProfile, profile
 from qbench.memory.kernels import kernels_of
 from qbench.memory.ledger import Ledger
@@ -22,6 +23,8 @@ class Trace:
     facts: ModelFacts
     memory: MemoryProfile
     ledger: Ledger
+    reserved_bytes: int | None
+    """Peak of the CUDA caching allocator's reserve; None on the CPU."""
     caveats: tuple[str, ...]
     """What a reader should know before trusting the numbers."""
 
@@ -42,9 +45,11 @@ def trace(point: Point, device: Device, library_buffers: dict[str, int] | None =
         except (NotImplementedError, RuntimeError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise StepError(f"{point.label}: this step cannot be traced on meta ({first_line})") from error
+    replayed = replay(ledger.events, AllocatorConfig()) if device == "cuda" else None
     return Trace(
         facts=step.facts,
-        memory=profile(ledger),
+        memory=profile(ledger, None if replayed is None else replayed.events),
         ledger=ledger,
+        reserved_bytes=None if replayed is None else replayed.stats.peak_reserved_bytes,
         caveats=() if caveat is None else (caveat,),
     )

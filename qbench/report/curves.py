@@ -38,20 +38,18 @@ _UNITS = {PEAK: "bytes", SPEED: "tokens/s"}
 
 def against_rank(results: Sequence[Result]) -> Chart | None:
     """Return memory and throughput against the rank of the adapter; None unless the rank varies."""
-    return _against(
-        results, "r", "Rank r of the adapter", "rank", "Memory and throughput against rank", _setting("r")
-    )
+    return _against(results, "r", "Rank r of the adapter", "rank", "against rank", _setting("r"))
 
 
 def against_seq_len(results: Sequence[Result]) -> Chart | None:
     """Return memory and throughput against the sequence length; None unless it varies."""
-    title = "Memory and throughput against sequence length"
+    title = "against sequence length"
     return _against(results, "seq_len", "Tokens in a sequence", "seq", title, _setting("seq_len"))
 
 
 def against_model_size(results: Sequence[Result]) -> Chart | None:
     """Return memory and throughput against the parameters of the model; None unless the model varies."""
-    title = "Memory and throughput against model size"
+    title = "against model size"
     return _against(
         results, "model", "Parameters of the model", "size", title, lambda r: r.value("total_params")
     )
@@ -76,7 +74,8 @@ def _against(
     figures = [_lines(group, metric, x_value, x_title) for metric in (PEAK, SPEED)]
     drawn = tuple(figure for figure in figures if figure.data)
     caption = conditions(group, "precision", factor)
-    return Chart(name=name, title=title, caption=caption, figures=drawn) if drawn else None
+    what = "Memory and throughput" if len(drawn) == 2 else "Memory" if figures[0].data else "Throughput"
+    return Chart(name=name, title=f"{what} {title}", caption=caption, figures=drawn) if drawn else None
 
 
 def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None], x_title: str) -> go.Figure:

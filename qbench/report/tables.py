@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qbench.compare.headline import basis, short_model
-from qbench.compare.methods import MethodPair, NearPair, plain_text
+from qbench.compare.methods import MethodPair, NearPair, difference_names, plain_text
 from qbench.compare.results import (
     MEMORY_METRICS,
     Prediction,
@@ -84,6 +84,10 @@ class Draft:
             self.columns.append(Column(title, unit))
             self.values.append(listed)
 
+    def has(self, title: str) -> bool:
+        """Say whether a column was kept."""
+        return any(column.title == title for column in self.columns)
+
     def table(self, *notes: str) -> Table | None:
         """Return the table; None when no column has a value."""
         if not self.columns:
@@ -112,27 +116,25 @@ def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
     draft = Draft()
     ours = [pair.candidate for pair in pairs]
     _add_settings(draft, ours)
-    draft.add("Candidate", [_method(pair.candidate) for pair in pairs])
-    draft.add("Baseline", [_method(pair.baseline) for pair in pairs])
-    draft.add("Basis", [basis(result) for result in ours])
+    # The answer stands first: a phone shows three or four columns.
     peaks = [pair.peak for pair in pairs]
-    draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
-    draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
-    draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
+    draft.add("Candidate", [_method(pair.candidate) for pair in pairs])
     draft.add("Saved, share", [rounded(peak.percent) for peak in peaks], "%")
+    draft.add("Basis", [basis(result) for result in ours])
+    draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
+    draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
+    draft.add("Baseline", [_method(pair.baseline) for pair in pairs])
+    draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
     draft.add("Speed", [rounded(pair.throughput_ratio) for pair in pairs], "x")
     _add_other_savings(draft, pairs)
     _add_trainable(draft, [pair.trainable_params for pair in pairs])
-    draft.add("Also differs", [_names(pair.differs) or "nothing" for pair in pairs])
+    draft.add("Also differs", [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs])
     return draft.table(
         "Peak is the largest memory allocated within a step. Saved is baseline less candidate: where it is "
-        "negative, the candidate needs more. Speed is the candidate's tokens per second over the baseline's.",
+        "negative, the candidate needs more.",
+        *(["Speed is the candidate's tokens per second over the baseline's."] if draft.has("Speed") else []),
         *_differences_in_full(pairs),
     )
-
-
-def _names(differs: Sequence[str]) -> str:
-    return ", ".join(text.partition(":")[0] for text in differs)
 
 
 def _differences_in_full(pairs: Sequence[MethodPair]) -> list[str]:
@@ -210,17 +212,21 @@ def points_table(results: Sequence[Result]) -> Table | None:
     draft.add("Planned", [plan.outcome if plan else None for plan, _ in rows])
     draft.add("Measured", [measured.outcome if measured else None for _, measured in rows])
     draft.add("Processes", [len(measured.completed) if measured else None for _, measured in rows])
-    draft.add("Trainable", [result.value("trainable_params") for result in points], "count")
+    draft.add("Trainable", [_trainable(plan, measured) for plan, measured in rows], "count")
     for name in POINT_METRICS:
         _add_metric(draft, name, rows)
-    return draft.table(
-        "Measured values are medians over processes. Error is plan less measurement, in percent of it."
-    )
+    medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
+    return draft.table(*([medians] if draft.has("Measured") else []))
 
 
 def _machine(result: Result) -> str | None:
     facts = dict(result.machine)
     return f"{facts['device_name']}, torch {facts.get('torch', NOT_AVAILABLE)}" if facts else None
+
+
+def _trainable(plan: Result | None, measured: Result | None) -> float | None:
+    counts = [result.value("trainable_params") for result in (measured, plan) if result]
+    return next((count for count in counts if count is not None), None)
 
 
 def _plan_beside_measurement(results: Sequence[Result]) -> list[tuple[Result | None, Result | None]]:

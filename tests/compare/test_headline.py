@@ -101,12 +101,11 @@ def test_out_of_memory_is_a_result():
 
 
 def test_other_differences_are_named_with_the_saving():
-    versions = {"torch": "2", "peft": "0", "transformers": "5", "bitsandbytes": "0"}
-    lora = needs(10, environment=ENVIRONMENT | {"versions": versions})
-    (sentence,) = sentences(lora, needs(5, precision="nf4"))
-    assert (
-        "Besides the precision, this differs: versions.torch, versions.peft, versions.transformers, 1 more."
-        in sentence
+    versions = {"torch": "2", "peft": "0", "transformers": "5.24.0", "bitsandbytes": "0.50.2"}
+    other = {"versions": versions, "python": "3.10", "platform": "x", "qbench": "0"}
+    (sentence,) = sentences(needs(10, environment=ENVIRONMENT | other), needs(5, precision="nf4"))
+    assert sentence.endswith(
+        "Besides the precision, this differs: versions (torch, peft), python, platform, 1 more."
     )
 
 

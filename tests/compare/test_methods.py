@@ -99,7 +99,9 @@ def test_processes_that_disagree_are_named():
 
 def test_an_upcast_is_named_for_qlora_and_the_dtype_of_fp32_is_not():
     def built(precision, dtype):
-        return make_record(precision=precision, detail={"dtypes": {"lm_head": dtype, "adapters": "float32"}})
+        return make_record(
+            precision=precision, detail={"model": {"dtypes": {"lm_head": dtype, "adapters": "float32"}}}
+        )
 
     records = [built("bf16", "bfloat16"), built("nf4", "float32"), built("fp32", "float32")]
     qlora, fp32 = pair_methods(records)
@@ -109,7 +111,7 @@ def test_an_upcast_is_named_for_qlora_and_the_dtype_of_fp32_is_not():
 
 def test_an_outcome_that_differs_is_named_and_nothing_is_saved():
     lora = make_record(kind="measurement", outcome="oom", metrics={})
-    built = {"dtypes": {"lm_head": "float32"}}
+    built = {"model": {"dtypes": {"lm_head": "float32"}}}
     (pair,) = pair_methods([lora, make_record(precision="nf4", kind="measurement", detail=built)])
     assert pair.differs == ("outcome: oom against ok",)
     assert pair.peak.bytes is None

@@ -74,8 +74,11 @@ def test_int8_is_held_against_a_half():
     assert "packing" not in found
 
 
-def test_no_upcast_no_row():
-    assert "upcast to 32 bit" not in rows(plan(BASE | {"unquantized_bytes": 400}))
+def test_buffers_are_no_upcast():
+    assert set(rows(plan(BASE | {"unquantized_bytes": 400}))).isdisjoint({"upcast to 32 bit", "buffers"})
+    found = rows(plan(BASE | {"unquantized_bytes": 402}))
+    assert found["buffers"] == 2
+    assert "upcast to 32 bit" not in found
 
 
 def test_the_note_says_what_stays_and_why():

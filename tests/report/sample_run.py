@@ -65,7 +65,7 @@ def plan(precision: str, r: int, seq_len: int = 2048) -> Record:
     }
     if state:
         detail["skipped"] = SKIPPED
-        detail["dtypes"] = {"embeddings": "float32", "lm_head": "float32"}
+        detail["model"] = {"dtypes": {"embeddings": "float32", "lm_head": "float32"}}
         detail["base_weights"] = {
             "sixteen_bit_bytes": 2 * PARAMS,
             "quantized_bytes": LINEAR // 2,
@@ -76,7 +76,7 @@ def plan(precision: str, r: int, seq_len: int = 2048) -> Record:
         }
     else:
         dtype = "float32" if precision == "fp32" else "bfloat16"
-        detail["dtypes"] = {"embeddings": dtype, "lm_head": dtype}
+        detail["model"] = {"dtypes": {"embeddings": dtype, "lm_head": dtype}}
     step_time = 2048 / (2900 * SPEED[precision]) * (1 + r / 2000)
     return Record(
         run_id="sample",
@@ -117,7 +117,7 @@ def measurement(planned: Record, repeat: int, error: float = 0.004) -> Record:
             "step_time_s": times,
             "loss": [3.1 + shift - 0.05 * step + 0.02 * ((step * 3) % 4) for step in range(10)],
         },
-        detail={"repeat": repeat, "dtypes": planned.detail["dtypes"]},
+        detail={"repeat": repeat, "model": planned.detail["model"]},
         environment=ENVIRONMENT,
         created_at="2026-11-24T13:00:00+00:00",
     )

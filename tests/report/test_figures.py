@@ -100,6 +100,12 @@ def test_against_rank_draws_a_line_for_each_precision_and_kind(results):
     assert speed.layout.yaxis.title.text == "Tokens per second"
 
 
+def test_a_title_names_what_is_drawn(results):
+    assert curves.against_rank(results).title == "Memory and throughput against rank"
+    records = [make_record(r=r) for r in (8, 16)]
+    assert curves.against_rank(gather(records)).title == "Memory against rank"
+
+
 def test_only_settings_that_vary_are_drawn(results):
     assert curves.against_seq_len(results) is None
     assert curves.against_model_size(results) is None

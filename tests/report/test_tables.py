@@ -109,6 +109,13 @@ def test_points_show_the_plan_beside_the_measurement():
     assert "Machine" not in first
 
 
+def test_a_point_that_ran_out_of_memory_keeps_what_its_plan_knows():
+    failed = make_record(kind="measurement", outcome="oom", metrics={})
+    (row,) = texts(tables.points_table(gather([make_record(), failed])))
+    assert (row["Measured"], row["Processes"], row["Trainable"]) == ("oom", "0", "39,976,960")
+    assert row["Peak allocated, planned"] == "14.00 GiB"
+
+
 def test_points_name_the_machine_where_there_are_several():
     other = ENVIRONMENT | {"device_name": "NVIDIA L4"}
     records = [

@@ -45,7 +45,8 @@ class LocalExecutor:
 
     @contextlib.contextmanager
     def _worker(self, task: Task, log: Path) -> Iterator[tuple[BaseProcess, Connection]]:
-        receiver, sender = self._context.Pipe(duplex=False)
+        # Both directions: the worker notices by its end that the runner has died.
+        receiver, sender = self._context.Pipe(duplex=True)
         process = self._context.Process(target=worker_main, args=(task.to_json(), sender, str(log)))
         process.start()
         sender.close()

@@ -1,0 +1,23 @@
+"""What all tests share: no network, two threads, and CUDA tests only where there is a GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from qbench.quiet import quiet_libraries
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+quiet_libraries()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not any(item.get_closest_marker("cuda") for item in items):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
