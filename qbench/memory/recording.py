@@ -115,7 +115,6 @@ def _mark_gradients(ledger: Ledger, model: torch.nn.Module) -> list[Any]:
 @contextlib.contextmanager
 def _without_gc() -> Iterator[None]:
     """Let frees follow reference counts alone: a collection at a random moment would move them."""
-    gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -66,10 +66,17 @@ class TrainingStep:
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """Return the mean loss over all batches without dropout, in nats per token; nothing is trained."""
-        self.model.eval()
+        """Return the mean loss over all batches without dropout, in nats per token; nothing is trained.
+
+        The model stays in training mode: in evaluation mode bitsandbytes repacks 4-bit weights on some CPUs
+        for a kernel that has no backward (nn/modules.py, `Linear4bit.forward`).
+        """
+        dropouts = [module for module in self.model.modules() if isinstance(module, torch.nn.Dropout)]
+        for dropout in dropouts:
+            dropout.eval()
         losses = [self.model(**batch).loss.item() for batch in self.batches]
-        self.model.train()
+        for dropout in dropouts:
+            dropout.train()
         return sum(losses) / len(losses)
 
     def _forward_backward(self, accumulation: int) -> torch.Tensor:
