@@ -28,7 +28,16 @@ def models_command(search: Search = "", as_json: AsJson = False) -> None:
 
 
 def _model_row(spec: Any) -> dict[str, Any]:
-    names = ("hub_id", "aliases", "family", "model_class", "num_params", "expert_params", "verified", "license")
+    names = (
+        "hub_id",
+        "aliases",
+        "family",
+        "model_class",
+        "num_params",
+        "expert_params",
+        "verified",
+        "license",
+    )
     return {name: getattr(spec, name) for name in (*names, "source", "notes")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -11,7 +12,7 @@ from qbench.cli.console import print_error
 from qbench.errors import QbenchError
 from qbench.quiet import quiet_libraries
 
-UsageError = typer.BadParameter.__bases__[0]
+UsageError: Any = typer.BadParameter.__bases__[0]
 """Base of all mistakes in flags and arguments; typer brings its own click, so the class is taken from it."""
 
 app = typer.Typer(

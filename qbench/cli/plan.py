@@ -28,7 +28,9 @@ Repeated = typer.Option(help="Repeat the flag for a sweep.")
 def plan_command(
     target: Target,
     device: Device = DeviceName.cuda,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, fp16, nf4, nf4-dq, fp4, fp4-dq, int8.")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, bf16, fp16, nf4, nf4-dq, fp4, fp4-dq, int8.")
+    ] = None,
     r: Annotated[list[int] | None, typer.Option("--r", help="Rank of the adapters.")] = None,
     target_modules: Annotated[
         list[str] | None, typer.Option(help="Modules to adapt, separated by commas, or all-linear.")

@@ -17,7 +17,9 @@ def progress_bar() -> Iterator[OnJob]:
     """Yield the callback that shows each job: a moving bar on a terminal, else one line a job."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield lambda progress, job: console.print(f"[{progress.done + 1}/{progress.total}] {_text(job)}", markup=False)
+        yield lambda progress, job: console.print(
+            f"[{progress.done + 1}/{progress.total}] {_text(job)}", markup=False
+        )
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Bar(*columns, TextColumn("{task.description}", markup=False), console=console) as bar:

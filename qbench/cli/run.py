@@ -28,7 +28,9 @@ class ExecutorName(str, Enum):
 
 def run_command(
     scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
-    device: Annotated[DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")] = DeviceChoice.auto,
+    device: Annotated[
+        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")
+    ] = DeviceChoice.auto,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     executor: Annotated[ExecutorName, typer.Option(help="Who runs the points.")] = ExecutorName.local,
     max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
@@ -56,4 +58,3 @@ def run_command(
     kept = f"; {done.kept} were there already" if done.kept else ""
     print_text(f"{folder}: {done.done} results ({endings or 'nothing to do'}{kept})")
     return 0 if set(done.outcomes) <= {"ok", "oom"} else 3
-

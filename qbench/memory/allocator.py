@@ -321,4 +321,6 @@ def replay(
             )
         served.append((handle, live[handle].size))
     stats = allocator.stats
-    return ReplayResult(stats=stats, events=served, fits="with_retries" if stats.num_alloc_retries else "fits")
+    return ReplayResult(
+        stats=stats, events=served, fits="with_retries" if stats.num_alloc_retries else "fits"
+    )

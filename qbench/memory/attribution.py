@@ -43,12 +43,12 @@ class Attribution:
         self._note()
 
     def _note(self) -> None:
-        self._numbers.append(torch._C._autograd._get_sequence_nr())  # type: ignore[attr-defined]
+        self._numbers.append(torch._C._autograd._get_sequence_nr())
         self._places.append((self._stack[-1] if self._stack else "", self.in_loss))
 
     def place(self) -> tuple[str, bool, bool]:
         """Return (module path, part of the loss, inside a forward pass or recomputation)."""
-        node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node = torch._C._current_autograd_node()
         # In backward the stack is empty, unless checkpointing runs the forward of a layer again.
         if node is None or self._stack:
             return (self._stack[-1] if self._stack else ""), self.in_loss, True

@@ -8,7 +8,7 @@ would dispatch to, so that the saved and temporary tensors of the trace are thei
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 
 Decompositions = dict[Any, Callable[..., Any]]
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
+_fused_sdp_choice: Any = torch._fused_sdp_choice
 _sdpa = F.scaled_dot_product_attention
 
 FLASH_CHOICE = 1
@@ -36,7 +37,7 @@ def decompositions(kernels: str) -> Decompositions:
 def _gemm_4bit_cuda(
     A: torch.Tensor,
     B: torch.Tensor,
-    shapeB: Any,
+    shapeB: Sequence[int],
     absmax: torch.Tensor,
     blocksize: int,
     quant_type: str,
@@ -53,16 +54,21 @@ def _gemm_4bit_cuda(
     tokens = A.numel() // A.shape[-1]
     if tokens <= FUSED_GEMM_MAX_TOKENS and A.shape[-1] % blocksize == 0:
         return torch.empty((*A.shape[:-1], shapeB[0]), dtype=A.dtype, device=A.device)
-    if absmax_8bit is not None:
-        absmax = torch.empty_like(absmax_8bit, dtype=torch.float32) + absmax_offset
-    weight = torch.empty(shapeB, dtype=A.dtype, device=A.device)
-    return F.linear(A, weight, bias)
+    # Local names there keep the restored absmax, before and after the offset, until the end of the call.
+    held: tuple[torch.Tensor, ...] = ()
+    if absmax_8bit is not None and absmax_offset is not None:
+        restored = torch.empty_like(absmax_8bit, dtype=torch.float32)
+        held = (restored, restored + absmax_offset)
+    weight = torch.empty(tuple(shapeB), dtype=A.dtype, device=A.device)
+    out = F.linear(A, weight, bias)
+    del held
+    return out
 
 
 @contextlib.contextmanager
 def kernels_of(device: str) -> Iterator[None]:
     """Run operators on meta as `device` (cpu or cuda) would; other tensors are not affected."""
-    replaced = {"scaled_dot_product_attention": _cpu_attention}
+    replaced: dict[str, Callable[..., torch.Tensor]] = {"scaled_dot_product_attention": _cpu_attention}
     if device == "cuda":
         replaced = {"scaled_dot_product_attention": _cuda_attention, "dropout": _cuda_dropout}
     original = {name: getattr(F, name) for name in replaced}
@@ -90,14 +96,15 @@ def _cpu_attention(
     if query.device.type != "meta":
         return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     probes = [None if tensor is None else _cpu_probe(tensor) for tensor in inputs]
-    choice = torch._fused_sdp_choice(*probes, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)  # type: ignore[attr-defined]
+    choice = _fused_sdp_choice(*probes, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if choice != FLASH_CHOICE:
         return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = _additive_mask(attn_mask, query.dtype)
-    return aten._scaled_dot_product_flash_attention_for_cpu(
+    out: torch.Tensor = aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
+    return out
 
 
 def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
@@ -132,18 +139,24 @@ def _cuda_attention(
         return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     half = query.dtype in (torch.float16, torch.bfloat16)
     if half and attn_mask is None and query.shape[-1] <= 256 and query.shape[-1] == value.shape[-1]:
-        return aten._scaled_dot_product_flash_attention(*inputs, dropout_p, is_causal, False, scale=scale)[0]
+        flash: torch.Tensor = aten._scaled_dot_product_flash_attention(
+            *inputs, dropout_p, is_causal, False, scale=scale
+        )[0]
+        return flash
     if query.shape[1] != key.shape[1]:
         return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = _additive_mask(attn_mask, query.dtype)
     grad = query.requires_grad or key.requires_grad or value.requires_grad
-    return aten._scaled_dot_product_efficient_attention(
+    out: torch.Tensor = aten._scaled_dot_product_efficient_attention(
         *inputs, attn_mask, grad, dropout_p, is_causal, scale=scale
     )[0]
+    return out
 
 
-def _cuda_dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+def _cuda_dropout(
+    x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> torch.Tensor:
     """CUDA's fused dropout keeps a bool mask (ATen/native/Dropout.cpp, `is_fused_kernel_acceptable`)."""
     if not training or p == 0:
         return x

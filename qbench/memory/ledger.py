@@ -64,7 +64,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, device_types: Iterable[str], decompositions: Decompositions | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device_types = frozenset(device_types)
         self._decompositions = decompositions or {}
         self._live: dict[int, _StorageRef] = {}

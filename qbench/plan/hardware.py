@@ -45,4 +45,3 @@ def fits(device_bytes: int, gpu: GpuSpec) -> bool:
 def headroom_bytes(device_bytes: int, gpu: GpuSpec) -> int:
     """Return the bytes left on the card, negative when the point does not fit."""
     return gpu.memory_bytes - device_bytes
-

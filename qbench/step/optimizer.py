@@ -11,7 +11,9 @@ LEARNING_RATE = 2e-4
 """Rate of the QLoRA paper for 7B and 13B models (arXiv 2305.14314, table 9); it moves no byte and no time."""
 
 
-def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], kernels: str) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, parameters: Iterable[torch.nn.Parameter], kernels: str
+) -> torch.optim.Optimizer:
     """Return the optimizer that `TrainingArguments.optim` of this name gives, for the trainable parameters.
 
     `kernels` is the device whose kernels are meant (cuda or cpu): torch's AdamW and SGD use their

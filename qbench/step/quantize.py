@@ -53,7 +53,7 @@ def materialize_random(model: PreTrainedModel, device: torch.device, quantizer: 
     if device.type != "meta":
         _allocate(model, device)
     if quantizer is not None:
-        # bitsandbytes keeps this code book for the process, on the device that asks first; meta must not be it.
+        # bitsandbytes keeps this code book for the process, on the device that asks first: not on meta.
         bnb.functional.name2qmap.setdefault("dynamic", bnb.functional.create_dynamic_map())
         std = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
         for module in model.modules():
@@ -75,7 +75,7 @@ def _allocate(model: PreTrainedModel, device: torch.device) -> None:
                 module._buffers[name] = torch.empty_like(buffer, device=device)
 
 
-def _quantize_layer(module: torch.nn.Module, device: torch.device, std: float) -> None:
+def _quantize_layer(module: Any, device: torch.device, std: float) -> None:
     """Replace the weight by its packed form, as transformers' Bnb4bitQuantize does on loading.
 
     Source: transformers/integrations/bitsandbytes.py, `Bnb4bitQuantize.convert`. The weight has the

@@ -31,7 +31,7 @@ def keeps_outputs(recipe: str) -> bool:
 
 
 def prepare_base(model: PreTrainedModel, point: Point) -> PreTrainedModel:
-    """Prepare the base model as the recipe does before adapters are added; checkpointing is always explicit."""
+    """Prepare the base model as the recipe does before adapters are added."""
     if point.method == "qlora" and point.train.recipe in ("peft", "trainer"):
         # Its own checkpointing switch is left off: the scenario alone decides.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

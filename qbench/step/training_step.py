@@ -38,7 +38,12 @@ class TrainingStep:
     """
 
     def __init__(
-        self, point: Point, model: Any, optimizer: torch.optim.Optimizer, batches: list[Batch], facts: ModelFacts
+        self,
+        point: Point,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        batches: list[Batch],
+        facts: ModelFacts,
     ) -> None:
         self.point = point
         self.model = model
@@ -74,7 +79,7 @@ class TrainingStep:
         dropouts = [module for module in self.model.modules() if isinstance(module, torch.nn.Dropout)]
         for dropout in dropouts:
             dropout.eval()
-        losses = [self.model(**batch).loss.item() for batch in self.batches]
+        losses: list[float] = [self.model(**batch).loss.item() for batch in self.batches]
         for dropout in dropouts:
             dropout.train()
         return sum(losses) / len(losses)
@@ -91,7 +96,8 @@ class TrainingStep:
                 loss = self.model(**batch).loss
         self.on_phase("backward")
         (loss if accumulation == 1 else loss / accumulation).backward()
-        return loss.detach()
+        detached: torch.Tensor = loss.detach()
+        return detached
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         name = self.point.train.autocast

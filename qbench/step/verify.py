@@ -45,8 +45,12 @@ def verify_model(model: torch.nn.Module, point: Point) -> ModelFacts:
     wrong 4-bit type, double quantization missing or unasked, an adapted layer that is not quantized.
     """
     # peft's wrappers answer for the weight of the layer they wrap; only the owner counts.
-    quantized = [module for module in model.modules() if is_quantized_weight(module._parameters.get("weight"))]
-    adapted = [module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")]
+    quantized = [
+        module for module in model.modules() if is_quantized_weight(module._parameters.get("weight"))
+    ]
+    adapted = [
+        module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")
+    ]
     _check_quantization(point, quantized, adapted)
     trainable, total = count_parameters(model)
     base_params = sum(count for name, _, count in _base_parameters(model))
@@ -78,10 +82,14 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad), total
 
 
-def _check_quantization(point: Point, quantized: list[torch.nn.Module], adapted: list[torch.nn.Module]) -> None:
+def _check_quantization(
+    point: Point, quantized: list[torch.nn.Module], adapted: list[torch.nn.Module]
+) -> None:
     if point.precision not in QUANTIZED_PRECISIONS:
         if quantized:
-            raise StepError(f"precision {point.precision}, but {len(quantized)} layers of {point.model} are quantized")
+            raise StepError(
+                f"precision {point.precision}, but {len(quantized)} layers of {point.model} are quantized"
+            )
         return
     if not quantized:
         kinds = sorted({type(module.base_layer).__name__ for module in adapted})
@@ -98,7 +106,9 @@ def _check_4bit(point: Point, layer: Any) -> None:
     kind, _, double = point.precision.partition("-")
     state = layer.weight.quant_state
     if not isinstance(layer, bnb.nn.Linear4bit) or state is None:
-        raise StepError(f"precision {point.precision}, but a layer is {type(layer).__name__} without a quant state")
+        raise StepError(
+            f"precision {point.precision}, but a layer is {type(layer).__name__} without a quant state"
+        )
     if state.quant_type != kind or state.nested != (double == "dq"):
         nested = "with" if state.nested else "without"
         raise StepError(
@@ -129,7 +139,9 @@ def _dtypes(model: Any) -> dict[str, str]:
         "norms": next((p for n, p in base.named_parameters() if "norm" in n.lower() or ".ln_" in n), None),
         "adapters": next((p for n, p in base.named_parameters() if "lora_A" in n), None),
     }
-    return {name: str(value.dtype).removeprefix("torch.") for name, value in groups.items() if value is not None}
+    return {
+        name: str(value.dtype).removeprefix("torch.") for name, value in groups.items() if value is not None
+    }
 
 
 def _skipped(model: torch.nn.Module, point: Point, base_params: int) -> Iterator[dict[str, Any]]:
