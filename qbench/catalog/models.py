@@ -19,6 +19,9 @@ SourceKind = Literal["folder", "gguf", "catalog", "hub"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
+_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "enable_moe_block")
+"""Keys of config.json that say how many experts a layer has, or whether it has any."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -61,8 +64,9 @@ class ModelSpec:
 
     @property
     def is_moe(self) -> bool:
-        """Whether the model is a mixture of experts."""
-        return self.expert_params > 0
+        """Whether the model is a mixture of experts, by its config."""
+        text = self.config.get("text_config", self.config)
+        return any(text.get(key) for key in _EXPERT_KEYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,10 +28,39 @@ FUSED_GEMM_MAX_TOKENS = 1536
 """bitsandbytes 0.50 fuses the 4-bit matmul up to this many tokens (backends/cuda/ops.py, custom_max_m)."""
 
 
-def decompositions(kernels: str) -> Decompositions:
-    """Return the operators whose inner allocations the ledger should see, by the device that runs them."""
+def decompositions(kernels: str, on_meta: bool) -> Decompositions:
+    """Return the operators that the ledger replaces, by the device that is meant to run them.
+
+    The 4-bit matmul is opened so that its inner allocations are seen. On meta, bitsandbytes' int8 operators
+    have no output shape, since it depends on outliers in the data; they are taken to have none.
+    """
     gemm = _gemm_4bit_default_impl if kernels == "cpu" else _gemm_4bit_cuda
-    return {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
+    replaced: Decompositions = {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
+    if on_meta:
+        replaced[torch.ops.bitsandbytes.int8_vectorwise_quant.default] = _int8_vectorwise_quant
+        replaced[torch.ops.bitsandbytes.int8_mixed_scaled_mm.default] = _int8_mixed_scaled_mm
+    return replaced
+
+
+def _int8_vectorwise_quant(
+    A: torch.Tensor, threshold: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    rows = A.numel() // A.shape[-1]
+    outlier_cols = torch.empty(0, device=A.device, dtype=torch.int64) if threshold > 0 else None
+    packed = torch.empty(A.shape, device=A.device, dtype=torch.int8)
+    return packed, torch.empty(rows, device=A.device, dtype=torch.float32), outlier_cols
+
+
+def _int8_mixed_scaled_mm(
+    A: torch.Tensor,
+    CA: torch.Tensor,
+    CB: torch.Tensor,
+    SCA: torch.Tensor,
+    SCB: torch.Tensor,
+    outlier_cols: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.empty((*CA.shape[:-1], CB.shape[0]), device=A.device, dtype=A.dtype), None
 
 
 def _gemm_4bit_cuda(

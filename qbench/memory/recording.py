@@ -54,7 +54,7 @@ def record_steps(
     `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives bytes that a
     library takes and keeps when a phase first begins, by phase: cuBLAS workspaces on CUDA.
     """
-    ledger = Ledger(device_types, decompositions(kernels))
+    ledger = Ledger(device_types, decompositions(kernels, on_meta="meta" in device_types))
     for category, tensor in step.static_tensors():
         ledger.register(tensor, category)
     losses: list[float] = []

@@ -65,6 +65,7 @@ def _detail(traced: Trace, point: Point) -> dict[str, Any]:
         "caveats": list(traced.caveats) + _skip_caveats(skipped, point),
         "static_breakdown_bytes": memory.static_breakdown,
         "base_weights": _base_weights(traced),
+        "managed_bytes": traced.managed_bytes,
         "phases": memory.phases,
         "timeline": memory.timeline,
     }

@@ -25,6 +25,8 @@ class Trace:
     ledger: Ledger
     reserved_bytes: int | None
     """Peak of the CUDA caching allocator's reserve; None on the CPU."""
+    managed_bytes: int
+    """Paged optimizer state, in managed memory that torch's counters do not see."""
     caveats: tuple[str, ...]
     """What a reader should know before trusting the numbers."""
 
@@ -51,5 +53,6 @@ def trace(point: Point, device: Device, library_buffers: dict[str, int] | None =
         memory=profile(ledger, None if replayed is None else replayed.events),
         ledger=ledger,
         reserved_bytes=None if replayed is None else replayed.stats.peak_reserved_bytes,
+        managed_bytes=step.managed_bytes,
         caveats=() if caveat is None else (caveat,),
     )

@@ -13,9 +13,9 @@ from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, make_batches
 from qbench.step.model import build_base_model, load_config
-from qbench.step.optimizer import make_optimizer
+from qbench.step.optimizer import is_paged, make_optimizer, managed_bytes
 from qbench.step.recipe import finish_adapters, keeps_outputs, prepare_base
-from qbench.step.verify import ModelFacts, verify_model
+from qbench.step.verify import ModelFacts, has_stacked_experts, verify_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -119,9 +119,15 @@ class TrainingStep:
                 yield "activations", tensor
 
     def optimizer_tensors(self) -> Iterator[torch.Tensor]:
-        """Yield the tensors of the optimizer's state."""
+        """Yield the tensors of the optimizer's state; paged ones are in managed memory and left out."""
         for state in self.optimizer.state.values():
-            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+            tensors = (value for value in state.values() if isinstance(value, torch.Tensor))
+            yield from (tensor for tensor in tensors if not is_paged(tensor))
+
+    @property
+    def managed_bytes(self) -> int:
+        """Bytes of paged optimizer state, outside torch's allocator; 0 before the first step."""
+        return managed_bytes(self.optimizer)
 
 
 def _quantization_state(weight: Any) -> Iterator[torch.Tensor]:
@@ -154,7 +160,13 @@ def build_step(
     torch.manual_seed(SEED)
     config = config or load_config(point)
     target = torch.device(device)
-    base = prepare_base(build_base_model(point, target, config), point)
+    built = build_base_model(point, target, config)
+    if device == "meta" and has_stacked_experts(built):
+        raise StepError(
+            f"{point.model} is a mixture of experts; how tokens are routed decides its memory, "
+            "and that is not planned yet; choose a dense model"
+        )
+    base = prepare_base(built, point)
     model: Any = base
     if point.lora is not None:
         with target if device == "meta" else contextlib.nullcontext():

@@ -67,6 +67,11 @@ def verify_model(model: torch.nn.Module, point: Point) -> ModelFacts:
     )
 
 
+def has_stacked_experts(model: torch.nn.Module) -> bool:
+    """Say whether a model keeps its experts as 3-D parameters, as transformers 5 does."""
+    return any(parameter.ndim == 3 and "experts" in name for name, parameter in model.named_parameters())
+
+
 def _packed_bytes(module: torch.nn.Module) -> int:
     weight: Any = module.weight
     return int(weight.numel() * weight.element_size())

@@ -98,6 +98,31 @@ def test_experts_of_mixtral_are_not_linear_weights() -> None:
     assert spec.linear_weight_params == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
 
 
+@pytest.mark.parametrize("spec", models(), ids=lambda spec: spec.hub_id)
+def test_only_a_mixture_of_experts_has_expert_weights(spec: ModelSpec) -> None:
+    assert spec.is_moe == (spec.expert_params > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_moe"),
+    [
+        ("Qwen/Qwen3.5-9B", False),  # The weights of its linear attention's conv1d are 3-D too.
+        ("google/gemma-4-31B", False),  # Its config has num_experts: null and enable_moe_block: false.
+        ("google/gemma-4-26B-A4B", True),
+        ("openai/gpt-oss-20b", True),
+        ("deepseek-ai/DeepSeek-V3", True),
+    ],
+)
+def test_config_says_which_models_are_mixtures_of_experts(name: str, is_moe: bool) -> None:
+    assert find_model(name).is_moe is is_moe
+
+
+def test_experts_of_gemma_4_26b() -> None:
+    # Its text config: 30 layers of 128 experts, three 2816 x 704 matrices each. The 3-D position table of
+    # the vision tower is no expert.
+    assert find_model("google/gemma-4-26B-A4B").expert_params == 30 * 128 * 3 * 2816 * 704
+
+
 @pytest.mark.parametrize(
     ("alias", "hub_id"),
     [
