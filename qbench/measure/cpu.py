@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from qbench.measure.task import Measurement, Task
+from qbench.measure.task import Measurement, Phase, Task
 from qbench.memory.breakdown import profile
 from qbench.memory.recording import record_steps
 from qbench.step.training_step import TrainingStep, build_step
 
 
-def measure_cpu(task: Task) -> Measurement:
-    """Return the measurement of one point in this process.
+def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
+    """Return the measurement of one point in this process; `on_phase` hears of each phase as it begins.
 
     Memory is the sum of live tensor storages of the real step; times are wall times of whole optimizer
     steps. The losses are those of all steps in order, memory pass and warm-up included.
@@ -20,6 +20,7 @@ def measure_cpu(task: Task) -> Measurement:
     start = time.perf_counter()
     step = build_step(task.point, "cpu")
     load_time = time.perf_counter() - start
+    step.on_phase = on_phase
     loss_before = _text_loss(step)
     recording = record_steps(step, {"cpu"}, "cpu")
     memory = profile(recording.ledger)
@@ -51,7 +52,10 @@ def measure_cpu(task: Task) -> Measurement:
 
 def _text_loss(step: TrainingStep) -> float | None:
     """Return the loss over the whole text; None for random tokens, of which nothing can be learnt."""
-    return None if step.point.data == "random" else step.evaluate()
+    if step.point.data == "random":
+        return None
+    step.on_phase("evaluate")
+    return step.evaluate()
 
 
 def _timed_steps(step: TrainingStep, count: int) -> tuple[list[float], list[float]]:

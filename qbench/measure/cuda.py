@@ -14,21 +14,23 @@ from typing import Any
 import torch
 
 from qbench.measure import nvml
-from qbench.measure.task import Measurement, Task
+from qbench.measure.task import Measurement, Phase, Task
 from qbench.step.training_step import TrainingStep, build_step
 
 MEMORY_STEPS = 2
 
 
-def measure_cuda(task: Task) -> Measurement:
+def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     """Return the measurement of one point in this process, which must not have used CUDA before.
 
-    Raises torch.OutOfMemoryError when the card is too small; the caller makes an outcome of it.
+    `on_phase` hears of each phase as it begins. Raises torch.OutOfMemoryError when the card is too small;
+    the caller makes an outcome of it.
     """
     foreign = nvml.foreign_processes()
     context_bytes = _open_context()
     torch.cuda.reset_peak_memory_stats()
     step = build_step(task.point, "cuda")
+    step.on_phase = on_phase
     torch.cuda.synchronize()
     load_peak_bytes = torch.cuda.max_memory_allocated()
     gc.collect()
@@ -36,12 +38,13 @@ def measure_cuda(task: Task) -> Measurement:
     torch.cuda.reset_peak_memory_stats()
     static_bytes = torch.cuda.memory_allocated()
     # The first step makes the optimizer's state and the cuBLAS workspaces; its peak counts as any other.
-    losses = [step.run() for _ in range(max(1, task.settings.warmup_steps))]
-    peaks = PhasePeaks()
+    # Losses leave the card at once, so that they do not stand in the memory that is measured.
+    losses = [step.run().item() for _ in range(max(1, task.settings.warmup_steps))]
+    peaks = PhasePeaks(on_phase)
     losses += _memory_pass(step, peaks)
     device_used_bytes = nvml.device_used_bytes()
     timing = _timing_pass(step, task.settings.steps)
-    losses += timing.losses
+    losses += [loss.item() for loss in timing.losses]
     stats = torch.cuda.memory_stats()
     metrics: dict[str, Any] = {
         "trainable_params": step.facts.trainable_params,
@@ -52,7 +55,7 @@ def measure_cuda(task: Task) -> Measurement:
         "device_bytes": device_used_bytes,
         "step_time_s": timing.event_s,
         "tokens_per_s": [task.point.tokens_per_step / seconds for seconds in timing.event_s],
-        "loss": [loss.item() for loss in losses],
+        "loss": losses,
     }
     detail = {
         "phases": peaks.by_phase,
@@ -63,6 +66,7 @@ def measure_cuda(task: Task) -> Measurement:
         "num_ooms": stats.get("num_ooms"),
         "inactive_split_bytes": stats.get("inactive_split_bytes.all.peak"),
         "foreign_processes": foreign,
+        "foreign_processes_after": nvml.foreign_processes(own_is_listed=True),
         "model": {"dtypes": step.facts.dtypes, "quantized_modules": step.facts.quantized_modules},
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
@@ -75,13 +79,15 @@ def _open_context() -> int | None:
     torch.zeros(1, device="cuda")
     torch.cuda.synchronize()
     after = nvml.device_used_bytes()
-    return None if before is None or after is None else after - before
+    return None if before is None or after is None else after - before - torch.cuda.memory_reserved()
 
 
 @dataclass(slots=True)
 class PhasePeaks:
     """Largest allocated bytes within each phase; call it with the name of a phase as it begins."""
 
+    on_phase: Phase
+    """Hears of each phase, too."""
     by_phase: dict[str, int] = field(default_factory=dict)
     allocated: int = 0
     """Largest allocated bytes since the last reset before the warm-up."""
@@ -91,6 +97,8 @@ class PhasePeaks:
 
     def begin(self, phase: str | None) -> None:
         """Close the phase that runs and begin the next; None closes only."""
+        if phase is not None:
+            self.on_phase(phase)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
         self.allocated = max(self.allocated, peak)
@@ -101,11 +109,11 @@ class PhasePeaks:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _memory_pass(step: TrainingStep, peaks: PhasePeaks) -> list[torch.Tensor]:
+def _memory_pass(step: TrainingStep, peaks: PhasePeaks) -> list[float]:
     before = step.on_phase
     step.on_phase = peaks.begin
     try:
-        losses = [step.run() for _ in range(MEMORY_STEPS)]
+        losses = [step.run().item() for _ in range(MEMORY_STEPS)]
         peaks.begin(None)
     finally:
         step.on_phase = before

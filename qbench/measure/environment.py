@@ -14,7 +14,15 @@ from qbench.measure import nvml
 from qbench.records.software import software
 from qbench.scenario.schema import Device
 
-_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+_SETTINGS = (
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_MODULE_LOADING",
+    "OMP_NUM_THREADS",
+)
+"""Variables of the process that move memory or speed."""
 
 
 def environment(device: Device) -> dict[str, Any]:
@@ -24,7 +32,7 @@ def environment(device: Device) -> dict[str, Any]:
         **machine(device),
         **software(),
         **git_state(),
-        "settings": {name: os.environ[name] for name in _ALLOCATOR_VARIABLES if name in os.environ},
+        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
     }
 
 

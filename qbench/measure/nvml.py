@@ -72,8 +72,12 @@ def device_used_bytes() -> int | None:
             return None
 
 
-def foreign_processes() -> list[int] | None:
-    """Return the process ids, other than this one, that compute on the device; None when not to be had."""
+def foreign_processes(own_is_listed: bool = False) -> list[int] | None:
+    """Return the process ids, other than this one, that compute on the device; None when not to be had.
+
+    In a container NVML may show the host's process ids. Where this process must be among them and is not,
+    none of them can be told apart from it, so that the answer is None.
+    """
     with _device() as handle:
         if handle is None:
             return None
@@ -81,4 +85,7 @@ def foreign_processes() -> list[int] | None:
             running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
         except pynvml.NVMLError:
             return None
-    return [int(process.pid) for process in running if process.pid != os.getpid()]
+    listed = [int(process.pid) for process in running]
+    if own_is_listed and os.getpid() not in listed:
+        return None
+    return [pid for pid in listed if pid != os.getpid()]

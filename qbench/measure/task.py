@@ -1,14 +1,18 @@
-"""What a worker is told, and what it answers: two plain values that travel as JSON."""
+"""What a worker is told, and what it answers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from qbench.errors import MeasureError
 from qbench.records.record import Outcome
 from qbench.scenario.schema import Device, MeasureSettings, Point
+
+Phase = Callable[[str], None]
+"""Is told the name of each phase of a task as it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,35 +25,10 @@ class Task:
     repeat: int
     """Number of the process among those of its point, from 0."""
 
-    def to_json(self) -> str:
-        """Return the task as one JSON document."""
-        return json.dumps(
-            {
-                "point": self.point.model_dump(mode="json"),
-                "device": self.device,
-                "settings": self.settings.model_dump(mode="json"),
-                "repeat": self.repeat,
-            }
-        )
-
-
-def task_from_json(text: str) -> Task:
-    """Return the task that a JSON document describes. Raises MeasureError when it is not one."""
-    try:
-        values = json.loads(text)
-        return Task(
-            point=Point.model_validate(values["point"]),
-            device=values["device"],
-            settings=MeasureSettings.model_validate(values.get("settings", {})),
-            repeat=values.get("repeat", 0),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise MeasureError(f"this is not a measuring task: {str(error).splitlines()[0]}") from error
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What became of a task."""
+    """What became of a piece of work: the part of a record that its process knows."""
 
     outcome: Outcome
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -57,9 +36,12 @@ class Measurement:
     environment: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the measurement as one JSON document."""
+        """Return the measurement as one line of JSON."""
         return json.dumps({name: getattr(self, name) for name in _FIELDS})
 
+
+Work = Callable[[], Measurement]
+"""What a worker runs. It travels by pickle, so it is a module's function or a partial of one."""
 
 _FIELDS = ("outcome", "metrics", "detail", "environment")
 
@@ -70,4 +52,4 @@ def measurement_from_json(text: str | bytes) -> Measurement:
         values = json.loads(text)
         return Measurement(**{name: values[name] for name in _FIELDS})
     except (ValueError, KeyError, TypeError) as error:
-        raise MeasureError(f"the worker's answer is not a measurement: {error}") from error
+        raise MeasureError(f"the worker's answer is not a measurement: {error!r:.200}") from error

@@ -1,76 +1,112 @@
-"""The worker: measure one point once, in a process of its own, and turn what happens into an outcome."""
+"""The worker: one piece of work in a process of its own, and what becomes of it sent as one line of JSON."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pickle
+import signal
 import sys
 import threading
-import traceback
-from typing import Any
+from dataclasses import replace
+from multiprocessing.connection import Connection
 
-from qbench.errors import QbenchError
-from qbench.measure.task import Measurement, Task, task_from_json
+from qbench.measure.environment import environment
+from qbench.measure.failures import failure
+from qbench.measure.task import Measurement, Task
 from qbench.quiet import quiet_libraries
+from qbench.scenario.schema import Device
 
-_ALLOCATION_FAILURES = ("can't allocate memory", "out of memory", "CUDA error: out of memory")
+_PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
+
+
+class PhaseNote:
+    """Knows the phase that a task is in; call it with the name of each as it begins."""
+
+    def __init__(self) -> None:
+        self.current = "load"
+
+    def __call__(self, phase: str) -> None:
+        """Take note of a phase that begins."""
+        self.current = phase
 
 
 def run_task(task: Task) -> Measurement:
     """Return the measurement of a task, whatever happens in it short of the process's end."""
-    from qbench.measure.environment import environment
-
-    done = _measured(task)
-    detail = {"repeat": task.repeat, **done.detail}
-    return Measurement(
-        outcome=done.outcome, metrics=done.metrics, detail=detail, environment=environment(task.device)
-    )
-
-
-def _measured(task: Task) -> Measurement:
+    phase = PhaseNote()
     try:
-        if task.device == "cuda":
-            from qbench.measure.cuda import measure_cuda
-
-            return measure_cuda(task)
-        from qbench.measure.cpu import measure_cpu
-
-        return measure_cpu(task)
-    except QbenchError as error:
-        return Measurement(outcome="error", detail={"error": str(error)})
-    except MemoryError as error:
-        return _out_of_memory(error)
+        done = _measured(task, phase)
     except Exception as error:
-        # The boundary of a point: whatever a library raises is this point's outcome, with its traceback kept.
-        if any(words in str(error) for words in _ALLOCATION_FAILURES):
-            return _out_of_memory(error)
-        return Measurement(
-            outcome="error",
-            detail={"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()},
-        )
+        # The boundary of a point: whatever a library raises is this point's outcome and nobody else's.
+        done = failure(error, phase.current)
+    return replace(done, environment=environment(task.device))
 
 
-def _out_of_memory(error: BaseException) -> Measurement:
-    text = str(error).strip().splitlines()
-    return Measurement(outcome="oom", detail={"error": text[0] if text else type(error).__name__})
+def _measured(task: Task, phase: PhaseNote) -> Measurement:
+    if task.device == "cuda":
+        from qbench.measure.cuda import measure_cuda
+
+        return measure_cuda(task, phase)
+    from qbench.measure.cpu import measure_cpu
+
+    return measure_cpu(task, phase)
 
 
-def worker_main(task_text: str, connection: Any, log_path: str) -> None:
-    """Serve as the target of a worker process: send one measurement as JSON bytes, print only to the log."""
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def worker_main(pickled_work: bytes, device: Device, log_path: str, connection: Connection) -> None:
+    """Serve as the target of a worker process: send one line of JSON, print only to the log."""
+    _live_no_longer_than_the_runner(connection)
+    _print_to(log_path)
+    quiet_libraries()
+    _choose_devices(device)
+    line = _answer(pickled_work).encode() + b"\n"
+    with open(connection.fileno(), "wb", closefd=False) as stream:
+        stream.write(line)
+
+
+def _answer(pickled_work: bytes) -> str:
+    try:
+        answer: Measurement = pickle.loads(pickled_work)()
+        return answer.to_json()
+    except Exception as error:
+        return failure(error).to_json()
+
+
+def _live_no_longer_than_the_runner(connection: Connection) -> None:
+    """End with the runner: nobody would read the result, and the next measurement would be disturbed.
+
+    A process group of its own keeps the terminal's Ctrl-C to the runner, and lets children end with it.
+    """
+    os.setsid()
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    if sys.platform == "linux":
+        # The fork server ends with the runner. The kernel's signal reaches a thread that holds the GIL, too.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end_with(connection: Connection) -> None:
+    # The runner sends nothing: whatever ends this wait, the runner is gone or has given this worker up.
+    os.read(connection.fileno(), 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _print_to(log_path: str) -> None:
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     # The fork server's standard streams may be block-buffered; a crash must not lose their last lines.
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
-    quiet_libraries()
-    threading.Thread(target=_end_with_runner, args=(connection,), daemon=True).start()
-    measurement = run_task(task_from_json(task_text))
-    connection.send_bytes(measurement.to_json().encode())
 
 
-def _end_with_runner(connection: Any) -> None:
-    """End this process when the runner is gone: nobody would read the result, and it would disturb the next."""
-    try:
-        connection.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)
+def _choose_devices(device: Device) -> None:
+    """Show the one GPU that is measured to CUDA, or none, before CUDA starts in this process."""
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    from qbench.measure import nvml
+
+    uuid = nvml.describe_device()["device_uuid"]
+    if uuid is not None:
+        # CUDA counts the fastest GPU first, NVML and nvidia-smi by PCI bus: only the UUID names one of them.
+        os.environ["CUDA_VISIBLE_DEVICES"] = uuid

@@ -8,6 +8,7 @@ would dispatch to, so that the saved and temporary tensors of the trace are thei
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -144,8 +145,8 @@ def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
 
 def _additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Allocate as `convert_boolean_attn_mask` does (ATen/native/transformers/attention.cpp)."""
-    zeros = torch.zeros_like(mask, dtype=dtype)
-    return zeros.masked_fill_(mask.logical_not(), float("-inf"))
+    keep, drop = (torch.scalar_tensor(value, dtype=dtype, device=mask.device) for value in (0.0, -math.inf))
+    return torch.where(mask, keep, drop)
 
 
 def _cuda_attention(

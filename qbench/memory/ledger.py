@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbench.memory.kernels import Decompositions
+from qbench.memory.meta_cache import MetaKernelCache
 from qbench.units import round_up
 
 BLOCK_BYTES = 512
@@ -22,6 +23,9 @@ BLOCK_BYTES = 512
 
 _INDEX = torch.ops.aten.index.Tensor
 _SCALAR = torch.ops.aten._local_scalar_dense.default
+
+_META_KERNELS = MetaKernelCache()
+"""Shared by all ledgers of a process, so that a sweep pays for each shape once."""
 
 Place = tuple[str, str, bool]
 """Module path, category where the place alone decides it (else empty), inside a forward pass."""
@@ -66,6 +70,7 @@ class Ledger(TorchDispatchMode):
     def __init__(self, device_types: Iterable[str], decompositions: Decompositions | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._device_types = frozenset(device_types)
+        self._on_meta = "meta" in self._device_types
         self._decompositions = decompositions or {}
         self._live: dict[int, _StorageRef] = {}
         self.place: Callable[[], Place] = _nowhere
@@ -104,9 +109,12 @@ class Ledger(TorchDispatchMode):
         if decomposition is not None:
             with self:
                 return decomposition(*args, **kwargs)
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         self._track_all(out, func)
         return out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return _META_KERNELS.call(func, args, kwargs) if self._on_meta else func(*args, **kwargs)
 
     def _track_all(self, out: Any, func: Any) -> None:
         if isinstance(out, torch.Tensor):

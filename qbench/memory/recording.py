@@ -73,7 +73,7 @@ def _watching(step: Steps, ledger: Ledger, buffers: dict[str, int]) -> Iterator[
     hooks = _mark_gradients(ledger, step.model)
     before = step.on_phase
     ledger.place = _places(attribution)
-    step.on_phase = _phases(ledger, attribution, buffers)
+    step.on_phase = _phases(ledger, attribution, buffers, before)
     try:
         yield
     finally:
@@ -91,8 +91,11 @@ def _places(attribution: Attribution) -> Callable[[], Place]:
     return place
 
 
-def _phases(ledger: Ledger, attribution: Attribution, buffers: dict[str, int]) -> Callable[[str], None]:
+def _phases(
+    ledger: Ledger, attribution: Attribution, buffers: dict[str, int], also: Callable[[str], None]
+) -> Callable[[str], None]:
     def begin(phase: str) -> None:
+        also(phase)
         attribution.in_loss = phase == "loss"
         ledger.begin_phase(phase)
         if phase in buffers:

@@ -1,4 +1,4 @@
-"""Run each task in a fresh process on this machine, one after the other.
+"""Run each piece of work in a fresh process on this machine, one after the other.
 
 A fork server holds the heavy libraries, so that a new process costs milliseconds instead of seconds.
 The parent sleeps until the worker answers, ends or runs out of time; it burns no core beside it.
@@ -8,100 +8,156 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import pickle
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 from qbench.errors import MeasureError
-from qbench.measure.task import Measurement, Task, measurement_from_json
+from qbench.measure.failures import oom_facts
+from qbench.measure.task import Measurement, Work, measurement_from_json
 from qbench.measure.worker import worker_main
+from qbench.scenario.schema import Device
 
+PRELOAD = ("qbench.measure.preload",)
 STDERR_TAIL_BYTES = 2000
 END_GRACE_S = 10.0
+CHUNK_BYTES = 1 << 16
 
 
 class LocalExecutor:
-    """Runs tasks on this machine; use it in `with`, so that the fork server ends with it."""
+    """Runs work on this machine. The fork server is one for the whole program and ends with it.
 
-    def __init__(self) -> None:
-        self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["qbench.measure.preload"])
+    `preload` names the modules that the fork server imports; it counts until the first worker starts.
+    Raises MeasureError where the system has no such server (Windows).
+    """
 
-    def run(self, task: Task) -> Measurement:
-        """Return the measurement of one task in a fresh process; a dead or hung worker is an outcome too."""
-        with tempfile.TemporaryDirectory(prefix="qbench-") as folder:
-            log = Path(folder) / "worker.log"
-            with self._worker(task, log) as (process, receiver):
-                answer = _await_answer(process, receiver, task.settings.timeout_s)
-                if isinstance(answer, bytes):
-                    process.join(END_GRACE_S)
-                    return _parsed(answer, log)
-                return _ended(process, answer, log, task)
+    def __init__(
+        self, preload: Sequence[str] = PRELOAD, start_method: Literal["forkserver", "spawn"] = "forkserver"
+    ) -> None:
+        if "forkserver" not in multiprocessing.get_all_start_methods():
+            raise MeasureError("measuring needs Linux or macOS; `qbench plan` works everywhere")
+        self._context: Any = multiprocessing.get_context(start_method)
+        self._context.set_forkserver_preload(list(preload))
 
-    @contextlib.contextmanager
-    def _worker(self, task: Task, log: Path) -> Iterator[tuple[BaseProcess, Connection]]:
+    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+        """Return the measurement of work done in a fresh process; a dead or hung worker is an outcome too.
+
+        For `device` cpu the worker sees no GPU. Raises MeasureError when no temporary file can be made.
+        """
+        with _log_file() as log:
+            kills = _kernel_oom_kills()
+            try:
+                ended = self._ended((pickle.dumps(work), device, log.name), timeout_s)
+            except (OSError, EOFError) as error:
+                return Measurement(
+                    outcome="error", detail={"error": f"the worker could not be started: {error!r}"}
+                )
+            if ended.answer.endswith(b"\n"):
+                return _parsed(ended.answer, log)
+            if ended.exit_code is None:
+                return _timeout(timeout_s, log)
+            return _crashed(ended.exit_code, _kernel_oom_kills() - kills, log)
+
+    def _ended(self, arguments: tuple[bytes, Device, str], timeout_s: float) -> _Ended:
+        """Run a worker to its end. Raises OSError or EOFError when the fork server does not make one."""
         # Both directions: the worker notices by its end that the runner has died.
         receiver, sender = self._context.Pipe(duplex=True)
-        process = self._context.Process(target=worker_main, args=(task.to_json(), sender, str(log)))
-        process.start()
-        sender.close()
-        try:
-            yield process, receiver
-        finally:
-            receiver.close()
-            if process.is_alive():
-                process.kill()
-            process.join()
+        with receiver:
+            process = self._context.Process(target=worker_main, args=(*arguments, sender))
+            with sender:
+                process.start()
+            try:
+                return _wait_for(process, receiver, timeout_s)
+            finally:
+                _end(process)
 
 
-def _await_answer(process: BaseProcess, receiver: Connection, timeout_s: float) -> bytes | str:
-    """Return the worker's bytes, or how it failed to give any: timeout or ended."""
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    answer: bytes
+    """What the worker sent; a whole answer ends with a newline."""
+    exit_code: int | None
+    """Negative for a signal; None while the process ran on."""
+
+
+def _wait_for(process: BaseProcess, receiver: Connection, timeout_s: float) -> _Ended:
+    """Return what the worker sent within the time, once it is whole or the worker has ended."""
     deadline = time.monotonic() + timeout_s
-    ready = wait([receiver, process.sentinel], timeout=max(0.0, deadline - time.monotonic()))
-    if not ready:
-        return "timeout"
-    with contextlib.suppress(EOFError, OSError):
-        if receiver.poll():
-            return receiver.recv_bytes()
-    return "ended"
+    answer = b""
+    while not answer.endswith(b"\n"):
+        ready = wait([receiver, process.sentinel], timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return _Ended(answer, None)
+        chunk = os.read(receiver.fileno(), CHUNK_BYTES) if receiver in ready else b""
+        if not chunk:
+            break
+        answer += chunk
+    process.join(END_GRACE_S)
+    return _Ended(answer, process.exitcode)
 
 
-def _parsed(answer: bytes, log: Path) -> Measurement:
+def _end(process: BaseProcess) -> None:
+    """Leave neither the worker nor its children behind."""
+    if process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
+    process.join()
+    process.close()
+
+
+def _log_file() -> IO[bytes]:
+    try:
+        return tempfile.NamedTemporaryFile(prefix="qbench-", suffix=".log")
+    except OSError as error:
+        raise MeasureError(f"no temporary file can be made: {error}; make room or set TMPDIR") from error
+
+
+def _parsed(answer: bytes, log: IO[bytes]) -> Measurement:
     try:
         return measurement_from_json(answer)
     except MeasureError as error:
         return Measurement(outcome="crashed", detail={"error": str(error), "stderr_tail": _tail(log)})
 
 
-def _ended(process: BaseProcess, how: str, log: Path, task: Task) -> Measurement:
-    if how == "timeout":
-        process.kill()
-        process.join()
-        error = f"no result within {task.settings.timeout_s:g} s; raise measure.timeout_s"
-        return Measurement(outcome="timeout", detail=_failure(error, log, task))
-    process.join(END_GRACE_S)
-    return Measurement(outcome="crashed", detail=_failure(_ending(process.exitcode), log, task))
+def _timeout(timeout_s: float, log: IO[bytes]) -> Measurement:
+    error = f"no result within {timeout_s:g} s; raise measure.timeout_s"
+    return Measurement(outcome="timeout", detail={"error": error, "stderr_tail": _tail(log)})
 
 
-def _failure(error: str, log: Path, task: Task) -> dict[str, Any]:
-    return {"repeat": task.repeat, "error": error, "stderr_tail": _tail(log)}
+def _crashed(exit_code: int, oom_kills: int, log: IO[bytes]) -> Measurement:
+    detail = {"error": _ending(exit_code), "stderr_tail": _tail(log)}
+    if exit_code == -signal.SIGKILL and oom_kills > 0:
+        error = "the kernel ended the worker because the machine or its cgroup ran out of memory"
+        return Measurement(outcome="oom", detail={**detail, "error": error, "oom": oom_facts("", None)})
+    return Measurement(outcome="crashed", detail=detail)
 
 
-def _ending(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
         return f"the worker ended with exit code {exit_code} and gave no result"
-    name = signal.Signals(-exit_code).name
-    hint = "; the kernel does this when memory runs out" if name == "SIGKILL" else ""
-    return f"the worker was ended by {name}{hint}"
+    return f"the worker was ended by {signal.Signals(-exit_code).name}"
 
 
-def _tail(log: Path) -> str:
-    try:
-        return log.read_bytes()[-STDERR_TAIL_BYTES:].decode(errors="replace")
-    except OSError:
-        return ""
+def _kernel_oom_kills() -> int:
+    """Return how many processes the kernel has ended for want of memory, 0 where it does not count them."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def _tail(log: IO[bytes]) -> str:
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - STDERR_TAIL_BYTES))
+    return log.read(STDERR_TAIL_BYTES).decode(errors="replace")
