@@ -53,6 +53,14 @@ class MeasureError(QbenchError):
     exit_code = 3
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library's error says, with the next one where it only announces that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    # A KeyError says no more than the key.
+    return text if " " in text else f"{type(error).__name__} {text}".rstrip()
+
+
 def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
     """Return up to `count` allowed names that look most like `given`, best first; case is ignored."""
     by_folded = {name.casefold(): name for name in allowed}

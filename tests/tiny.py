@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.catalog.models import find_model
+from qbench.scenario.schema import LoraSettings, Point, TrainSettings
 
 SMALL: dict[str, Any] = {
     # sizes
@@ -78,3 +79,14 @@ def write_tiny_model(folder: Path, hub_id: str, **changes: Any) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(tiny_config(hub_id, **changes)))
     return str(folder)
+
+
+def tiny_point(model: str, precision: str = "bf16", lora: dict[str, Any] | None = None, **train: Any) -> Point:
+    """Return a point of rank 4 on two sequences of 32 tokens, without checkpointing; `train` changes it."""
+    sizes = {"seq_len": 32, "per_device_train_batch_size": 2, "gradient_checkpointing": False}
+    return Point(
+        model=model,
+        precision=precision,
+        lora=LoraSettings(**{"r": 4} | (lora or {})),
+        train=TrainSettings(**sizes | train),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import qbench
 from qbench.measure import nvml
 from qbench.records.software import software
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import Device, Point
 
 _SETTINGS = (
     "PYTORCH_ALLOC_CONF",
@@ -48,6 +49,26 @@ def machine(device: Device) -> dict[str, Any]:
     if device == "cuda":
         return {**nvml.describe_device(), **host}
     return {"device_name": host["cpu_name"], **host}
+
+
+def inputs(point: Point) -> dict[str, str]:
+    """Return the digest of each file that a point names and that is not part of its identity.
+
+    These are `config.json` of a model's folder and the text that is trained on; weights are not read.
+    """
+    config = Path(point.model).expanduser() / "config.json"
+    files = {"config.json": config} if config.is_file() else {}
+    if point.data != "random":
+        files["data"] = Path(point.data)
+    return {name: _digest(file) for name, file in files.items()}
+
+
+def _digest(file: Path) -> str:
+    """Return twelve hexadecimal digits of a file's content, empty when it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    except OSError:
+        return ""
 
 
 def _cpu_name() -> str | None:

@@ -7,19 +7,27 @@ import traceback
 from typing import Any
 
 from qbench.errors import QbenchError
-from qbench.measure.task import Measurement
+from qbench.measure.task import Measurement, Work
 from qbench.units import GIB, KIB, MIB
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED|bad_alloc",
     re.IGNORECASE,
 )
-_SIZE = r"(\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB|TiB)"
+_SIZE = r"(\d+(?:\.\d*)?) (bytes|KiB|MiB|GiB|TiB)"
 # torch on the CPU: "you tried to allocate 64 bytes"; on CUDA: "Tried to allocate 2.00 GiB. GPU 0 has a total
-# capacity of 23.64 GiB of which 1.06 GiB is free."; numpy: "Unable to allocate 7.11 GiB for an array".
+# capacity of 23.64 GiB of which 1.06 GiB is free."; numpy: "Unable to allocate 64. GiB for an array".
 _REQUESTED = re.compile(rf"allocate {_SIZE}")
 _FREE = re.compile(rf"of which {_SIZE} is free")
 _SCALE = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
+
+
+def attempt(work: Work) -> Measurement:
+    """Return the measurement of work done in this process; whatever it raises is its outcome."""
+    try:
+        return work()
+    except Exception as error:
+        return failure(error)
 
 
 def failure(error: Exception, phase: str | None = None) -> Measurement:

@@ -26,10 +26,12 @@ def _device() -> Iterator[Any]:
 
 def _handle() -> Any:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if chosen in ("", "-1", "NoDevFiles"):
+        return None
     try:
         if chosen.startswith(("GPU-", "MIG-")):
             return pynvml.nvmlDeviceGetHandleByUUID(chosen)
-        return pynvml.nvmlDeviceGetHandleByIndex(int(chosen or 0))
+        return pynvml.nvmlDeviceGetHandleByIndex(int(chosen))
     except (pynvml.NVMLError, ValueError):
         return None
 

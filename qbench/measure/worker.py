@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from qbench.measure.environment import environment
@@ -80,7 +81,11 @@ def _live_no_longer_than_the_runner(connection: Connection) -> None:
     os.setsid()
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     if sys.platform == "linux":
-        # The fork server ends with the runner. The kernel's signal reaches a thread that holds the GIL, too.
+        # The kernel's signal reaches a worker that holds the GIL, too: it comes when the fork server ends,
+        # which ends with the last process that could ask it for workers, and this one must not count.
+        alive = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)
+        if alive is not None:
+            os.close(alive)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

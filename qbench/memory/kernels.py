@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+from torch.utils._python_dispatch import _disable_current_modes
+
+from qbench.memory.autocast import lowered
 
 Decompositions = dict[Any, Callable[..., Any]]
 
@@ -122,6 +125,7 @@ def _cpu_attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """Take the path that torch itself would choose for CPU tensors of these shapes and strides."""
+    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
     inputs = (query, key, value, attn_mask)
     if query.device.type != "meta":
         return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
@@ -139,8 +143,8 @@ def _cpu_attention(
 
 def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
     """Return a CPU tensor of the same shape, dtype and last stride that takes no memory."""
-    row = torch.empty(tensor.shape[-1:], dtype=tensor.dtype)
-    return row.expand(tensor.shape)
+    with _disable_current_modes():  # It is no memory of the step, so the ledger must not see it.
+        return torch.empty(tensor.shape[-1:], dtype=tensor.dtype).expand(tensor.shape)
 
 
 def _additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -164,6 +168,7 @@ def _cuda_attention(
     Source: ATen/native/transformers/cuda/sdp_utils.cpp: flash wants fp16 or bf16 and no mask; the
     memory-efficient kernel takes masks and fp32 but not grouped heads; math takes all.
     """
+    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
     inputs = (query, key, value)
     if query.device.type != "meta":
         return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)

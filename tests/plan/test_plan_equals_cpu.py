@@ -91,6 +91,15 @@ def test_other_precision(tmp_path: Path, precision: str) -> None:
     assert_plan_is_measurement(point(model, precision))
 
 
+@pytest.mark.parametrize("recipe", ["peft", "trainer"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["saved", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4-dq"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bloom", "phi"])
+def test_autocast(tmp_path: Path, family: str, precision: str, checkpointing: bool, recipe: str) -> None:
+    model = write_tiny_model(tmp_path / family, FAMILIES[family])
+    assert_plan_is_measurement(point(model, precision, checkpointing, autocast="bf16", recipe=recipe))
+
+
 def test_full_fine_tuning(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "llama", FAMILIES["llama"])
     assert_plan_is_measurement(point(model, "bf16").model_copy(update={"lora": None}))

@@ -29,6 +29,7 @@ from qbench.scenario.schema import Device
 PRELOAD = ("qbench.measure.preload",)
 STDERR_TAIL_BYTES = 2000
 END_GRACE_S = 10.0
+SERVER_END_S = 0.5
 CHUNK_BYTES = 1 << 16
 
 
@@ -55,7 +56,7 @@ class LocalExecutor:
         with _log_file() as log:
             kills = _kernel_oom_kills()
             try:
-                ended = self._ended((pickle.dumps(work), device, log.name), timeout_s)
+                ended = self._started_and_ended((pickle.dumps(work), device, log.name), timeout_s)
             except (OSError, EOFError) as error:
                 return Measurement(
                     outcome="error", detail={"error": f"the worker could not be started: {error!r}"}
@@ -65,6 +66,14 @@ class LocalExecutor:
             if ended.exit_code is None:
                 return _timeout(timeout_s, log)
             return _crashed(ended.exit_code, _kernel_oom_kills() - kills, log)
+
+    def _started_and_ended(self, arguments: tuple[bytes, Device, str], timeout_s: float) -> _Ended:
+        try:
+            return self._ended(arguments, timeout_s)
+        except (OSError, EOFError):
+            # A fork server that was killed a moment ago looks alive until the system has cleared it away.
+            time.sleep(SERVER_END_S)
+            return self._ended(arguments, timeout_s)
 
     def _ended(self, arguments: tuple[bytes, Device, str], timeout_s: float) -> _Ended:
         """Run a worker to its end. Raises OSError or EOFError when the fork server does not make one."""

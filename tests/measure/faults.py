@@ -1,0 +1,139 @@
+"""What a worker may be given to run: work that goes well, and each way in which it can go wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from qbench.measure.task import Measurement, Task
+from qbench.measure.worker import run_task
+
+ROOM_BYTES = 256 << 20
+
+
+def fine() -> Measurement:
+    return Measurement(outcome="ok", metrics={"total_params": 7})
+
+
+def tells_its_surroundings() -> Measurement:
+    seen = {
+        "pid": os.getpid(),
+        "group": os.getpgrp(),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "torch_is_loaded": "torch" in sys.modules,
+    }
+    return Measurement(outcome="ok", detail=seen)
+
+
+def raises() -> Measurement:
+    raise ValueError("the tensor is crooked\nand wet")
+
+
+def hangs() -> Measurement:
+    print("about to hang", file=sys.stderr)
+    time.sleep(600)
+    return fine()
+
+
+def hangs_with_the_gil() -> Measurement:
+    ctypes.PyDLL(None).sleep(600)
+    return fine()
+
+
+def segfaults() -> Measurement:
+    print("about to read address 0")
+    ctypes.string_at(0)
+    return fine()
+
+
+def is_killed() -> Measurement:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return fine()
+
+
+def exits() -> Measurement:
+    raise SystemExit(3)
+
+
+def prints_garbage() -> Measurement:
+    os.write(1, bytes(range(256)) * 4096)
+    os.write(2, b'{"outcome": "error"}\n\xff\xfe')
+    return fine()
+
+
+class Garbage:
+    """Stands where a measurement should, and sends what is none."""
+
+    def to_json(self) -> str:
+        return '\x00{"outcome": "ok"\udcff'.encode(errors="replace").decode()
+
+
+class Half:
+    """Sends the first half of an answer and then ends as it is told."""
+
+    def __init__(self, then: str) -> None:
+        self.then = then
+
+    def to_json(self) -> str:
+        frame = sys._getframe()
+        while "connection" not in frame.f_locals:
+            assert frame.f_back is not None
+            frame = frame.f_back
+        os.write(frame.f_locals["connection"].fileno(), b'{"outcome": "ok", "metr')
+        globals()[self.then]()
+        return "never"
+
+
+def sends_garbage() -> Garbage:
+    return Garbage()
+
+
+def is_killed_while_it_answers() -> Half:
+    return Half("is_killed")
+
+
+def hangs_while_it_answers() -> Half:
+    return Half("hangs")
+
+
+def leaves_a_child(pid_file: str) -> Measurement:
+    child = subprocess.Popen(["sleep", "600"])
+    Path(pid_file).write_text(str(child.pid))
+    return hangs()
+
+
+def notes_itself(pid_file: str, holding_the_gil: bool) -> Measurement:
+    """Write the ids of worker and fork server, whole or not at all, and hang."""
+    part = Path(f"{pid_file}.part")
+    part.write_text(f"{os.getpid()} {os.getppid()}")
+    part.rename(pid_file)
+    return hangs_with_the_gil() if holding_the_gil else hangs()
+
+
+def kills_the_fork_server() -> Measurement:
+    os.kill(os.getppid(), signal.SIGKILL)
+    return hangs()
+
+
+def with_little_room(task: Task) -> Measurement:
+    """Measure a task with ROOM_BYTES of address space beyond what the process has already."""
+    _limit_address_space()
+    return run_task(task)
+
+
+def allocates_in_python() -> Measurement:
+    _limit_address_space()
+    bytearray(2 * ROOM_BYTES)
+    return fine()
+
+
+def _limit_address_space() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + ROOM_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,0 +1,49 @@
+"""What a record says of its machine and of the files that it was made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qbench.measure.environment import environment, inputs
+from qbench.scenario.schema import Point
+from tiny import write_tiny_model
+
+
+def test_the_environment_is_json_and_names_machine_code_and_versions():
+    env = environment("cpu")
+    assert json.loads(json.dumps(env)) == env
+    assert env["device"] == "cpu"
+    assert env["device_name"]
+    assert env["cpu_count"] >= 1
+    assert env["host_memory_bytes"] > 1 << 30
+    assert env["versions"]["torch"]
+    assert len(env["code_id"]) == 12
+
+
+def test_settings_that_move_numbers_are_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    settings = environment("cpu")["settings"]
+    assert settings["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in settings
+
+
+def test_a_catalog_model_and_random_data_are_no_files():
+    assert inputs(Point(model="bigscience/bloom-560m")) == {}
+
+
+def test_the_files_of_a_point_count_by_their_content(tmp_path: Path):
+    model = write_tiny_model(tmp_path / "model", "HuggingFaceTB/SmolLM2-135M")
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    point = Point(model=model, weights="pretrained", data=str(text))
+    before = inputs(point)
+    # sha256sum of "one" begins with 7692c3ad3540.
+    assert before["data"] == "7692c3ad3540"
+    (tmp_path / "model" / "config.json").write_text("{}")
+    after = inputs(point)
+    assert after["config.json"] != before["config.json"]
+    assert after["data"] == before["data"]
