@@ -54,7 +54,7 @@ class MeasureError(QbenchError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library's error says, with the next one where it only announces that."""
+    """Return the first line of what a library's error says, and the next one where it ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
     # A KeyError says no more than the key.

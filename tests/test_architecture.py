@@ -22,7 +22,7 @@ GROUND = {"errors", "units", "quiet"}
 FACTS = GROUND | {"catalog", "scenario"}
 STORED = FACTS | {"records"}
 STEP = STORED | {"step", "memory"}
-ALL_BELOW_CLI = STEP | {"quiet", "plan", "measure", "compare", "report", "sweep"}
+ALL_BELOW_CLI = STEP | {"quiet", "plan", "measure", "compare", "report", "sweep", "validation"}
 # What each package or top-level module may import besides itself. The top floor sees everything below it.
 MAY_IMPORT = {
     "errors": set(),
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "compare": STORED,
     "report": STORED | {"compare"},
     "sweep": STEP | {"plan", "measure"},
+    "validation": STEP | {"plan", "compare"},
     "cli": ALL_BELOW_CLI | {"web"},
     "web": ALL_BELOW_CLI,
     "pytest_plugin": ALL_BELOW_CLI,

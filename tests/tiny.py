@@ -81,7 +81,9 @@ def write_tiny_model(folder: Path, hub_id: str, **changes: Any) -> str:
     return str(folder)
 
 
-def tiny_point(model: str, precision: str = "bf16", lora: dict[str, Any] | None = None, **train: Any) -> Point:
+def tiny_point(
+    model: str, precision: str = "bf16", lora: dict[str, Any] | None = None, **train: Any
+) -> Point:
     """Return a point of rank 4 on two sequences of 32 tokens, without checkpointing; `train` changes it."""
     sizes = {"seq_len": 32, "per_device_train_batch_size": 2, "gradient_checkpointing": False}
     return Point(

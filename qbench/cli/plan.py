@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qbench.cli.console import print_json, print_note, print_table, print_text
-from qbench.cli.target import first_line, read_target
+from qbench.cli.console import print_error, print_json, print_text
+from qbench.errors import QbenchError
+
+if TYPE_CHECKING:
+    from qbench.catalog.gpus import GpuSpec
+    from qbench.cli.target import Target
+    from qbench.records.record import Record
 
 
 class DeviceName(str, Enum):
@@ -18,15 +23,14 @@ class DeviceName(str, Enum):
     cpu = "cpu"
 
 
-Target = Annotated[
+TargetName = Annotated[
     str, typer.Argument(help="Scenario file, model of the catalog or hub, or folder with config.json.")
 ]
 Device = Annotated[DeviceName, typer.Option(help="Whose kernels to plan for.")]
-Repeated = typer.Option(help="Repeat the flag for a sweep.")
 
 
 def plan_command(
-    target: Target,
+    target: TargetName,
     device: Device = DeviceName.cuda,
     precision: Annotated[
         list[str] | None, typer.Option(help="fp32, bf16, fp16, nf4, nf4-dq, fp4, fp4-dq, int8.")
@@ -43,9 +47,15 @@ def plan_command(
     recipe: Annotated[list[str] | None, typer.Option(help="plain, peft, trainer, trl.")] = None,
     attn: Annotated[list[str] | None, typer.Option(help="auto, eager, sdpa, flash_attention_2.")] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="GPU to hold the plan against.")] = None,
+    gpu_memory: Annotated[str, typer.Option(help="Memory of a card that is not listed, as 24GiB.")] = "",
+    compute_capability: Annotated[str, typer.Option(help="Compute capability of that card, as 8.9.")] = "",
+    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Plan the memory of a training step: what it needs, where it goes, and whether it fits."""
+    """Plan the memory of a training step: what it needs, where it goes, and whether it fits.
+
+    Flags of a setting can be repeated, which plans every combination.
+    """
     flags: dict[str, Any] = {
         "precision": precision,
         "r": r,
@@ -58,12 +68,13 @@ def plan_command(
         "recipe": recipe,
         "attn_implementation": attn,
     }
-    records = _planned(target, flags, gpu or [], device.value)
+    card = (gpu_memory, compute_capability)
+    records = _planned(target, flags, gpu or [], card, device.value, max_points)
     if as_json:
         print_json({"records": [record.to_dict() for record in records]})
     else:
-        _print_records(records)
-    return _exit_code(records, bool(gpu))
+        _print_plans(records)
+    return _exit_code(records, bool(gpu or gpu_memory))
 
 
 def _modules(text: str) -> str | list[str]:
@@ -71,14 +82,15 @@ def _modules(text: str) -> str | list[str]:
     return names[0] if names == ["all-linear"] else names
 
 
-def _planned(target: str, flags: dict[str, Any], gpus: list[str], device: Any) -> list[Any]:
-    from qbench.catalog.gpus import find_gpu
+def _planned(
+    name: str, flags: dict[str, Any], gpus: list[str], card: tuple[str, str], device: Any, max_points: int
+) -> list[Record]:
     from qbench.catalog.models import resolve_model
-    from qbench.errors import QbenchError
+    from qbench.cli.target import read_target
 
-    chosen = read_target(target, flags, gpus)
-    cards = [find_gpu(name) for name in chosen.gpus]
-    for point in chosen.points:
+    target = read_target(name, flags, gpus, max_points)
+    cards = _cards(target, card, device, bool(gpus))
+    for point in target.points:
         resolve_model(point.model)
 
     # Only now the heavy libraries: bad input is told at once.
@@ -86,31 +98,37 @@ def _planned(target: str, flags: dict[str, Any], gpus: list[str], device: Any) -
     from qbench.sweep import failed_plan
 
     records = []
-    for point in chosen.points:
+    for point in target.points:
         try:
             records.append(plan(point, device, cards))
         except QbenchError as error:
-            if len(chosen.points) == 1:
+            if len(target.points) == 1:
                 raise
-            print_note(f"qbench: {point.label}: {first_line(error)}")
+            print_error(f"{point.label}: {error}")
             records.append(failed_plan(point, device, "plan", error))
     return records
 
 
-def _print_records(records: list[Any]) -> None:
-    from qbench.report.content import gather_content
+def _cards(target: Target, card: tuple[str, str], device: str, gpu_named: bool) -> list[GpuSpec]:
+    from qbench.catalog.gpus import find_gpu
+    from qbench.cli.target import described_gpu
 
-    content = gather_content(records)
-    for line in content.headline if len(records) > 1 else []:
+    if device == "cpu" and (gpu_named or any(card)):
+        raise QbenchError("a GPU is named, but --device cpu plans for the CPU; leave one of the two out")
+    described = [described_gpu(*card)] if any(card) else []
+    return [*described, *(find_gpu(name) for name in target.gpus)]
+
+
+def _print_plans(records: list[Record]) -> None:
+    from qbench.report.summary import plan_lines
+
+    for line in plan_lines(records):
         print_text(line)
-    for line in content.warnings:
-        print_text(line)
-    for table in (content.comparison, content.points, content.fits, content.caveats):
-        if table is not None:
-            print_table(table)
 
 
-def _exit_code(records: list[Any], gpu_named: bool) -> int:
-    """Return 1 when a GPU was named and no point fits any, else 0."""
+def _exit_code(records: list[Record], gpu_named: bool) -> int:
+    """Return 2 when no point could be planned, 1 when a GPU was named and no point fits any, else 0."""
+    if all(record.outcome != "ok" for record in records):
+        return QbenchError.exit_code
     held = [fit["fits"] for record in records for fit in record.detail.get("fits", [])]
     return 1 if gpu_named and not any(held) else 0

@@ -1,36 +1,82 @@
-"""The progress bar of a run, on stderr, with the time left."""
+"""The progress of a run on stderr, with the time left."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from qbench.cli.console import print_note
+from qbench.units import format_seconds
 
-from qbench.sweep import Job, OnJob, Progress
+if TYPE_CHECKING:
+    from qbench.records.record import Record
+    from qbench.sweep import Job, Progress, Watcher
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[OnJob]:
-    """Yield the callback that shows each job: a moving bar on a terminal, else one line a job."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield lambda progress, job: console.print(
-            f"[{progress.done + 1}/{progress.total}] {_text(job)}", markup=False
-        )
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.description}", markup=False), console=console) as bar:
-        task = bar.add_task("", total=None)
+def shown_progress(title: str) -> Iterator[Watcher]:
+    """Yield the watcher of a run: a moving bar on a terminal, else a line for each job.
 
-        def show(progress: Progress, job: Job) -> None:
-            bar.update(task, total=progress.total, completed=progress.done, description=_text(job))
+    The title is printed once the first job begins, so after everything that could have refused the run.
+    """
+    with _bar() if sys.stderr.isatty() else contextlib.nullcontext(_print_line) as show:
+        titles = [title]
 
-        yield show
+        def watch(progress: Progress, job: Job, record: Record | None) -> None:
+            if titles:
+                print_note(titles.pop())
+            show(progress, job, record)
+
+        yield watch
 
 
-def _text(job: Job) -> str:
+def job_text(job: Job) -> str:
+    """Return what a job does: 'plan ...', 'measure #1 ...'."""
     what = "plan" if job.repeat is None else f"measure #{job.repeat + 1}"
     return f"{what} {job.point.label}"
+
+
+def _print_line(progress: Progress, job: Job, record: Record | None) -> None:
+    if record is None:
+        print_note(f"[{progress.done + 1}/{progress.total}] {job_text(job)}{_left(progress)}")
+    elif record.outcome != "ok":
+        print_note(f"    {ending(record)}")
+
+
+def _left(progress: Progress) -> str:
+    seconds = progress.remaining_s
+    return "" if seconds is None else f" ({format_seconds(round(seconds))} left)"
+
+
+def ending(record: Record) -> str:
+    """Return how a record ended and why, on one line."""
+    why = str(record.detail.get("error") or "").partition("\n")[0]
+    return f"{record.outcome}: {why}" if why else record.outcome
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Watcher]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    text = TextColumn("{task.description}", markup=False)
+    left = TextColumn("{task.fields[left]}", markup=False)
+    with Bar(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, text, console=console) as bar:
+        task = bar.add_task("", total=None, left="")
+
+        def show(progress: Progress, job: Job, record: Record | None) -> None:
+            bar.update(
+                task,
+                total=progress.total,
+                completed=progress.done,
+                description=job_text(job),
+                left=_left(progress),
+            )
+            if record is not None and record.outcome != "ok":
+                bar.console.print(f"{job_text(job)}: {ending(record)}", markup=False)
+
+        yield show

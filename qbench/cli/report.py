@@ -25,8 +25,9 @@ def report_command(
         print_note(f"qbench: {notice}")
     records = [record for read in stored for record in read.records]
     folder = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report"
-    paths = write_report(records, folder, title or ", ".join(dict.fromkeys(run.name for run in runs)))
     content = gather_content(records)
+    name = title or ", ".join(dict.fromkeys(run.resolve().name for run in runs))
+    paths = write_report(records, folder, name, content)
     for line in (*content.headline, *content.warnings):
         print_text(line)
     for table in (content.comparison, content.failures):

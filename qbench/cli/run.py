@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.console import print_note, print_text
-from qbench.cli.target import scenario_path
+from qbench.cli.console import print_text
+
+if TYPE_CHECKING:
+    from qbench.scenario.schema import Device, Point, Scenario
 
 
 class DeviceChoice(str, Enum):
@@ -34,26 +36,53 @@ def run_command(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     executor: Annotated[ExecutorName, typer.Option(help="Who runs the points.")] = ExecutorName.local,
     max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what would run and why, and run nothing.")
+    ] = False,
 ) -> int:
     """Plan and measure each point of a scenario; what is finished in the folder is not done again."""
-    from qbench.scenario.expand import expand
-    from qbench.scenario.load import load_scenario
+    from qbench.cli.target import read_scenario
 
-    loaded = load_scenario(scenario_path(scenario), max_points)
-    points = expand(loaded, max_points)
+    loaded, points = read_scenario(scenario, max_points)
     folder = out or Path("runs") / loaded.name
+    chosen = _device(device)
+    if explain:
+        return _explain(loaded, points, folder, chosen)
+    return _run(loaded, points, folder, chosen)
 
-    from qbench.cli.progress import progress_bar
+
+def _device(choice: DeviceChoice) -> Device:
+    from qbench.errors import QbenchError
     from qbench.measure import nvml
+
+    if choice is DeviceChoice.cpu:
+        return "cpu"
+    if nvml.cuda_present():
+        return "cuda"
+    if choice is DeviceChoice.cuda:
+        raise QbenchError("--device cuda: the NVIDIA driver shows no GPU here; use --device cpu or auto")
+    return "cpu"
+
+
+def _explain(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: Device) -> int:
+    from qbench.cli.progress import job_text
+    from qbench.sweep import reasons
+
+    jobs = reasons(scenario, points, folder, device)
+    to_run = [(job, reason) for job, reason in jobs if reason is not None]
+    for job, reason in to_run:
+        print_text(f"{job_text(job)}: {reason}")
+    print_text(f"{folder}: {len(to_run)} of {len(jobs)} would run, {len(jobs) - len(to_run)} are finished")
+    return 0
+
+
+def _run(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: Device) -> int:
+    from qbench.cli.progress import shown_progress
     from qbench.measure.executors.local import LocalExecutor
     from qbench.sweep import run_scenario
 
-    chosen = device.value
-    if chosen == "auto":
-        chosen = "cuda" if nvml.cuda_present() else "cpu"
-    print_note(f"{loaded.name}: {len(points)} points on {chosen} into {folder}")
-    with progress_bar() as on_job:
-        done = run_scenario(loaded, points, folder, chosen, LocalExecutor(), on_job)  # type: ignore[arg-type]
+    with shown_progress(f"{scenario.name}: {len(points)} points on {device} into {folder}") as watch:
+        done = run_scenario(scenario, points, folder, device, LocalExecutor(), watch)
     endings = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.outcomes.items()))
     kept = f"; {done.kept} were there already" if done.kept else ""
     print_text(f"{folder}: {done.done} results ({endings or 'nothing to do'}{kept})")

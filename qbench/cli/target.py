@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qbench.errors import QbenchError, ScenarioError
-from qbench.scenario.expand import MAX_POINTS, expand, point_from
+from qbench.catalog.gpus import DTYPES, GpuSpec
+from qbench.errors import CatalogError, ScenarioError
+from qbench.scenario.expand import expand, point_from
 from qbench.scenario.load import load_scenario, shipped_scenarios
-from qbench.scenario.schema import Point
+from qbench.scenario.schema import Point, Scenario
+from qbench.units import format_bytes, parse_bytes
+
+FLAGS = {"per_device_train_batch_size": "batch", "seq_len": "seq", "attn_implementation": "attn"}
+"""Flags that are spelt shorter than the setting they stand for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +43,19 @@ def scenario_path(target: str) -> Path:
     return shipped.get(target, path)
 
 
+def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, ...]]:
+    """Return a scenario, by path or by the file name of a shipped one, and its points.
+
+    Raises ScenarioError with all that is wrong with it; beyond `max_points` points it is refused.
+    """
+    if max_points < 1:
+        raise ScenarioError(f"--max-points: given {max_points}; allowed: a whole number of at least 1")
+    scenario = load_scenario(scenario_path(target), max_points)
+    return scenario, expand(scenario, max_points)
+
+
 def read_target(
-    target: str, flags: Mapping[str, Sequence[Any]], gpus: Sequence[str], max_points: int = MAX_POINTS
+    target: str, flags: Mapping[str, Sequence[Any]], gpus: Sequence[str], max_points: int
 ) -> Target:
     """Return the points of a scenario file, or of a model and the product of its flags.
 
@@ -47,21 +66,65 @@ def read_target(
     if not is_scenario(target):
         return Target(points=_points_of_model(target, given), gpus=tuple(gpus))
     if given:
+        names = ", ".join(f"--{_flag(name)}" for name in given)
         raise ScenarioError(
-            f"flags for single points ({', '.join(given)}) do not go with the scenario {target}; edit its matrix"
+            f"flags of single points ({names}) do not go with the scenario {target}; edit its matrix"
         )
-    scenario = load_scenario(scenario_path(target), max_points)
-    return Target(points=expand(scenario, max_points), gpus=tuple(gpus) or scenario.plan.gpus)
+    scenario, points = read_scenario(target, max_points)
+    return Target(points=points, gpus=tuple(gpus) or scenario.plan.gpus)
 
 
 def _points_of_model(model: str, flags: Mapping[str, Sequence[Any]]) -> tuple[Point, ...]:
-    import itertools
-
     combinations = itertools.product(*([(name, value) for value in values] for name, values in flags.items()))
-    points = [point_from({"model": model}, dict(chosen)) for chosen in combinations]
+    try:
+        points = [point_from({"model": model}, dict(chosen)) for chosen in combinations]
+    except ScenarioError as error:
+        raise ScenarioError(map(_as_flag, error.problems)) from error
     return tuple(dict.fromkeys(points))
 
 
-def first_line(error: QbenchError) -> str:
-    """Return the first line of an error's text."""
-    return str(error).splitlines()[0]
+def _as_flag(problem: str) -> str:
+    """Return a problem of a setting under the name of its flag."""
+    setting, colon, rest = problem.partition(":")
+    return problem if setting == "model" or " " in setting else f"--{_flag(setting)}{colon}{rest}"
+
+
+def _flag(setting: str) -> str:
+    return FLAGS.get(setting, setting.replace("_", "-"))
+
+
+def described_gpu(memory: str, compute_capability: str) -> GpuSpec:
+    """Return a card that is not in the catalog, from its memory ('24GiB') and compute capability ('8.9').
+
+    Its speed is not known. Raises CatalogError when one of the two is missing or is not what it should be.
+    """
+    if not memory or not compute_capability:
+        raise CatalogError(
+            "--gpu-memory and --compute-capability describe a card together; give both, or take --gpu"
+        )
+    try:
+        memory_bytes = parse_bytes(memory)
+    except ValueError as error:
+        raise CatalogError(f"--gpu-memory: {error}") from error
+    match = re.fullmatch(r"(\d{1,2})\.(\d)", compute_capability)
+    if match is None:
+        raise CatalogError(
+            f"--compute-capability: {compute_capability!r} is none; write major and minor number, such as 8.9"
+        )
+    return GpuSpec(
+        name=f"{format_bytes(memory_bytes)} card",
+        aliases=(),
+        vendor="NVIDIA",
+        architecture="",
+        compute_capability=(int(match.group(1)), int(match.group(2))),
+        nominal_gb=round(memory_bytes / 1e9),
+        memory_bytes=memory_bytes,
+        memory_basis="given",
+        memory_source="given",
+        memory_bandwidth_bytes_per_s=math.nan,
+        peak_flops=dict.fromkeys(DTYPES),
+        tdp_w=math.nan,
+        release_year=0,
+        source="given",
+        notes="",
+    )

@@ -27,7 +27,7 @@ _SETTINGS = (
 
 
 def environment(device: Device) -> dict[str, Any]:
-    """Return what a record says of its machine: device, versions, code, git state, settings that move numbers."""
+    """Return what a record says of its machine: device, versions, code, git state, settings that count."""
     return {
         "device": device,
         **machine(device),

@@ -39,7 +39,9 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
     if isinstance(error, QbenchError):
         return Measurement(outcome="error", detail={"error": text})
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
-        return Measurement(outcome="oom", detail={"error": text.splitlines()[0], "oom": oom_facts(text, phase)})
+        return Measurement(
+            outcome="oom", detail={"error": text.splitlines()[0], "oom": oom_facts(text, phase)}
+        )
     detail = {"error": f"{type(error).__name__}: {text}", "phase": phase, "traceback": traceback.format_exc()}
     return Measurement(outcome="error", detail=detail)
 

@@ -11,7 +11,7 @@ from qbench.quiet import quiet_libraries
 quiet_libraries()
 
 import accelerate  # noqa: E402, F401
-import torch._inductor.compile_fx  # noqa: E402
+import torch._inductor.compile_fx  # noqa: E402, F401
 from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: E402, F401
 
 if not nvml.cuda_present():

@@ -33,14 +33,14 @@ Events = Sequence[tuple[int, int]]
 
 
 def profile(ledger: Ledger, events: Events | None = None) -> MemoryProfile:
-    """Return what the ledger saw; its first mark is where set-up ends and steps begin.
+    """Return what the ledger saw; the first forward pass is where set-up ends and steps begin.
 
-    `events` are the ledger's own, each storage rounded up to 512 B, or the same ones with the block sizes
+    The peak is that of steps and of loading, where the ledger knows of loading. `events` are the ledger's own, each storage rounded up to 512 B, or the same ones with the block sizes
     of an allocator.
     """
     events = ledger.events if events is None else events
-    first_event = ledger.marks[0][0]
-    peak_event, peak_bytes = _peak(events, first_event)
+    first_event = next(event for event, phase in ledger.marks if phase == "forward")
+    peak_event, peak_bytes = _peak(events)
     culprit = ledger.allocations[events[peak_event][0]]
     static = _live_at(events, first_event)
     saved = _saved_for_backward(ledger)
@@ -50,17 +50,16 @@ def profile(ledger: Ledger, events: Events | None = None) -> MemoryProfile:
         peak_bytes=peak_bytes,
         breakdown=_by_category(ledger, _live_at(events, peak_event + 1), saved),
         peak_at={"phase": culprit.phase, "op": culprit.op, "module": culprit.module},
-        phases=_phase_peaks(ledger, events, first_event),
+        phases=_phase_peaks(ledger, events),
         timeline=_timeline(ledger, events),
     )
 
 
-def _peak(events: Events, first_event: int) -> tuple[int, int]:
-    """Return (event, bytes) of the largest sum; what is at rest when the steps begin counts too."""
-    live = sum(size for _, size in events[:first_event])
-    best_event, best = first_event - 1, live
-    for event in range(first_event, len(events)):
-        live += events[event][1]
+def _peak(events: Events) -> tuple[int, int]:
+    """Return (event, bytes) of the first largest sum."""
+    live = best_event = best = 0
+    for event, (_, size) in enumerate(events):
+        live += size
         if live > best:
             best_event, best = event, live
     return best_event, best
@@ -110,14 +109,16 @@ def _by_category(ledger: Ledger, live: dict[int, int], saved: set[int]) -> dict[
     return totals
 
 
-def _phase_peaks(ledger: Ledger, events: Events, first_event: int) -> dict[str, int]:
+def _phase_peaks(ledger: Ledger, events: Events) -> dict[str, int]:
     peaks: dict[str, int] = {}
-    live = sum(size for _, size in events[:first_event])
-    for handle, size in events[first_event:]:
+    live = 0
+    for handle, size in events:
         live += size
         if size > 0:
             phase = ledger.allocations[handle].phase
             peaks[phase] = max(peaks.get(phase, 0), live)
+    # What was there before anything was watched has no phase of its own.
+    peaks.pop("build", None)
     return peaks
 
 

@@ -8,6 +8,7 @@ would dispatch to, so that the saved and temporary tensors of the trace are thei
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch.utils._python_dispatch import _disable_current_modes
 
 from qbench.memory.autocast import lowered
+from qbench.memory.experts import autocast_off_on_meta, expert_kernels
 
 Decompositions = dict[Any, Callable[..., Any]]
 
@@ -28,8 +30,12 @@ _sdpa = F.scaled_dot_product_attention
 FLASH_CHOICE = 1
 """`SDPBackend.FLASH_ATTENTION` as returned by `torch._fused_sdp_choice`."""
 
-FUSED_GEMM_MAX_TOKENS = 1536
-"""bitsandbytes 0.50 fuses the 4-bit matmul up to this many tokens (backends/cuda/ops.py, custom_max_m)."""
+FUSED_GEMM_MAX_TOKENS = 512
+"""bitsandbytes 0.50 fuses the 4-bit matmul up to this many tokens, and dequantizes the weight for more.
+
+backends/cuda/ops.py, `_gemm_4bit_use_custom_cuda`: the limit for weights of 4 Mi elements or more. Smaller
+ones are fused up to 1536 tokens on an A100 where K < N / 2 and N is small; elsewhere the limit is lower.
+"""
 
 
 def decompositions(kernels: str, on_meta: bool) -> Decompositions:
@@ -43,6 +49,7 @@ def decompositions(kernels: str, on_meta: bool) -> Decompositions:
     if on_meta:
         replaced[torch.ops.bitsandbytes.int8_vectorwise_quant.default] = _int8_vectorwise_quant
         replaced[torch.ops.bitsandbytes.int8_mixed_scaled_mm.default] = _int8_mixed_scaled_mm
+        replaced |= expert_kernels()
     return replaced
 
 
@@ -82,7 +89,7 @@ def _gemm_4bit_cuda(
     """Allocate as bitsandbytes' CUDA kernel does: fused for few tokens, else dequantize and multiply.
 
     Source: bitsandbytes 0.50 backends/cuda/ops.py, `gemm_4bit` and `_dequant_linear_fallback`. The choice
-    below 1536 tokens depends on the architecture there; here it is taken as fused.
+    below 512 tokens depends on the architecture there; here it is taken as fused.
     """
     tokens = A.numel() // A.shape[-1]
     if tokens <= FUSED_GEMM_MAX_TOKENS and A.shape[-1] % blocksize == 0:
@@ -99,16 +106,21 @@ def _gemm_4bit_cuda(
 
 
 @contextlib.contextmanager
-def kernels_of(device: str) -> Iterator[None]:
-    """Run operators on meta as `device` (cpu or cuda) would; other tensors are not affected."""
+def kernels_of(device: str, flash: bool = True) -> Iterator[None]:
+    """Run operators on meta as `device` (cpu or cuda) would; other tensors are not affected.
+
+    `flash` says whether CUDA has the flash kernel of attention: from sm_80 on, and in torch's Linux wheels.
+    """
     replaced: dict[str, Callable[..., torch.Tensor]] = {"scaled_dot_product_attention": _cpu_attention}
     if device == "cuda":
-        replaced = {"scaled_dot_product_attention": _cuda_attention, "dropout": _cuda_dropout}
+        attention = functools.partial(_cuda_attention, flash=flash)
+        replaced = {"scaled_dot_product_attention": attention, "dropout": _cuda_dropout}
     original = {name: getattr(F, name) for name in replaced}
     for name, function in replaced.items():
         setattr(F, name, function)
     try:
-        yield
+        with autocast_off_on_meta():
+            yield
     finally:
         for name, function in original.items():
             setattr(F, name, function)
@@ -162,6 +174,8 @@ def _cuda_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    flash: bool = True,
 ) -> torch.Tensor:
     """Take flash, memory-efficient or math attention as CUDA would from sm_80 on.
 
@@ -173,11 +187,11 @@ def _cuda_attention(
     if query.device.type != "meta":
         return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     half = query.dtype in (torch.float16, torch.bfloat16)
-    if half and attn_mask is None and query.shape[-1] <= 256 and query.shape[-1] == value.shape[-1]:
-        flash: torch.Tensor = aten._scaled_dot_product_flash_attention(
+    if flash and half and attn_mask is None and query.shape[-1] <= 256 and query.shape[-1] == value.shape[-1]:
+        flashed: torch.Tensor = aten._scaled_dot_product_flash_attention(
             *inputs, dropout_p, is_causal, False, scale=scale
         )[0]
-        return flash
+        return flashed
     if query.shape[1] != key.shape[1]:
         return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if attn_mask is not None and attn_mask.dtype == torch.bool:

@@ -24,6 +24,9 @@ BLOCK_BYTES = 512
 _INDEX = torch.ops.aten.index.Tensor
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 
+_CUBLAS = frozenset(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm"))
+"""Operators that run through a cuBLAS handle, which takes its workspace when it is first used."""
+
 _META_KERNELS = MetaKernelCache()
 """Shared by all ledgers of a process, so that a sweep pays for each shape once."""
 
@@ -78,6 +81,9 @@ class Ledger(TorchDispatchMode):
         self.events: list[tuple[int, int]] = []
         self.marks: list[tuple[int, str]] = []
         self.phase = "build"
+        self.workspaces: dict[str, int] = {}
+        """Bytes that the cuBLAS handle of a thread will take, by the phase that runs there: forward is the
+        caller's thread, backward autograd's."""
 
     def begin_phase(self, phase: str) -> None:
         """Note that a phase begins with the next event."""
@@ -97,6 +103,10 @@ class Ledger(TorchDispatchMode):
         self.events.append((handle, round_up(num_bytes, BLOCK_BYTES)))
         return handle
 
+    def free(self, handle: int) -> None:
+        """Record that what `allocate` gave is free again."""
+        self.events.append((handle, -round_up(self.allocations[handle].num_bytes, BLOCK_BYTES)))
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is _SCALAR and args[0].device.type == "meta":
@@ -111,7 +121,14 @@ class Ledger(TorchDispatchMode):
                 return decomposition(*args, **kwargs)
         out = self._run(func, args, kwargs)
         self._track_all(out, func)
+        if self.workspaces and func in _CUBLAS:
+            self._take_workspace()
         return out
+
+    def _take_workspace(self) -> None:
+        num_bytes = self.workspaces.pop("backward" if self.phase == "backward" else "forward", None)
+        if num_bytes is not None:
+            self.allocate(num_bytes, "cuBLAS workspace", "workspace")
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         return _META_KERNELS.call(func, args, kwargs) if self._on_meta else func(*args, **kwargs)

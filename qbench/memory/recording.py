@@ -47,18 +47,23 @@ def record_steps(
     device_types: set[str],
     kernels: str,
     library_buffers: dict[str, int] | None = None,
+    load: Callable[[Ledger], None] | None = None,
     num_steps: int = NUM_STEPS,
 ) -> Recording:
     """Return the recording of `num_steps` steps of a freshly built training step; the step stays usable.
 
-    `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives bytes that a
-    library takes and keeps when a phase first begins, by phase: cuBLAS workspaces on CUDA.
+    `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives the bytes that
+    cuBLAS takes and keeps at the first matrix product of a thread (`Ledger.workspaces`). `load` tells the
+    ledger how the model came into memory; without it, it was there.
     """
     ledger = Ledger(device_types, decompositions(kernels, on_meta="meta" in device_types))
+    ledger.workspaces = dict(library_buffers or {})
+    if load is not None:
+        load(ledger)
     for category, tensor in step.static_tensors():
         ledger.register(tensor, category)
     losses: list[float] = []
-    with _watching(step, ledger, dict(library_buffers or {})), _without_gc(), ledger:
+    with _watching(step, ledger), _without_gc(), ledger:
         for _ in range(num_steps):
             losses.append(step.run().item())
             for tensor in step.optimizer_tensors():
@@ -67,13 +72,13 @@ def record_steps(
 
 
 @contextlib.contextmanager
-def _watching(step: Steps, ledger: Ledger, buffers: dict[str, int]) -> Iterator[None]:
+def _watching(step: Steps, ledger: Ledger) -> Iterator[None]:
     """Hold the hooks that tell the ledger the phase, the module and the gradients."""
     attribution = Attribution(step.model)
     hooks = _mark_gradients(ledger, step.model)
     before = step.on_phase
     ledger.place = _places(attribution)
-    step.on_phase = _phases(ledger, attribution, buffers, before)
+    step.on_phase = _phases(ledger, attribution, before)
     try:
         yield
     finally:
@@ -91,15 +96,11 @@ def _places(attribution: Attribution) -> Callable[[], Place]:
     return place
 
 
-def _phases(
-    ledger: Ledger, attribution: Attribution, buffers: dict[str, int], also: Callable[[str], None]
-) -> Callable[[str], None]:
+def _phases(ledger: Ledger, attribution: Attribution, also: Callable[[str], None]) -> Callable[[str], None]:
     def begin(phase: str) -> None:
         also(phase)
         attribution.in_loss = phase == "loss"
         ledger.begin_phase(phase)
-        if phase in buffers:
-            ledger.allocate(buffers.pop(phase), "cuBLAS workspace", "workspace")
 
     return begin
 

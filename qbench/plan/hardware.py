@@ -22,12 +22,17 @@ DEFAULT_COMPUTE_CAPABILITY = (8, 0)
 
 
 def library_buffers(capability: tuple[int, int]) -> dict[str, int]:
-    """Return the bytes of cuBLAS workspaces by the phase that first needs each.
+    """Return the bytes of cuBLAS workspaces by the phase whose first matrix product takes each.
 
     Forward runs on the caller's thread and backward on autograd's, and each thread has a cuBLAS handle.
     """
     size = CUBLAS_WORKSPACE_BYTES_HOPPER if capability >= (9, 0) else CUBLAS_WORKSPACE_BYTES
     return {"forward": size, "backward": size}
+
+
+def has_flash(capability: tuple[int, int]) -> bool:
+    """Say whether torch's flash attention runs (ATen/native/transformers/cuda/sdp_utils.cpp: from sm_80)."""
+    return capability >= (8, 0)
 
 
 def capability_of(gpus: tuple[GpuSpec, ...]) -> tuple[int, int]:

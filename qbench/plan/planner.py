@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.gpus import gpus as catalog_gpus
 from qbench.catalog.prices import cheapest_on_demand
 from qbench.plan.hardware import (
     CUDA_CONTEXT_BYTES,
     capability_of,
     fits,
+    has_flash,
     headroom_bytes,
     library_buffers,
 )
@@ -29,7 +31,7 @@ def plan(point: Point, device: Device = "cuda", gpus: Sequence[GpuSpec] = (), ru
     """
     capability = capability_of(tuple(gpus))
     buffers = library_buffers(capability) if device == "cuda" else None
-    traced = trace(point, device, buffers)
+    traced = trace(point, device, buffers, flash=has_flash(capability))
     metrics = _metrics(traced)
     detail = _detail(traced, point)
     if device == "cuda":
@@ -121,7 +123,7 @@ def _add_cuda(
 
 def _held_against(gpu: GpuSpec, device_bytes: int) -> dict[str, Any]:
     """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
-    price = cheapest_on_demand(gpu.name)
+    price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
     return {
         "gpu": gpu.name,
         "memory_bytes": gpu.memory_bytes,

@@ -10,7 +10,7 @@ from pathlib import Path
 from qbench.errors import RecordError
 from qbench.records.frame import records_frame
 from qbench.records.record import Record
-from qbench.report.content import gather_content
+from qbench.report.content import Content, gather_content
 from qbench.report.html import html_page
 from qbench.report.markdown import markdown_text
 
@@ -25,15 +25,17 @@ def write_csv(records: Sequence[Record], path: Path) -> None:
     _write_whole(path, csv_text(records))
 
 
-def write_report(records: Sequence[Record], folder: Path, title: str) -> dict[str, Path]:
+def write_report(
+    records: Sequence[Record], folder: Path, title: str, content: Content | None = None
+) -> dict[str, Path]:
     """Write report.html, report.md and report.csv into `folder`; return their paths by suffix.
 
-    Raises RecordError when there are no records, or the folder or a file cannot be written; a file that was
-    there before is then as it was.
+    `content` is that of `records` where it is gathered already. Raises RecordError when there are no
+    records, or the folder or a file cannot be written; a file that was there before is then as it was.
     """
     if not records:
         raise RecordError("no records to report on; run a scenario, or name a folder that holds results")
-    content = gather_content(records)
+    content = content or gather_content(records)
     texts = {"html": html_page(content, title), "md": markdown_text(content, title), "csv": csv_text(records)}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,10 @@ def expansion(
     """Return the points of valid sections of a scenario, and what is wrong with their combinations."""
     count = _count(matrix, include)
     if count > max_points:
-        text = f"{count:,} points are more than the limit of {max_points:,}; shorten it or raise the limit"
+        text = (
+            f"{count:,} points are more than the limit of {max_points:,}; shorten it or raise the limit "
+            "(--max-points)"
+        )
         return (), [Problem(("matrix",), text)]
     shared = _settings(base)
     candidates = [

@@ -47,9 +47,12 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         with warnings.catch_warnings():
             # peft warns that it sets fan_in_fan_out for Conv1D (GPT-2), which is what we want.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            # all-linear makes patterns for stacked experts that some models have under another name.
+            warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
             return get_peft_model(model, config)
     except ValueError as error:
-        raise StepError(f"peft refuses these adapters: {first_line(error)}") from error
+        hint = "; set lora_dropout: 0" if "lora_dropout" in str(error) else ""
+        raise StepError(f"peft refuses these adapters: {first_line(error)}{hint}") from error
 
 
 def _checked_targets(model: PreTrainedModel, given: str | tuple[str, ...]) -> str | list[str]:

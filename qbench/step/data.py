@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qbench.catalog.models import resolve_model
-from qbench.errors import StepError
+from qbench.errors import StepError, first_line
 from qbench.scenario.schema import Point
 from qbench.step.model import weights_folder
 
@@ -60,4 +60,10 @@ def _text_blocks(point: Point, shape: tuple[int, int]) -> list[torch.Tensor]:
 def _tokenizer(point: Point) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(weights_folder(resolve_model(point.model)))
+    try:
+        return AutoTokenizer.from_pretrained(weights_folder(resolve_model(point.model)))
+    except Exception as error:
+        raise StepError(
+            f"data {point.data} needs the tokenizer of {point.model}, which could not be loaded "
+            f"({first_line(error)}); give a folder that holds one, or set data: random"
+        ) from error

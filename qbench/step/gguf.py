@@ -47,7 +47,8 @@ def gguf_file(source: ModelSource) -> Path | None:
 def checkpoint_folder(gguf: Path) -> Path:
     """Return a folder with the fp32 weights and the tokenizer of a GGUF file, converted on first use.
 
-    It is kept in the user's cache. Raises StepError when the file cannot be read as GGUF.
+    It is kept in the user's cache. Raises StepError when the file cannot be read as GGUF, or the cache cannot
+    be written.
     """
     stat = gguf.stat()
     name = hashlib.sha256(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
@@ -63,14 +64,20 @@ def _cache_folder() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    except OSError as error:
+        raise StepError(
+            f"{folder.parent} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
     try:
         where, name = gguf.parent, gguf.name
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:
+            # What a broken file holds decides where reading it fails, and with which error.
             raise StepError(f"{gguf} cannot be read as GGUF: {first_line(error)}") from error
         if getattr(model, "hf_quantizer", None) is not None:
             # GGUF counts as a quantization there, although the tensors are plain fp32 by now.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.initialization import no_tie_weights
+from transformers.modeling_utils import local_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qbench.catalog.models import ModelSource, resolve_model
@@ -14,6 +16,7 @@ from qbench.errors import StepError, first_line
 from qbench.scenario.schema import Point
 from qbench.step.gguf import checkpoint_folder, gguf_file
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
+from qbench.step.recipe import keeps_cache
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -27,14 +30,14 @@ def base_dtype(precision: str) -> torch.dtype:
 
 
 def load_config(point: Point, source: ModelSource | None = None) -> PretrainedConfig:
-    """Return the transformers config of the point's model, with the KV cache switched off.
+    """Return the transformers config of the point's model, with the KV cache on where the recipe keeps it.
 
     Raises StepError when the model type is unknown to the installed transformers, when a hub id cannot
     be fetched, or when the sequence is longer than a table of learned positions.
     """
     source = source or resolve_model(point.model)
     config: PretrainedConfig = _read_config(source)
-    config.use_cache = False
+    config.use_cache = bool(getattr(config, "use_cache", False)) and keeps_cache(point)
     _check_positions(config, point.train.seq_len)
     return config
 
@@ -95,11 +98,15 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
     """
     if point.weights == "pretrained" and device.type != "meta":
         return _load_pretrained(point, device, config)
-    with torch.device("meta"):
-        model: PreTrainedModel = _from_config(point, config)
+    dtype = base_dtype(point.precision)
     quantizer = make_quantizer(point.precision)
-    if quantizer is not None:
-        quantizer.preprocess_model(model=model, dtype=base_dtype(point.precision), device_map=None)
+    # As in `from_pretrained`: weights are tied once layers are replaced, since which layers stay in 16 bit
+    # depends on it, and new layers get biases of the model's dtype.
+    with torch.device("meta"), no_tie_weights(), local_torch_dtype(dtype):
+        model: PreTrainedModel = _from_config(point, config)
+        if quantizer is not None:
+            quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+    model.tie_weights()
     materialize_random(model, device, quantizer)
     if quantizer is not None:
         quantizer.postprocess_model(model)
@@ -138,10 +145,10 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         model = AutoModelForCausalLM.from_pretrained(weights_folder(source), **arguments)
     except (OSError, ValueError, ImportError) as error:
         raise StepError(
-            f"weights: pretrained, but the weights of {point.model} could not be loaded ({first_line(error)}); "
+            f"weights: pretrained, but those of {point.model} could not be loaded ({first_line(error)}); "
             "give a folder with the checkpoint, or set weights: random"
         ) from error
-    model.config.use_cache = False
+    model.config.use_cache = config.use_cache
     return model
 
 

@@ -34,6 +34,15 @@ def keeps_outputs(recipe: str) -> bool:
     return recipe in ("plain", "peft")
 
 
+def keeps_cache(point: Point) -> bool:
+    """Say whether the outputs hold the keys and values of all layers, as configs of transformers ask for.
+
+    Checkpointing switches that off (modeling_layers.py, `GradientCheckpointingLayer`), and so does Trainer,
+    whose `TrainingArguments.use_cache` is False; a hand-written loop leaves it on.
+    """
+    return keeps_outputs(point.train.recipe) and not point.train.gradient_checkpointing
+
+
 def converts_outputs(point: Point) -> bool:
     """Say whether the outputs become fp32 copies: accelerate does so for a Trainer under autocast.
 

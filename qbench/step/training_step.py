@@ -15,8 +15,9 @@ from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, make_batches
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import is_paged, make_optimizer, managed_bytes
+from qbench.step.quantize import is_quantized_weight
 from qbench.step.recipe import Context, converts_outputs, finish_adapters, keeps_outputs, prepare_base
-from qbench.step.verify import ModelFacts, has_stacked_experts, verify_model
+from qbench.step.verify import ModelFacts, verify_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -76,15 +77,15 @@ class TrainingStep:
     def evaluate(self) -> float:
         """Return the mean loss over all batches without dropout, in nats per token; nothing is trained.
 
-        The model stays in training mode: in evaluation mode bitsandbytes repacks 4-bit weights on some CPUs
-        for a kernel that has no backward (nn/modules.py, `Linear4bit.forward`).
+        Quantized layers stay in training mode: in evaluation mode bitsandbytes repacks 4-bit weights on some
+        CPUs for a kernel that has no backward (nn/modules.py, `Linear4bit.forward`).
         """
-        dropouts = [module for module in self.model.modules() if isinstance(module, torch.nn.Dropout)]
-        for dropout in dropouts:
-            dropout.eval()
+        self.model.eval()
+        for module in self.model.modules():
+            if is_quantized_weight(module._parameters.get("weight")):
+                module.train()
         losses: list[float] = [self.model(**batch).loss.item() for batch in self.batches]
-        for dropout in dropouts:
-            dropout.train()
+        self.model.train()
         return sum(losses) / len(losses)
 
     def _forward_backward(self, accumulation: int) -> torch.Tensor:
@@ -173,11 +174,6 @@ def build_step(
     config = config or load_config(point)
     target = torch.device(device)
     built = build_base_model(point, target, config)
-    if device == "meta" and has_stacked_experts(built):
-        raise StepError(
-            f"{point.model} is a mixture of experts; how tokens are routed decides its memory, "
-            "and that is not planned yet; choose a dense model"
-        )
     base = prepare_base(built, point, meta_autocast)
     model: Any = base
     if point.lora is not None:

@@ -42,7 +42,7 @@ def verify_model(model: torch.nn.Module, point: Point) -> ModelFacts:
     """Return the facts of a built model.
 
     Raises StepError when it differs from the point: a quantized precision without quantized layers, the
-    wrong 4-bit type, double quantization missing or unasked, an adapted layer that is not quantized.
+    wrong kind of layer or 4-bit type, double quantization missing or unasked.
     """
     # peft's wrappers answer for the weight of the layer they wrap; only the owner counts.
     quantized = [
@@ -102,18 +102,20 @@ def _check_quantization(
             f"precision {point.precision}, but transformers {transformers.__version__} quantizes no layer of "
             f"{point.model} (its linear layers are {', '.join(kinds)}, which are passed over); use bf16"
         )
-    if point.precision != "int8":
-        for layer in quantized:
-            _check_4bit(point, layer)
+    for layer in quantized:
+        _check_layer(point, layer)
 
 
-def _check_4bit(point: Point, layer: Any) -> None:
+def _check_layer(point: Point, layer: Any) -> None:
+    wanted = bnb.nn.Linear8bitLt if point.precision == "int8" else bnb.nn.Linear4bit
+    if not isinstance(layer, wanted):
+        raise StepError(f"precision {point.precision}, but a layer is {type(layer).__name__}")
+    if point.precision == "int8":
+        return
     kind, _, double = point.precision.partition("-")
-    state = layer.weight.quant_state
-    if not isinstance(layer, bnb.nn.Linear4bit) or state is None:
-        raise StepError(
-            f"precision {point.precision}, but a layer is {type(layer).__name__} without a quant state"
-        )
+    state: Any = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        raise StepError(f"precision {point.precision}, but a layer is not quantized yet")
     if state.quant_type != kind or state.nested != (double == "dq"):
         nested = "with" if state.nested else "without"
         raise StepError(
@@ -152,8 +154,7 @@ def _dtypes(model: Any) -> dict[str, str]:
 def _skipped(model: torch.nn.Module, point: Point, base_params: int) -> Iterator[dict[str, Any]]:
     """Yield groups of base weights that quantization did not reach, largest first.
 
-    A linear layer is listed whatever its size: transformers leaves the last module of a model in 16 bit
-    (quantizers/base.py, `get_keys_to_not_convert`), which is a layer where the last norm has no weight.
+    A matrix that is neither embedding nor head is listed whatever its size: nobody would expect it.
     """
     if point.precision not in QUANTIZED_PRECISIONS:
         return

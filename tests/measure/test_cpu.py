@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import write_tiny_model
 
 from qbench.measure.cpu import measure_cpu
 from qbench.measure.task import Task, measurement_from_json
 from qbench.measure.worker import PhaseNote, run_task
 from qbench.scenario.schema import MeasureSettings, Point
 from qbench.step.training_step import PHASES
-from tiny import write_tiny_model
 
 SETTINGS = MeasureSettings(warmup_steps=1, steps=3)
 

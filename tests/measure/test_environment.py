@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import write_tiny_model
 
 from qbench.measure.environment import environment, inputs
 from qbench.scenario.schema import Point
-from tiny import write_tiny_model
 
 
 def test_the_environment_is_json_and_names_machine_code_and_versions():

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import write_tiny_model
 
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.task import Measurement, Task
 from qbench.scenario.schema import MeasureSettings, Point
 from tests.measure import faults
-from tiny import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 LONG_S = 60.0

@@ -27,7 +27,9 @@ class Driver:
             "nvmlDeviceGetHandleByUUID": UUIDS.index,
             "nvmlDeviceGetName": self.answer(lambda card: f"card {card}"),
             "nvmlDeviceGetUUID": self.answer(lambda card: UUIDS[card]),
-            "nvmlDeviceGetMemoryInfo": self.answer(lambda card: SimpleNamespace(total=24 << 30, used=1 << 30)),
+            "nvmlDeviceGetMemoryInfo": self.answer(
+                lambda card: SimpleNamespace(total=24 << 30, used=1 << 30)
+            ),
             "nvmlSystemGetDriverVersion": lambda: "580.1",
             "nvmlDeviceGetComputeRunningProcesses": self.answer(
                 lambda card: [SimpleNamespace(pid=pid) for pid in self.running]

@@ -140,7 +140,12 @@ def test_marks_say_where_phases_begin() -> None:
         ledger.begin_phase("backward")
         third = torch.zeros(1)
     assert ledger.marks == [(1, "forward"), (3, "backward")]
-    assert [allocation.phase for allocation in ledger.allocations] == ["build", "forward", "forward", "backward"]
+    assert [allocation.phase for allocation in ledger.allocations] == [
+        "build",
+        "forward",
+        "forward",
+        "backward",
+    ]
     del before, first, second, third
 
 

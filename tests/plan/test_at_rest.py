@@ -10,7 +10,7 @@ from tiny import FAMILIES, write_tiny_model
 from qbench.plan.planner import plan
 from qbench.records.record import Record
 from qbench.scenario.schema import LoraSettings, Point, TrainSettings
-from qbench.units import GIB, MIB
+from qbench.units import GIB
 
 # Llama 2 7B: hidden 4096, MLP 11008, 32 layers, vocabulary 32000, a head of its own.
 ATTENTION, MLP = 4096 * 4096, 4096 * 11_008
@@ -54,9 +54,9 @@ def test_llama_2_7b_in_nf4_dq_is_below_4_2_gib() -> None:
     assert base["quant_state_bytes"] == 32 * (4 * attention + 3 * mlp)
     # Embedding, head and norms are fp32 after peft's preparation.
     assert base["unquantized_bytes"] == 4 * TABLES + ROTARY
-    # On CUDA a packed MLP layer, 21.5 MiB, gets the whole of a 22 MiB segment: half a MiB is not split off.
-    # And the rotary buffers are rounded up to 512 B each.
-    assert base["quantized_bytes"] + base["unquantized_bytes"] + 32 * 3 * MIB // 2 + 512 == static["weights"]
+    # On CUDA a block is not split for a MiB or less, so that some tensors hold more than they asked for.
+    asked = base["quantized_bytes"] + base["unquantized_bytes"]
+    assert asked < static["weights"] < 1.005 * asked
     assert static["weights"] + static["quant_state"] < 4.2 * GIB
     assert record.detail["model"]["dtypes"]["lm_head"] == "float32"
 

@@ -100,6 +100,43 @@ def test_autocast(tmp_path: Path, family: str, precision: str, checkpointing: bo
     assert_plan_is_measurement(point(model, precision, checkpointing, autocast="bf16", recipe=recipe))
 
 
+EXPERTS = {
+    "mixtral": ("mistralai/Mixtral-8x7B-v0.1", {"num_local_experts": 4}),
+    "qwen3_moe": (
+        "Qwen/Qwen3-30B-A3B",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96},
+    ),
+    "gpt_oss": ("openai/gpt-oss-20b", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v3": (
+        "deepseek-ai/DeepSeek-V3",
+        {
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 96,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "num_key_value_heads": 4,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["saved", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4-dq"])
+@pytest.mark.parametrize("family", EXPERTS)
+def test_mixture_of_experts(tmp_path: Path, family: str, precision: str, checkpointing: bool) -> None:
+    hub_id, sizes = EXPERTS[family]
+    model = write_tiny_model(tmp_path / family, hub_id, **sizes)
+    # peft adapts stacked experts without dropout only.
+    assert_plan_is_measurement(point(model, precision, checkpointing, lora={"lora_dropout": 0.0}))
+
+
 def test_full_fine_tuning(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "llama", FAMILIES["llama"])
     assert_plan_is_measurement(point(model, "bf16").model_copy(update={"lora": None}))

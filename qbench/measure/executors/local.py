@@ -12,9 +12,11 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -82,11 +84,27 @@ class LocalExecutor:
         with receiver:
             process = self._context.Process(target=worker_main, args=(*arguments, sender))
             with sender:
+                if self._context.get_start_method() == "forkserver":
+                    _ensure_server()
                 process.start()
             try:
                 return _wait_for(process, receiver, timeout_s)
             finally:
                 _end(process)
+
+
+def _ensure_server() -> None:
+    """Start the fork server where there is none, deaf to Ctrl-C, which is the runner's to hear.
+
+    The server would end in the midst of its imports, with a traceback on the terminal.
+    """
+    if threading.current_thread() is not threading.main_thread():  # No other may set a handler.
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,64 @@
+"""`qbench validate`: plan published measurements again and report how far off the plans are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qbench.cli.console import print_json, print_note, print_table, print_text
+
+
+def validate_command(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders with measurements on a GPU, to compare too.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for accuracy.md and accuracy.csv.")] = Path(
+        "reports/accuracy"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Compare plans with published measurements, and with measurements of your own on a GPU."""
+    from qbench.records.store import read_records
+
+    stored = {str(run): read_records(run) for run in runs or []}
+
+    # Only now the heavy libraries: a run that is not there is told at once.
+    from qbench.catalog.published import not_compared
+    from qbench.records.software import library_versions
+    from qbench.report.accuracy import comparison_table, summary_table, write_accuracy
+    from qbench.validation import compare_measured, compare_published
+
+    compared = compare_published(_show)
+    for source, records in stored.items():
+        compared += compare_measured(records, source, _show)
+    versions = {name: version for name, version in library_versions().items() if version}
+    planned_with = ", ".join(f"{name} {version}" for name, version in versions.items())
+    paths = write_accuracy(compared, not_compared(), planned_with, out)
+    if as_json:
+        print_json(_document(compared, versions))
+        return 0
+    print_table(comparison_table(compared))
+    print_table(summary_table(compared))
+    print_text(f"planned with {planned_with}")
+    print_text(f"report: {paths[0]}")
+    return 0
+
+
+def _show(index: int, total: int, run: str) -> None:
+    print_note(f"[{index + 1}/{total}] plan {run}")
+
+
+def _document(compared: list[Any], versions: dict[str, str]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from qbench.catalog.published import not_compared
+    from qbench.compare.accuracy import summarize
+
+    return {
+        "planned_with": versions,
+        "summary": [asdict(found) for found in summarize(compared)],
+        "comparisons": [found.to_dict() for found in compared],
+        "not_compared": [asdict(part) for part in not_compared()],
+    }

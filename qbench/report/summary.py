@@ -1,0 +1,305 @@
+"""Plans as lines of plain text for a terminal: one point at length, several as a table of 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qbench.catalog.gpus import gpus
+from qbench.compare.headline import basis, describe, headline, short_model
+from qbench.compare.methods import pair_results, plain_text
+from qbench.compare.results import Result, gather, varying_settings
+from qbench.records.metrics import BREAKDOWN, METRICS
+from qbench.records.record import Record
+from qbench.report.fact_tables import caveats_table
+from qbench.scenario.schema import Point
+from qbench.scenario.settings import point_settings
+from qbench.units import GIB, NOT_AVAILABLE, format_bytes, format_count, format_value
+
+WIDTH = 100
+"""Columns of a terminal that the text keeps to, as far as names allow."""
+
+MOST_GPU_COLUMNS = 2
+GAP = "  "
+OPTIONAL_COLUMNS = ("At rest", "Trainable", "Reserved")
+"""Columns that give way, in this order, when a table is wider than WIDTH."""
+
+SHORT_TITLES = {
+    "per_device_train_batch_size": "batch",
+    "seq_len": "tokens",
+    "gradient_accumulation_steps": "accum",
+    "gradient_checkpointing": "ckpt",
+    "attn_implementation": "attn",
+    "target_modules": "targets",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+}
+_DESCRIBED = ("model", "precision", "r", "per_device_train_batch_size", "seq_len", "gradient_checkpointing")
+
+Cells = Sequence[str]
+
+
+def plan_lines(records: Sequence[Record]) -> list[str]:
+    """Return what plans say: one point at length, several as a table with what they have in common above."""
+    results = gather(records)
+    return _one(results[0]) if len(results) == 1 else _several(results)
+
+
+def _one(result: Result) -> list[str]:
+    blocks = [
+        _wrapped(_title([result], ())),
+        _aligned(_figures(result), "<>"),
+        ["At the peak:", *_indented(_aligned(_breakdown(result), "<>>"))],
+        ["The base model:", *_indented(_aligned(_base_weights(result), "<>"))],
+        ["GPUs:", *_indented(_aligned(_cards(result), "<><"))],
+        ["Beyond reach of quantization or LoRA:", *_indented(_aligned(_skipped(result), "><"))],
+        ["Caveats:", *_indented(_caveats([result]))],
+    ]
+    return _joined(block for block in blocks if len(block) > 1 or not block[0].endswith(":"))
+
+
+def _several(results: Sequence[Result]) -> list[str]:
+    varying = varying_settings(results)
+    several_models = len({result.point.model for result in results}) > 1
+    hidden = ("precision", *varying, *(["model"] if several_models else []))
+    said = [line for sentence in headline(pair_results(results)) for line in _wrapped(sentence)]
+    caveats = _caveats(results)
+    blocks = [
+        _wrapped(_title(results, hidden)),
+        _fitted(_columns(results, varying, several_models), len(results)),
+        said,
+        ["Caveats:", *_indented(caveats)] if caveats else [],
+    ]
+    return _joined(block for block in blocks if block)
+
+
+def _joined(blocks: Iterable[list[str]]) -> list[str]:
+    """Return the lines of all blocks with an empty line between two of them."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += ["", *block] if lines else block
+    return lines
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    """Return lines under a heading; one that is too long goes on further in."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent=GAP,
+            subsequent_indent=3 * GAP,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=False,
+        )
+    ]
+
+
+def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
+    """Return the settings that all results share: those that matter most, and others that are no defaults."""
+    first = results[0]
+    settings, defaults = point_settings(first.point), point_settings(Point(model=first.point.model))
+    others = [
+        f"{name} {plain_text(value)}"
+        for name, value in settings.items()
+        if value != defaults[name] and name not in (*_DESCRIBED, *hidden) and first.point.lora is not None
+    ]
+    capability = first.detail.get("compute_capability")
+    target = f" with compute capability {capability[0]}.{capability[1]}" if capability else ""
+    main = describe(first, leave_out=hidden)
+    parts = [main if "model" not in hidden else main.capitalize(), ", ".join(others), basis(first) + target]
+    return "; ".join(filter(None, parts))
+
+
+def _figures(result: Result) -> list[Cells]:
+    """Return the figures of one plan: name, value, remark."""
+    metrics = result.records[-1].metrics
+    at = metrics.get("peak_at") or {}
+    where = f"in {at['phase']}: {at['op']} of {at['module'] or 'the step'}" if at.get("op") else ""
+    context = (result.detail.get("context_bytes") or [None])[-1]
+    remarks = {
+        "peak_allocated_bytes": where,
+        "device_bytes": f"with a CUDA context of up to {format_bytes(context)}" if context else "",
+        "static_bytes": "before the first step",
+    }
+    names = {
+        "peak_allocated_bytes": "Peak allocated",
+        "peak_reserved_bytes": "Peak reserved",
+        "device_bytes": "On the device",
+        "static_bytes": "At rest",
+        "step_time_s": "Step time",
+        "tokens_per_s": "Throughput",
+        "cost_usd_per_mtok": "Cost",
+    }
+    rows: list[Cells] = []
+    for name, title in names.items():
+        value = result.value(name)
+        if value is not None:
+            rows.append((title, format_value(value, METRICS[name].unit), remarks.get(name, "")))
+    trainable, total = metrics.get("trainable_params"), metrics.get("total_params")
+    if trainable is not None and total:
+        share = f"of {format_count(total)} parameters ({_percent(trainable / total)})"
+        rows.append(("Trainable", format_count(trainable), share))
+    return rows
+
+
+def _breakdown(result: Result) -> list[Cells]:
+    total = sum(result.breakdown.values())
+    return [
+        (
+            name.replace("_", ", " if name == "logits_loss" else " "),
+            format_bytes(result.breakdown[name]),
+            _percent(result.breakdown[name] / total),
+        )
+        for name in BREAKDOWN
+        if result.breakdown.get(name)
+    ]
+
+
+def _base_weights(result: Result) -> list[Cells]:
+    """Return where the bytes of a quantized base model are; nothing for any other."""
+    facts: dict[str, Any] = result.detail.get("base_weights") or {}
+    if not facts.get("quantized_params"):
+        return []
+    in_16_bit = format_bytes(facts["sixteen_bit_bytes"])
+    return [
+        ("quantized", format_bytes(facts["quantized_bytes"]), _params(facts["quantized_params"])),
+        ("quantization state", format_bytes(facts["quant_state_bytes"]), ""),
+        ("not quantized", format_bytes(facts["unquantized_bytes"]), _params(facts["unquantized_params"])),
+        (
+            "together",
+            format_bytes(sum(facts[f"{part}_bytes"] for part in ("quantized", "quant_state", "unquantized"))),
+            f"where 16 bit would take {in_16_bit}",
+        ),
+    ]
+
+
+def _params(count: int) -> str:
+    return f"for {format_count(count)} parameters"
+
+
+def _cards(result: Result) -> list[Cells]:
+    """Return the cards that were asked about, or the smallest of the catalog that holds the plan."""
+    asked: list[Cells] = [
+        (fit["gpu"], format_bytes(fit["memory_bytes"]), _verdict(fit))
+        for fit in result.detail.get("fits") or []
+    ]
+    needed = result.value("device_bytes")
+    if asked or needed is None:
+        return asked
+    holding = [gpu for gpu in gpus() if gpu.memory_bytes >= needed and gpu.compute_capability is not None]
+    if not holding:
+        return [("none", "", "no single NVIDIA GPU of the catalog holds it")]
+    smallest = min(holding, key=lambda gpu: gpu.memory_bytes)
+    left = format_bytes(smallest.memory_bytes - needed)
+    text = f"the smallest of the catalog that holds it, {left} left; name others with --gpu"
+    return [(smallest.name, format_bytes(smallest.memory_bytes), text)]
+
+
+def _verdict(fit: dict[str, Any]) -> str:
+    room = fit["headroom_bytes"]
+    said = f"fits, {format_bytes(room)} left" if fit["fits"] else f"does not fit, {format_bytes(-room)} short"
+    price = fit.get("usd_per_hour")
+    return said if price is None else f"{said}; from ${price:.2f}/h"
+
+
+def _skipped(result: Result) -> list[Cells]:
+    return [
+        (_percent(item["share"]), f"{item['module']}: {item['reason']}")
+        for item in result.detail.get("skipped") or []
+        if item.get("share") is not None
+    ]
+
+
+def _caveats(results: Sequence[Result]) -> list[str]:
+    table = caveats_table(results)
+    rows = [] if table is None else table.rows
+    return [str(text) if len(results) == 1 else f"{text} ({count} of {len(results)})" for text, count in rows]
+
+
+def _columns(results: Sequence[Result], varying: Sequence[str], several_models: bool) -> dict[str, list[str]]:
+    """Return the columns of a table of several plans, by title."""
+    columns: dict[str, list[str]] = {}
+    if several_models:
+        columns["model"] = [short_model(result.point.model) for result in results]
+    columns["precision"] = [result.point.precision for result in results]
+    for name in varying:
+        values = [plain_text(result.settings[name]) for result in results]
+        columns[SHORT_TITLES.get(name, name)] = values
+    for title, name in (
+        ("Peak", "peak_allocated_bytes"),
+        ("Reserved", "peak_reserved_bytes"),
+        ("Device", "device_bytes"),
+        ("At rest", "static_bytes"),
+        ("Trainable", "trainable_params"),
+    ):
+        unit = METRICS[name].unit
+        columns[title] = [_cell(result, name, unit) for result in results]
+    return columns | _gpu_columns(results)
+
+
+def _cell(result: Result, name: str, unit: str) -> str:
+    value = result.value(name)
+    return result.outcome if value is None and name == "peak_allocated_bytes" else format_value(value, unit)
+
+
+def _gpu_columns(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Return what is left on each card, or where there are many the smallest card that holds each plan."""
+    fits = [{fit["gpu"]: fit for fit in result.detail.get("fits") or []} for result in results]
+    names = list(dict.fromkeys(name for held in fits for name in held))
+    if len(names) <= MOST_GPU_COLUMNS:
+        return {f"{name}, GiB": [_room(held.get(name)) for held in fits] for name in names}
+    return {"Smallest GPU": [_smallest(held.values()) for held in fits]}
+
+
+def _room(fit: dict[str, Any] | None) -> str:
+    if fit is None:
+        return NOT_AVAILABLE
+    room = fit["headroom_bytes"] / GIB
+    return f"{room:.2f} left" if fit["fits"] else f"{-room:.2f} short"
+
+
+def _smallest(fits: Iterable[dict[str, Any]]) -> str:
+    holding = [fit for fit in fits if fit["fits"]]
+    return min(holding, key=lambda fit: fit["memory_bytes"])["gpu"] if holding else "none"
+
+
+def _fitted(columns: dict[str, list[str]], count: int) -> list[str]:
+    """Return the columns as an aligned table, less those that are unknown or give way to the width."""
+    kept = {title: cells for title, cells in columns.items() if set(cells) != {NOT_AVAILABLE}}
+    for title in OPTIONAL_COLUMNS:
+        if _width(kept) > WIDTH:
+            kept.pop(title, None)
+    titles = list(kept)
+    rows = [titles, *([kept[title][row] for title in titles] for row in range(count))]
+    align = "".join("<" if title in ("model", "precision") else ">" for title in titles)
+    header, *body = _aligned(rows, align)
+    return [header, "-" * min(max(map(len, [header, *body])), WIDTH), *body]
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _aligned(rows: Sequence[Cells], align: str) -> list[str]:
+    """Return rows as lines; `align` gives < or > for each column, and columns after it stay as they are."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(align))] if rows else []
+    return [
+        GAP.join(
+            [*(f"{row[i]:{align[i]}{widths[i]}}" for i in range(len(align))), *row[len(align) :]]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %" if share < 0.1 else f"{100 * share:.1f} %"

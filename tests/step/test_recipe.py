@@ -1,0 +1,81 @@
+"""What each recipe does to the model before and after the adapters are added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_point, write_tiny_model
+
+from qbench.step.recipe import keeps_outputs
+from qbench.step.training_step import build_step
+
+
+def build(folder: Path, precision: str, **train: Any) -> Any:
+    model = write_tiny_model(folder, FAMILIES["qwen2"])
+    return build_step(tiny_point(model, precision, **train), "meta").model.get_base_model()
+
+
+def dtypes(model: Any) -> dict[str, torch.dtype]:
+    """Return the dtypes of the parts that stay unquantized."""
+    layer = model.model.layers[0]
+    return {
+        "embeddings": model.get_input_embeddings().weight.dtype,
+        "norm": layer.input_layernorm.weight.dtype,
+        "bias": layer.self_attn.q_proj.bias.dtype,
+    }
+
+
+@pytest.mark.parametrize("precision", ["nf4", "nf4-dq", "fp4", "int8"])
+@pytest.mark.parametrize("recipe", ["peft", "trainer"])
+def test_pefts_preparation_makes_the_unquantized_part_fp32(
+    tmp_path: Path, precision: str, recipe: str
+) -> None:
+    assert set(dtypes(build(tmp_path, precision, recipe=recipe)).values()) == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["nf4", "nf4-dq", "int8"])
+def test_plain_leaves_it_in_16_bit(tmp_path: Path, precision: str) -> None:
+    assert set(dtypes(build(tmp_path, precision, recipe="plain")).values()) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize("recipe", ["plain", "peft", "trainer"])
+def test_base_that_is_not_quantized_is_never_upcast(
+    tmp_path: Path, precision: str, dtype: torch.dtype, recipe: str
+) -> None:
+    assert set(dtypes(build(tmp_path, precision, recipe=recipe)).values()) == {dtype}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("recipe", ["plain", "peft", "trainer"])
+def test_base_is_frozen(tmp_path: Path, precision: str, recipe: str) -> None:
+    model = build(tmp_path, precision, recipe=recipe)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name, _ in model.named_parameters() if "lora_" in name
+    }
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("recipe", ["plain", "peft", "trainer"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointing_is_the_points_choice_alone(
+    tmp_path: Path, precision: str, recipe: str, checkpointing: bool
+) -> None:
+    model = build(tmp_path, precision, recipe=recipe, gradient_checkpointing=checkpointing)
+    assert [layer.gradient_checkpointing for layer in model.model.layers] == [checkpointing] * 2
+
+
+def test_checkpointing_is_not_reentrant(tmp_path: Path) -> None:
+    model = build(tmp_path, "bf16", gradient_checkpointing=True)
+    # A partial of torch.utils.checkpoint.checkpoint.
+    assert model.model.layers[0]._gradient_checkpointing_func.keywords["use_reentrant"] is False
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kept"), [("plain", True), ("peft", True), ("trainer", False), ("trl", False)]
+)
+def test_hand_written_loops_keep_their_outputs(recipe: str, kept: bool) -> None:
+    assert keeps_outputs(recipe) is kept
