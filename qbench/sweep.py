@@ -55,6 +55,8 @@ class Progress:
     """Jobs whose result was in the folder already."""
     left: Counter[Kind]
     """Jobs still to be done, by kind."""
+    notice: str | None = None
+    """What was repaired in the folder before the run, None when nothing was."""
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: dict[Kind, list[float]] = field(default_factory=lambda: {"plan": [], "measurement": []})
     """How long each job of this run took."""
@@ -100,7 +102,8 @@ def run_scenario(
         todo = reasons(scenario, points, folder, device)
         fresh = [job for job, reason in todo if reason is not None]
         left: Counter[Kind] = Counter(job.kind for job in fresh)
-        progress = Progress(total=len(todo), kept=len(todo) - len(fresh), left=left)
+        kept = len(todo) - len(fresh)
+        progress = Progress(total=len(todo), kept=kept, left=left, notice=store.notice)
         for job in fresh:
             watch(progress, job, None)
             start = time.monotonic()

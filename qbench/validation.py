@@ -14,12 +14,14 @@ from qbench.plan.planner import plan
 from qbench.plan.trace import Trace, trace
 from qbench.records.metrics import METRICS, scalar
 from qbench.records.record import Record
-from qbench.scenario.schema import LoraSettings, Point, TrainSettings
+from qbench.scenario.schema import Point
 
 MEASURED_METRICS = ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
 """Metrics of qbench's own measurements that are held against a plan."""
 
 _AT_REST = ("weights", "quant_state", "adapters", "optimizer", "workspace")
+
+_NO_FLASH = "planned without flash attention, which torch did not have there"
 
 OnRun = Callable[[int, int, str], None]
 """Hears of each step before it is planned: how many were, how many there are, and which it is."""
@@ -38,20 +40,18 @@ def point_of(row: PublishedRow) -> Point:
     """Return the training step behind a published figure."""
     lora = None
     if row.r is not None:
-        lora = LoraSettings(
-            r=row.r,
-            lora_alpha=row.lora_alpha,
-            lora_dropout=row.lora_dropout,
-            target_modules=row.target_modules,
-        )
-    train = TrainSettings(
-        per_device_train_batch_size=row.batch,
-        seq_len=row.seq_len,
-        gradient_checkpointing=row.gradient_checkpointing,
-        optim=row.optim,
-        recipe=row.recipe,
+        names = ("r", "lora_alpha", "lora_dropout", "target_modules")
+        lora = {name: getattr(row, name) for name in names}
+    train = {
+        "per_device_train_batch_size": row.batch,
+        "seq_len": row.seq_len,
+        "gradient_checkpointing": row.gradient_checkpointing,
+        "optim": row.optim,
+        "recipe": row.recipe,
+    }
+    return Point.model_validate(
+        {"model": row.model, "precision": row.precision, "lora": lora, "train": train}
     )
-    return Point(model=row.model, precision=row.precision, lora=lora, train=train)
 
 
 def run_of(row: PublishedRow) -> Run:
@@ -92,7 +92,7 @@ def _published(row: PublishedRow, run: Run, planned: int) -> Comparison:
         run=run_text(run.point),
         gpu=f"{row.gpu}, {row.system}" if row.system else row.gpu,
         stack=row.stack,
-        conditions=row.conditions,
+        conditions=row.conditions if run.flash else f"{row.conditions}; {_NO_FLASH}",
         source=row.source,
     )
 

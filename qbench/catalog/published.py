@@ -26,6 +26,21 @@ FIGURES: dict[str, str] = {
 COUNTS = ("trainable_params", "total_params")
 """Figures that are counts, not bytes."""
 
+_TEXTS = (
+    "id",
+    "group",
+    "figure",
+    "model",
+    "precision",
+    "optim",
+    "recipe",
+    "gpu",
+    "system",
+    "stack",
+    "conditions",
+    "source",
+)
+
 _SCALES = {"GiB": GIB, "B": 1, "count": 1}
 
 
@@ -109,9 +124,8 @@ def not_compared() -> tuple[NotCompared, ...]:
 
 
 def _row(row: dict[str, str]) -> PublishedRow:
-    texts = "id group figure model precision optim recipe gpu system stack conditions source".split()
     return PublishedRow(
-        **{name: row[name] for name in texts},  # type: ignore[arg-type]
+        **{name: row[name] for name in _TEXTS},
         value=round(float(row["value"]) * _SCALES[row["unit"]]),
         r=int(row["r"]) if row["r"] else None,
         lora_alpha=_number(row["lora_alpha"]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.console import print_text
+from qbench.cli.console import print_error, print_text
 
 if TYPE_CHECKING:
     from qbench.scenario.schema import Device, Point, Scenario
@@ -83,6 +83,8 @@ def _run(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: De
 
     with shown_progress(f"{scenario.name}: {len(points)} points on {device} into {folder}") as watch:
         done = run_scenario(scenario, points, folder, device, LocalExecutor(), watch)
+    if done.notice:
+        print_error(done.notice)
     endings = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.outcomes.items()))
     kept = f"; {done.kept} were there already" if done.kept else ""
     print_text(f"{folder}: {done.done} results ({endings or 'nothing to do'}{kept})")

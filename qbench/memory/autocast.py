@@ -60,7 +60,7 @@ FP32_ON_CUDA: frozenset[Any] = frozenset(
         torch.Tensor.logsumexp,
     }
 )
-"""Functions whose operators run in fp32 on CUDA (same file, AT_FORALL_FP32); the CPU's list has none of them."""
+"""Functions whose operators run in fp32 on CUDA (same file, AT_FORALL_FP32); the CPU does without."""
 
 FP32_RESULT_ON_CUDA: frozenset[Any] = frozenset(
     {F.softmax, torch.softmax, torch.Tensor.softmax, F.log_softmax, torch.sum, torch.Tensor.sum, torch.cumsum}
@@ -85,9 +85,9 @@ class _AutocastMode(TorchFunctionMode):
             return func(*self.lower(args), **self.lower(kwargs))
         if self._on_cuda and func in FP32_ON_CUDA:
             return func(*_cast(args, _to_fp32), **_cast(kwargs, _to_fp32))
-        if self._on_cuda and func in FP32_RESULT_ON_CUDA and kwargs.get("dtype") is None:
-            if _is_float(args[0]):
-                kwargs = kwargs | {"dtype": torch.float32}
+        sets_dtype = self._on_cuda and func in FP32_RESULT_ON_CUDA and kwargs.get("dtype") is None
+        if sets_dtype and _is_float(args[0]):
+            kwargs = kwargs | {"dtype": torch.float32}
         return func(*args, **kwargs)
 
     def lower(self, value: Any) -> Any:

@@ -35,7 +35,8 @@ Events = Sequence[tuple[int, int]]
 def profile(ledger: Ledger, events: Events | None = None) -> MemoryProfile:
     """Return what the ledger saw; the first forward pass is where set-up ends and steps begin.
 
-    The peak is that of steps and of loading, where the ledger knows of loading. `events` are the ledger's own, each storage rounded up to 512 B, or the same ones with the block sizes
+    The peak is that of steps and of loading, where the ledger knows of loading. `events` are the ledger's
+    own, each storage rounded up to 512 B, or the same ones with the block sizes
     of an allocator.
     """
     events = ledger.events if events is None else events

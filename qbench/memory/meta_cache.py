@@ -1,4 +1,4 @@
-"""Remember what meta kernels return: layers repeat, so an operator is asked the same question hundreds of times.
+"""Remember what meta kernels return: layers repeat, so an operator is asked the same hundreds of times.
 
 A meta kernel of torch is Python code that takes some 100 microseconds to work out shape, strides and dtype.
 An operator that neither writes to its inputs nor returns a view of them is a function of the metadata of

@@ -27,7 +27,7 @@ _STAGED = "temporaries"
 
 
 def record_loading(ledger: Ledger, model: Any, point: Point) -> None:
-    """Tell a ledger all allocations that bring a built model into memory, the model's own tensors included."""
+    """Tell a ledger all allocations that bring a built model into memory, its own tensors among them."""
     base, adapters = _parameters(model)
     itemsize = base_dtype(point.precision).itemsize
     ledger.begin_phase("load")
@@ -98,7 +98,7 @@ def _warm_up(ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int) -> No
 
 
 def _stage(ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str) -> int | None:
-    """Bring a tensor in with so many bytes an element: final, or until its upcast, whose handle is returned."""
+    """Bring a tensor in with so many bytes an element; return its handle when an upcast will replace it."""
     if parameter.element_size() <= itemsize:
         ledger.register(parameter, category)
         return None

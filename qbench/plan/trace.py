@@ -86,8 +86,8 @@ def _caveats(point: Point, config: PretrainedConfig, step: TrainingStep) -> Iter
         yield beyond
     if has_stacked_experts(step.model):
         yield (
-            "experts run as one grouped matrix product (transformers' grouped_mm; CUDA needs compute capability "
-            "8.0), so memory does not depend on how tokens are routed"
+            "experts run as one grouped matrix product (transformers' grouped_mm; on CUDA from compute "
+            "capability 8.0), so memory does not depend on how tokens are routed"
         )
 
 

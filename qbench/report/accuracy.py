@@ -16,12 +16,12 @@ from qbench.units import GIB, format_value
 
 MODELLED = (
     "Loading counts. transformers takes one block of the size of a quantized model and frees it, holds each "
-    "weight in 16 bit beside its packed form, and peft's preparation holds a weight in both precisions. What "
-    "these free is where later tensors lie, so it decides what is reserved and some MiB of what is allocated.",
+    "weight in 16 bit beside its packed form, and peft's preparation holds a weight in both precisions. "
+    "Later tensors lie where these were, which decides what is reserved and some MiB of what is allocated.",
     "A hand-written loop leaves the key-value cache on. Without checkpointing the model's outputs hold the "
     "keys and values of all layers until the next forward pass has returned.",
-    "cuBLAS takes its workspace at the first matrix product of a thread: autograd's after the gradient of the "
-    "loss was made.",
+    "cuBLAS takes its workspace at the first matrix product of a thread: autograd's after the gradient of "
+    "the loss was made.",
     "bitsandbytes multiplies more than 512 tokens by a dequantized copy of a 4-bit weight.",
     "torch's wheels for Windows have no flash attention. Runs measured there are planned with the kernels "
     "that are left; a plan by `qbench plan` has flash attention.",
@@ -31,8 +31,8 @@ MODELLED = (
 NOT_MODELLED = (
     "Re-entrant checkpointing, which peft 0.19 and torch 2.6 choose for QLoRA. The plan has the other form, "
     "transformers' default; they differ by about a MiB after backward.",
-    "Versions other than the installed ones. transformers 4 loads quantized models without that one block, so "
-    "their bytes at rest are planned a little too high.",
+    "Versions other than the installed ones. transformers 4 loads quantized models without that one block, "
+    "so their bytes at rest are planned a little too high.",
     "Padding. With a mask, attention takes another kernel; batches are planned full.",
     "The fused 4-bit product below 512 tokens by architecture; it is taken as fused.",
     "What a checkpoint's conversion or DoRA's initialisation allocates for a moment while loading.",
@@ -83,7 +83,8 @@ def amount_text(value: int, unit: str) -> str:
 
 def error_text(percent: float) -> str:
     """Return an error with its sign; a bare 0 is exactly none."""
-    return f"{percent:+.3f} %" if percent else "0 %"
+    text = f"{percent:+.3f}" if percent else "0"
+    return f"{text if float(text) or not percent else '0.000'} %"
 
 
 def markdown_page(
@@ -94,7 +95,7 @@ def markdown_page(
     parts = [
         "# Plans against measurements",
         "Written by `qbench validate`, which plans each step again and compares. "
-        f"{len(comparisons)} figures from {compared} sources are compared; nothing is fitted to them.",
+        f"{len(comparisons)} figures from {compared} sources are compared. No constant of a plan is fitted.",
         f"Planned with {planned_with}. Measured with the versions named below: where they differ, the plan "
         "speaks for its own. An error is plan less measurement in percent of the measurement.",
         "## Summary",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,31 +31,47 @@ def scenario_file(folder: Path) -> Path:
     return file
 
 
-def processes_in(session: int) -> list[int]:
-    """Return the processes of a session, and those whose parent is among them."""
+def descendants(pid: int) -> dict[int, int]:
+    """Return the session of each process that runs below one, by process id."""
+    below: dict[int, int] = {}
+    while True:
+        found = {
+            child: session
+            for child, (parent, session) in _running().items()
+            if parent in (pid, *below) and child not in below
+        }
+        if not found:
+            return below
+        below |= found
+
+
+def _running() -> dict[int, tuple[int, int]]:
+    """Return parent and session of each process."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] not in "ZX":
-            found[int(stat.parent.name)] = (int(fields[1]), int(fields[3]))
-    inside = {pid for pid, (_, its_session) in found.items() if its_session == session}
-    return [pid for pid, (parent, _) in found.items() if pid in inside or parent in inside]
+        with contextlib.suppress(OSError):
+            state, parent, _, session, *_ = stat.read_text().rpartition(")")[2].split()
+            if state not in "ZX":
+                found[int(stat.parent.name)] = (int(parent), int(session))
+    return found
 
 
-def wait_for(condition: object, seconds: float) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
+        if condition():
             return True
         time.sleep(0.02)
     return False
 
 
-@pytest.mark.parametrize("pause_s", [0.5, 7.0], ids=["while the fork server starts", "while a point is measured"])
-def test_ctrl_c_ends_all_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, pause_s: float):
+def worker_is_there(runner: int) -> bool:
+    """Say whether a worker runs: unlike the fork server it has a session of its own."""
+    return any(session != runner for session in descendants(runner).values())
+
+
+@pytest.mark.parametrize("with_worker", [False, True], ids=["the server starts", "a point is measured"])
+def test_ctrl_c_ends_all_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, with_worker: bool):
     log = tmp_path / "log"
     command = [sys.executable, "-m", "qbench", "run", str(scenario_file(tmp_path)), "--device", "cpu"]
     with log.open("w") as stream:
@@ -66,16 +84,18 @@ def test_ctrl_c_ends_all_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: 
         )
     try:
         assert wait_for(lambda: "measure #1" in log.read_text(), 60), log.read_text()
-        time.sleep(pause_s)
-        everyone = processes_in(runner.pid)
+        assert not with_worker or wait_for(lambda: worker_is_there(runner.pid), 60)
+        time.sleep(0.5)
+        everyone = set(descendants(runner.pid))
+        assert worker_is_there(runner.pid) == with_worker
+        assert everyone
         os.killpg(runner.pid, signal.SIGINT)
         assert runner.wait(timeout=20) == 130, log.read_text()
         lines = log.read_text().splitlines()
         assert lines[-1] == LAST_LINE
         assert len(lines) == 4, lines  # The title, the plan and the measurement stand before it.
         assert [record.kind for record in read_records(tmp_path / "run")] == ["plan"]
-        assert len(everyone) >= 2
-        assert wait_for(lambda: not [p for p in everyone if p in processes_in(runner.pid)], 5)
+        assert wait_for(lambda: not everyone & set(_running()), 5)
     finally:
         runner.kill()
         runner.wait()

@@ -127,6 +127,12 @@ def with_little_room(task: Task) -> Measurement:
     return run_task(task)
 
 
+def fills_a_cgroup(group: str, num_bytes: int) -> Measurement:
+    """Join a cgroup and write to more memory than it allows."""
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    return Measurement(outcome="ok", metrics={"total_params": len(b"x" * num_bytes)})
+
+
 def allocates_in_python() -> Measurement:
     _limit_address_space()
     bytearray(2 * ROOM_BYTES)

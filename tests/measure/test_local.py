@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.measure import faults
 
 ROOT = Path(__file__).parents[2]
 LONG_S = 60.0
+CGROUP_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,33 @@ def test_a_model_that_does_not_fit_into_the_address_space_is_oom(executor: Local
     assert done.detail["oom"]["requested_bytes"] > faults.ROOM_BYTES // 64
     assert done.detail["oom"]["free_bytes"] is None
     assert done.environment["device"] == "cpu"
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """Yield a memory cgroup of CGROUP_BYTES, of version 1 or 2; skip where none may be made."""
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root) / f"qbench-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text(str(CGROUP_BYTES))
+            yield group
+            return
+        except OSError:
+            continue
+        finally:
+            group.rmdir()
+    pytest.skip("no memory cgroup may be made here")
+
+
+def test_a_worker_that_the_kernel_ends_for_want_of_memory_is_oom(executor: LocalExecutor, cgroup: Path):
+    done = run(executor, partial(faults.fills_a_cgroup, str(cgroup), 4 * CGROUP_BYTES))
+    assert done.outcome == "oom", done.detail
+    assert "the kernel ended the worker" in done.detail["error"]
+    assert run(executor, faults.fine) == faults.fine()
 
 
 def test_the_children_of_a_worker_that_ran_out_of_time_end_with_it(executor: LocalExecutor, tmp_path: Path):

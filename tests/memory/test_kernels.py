@@ -28,6 +28,7 @@ def attention_events(
     head_dim: int = 64,
     kv_heads: int = HEADS,
     mask: str = "none",
+    flash: bool = True,
 ) -> Ledger:
     """Return the ledger of attention and its backward; the inputs existed before."""
 
@@ -40,7 +41,7 @@ def attention_events(
         kind = dtype if mask == "float" else torch.bool
         bias = torch.ones(2, 1, TOKENS, TOKENS, dtype=kind, device=device)
     ledger = Ledger({device})
-    with kernels_of(kernels), ledger:
+    with kernels_of(kernels, flash), ledger:
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, is_causal=mask == "none", enable_gqa=kv_heads != HEADS
         )
@@ -86,6 +87,12 @@ def test_cuda_attention_in_fp32_with_grouped_heads_holds_the_scores() -> None:
 
 def test_cuda_attention_in_fp32_with_equal_heads_does_not() -> None:
     assert SCORES * 4 not in allocated(attention_events("meta", "cuda", torch.float32))
+
+
+def test_cuda_without_flash_takes_the_efficient_kernel_or_holds_the_scores_in_fp32() -> None:
+    assert SCORES * 4 not in allocated(attention_events("meta", "cuda", flash=False))
+    made = allocated(attention_events("meta", "cuda", kv_heads=2, flash=False))
+    assert made.count(SCORES * 4) >= 2
 
 
 def test_kernels_leave_real_tensors_alone() -> None:

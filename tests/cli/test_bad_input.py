@@ -1,0 +1,171 @@
+"""Bad input of every kind ends in a clear line on stderr, exit code 2, nothing on stdout, no traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_config, write_tiny_model
+
+from qbench.cli.main import main
+from qbench.records.store import RECORDS_FILE
+
+MODEL = "HuggingFaceTB/SmolLM2-135M"
+HEAD = f"name: x\nquestion: What?\nbase: {{model: {MODEL}}}\n"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_bad_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder that holds what the arguments below name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "no_type", "not_json", "no_lm", "no_records"):
+        Path(name).mkdir()
+    Path("no_type/config.json").write_text("{}")
+    Path("not_json/config.json").write_text("{")
+    Path("no_lm/config.json").write_text('{"model_type": "clip"}')
+    Path("no_records", RECORDS_FILE).write_text("")
+    write_tiny_model(Path("good"), MODEL)
+    Path("file.txt").write_text("hello\n")
+    Path("good.yaml").write_text(HEAD)
+    Path("broken.yaml").write_text(HEAD + "matrix: {r: [1, 2")
+    Path("misspelt.yaml").write_text(HEAD + "matrix: {precison: [nf4]}\n")
+    numbers = list(range(1, 1001))
+    Path("million.yaml").write_text(f"{HEAD}matrix: {{r: {numbers}, seq_len: {numbers}}}\n")
+    Path("latin1.yaml").write_bytes(HEAD.encode() + b"# caf\xe9\n")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """Run a command that must be refused; return its lines on stderr, each without its `qbench: `."""
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    lines = captured.err.splitlines()
+    assert lines
+    assert all(line.startswith("qbench: ") for line in lines), lines
+    return [line.removeprefix("qbench: ") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["good/../nowhere"], ["good/../nowhere"]),
+        (["./nowhere"], ["'./nowhere' does not exist", "config.json"]),
+        (["bloom-561m"], ["'bloom-561m'", "nearest: bigscience/bloom-560m"]),
+        (["empty"], ["'empty' has no config.json"]),
+        (["no_type"], ["no model_type"]),
+        (["not_json"], ["is not JSON"]),
+        (["file.txt"], ["a file but not .gguf"]),
+        ([""], ["model: given ''"]),
+        (["good", "--r", "0"], ["--r: given 0; allowed: a whole number of at least 1"]),
+        (["good", "--batch", "-1"], ["--batch: given -1"]),
+        (["good", "--seq", "0"], ["--seq: given 0"]),
+        (["good", "--r", "many"], ["'--r'", "integer"]),
+        (["good", "--precision", "nf44"], ["--precision: given 'nf44'", "did you mean nf4?"]),
+        (["good", "--optim", "adam"], ["--optim: given 'adam'", "adamw_torch"]),
+        (["good", "--attn", "flash"], ["--attn: given 'flash'", "sdpa"]),
+        (["good", "--recipe", "x"], ["--recipe: given 'x'", "trainer"]),
+        (["good", "--autocast", "fp8"], ["--autocast: given 'fp8'"]),
+        (["good", "--target-modules", ""], ["--target-modules: given"]),
+        (["good", "--device", "tpu"], ["--device", "'cuda', 'cpu'"]),
+        (["good", "--gpu", "RTX 409"], ["'RTX 409'", "nearest: RTX 4090"]),
+        (["good", "--device", "cpu", "--gpu", "T4"], ["--device cpu"]),
+        (["good", "--gpu-memory", "24GiB"], ["--compute-capability", "give both"]),
+        (["good", "--compute-capability", "8.9"], ["--gpu-memory", "give both"]),
+        (["good", "--gpu-memory", "24GB", "--compute-capability", "8.9"], ["'24GB' is not a size"]),
+        (["good", "--gpu-memory", "24GiB", "--compute-capability", "Ada"], ["'Ada'", "such as 8.9"]),
+        (["good", "--nope"], ["No such option: --nope"]),
+        (["good.yaml", "--r", "8"], ["--r", "edit its matrix"]),
+        (["nope.yaml"], ["nope.yaml: no such file", "demo"]),
+        (["broken.yaml"], ["broken.yaml:4: not valid YAML"]),
+        (["misspelt.yaml"], ["misspelt.yaml:4", "precison", "precision"]),
+        (["latin1.yaml"], ["latin1.yaml:4", "UTF-8"]),
+        (["million.yaml"], ["1,000,000 points", "10,000", "--max-points"]),
+        (["good.yaml", "--max-points", "0"], ["--max-points: given 0"]),
+    ],
+)
+def test_plan_refuses(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]):
+    (line,) = refused(capsys, "plan", *arguments)
+    assert all(word in line for word in words), line
+    (line,) = refused(capsys, "plan", *arguments, "--json")
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no_lm"], ["no_lm", "causal"]),
+        (["good", "--target-modules", "query,q_proj"], ["query", "q_proj", "down_proj"]),
+        (["good", "--attn", "flash_attention_2"], ["flash"]),
+    ],
+)
+def test_plan_refuses_what_only_the_libraries_can_tell(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    (line,) = refused(capsys, "plan", *arguments)
+    assert all(word.casefold() in line.casefold() for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nope.yaml"], ["nope.yaml: no such file"]),
+        (["empty"], ["a folder, not a scenario file"]),
+        (["broken.yaml"], ["broken.yaml:4"]),
+        (["million.yaml"], ["1,000,000 points", "--max-points"]),
+        (["good.yaml", "--max-points", "0"], ["--max-points"]),
+        (["good.yaml", "--out", "file.txt"], ["file.txt: cannot be written", "choose another folder"]),
+        (["good.yaml", "--out", "file.txt/run"], ["file.txt/run: cannot be written"]),
+        (["good.yaml", "--out", "/proc/run"], ["/proc/run: cannot be written"]),
+        (["good.yaml", "--executor", "slurm"], ["--executor"]),
+        (["good.yaml", "--out", "a\0b"], ["--out", "null"]),
+    ],
+)
+def test_run_refuses(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]):
+    (line,) = refused(capsys, "run", *arguments, "--device", "cpu")
+    assert all(word in line for word in words), line
+
+
+def test_run_refuses_a_gpu_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (line,) = refused(capsys, "run", "good.yaml", "--device", "cuda")
+    assert "--device cpu or auto" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], ["nowhere: cannot be read", "give a run folder"]),
+        (["empty"], [f"empty/{RECORDS_FILE}: cannot be read"]),
+        (["no_records"], ["no records to report on"]),
+        (["file.txt"], ["file.txt:1: not JSON"]),
+        ([], ["Missing argument"]),
+    ],
+)
+def test_report_refuses(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]):
+    (line,) = refused(capsys, "report", *arguments)
+    assert all(word in line for word in words), line
+
+
+def test_an_unknown_command(capsys: pytest.CaptureFixture[str]):
+    (line,) = refused(capsys, "plant")
+    assert "No such command 'plant'" in line
+
+
+def test_all_problems_of_a_scenario_are_told_at_once(capsys: pytest.CaptureFixture[str]):
+    Path("three.yaml").write_text(HEAD + "matrix: {precision: [nf5], r: [0]}\nmeasure: {steps: none}\n")
+    lines = refused(capsys, "plan", "three.yaml")
+    assert [line.split(": ")[0] for line in lines] == ["three.yaml:4", "three.yaml:4", "three.yaml:5"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": "abc"}, {"num_attention_heads": 0}, {"hidden_act": "gelatine"}]
+)
+def test_a_config_that_makes_no_model(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    Path("good/config.json").write_text(json.dumps(tiny_config(MODEL) | changes))
+    (line,) = refused(capsys, "plan", "good")
+    assert "good" in line

@@ -1,0 +1,125 @@
+"""The command line as a whole: help, version, exit codes, pipes, and what start-up must not load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import qbench
+from qbench.cli.main import app, main
+from qbench.scenario.load import load_scenario, shipped_scenarios
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("plan", "run", "report", "models", "gpus", "scenarios")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+
+
+def test_every_command_and_each_of_its_options_says_what_it_is():
+    group: Any = typer.main.get_command(app)
+    assert set(group.commands) >= set(COMMANDS)
+    for command in group.commands.values():
+        assert command.help
+        assert [option.name for option in command.params if not option.help] == []
+
+
+def test_without_a_command_the_help_goes_to_stderr(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Commands:" in captured.err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"qbench {qbench.__version__}\n"
+
+
+def test_models_are_filtered_by_part_of_their_name(capsys: pytest.CaptureFixture[str]):
+    assert main(["models", "bloom-560"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 559,214,592 is the count that the model's card on the hub gives.
+    assert lines[0].split() == ["bigscience/bloom-560m", "559,214,592", "bloom"]
+    assert lines[1].startswith("1 models;")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"), [(["models"], "models"), (["gpus", "4090"], "gpus"), (["scenarios"], "scenarios")]
+)
+def test_json_is_one_document_and_nothing_else(
+    arguments: list[str], key: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[key]
+    assert captured.err == ""
+
+
+def test_a_gpu_has_memory_and_source(capsys: pytest.CaptureFixture[str]):
+    main(["gpus", "RTX 4090", "--json"])
+    gpu, *_ = json.loads(capsys.readouterr().out)["gpus"]
+    assert gpu["name"] == "RTX 4090"
+    assert 22 << 30 < gpu["memory_bytes"] < 24 << 30
+    assert gpu["source"]
+
+
+def test_scenarios_are_listed_with_their_question(capsys: pytest.CaptureFixture[str]):
+    main(["scenarios", "--json"])
+    listed = json.loads(capsys.readouterr().out)["scenarios"]
+    loaded = [load_scenario(path) for path in shipped_scenarios()]
+    assert [(row["name"], row["question"]) for row in listed] == [(s.name, s.question) for s in loaded]
+    main(["scenarios"])
+    out = capsys.readouterr().out
+    assert all(scenario.question in out for scenario in loaded)
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m qbench models | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+
+
+def loaded_for(*arguments: str) -> set[str]:
+    """Return the modules in a process that has run a command."""
+    code = (
+        "import sys\nfrom qbench.cli.main import main\n"
+        f"code = main({list(arguments)!r})\nprint(*sys.modules, file=sys.stderr)\nraise SystemExit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "light"),
+    [
+        (("--help",), {"pydantic", "yaml", "rich", "pynvml"}),
+        (("models",), {"yaml", "rich", "pynvml", "qbench.scenario.schema"}),
+        (("gpus",), {"yaml", "rich", "pynvml", "qbench.scenario.schema"}),
+        (("scenarios",), {"rich", "pynvml"}),
+    ],
+)
+def test_commands_that_must_be_quick_load_little(arguments: tuple[str, ...], light: set[str]):
+    heavy = {"torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "plotly", "jinja2"}
+    assert loaded_for(*arguments) & (heavy | light) == set()
