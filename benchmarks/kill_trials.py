@@ -33,7 +33,7 @@ SCENARIO = Scenario(
     matrix={"r": [1, 2, 4, 8, 16, 32]},
     measure={"repeats": 2, "timeout_s": 30},  # type: ignore[arg-type]
 )
-KILL_S = (0.3, 1.0)
+KILL_S = (0.3, 0.8)
 """When to kill. An undisturbed run imports for 0.3 s and ends after a second or so."""
 
 PID_FILE = "QBENCH_TRIAL_PID"

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from qbench.report.tables import Table
 
 
+PIPED_WIDTH = 120
+"""Columns of a table where stdout is no terminal, which would otherwise count as 80."""
+
+
 def print_error(message: str) -> None:
     """Print a message on stderr, each line as an error of its own."""
     for line in message.splitlines() or [""]:
@@ -42,6 +46,8 @@ def print_table(table: Table, title: str = "") -> None:
     from qbench.report.tables import cell_text
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     drawn = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for column in table.columns:
         drawn.add_column(Text(column.title), justify="right" if column.unit else "left", overflow="fold")

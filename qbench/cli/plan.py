@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +40,9 @@ def plan_command(
     target_modules: Annotated[
         list[str] | None, typer.Option(help="Modules to adapt, separated by commas, or all-linear.")
     ] = None,
+    lora_dropout: Annotated[
+        list[float] | None, typer.Option(help="Dropout before lora_A; adapted experts allow 0 only.")
+    ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Sequences in one forward pass.")] = None,
     seq: Annotated[list[int] | None, typer.Option(help="Tokens in one sequence.")] = None,
     gradient_checkpointing: Annotated[bool | None, typer.Option(help="Recompute layers in backward.")] = None,
@@ -50,6 +54,7 @@ def plan_command(
     gpu_memory: Annotated[str, typer.Option(help="Memory of a card that is not listed, as 24GiB.")] = "",
     compute_capability: Annotated[str, typer.Option(help="Compute capability of that card, as 8.9.")] = "",
     max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
     """Plan the memory of a training step: what it needs, where it goes, and whether it fits.
@@ -60,6 +65,7 @@ def plan_command(
         "precision": precision,
         "r": r,
         "target_modules": [_modules(text) for text in target_modules or []],
+        "lora_dropout": lora_dropout,
         "per_device_train_batch_size": batch,
         "seq_len": seq,
         "gradient_checkpointing": None if gradient_checkpointing is None else [gradient_checkpointing],
@@ -70,6 +76,8 @@ def plan_command(
     }
     card = (gpu_memory, compute_capability)
     records = _planned(target, flags, gpu or [], card, device.value, max_points)
+    if out is not None:
+        _store(records, out)
     if as_json:
         print_json({"records": [record.to_dict() for record in records]})
     else:
@@ -107,6 +115,14 @@ def _planned(
             print_error(f"{point.label}: {error}")
             records.append(failed_plan(point, device, "plan", error))
     return records
+
+
+def _store(records: list[Record], folder: Path) -> None:
+    from qbench.records.store import open_store
+
+    with open_store(folder) as store:
+        for record in records:
+            store.append(record)
 
 
 def _cards(target: Target, card: tuple[str, str], device: str, gpu_named: bool) -> list[GpuSpec]:

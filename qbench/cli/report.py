@@ -19,6 +19,7 @@ def report_command(
     from qbench.records.store import read_stored
     from qbench.report.content import gather_content
     from qbench.report.export import write_report
+    from qbench.report.run_summary import run_lines
 
     stored = [read_stored(run) for run in runs]
     for notice in (read.notice for read in stored if read.notice):
@@ -28,10 +29,9 @@ def report_command(
     content = gather_content(records)
     name = title or ", ".join(dict.fromkeys(run.resolve().name for run in runs))
     paths = write_report(records, folder, name, content)
-    for line in (*content.headline, *content.warnings):
+    for line in (*run_lines(content.results), "", *content.headline, *content.warnings):
         print_text(line)
-    for table in (content.comparison, content.failures):
-        if table is not None:
-            print_table(table)
-    print_text(f"report: {paths['html']}")
+    if content.failures is not None:
+        print_table(content.failures)
+    print_text(f"\nreport: {paths['html']}")
     return 0

@@ -67,7 +67,7 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         "inactive_split_bytes": stats.get("inactive_split_bytes.all.peak"),
         "foreign_processes": foreign,
         "foreign_processes_after": nvml.foreign_processes(own_is_listed=True),
-        "model": {"dtypes": step.facts.dtypes, "quantized_modules": step.facts.quantized_modules},
+        "model": {"dtypes": step.facts.dtypes, "adapted_modules": step.facts.adapted_modules},
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
 

@@ -49,11 +49,11 @@ def plan_lines(records: Sequence[Record]) -> list[str]:
 def _one(result: Result) -> list[str]:
     blocks = [
         _wrapped(_title([result], ())),
-        _aligned(_figures(result), "<>"),
-        ["At the peak:", *_indented(_aligned(_breakdown(result), "<>>"))],
-        ["The base model:", *_indented(_aligned(_base_weights(result), "<>"))],
-        ["GPUs:", *_indented(_aligned(_cards(result), "<><"))],
-        ["Beyond reach of quantization or LoRA:", *_indented(_aligned(_skipped(result), "><"))],
+        aligned(_figures(result), "<>"),
+        ["At the peak:", *_indented(aligned(_breakdown(result), "<>>"))],
+        ["The base model:", *_indented(aligned(_base_weights(result), "<>"))],
+        ["GPUs:", *_indented(aligned(_cards(result), "<><"))],
+        ["Beyond reach of quantization or LoRA:", *_indented(aligned(_skipped(result), "><"))],
         ["Caveats:", *_indented(_caveats([result]))],
     ]
     return _joined(block for block in blocks if len(block) > 1 or not block[0].endswith(":"))
@@ -67,7 +67,7 @@ def _several(results: Sequence[Result]) -> list[str]:
     caveats = _caveats(results)
     blocks = [
         _wrapped(_title(results, hidden)),
-        _fitted(_columns(results, varying, several_models), len(results)),
+        fitted(_columns(results, varying, several_models), len(results)),
         said,
         ["Caveats:", *_indented(caveats)] if caveats else [],
     ]
@@ -272,7 +272,7 @@ def _smallest(fits: Iterable[dict[str, Any]]) -> str:
     return min(holding, key=lambda fit: fit["memory_bytes"])["gpu"] if holding else "none"
 
 
-def _fitted(columns: dict[str, list[str]], count: int) -> list[str]:
+def fitted(columns: dict[str, list[str]], count: int) -> list[str]:
     """Return the columns as an aligned table, less those that are unknown or give way to the width."""
     kept = {title: cells for title, cells in columns.items() if set(cells) != {NOT_AVAILABLE}}
     for title in OPTIONAL_COLUMNS:
@@ -281,7 +281,7 @@ def _fitted(columns: dict[str, list[str]], count: int) -> list[str]:
     titles = list(kept)
     rows = [titles, *([kept[title][row] for title in titles] for row in range(count))]
     align = "".join("<" if title in ("model", "precision") else ">" for title in titles)
-    header, *body = _aligned(rows, align)
+    header, *body = aligned(rows, align)
     return [header, "-" * min(max(map(len, [header, *body])), WIDTH), *body]
 
 
@@ -290,7 +290,7 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
-def _aligned(rows: Sequence[Cells], align: str) -> list[str]:
+def aligned(rows: Sequence[Cells], align: str) -> list[str]:
     """Return rows as lines; `align` gives < or > for each column, and columns after it stay as they are."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(align))] if rows else []
     return [

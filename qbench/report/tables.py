@@ -215,6 +215,10 @@ def points_table(results: Sequence[Result]) -> Table | None:
     draft.add("Trainable", [_trainable(plan, measured) for plan, measured in rows], "count")
     for name in POINT_METRICS:
         _add_metric(draft, name, rows)
+    for title, key in (("Loss before", "loss_before"), ("Loss after", "loss_after")):
+        draft.add(
+            title, [measured.detail.get(key) if measured else None for _, measured in rows], "nats/token"
+        )
     medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
     return draft.table(*([medians] if draft.has("Measured") else []))
 

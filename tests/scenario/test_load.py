@@ -277,7 +277,8 @@ def test_too_many_points(tmp_path: Path) -> None:
     many = ", ".join(str(number) for number in range(1, 1001))
     text = BASE + f"matrix:\n  r: [{many}]\n  seq_len: [{many}]\n"
     assert problems_of(tmp_path, text) == [
-        "4: matrix: 1,000,000 points are more than the limit of 10,000; shorten it or raise the limit"
+        "4: matrix: 1,000,000 points are more than the limit of 10,000; shorten it or raise the limit "
+        "(--max-points)"
     ]
     few = written(tmp_path, BASE + "matrix: {r: [1, 2, 3]}\n")
     assert len(load_scenario(few, max_points=3).matrix["r"]) == 3

@@ -1,0 +1,87 @@
+"""A run as lines of plain text for a terminal: each point planned beside measured, against 16-bit LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qbench.compare.headline import short_model
+from qbench.compare.methods import MethodPair, pair_results, plain_text
+from qbench.compare.results import Result, varying_settings
+from qbench.report.summary import SHORT_TITLES, fitted
+from qbench.units import NOT_AVAILABLE, format_bytes
+
+PEAK = "peak_allocated_bytes"
+
+_Row = tuple[Result | None, Result | None]
+
+
+def run_lines(results: Sequence[Result]) -> list[str]:
+    """Return one row for each point and device: peak planned and measured, what is saved, speed and loss."""
+    rows = _planned_and_measured(results)
+    pairs = {id(pair.candidate): pair for pair in pair_results(results)}
+    shown = [measured or planned for planned, measured in rows]
+    points = [result for result in shown if result is not None]
+    columns: dict[str, list[str]] = {}
+    if len({result.point.model for result in points}) > 1:
+        columns["model"] = [short_model(result.point.model) for result in points]
+    for name in varying_settings(points):
+        columns[SHORT_TITLES.get(name, name)] = [plain_text(result.settings.get(name)) for result in points]
+    columns["precision"] = [result.point.precision for result in points]
+    columns["Peak planned"] = [_peak(planned) for planned, _ in rows]
+    columns["Peak measured"] = [_peak(measured) for _, measured in rows]
+    columns["Error"] = [_error(planned, measured) for planned, measured in rows]
+    columns["Saved"] = [_saved(result, pairs.get(id(result))) for result in points]
+    columns["tokens/s"] = [_rate(result) for result in points]
+    columns["Speed"] = [_speed(pairs.get(id(result))) for result in points]
+    columns["Loss"] = [_loss(measured) for _, measured in rows]
+    return fitted(columns, len(points))
+
+
+def _planned_and_measured(results: Sequence[Result]) -> list[_Row]:
+    """Return (plan, measurement) by point and device, in order of first appearance."""
+    rows: dict[tuple[object, ...], list[Result | None]] = {}
+    for result in results:
+        row = rows.setdefault((result.point, result.device), [None, None])
+        row[0 if result.kind == "plan" else 1] = result
+    return [(row[0], row[1]) for row in rows.values()]
+
+
+def _peak(result: Result | None) -> str:
+    if result is None:
+        return NOT_AVAILABLE
+    value = result.value(PEAK)
+    return result.outcome if value is None else format_bytes(value)
+
+
+def _error(planned: Result | None, measured: Result | None) -> str:
+    plan = planned.value(PEAK) if planned else None
+    real = measured.value(PEAK) if measured else None
+    if plan is None or not real:
+        return NOT_AVAILABLE
+    return "0 B" if plan == real else f"{100 * (plan - real) / real:+.2f} %"
+
+
+def _saved(result: Result, pair: MethodPair | None) -> str:
+    if pair is None and result.point.method == "lora" and result.point.precision in ("bf16", "fp16"):
+        return "baseline"
+    percent = pair.peak.percent if pair else None
+    return NOT_AVAILABLE if percent is None else f"{percent:.1f} %"
+
+
+def _rate(result: Result) -> str:
+    value = result.value("tokens_per_s")
+    return NOT_AVAILABLE if value is None else f"{value:,.1f}"
+
+
+def _speed(pair: MethodPair | None) -> str:
+    ratio = pair.throughput_ratio if pair else None
+    return NOT_AVAILABLE if ratio is None else f"{ratio:.2f} x"
+
+
+def _loss(measured: Result | None) -> str:
+    """Return the loss over the text before and after the steps of the run, in nats per token."""
+    detail = measured.detail if measured else {}
+    before, after = detail.get("loss_before"), detail.get("loss_after")
+    if before is None or after is None:
+        return NOT_AVAILABLE
+    return f"{before:.3f} -> {after:.3f}"
