@@ -42,7 +42,10 @@ def _model_row(spec: Any) -> dict[str, Any]:
 
 
 def gpus_command(search: Search = "", as_json: AsJson = False) -> None:
-    """List the GPUs of the catalog with the memory that a program gets, and their cheapest price."""
+    """List the GPUs of the catalog.
+
+    The memory is what a program gets of it; the price is the cheapest on demand.
+    """
     from qbench.catalog.gpus import gpus
 
     found = [gpu for gpu in gpus() if search.casefold() in gpu.name.casefold()]
@@ -75,7 +78,7 @@ def _gpu_row(gpu: Any) -> dict[str, Any]:
 
 
 def scenarios_command(as_json: AsJson = False) -> None:
-    """List the shipped scenarios and the question each one answers."""
+    """List the shipped scenarios and their questions."""
     from qbench.scenario.load import load_scenario, shipped_scenarios
 
     rows = [(path, load_scenario(path)) for path in shipped_scenarios()]

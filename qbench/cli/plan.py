@@ -57,9 +57,10 @@ def plan_command(
     out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Plan the memory of a training step: what it needs, where it goes, and whether it fits.
+    """Plan the memory of a training step without a GPU.
 
-    Flags of a setting can be repeated, which plans every combination.
+    It says what the step needs, where it goes, and whether it fits. Flags of a setting can be repeated,
+    which plans every combination.
     """
     flags: dict[str, Any] = {
         "precision": precision,

@@ -15,7 +15,7 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="Folder to write into; default RUN/report.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "",
 ) -> int:
-    """Compare QLoRA with LoRA from the records of one or more runs."""
+    """Report on runs: HTML, Markdown and CSV."""
     from qbench.records.store import read_stored
     from qbench.report.content import gather_content
     from qbench.report.export import write_report

@@ -40,7 +40,10 @@ def run_command(
         bool, typer.Option("--explain", help="Say what would run and why, and run nothing.")
     ] = False,
 ) -> int:
-    """Plan and measure each point of a scenario; what is finished in the folder is not done again."""
+    """Plan and measure each point of a scenario.
+
+    What is finished in the run folder, with the same code, versions and machine, is not done again.
+    """
     from qbench.cli.target import read_scenario
 
     loaded, points = read_scenario(scenario, max_points)

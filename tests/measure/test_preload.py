@@ -39,11 +39,11 @@ def test_the_heavy_libraries_are_loaded(gpu: bool):
 
 
 def test_without_a_gpu_all_that_a_point_needs_is_loaded():
-    modules = set(preloaded(gpu=False)["modules"])
+    modules = set(preloaded(False)["modules"])
     assert {"peft", "bitsandbytes", "qbench.measure.cpu", "qbench.step.training_step"} <= modules
 
 
 def test_beside_a_gpu_nothing_asks_cuda():
-    found = preloaded(gpu=True)
+    found = preloaded(True)
     assert found["calls"] == []
     assert not {"bitsandbytes", "peft"} & set(found["modules"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests.compare.hand_made import make_record
-
 from qbench.compare.results import gather
 from qbench.report.run_summary import run_lines
 from qbench.scenario.schema import Point
 from qbench.units import MIB
+from tests.compare.hand_made import make_record
 
 
 def record(precision: str, kind: str, peak_mib: int, **detail):
@@ -30,9 +29,39 @@ def test_each_point_is_one_row():
     header, _, bf16, nf4 = run_lines(gather(records))
     assert header.split("  ")[0] == "precision"
     # 100 tokens in 2 s; the baseline saves nothing against itself; equal peaks differ by 0 B.
-    assert bf16.split() == "bf16 400.0 MiB 400.0 MiB 0 B baseline 50.0 n/a 4.000 -> 3.500".split()
+    assert bf16.split() == [
+        "bf16",
+        "400.0",
+        "MiB",
+        "400.0",
+        "MiB",
+        "0",
+        "B",
+        "baseline",
+        "50.0",
+        "n/a",
+        "4.000",
+        "->",
+        "3.500",
+    ]
     # (101 - 100) / 100 = +1 %; 1 - 100 / 400 = 75 % saved; the same speed.
-    assert nf4.split() == "nf4 101.0 MiB 100.0 MiB +1.00 % 75.0 % 50.0 1.00 x 4.250 -> 3.750".split()
+    assert nf4.split() == [
+        "nf4",
+        "101.0",
+        "MiB",
+        "100.0",
+        "MiB",
+        "+1.00",
+        "%",
+        "75.0",
+        "%",
+        "50.0",
+        "1.00",
+        "x",
+        "4.250",
+        "->",
+        "3.750",
+    ]
 
 
 def test_columns_without_a_value_are_left_out():

@@ -128,7 +128,7 @@ def test_full_fine_tuning_trains_everything(tmp_path: Path) -> None:
 
 
 def test_stacked_experts_are_told_with_their_share() -> None:
-    """gpt-oss-20b: 24 layers x 32 experts x (2880 x 5760 + 2880 x 2880) = 19,110,297,600 of 20.9 B weights."""
+    """gpt-oss-20b: 24 layers x 32 experts x (2880 x 5760 + 2880 x 2880) = 19,110,297,600 weights."""
     found = build_step(tiny_point("openai/gpt-oss-20b", "nf4-dq", lora={"lora_dropout": 0.0}), "meta").facts
     experts = [group for group in found.skipped if "experts" in group["module"]]
     assert sum(group["params"] for group in experts if "bias" not in group["module"]) == 19_110_297_600

@@ -104,7 +104,7 @@ def _ensure_server() -> None:
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,9 @@ def _wait_for(process: BaseProcess, receiver: Connection, timeout_s: float) -> _
 
 def _end(process: BaseProcess) -> None:
     """Leave neither the worker nor its children behind."""
-    if process.is_alive():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+    if process.ident is not None and process.is_alive():
+        with contextlib.suppress(ProcessLookupError):  # A worker that has just started has no group yet.
+            os.killpg(process.ident, signal.SIGKILL)
         process.kill()
     process.join()
     process.close()
@@ -171,7 +171,8 @@ def _crashed(exit_code: int, oom_kills: int, log: IO[bytes]) -> Measurement:
 def _ending(exit_code: int) -> str:
     if exit_code >= 0:
         return f"the worker ended with exit code {exit_code} and gave no result"
-    return f"the worker was ended by {signal.Signals(-exit_code).name}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"the worker was ended by {names.get(-exit_code, f'signal {-exit_code}')}"
 
 
 def _kernel_oom_kills() -> int:
