@@ -96,7 +96,15 @@ def _absolute_value(target: str | None, value: Any, folder: Path) -> Any:
         return value
     is_folder = target == "model" and (value in (".", "..") or value.startswith(("./", "../")))
     is_file = target == "data" and value not in ("", "random")
-    return os.path.abspath(folder / value) if is_folder or is_file else value
+    if is_file:
+        return _short(os.path.abspath(folder / value))
+    return os.path.abspath(folder / value) if is_folder else value
+
+
+def _short(path: str) -> str:
+    """Return the path from the working folder where it lies in it: a record then names no one's home."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 class _RefusedError(Exception):

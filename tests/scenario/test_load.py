@@ -323,7 +323,12 @@ include: [{model: .., data: random, weights: random}]
         "/abs/model",
         str(tmp_path),
     ]
-    assert [point.data for point in points] == [str(tmp_path / "inner/text/notes.txt")] * 3 + ["random"]
+    # Below the working folder a text is named from there, so that a record names no one's home.
+    assert [point.data for point in points] == ["inner/text/notes.txt"] * 3 + ["random"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert expand(load_scenario(file))[0].data == str(tmp_path / "inner/text/notes.txt")
 
 
 def test_damaged_files_raise_nothing_but_scenario_errors(tmp_path: Path) -> None:
