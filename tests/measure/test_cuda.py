@@ -25,8 +25,7 @@ def test_plan_and_measurement_meet(tmp_path: Path, precision: str) -> None:
     )
     point = tiny_point(model, precision, seq_len=2048)
     task = Task(point=point, device="cuda", settings=MeasureSettings(warmup_steps=2, steps=3), repeat=0)
-    with LocalExecutor() as executor:
-        measured = measure(task, executor, "test")
+    measured = measure(task, LocalExecutor(), "test")
     assert measured.outcome == "ok", measured.detail
     assert set(measured.detail["phases"]) == {"forward", "loss", "backward", "optimizer"}
     assert len(measured.metrics["step_time_s"]) == 3
