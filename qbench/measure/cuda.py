@@ -32,7 +32,7 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     step = build_step(task.point, "cuda")
     step.on_phase = on_phase
     torch.cuda.synchronize()
-    load_peak_bytes = torch.cuda.max_memory_allocated()
+    load_peak_bytes, load_reserved_bytes = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -40,7 +40,13 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     # The first step makes the optimizer's state and the cuBLAS workspaces; its peak counts as any other.
     # Losses leave the card at once, so that they do not stand in the memory that is measured.
     losses = [step.run().item() for _ in range(max(1, task.settings.warmup_steps))]
-    peaks = PhasePeaks(on_phase)
+    # Loading counts too: the memory of a run is the largest of its phases, as in a plan.
+    peaks = PhasePeaks(
+        on_phase,
+        by_phase={"load": load_peak_bytes},
+        allocated=load_peak_bytes,
+        reserved=load_reserved_bytes,
+    )
     losses += _memory_pass(step, peaks)
     device_used_bytes = nvml.device_used_bytes()
     timing = _timing_pass(step, task.settings.steps)
@@ -59,7 +65,6 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     }
     detail = {
         "phases": peaks.by_phase,
-        "load_peak_bytes": load_peak_bytes,
         "context_bytes": context_bytes,
         "window_s": timing.window_s,
         "num_alloc_retries": stats.get("num_alloc_retries"),
@@ -90,9 +95,9 @@ class PhasePeaks:
     """Hears of each phase, too."""
     by_phase: dict[str, int] = field(default_factory=dict)
     allocated: int = 0
-    """Largest allocated bytes since the last reset before the warm-up."""
+    """Largest allocated bytes of all phases."""
     reserved: int = 0
-    """Largest reserved bytes over the same time."""
+    """Largest reserved bytes of all phases."""
     _phase: str | None = None
 
     def begin(self, phase: str | None) -> None:

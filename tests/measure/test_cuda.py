@@ -27,7 +27,7 @@ def test_plan_and_measurement_meet(tmp_path: Path, precision: str) -> None:
     task = Task(point=point, device="cuda", settings=MeasureSettings(warmup_steps=2, steps=3), repeat=0)
     measured = measure(task, LocalExecutor(), "test")
     assert measured.outcome == "ok", measured.detail
-    assert set(measured.detail["phases"]) == {"forward", "loss", "backward", "optimizer"}
+    assert set(measured.detail["phases"]) == {"load", "forward", "loss", "backward", "optimizer"}
     assert len(measured.metrics["step_time_s"]) == 3
     gpu = find_gpu(str(machine("cuda")["device_name"]))
     planned = plan(point, "cuda", [gpu]).metrics["peak_allocated_bytes"]
