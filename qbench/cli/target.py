@@ -40,7 +40,7 @@ def scenario_path(target: str) -> Path:
     if path.exists():
         return path
     shipped = {shipped.name: shipped for shipped in shipped_scenarios()}
-    return shipped.get(target, path)
+    return shipped.get(target) or shipped.get(f"{target}.yaml", path)
 
 
 def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, ...]]:

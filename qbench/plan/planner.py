@@ -116,9 +116,27 @@ def _add_cuda(
     device_bytes = traced.reserved_bytes + CUDA_CONTEXT_BYTES[1]
     metrics["peak_reserved_bytes"] = traced.reserved_bytes
     metrics["device_bytes"] = device_bytes
+    detail["caveats"] += _card_caveats(gpus, capability)
     detail["compute_capability"] = list(capability)
     detail["context_bytes"] = list(CUDA_CONTEXT_BYTES)
     detail["fits"] = [_held_against(gpu, device_bytes) for gpu in gpus]
+
+
+def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int]) -> list[str]:
+    """Say where one plan does not speak for every card that was named."""
+    said = []
+    others = [gpu.name for gpu in gpus if gpu.compute_capability != capability]
+    if others:
+        version = ".".join(map(str, capability))
+        said.append(
+            f"kernels are those of compute capability {version}; {', '.join(others)} may choose others"
+        )
+    slow = [gpu.name for gpu in gpus if gpu.peak_flops.get("bf16") is None]
+    if slow:
+        said.append(
+            f"{', '.join(slow)} without bf16 hardware (or no figure for it) will be slow or need fp16"
+        )
+    return said
 
 
 def _held_against(gpu: GpuSpec, device_bytes: int) -> dict[str, Any]:

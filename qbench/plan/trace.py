@@ -50,15 +50,14 @@ def trace(
     """
     config = load_config(point)
     with kernels_of(device, flash):
-        autocast = _meta_autocast(point, device)
-        step = build_step(point, "meta", kernels=device, config=config, meta_autocast=autocast)
-        if autocast is not None:
-            keep_rotary_tables(step.model)
-        # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
-        device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
         try:
+            step = _built(point, device, config)
+            # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
+            device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
             load = partial(record_loading, model=step.model, point=point) if device == "cuda" else None
             ledger = record_steps(step, device_types, device, library_buffers, load).ledger
+        except StepError:
+            raise
         except Exception as error:
             # The libraries' own code runs here, and what it raises when a model and peft do not go together
             # is of any class.
@@ -74,6 +73,14 @@ def trace(
         managed_bytes=step.managed_bytes,
         caveats=tuple(_caveats(point, config, step)),
     )
+
+
+def _built(point: Point, device: Device, config: PretrainedConfig) -> TrainingStep:
+    autocast = _meta_autocast(point, device)
+    step = build_step(point, "meta", kernels=device, config=config, meta_autocast=autocast)
+    if autocast is not None:
+        keep_rotary_tables(step.model)
+    return step
 
 
 def _reason(error: Exception) -> str:

@@ -51,7 +51,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
             warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
             return get_peft_model(model, config)
     except ValueError as error:
-        hint = "; set lora_dropout: 0" if "lora_dropout" in str(error) else ""
+        hint = "; set lora_dropout: 0 (--lora-dropout 0)" if "lora_dropout" in str(error) else ""
         raise StepError(f"peft refuses these adapters: {first_line(error)}{hint}") from error
 
 

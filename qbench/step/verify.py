@@ -172,7 +172,7 @@ def _skipped(model: torch.nn.Module, point: Point, base_params: int) -> Iterator
 
 def _reason(name: str, parameter: torch.Tensor) -> str:
     if parameter.ndim == 3:
-        return "stacked expert weights are not linear layers; bitsandbytes leaves them in 16 bit"
+        return "stacked expert weights are not linear layers, so bitsandbytes passes them over"
     if "embed" in name or name.endswith(("wte.weight", "wpe.weight")):
         return "embeddings are a table, not a linear layer"
     if "lm_head" in name or "embed_out" in name:

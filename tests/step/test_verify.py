@@ -132,7 +132,7 @@ def test_stacked_experts_are_told_with_their_share() -> None:
     found = build_step(tiny_point("openai/gpt-oss-20b", "nf4-dq", lora={"lora_dropout": 0.0}), "meta").facts
     experts = [group for group in found.skipped if "experts" in group["module"]]
     assert sum(group["params"] for group in experts if "bias" not in group["module"]) == 19_110_297_600
-    assert all("bitsandbytes leaves them in 16 bit" in group["reason"] for group in experts[:2])
+    assert all("bitsandbytes passes them over" in group["reason"] for group in experts[:2])
 
 
 def test_experts_refuse_dropout_with_the_way_out() -> None:
