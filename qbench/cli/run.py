@@ -48,10 +48,22 @@ def run_command(
 
     loaded, points = read_scenario(scenario, max_points)
     folder = out or Path("runs") / loaded.name
+    _check_names(loaded, points)
     chosen = _device(device)
     if explain:
         return _explain(loaded, points, folder, chosen)
     return _run(loaded, points, folder, chosen)
+
+
+def _check_names(scenario: Scenario, points: tuple[Point, ...]) -> None:
+    """Tell an unknown GPU or model before anything is run; raises CatalogError."""
+    from qbench.catalog.gpus import find_gpu
+    from qbench.catalog.models import resolve_model
+
+    for gpu in scenario.plan.gpus:
+        find_gpu(gpu)
+    for model in dict.fromkeys(point.model for point in points):
+        resolve_model(model)
 
 
 def _device(choice: DeviceChoice) -> Device:

@@ -124,10 +124,14 @@ def gather(records: Iterable[Record]) -> list[Result]:
 def _latest(kind: Kind, records: list[Record]) -> tuple[Record, ...]:
     if kind == "plan":
         return (max(records, key=lambda record: record.created_at),)
+    in_time = sorted(records, key=lambda record: record.created_at)
+    # What other code measured is stale, and a process that was run again replaces the one before.
+    code = in_time[-1].environment.get("code_id")
     by_process: dict[Any, Record] = {}
-    for order, record in enumerate(sorted(records, key=lambda record: record.created_at)):
-        repeat = record.detail.get("repeat")
-        by_process[order if repeat is None else (record.run_id, repeat)] = record
+    for order, record in enumerate(in_time):
+        if record.environment.get("code_id") == code:
+            repeat = record.detail.get("repeat")
+            by_process[("unnumbered", order) if repeat is None else repeat] = record
     return tuple(by_process.values())
 
 

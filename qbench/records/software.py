@@ -13,7 +13,7 @@ import qbench
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 """The libraries whose version can move a number."""
 
-_CODE_THAT_MOVES_NUMBERS = ("step", "memory", "plan", "measure")
+_CODE_THAT_MOVES_NUMBERS = ("catalog", "scenario", "step", "memory", "plan", "measure")
 
 
 @functools.cache
@@ -35,7 +35,8 @@ def code_id() -> str:
     digest = hashlib.sha256()
     package = Path(qbench.__file__).parent
     for folder in _CODE_THAT_MOVES_NUMBERS:
-        for path in sorted((package / folder).rglob("*.py")):
+        files = (path for path in (package / folder).rglob("*") if path.suffix in (".py", ".csv", ".jsonl"))
+        for path in sorted(files):
             digest.update(str(path.relative_to(package)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
