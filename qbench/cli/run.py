@@ -103,4 +103,6 @@ def _run(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: De
     endings = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.outcomes.items()))
     kept = f"; {done.kept} were there already" if done.kept else ""
     print_text(f"{folder}: {done.done} results ({endings or 'nothing to do'}{kept})")
+    if set(done.outcomes) == {"error"} and not done.kept:
+        return 2  # Not one point could even be planned: that is bad input, told with each point.
     return 0 if set(done.outcomes) <= {"ok", "oom"} else 3

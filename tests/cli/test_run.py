@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import write_tiny_model
+from tiny import FAMILIES, write_tiny_model
 
 from qbench.cli.main import main
 from qbench.records.store import RECORDS_FILE, read_records
@@ -106,3 +106,15 @@ def test_the_report_names_its_files_and_gathers_once(
     assert out.splitlines()[-1] == f"report: {folder / 'report' / 'report.html'}"
     assert {path.name for path in (folder / "report").iterdir()} == {"report.html", "report.md", "report.csv"}
     assert gathered == [1]
+
+
+def test_targets_that_match_nothing_are_bad_input(tmp_path, capsys) -> None:
+    model = write_tiny_model(tmp_path / "model", FAMILIES["llama"])
+    scenario = tmp_path / "targets.yaml"
+    scenario.write_text(
+        "name: targets\nquestion: Which error?\n"
+        f"base: {{model: {model}, lora: {{target_modules: [qproj]}}, train: {{seq_len: 16}}}}\n"
+        "measure: {steps: 1, repeats: 1}\n"
+    )
+    assert main(["run", str(scenario), "--device", "cpu", "--out", str(tmp_path / "run")]) == 2
+    assert "target_modules qproj match no layer" in capsys.readouterr().err
