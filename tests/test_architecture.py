@@ -22,7 +22,8 @@ GROUND = {"errors", "units", "quiet"}
 FACTS = GROUND | {"catalog", "scenario"}
 STORED = FACTS | {"records"}
 STEP = STORED | {"step", "memory"}
-ALL_BELOW_CLI = STEP | {"quiet", "plan", "measure", "compare", "report", "sweep", "validation"}
+DOING = {"plan", "measure", "compare", "report", "sweep", "planning", "validation", "point_files"}
+ALL_BELOW_CLI = STEP | {"quiet"} | DOING
 # What each package or top-level module may import besides itself. The top floor sees everything below it.
 MAY_IMPORT = {
     "errors": set(),
@@ -38,8 +39,12 @@ MAY_IMPORT = {
     "compare": STORED,
     "report": STORED | {"compare"},
     "sweep": STEP | {"plan", "measure"},
+    "planning": STEP | {"plan", "measure"},
+    "point_files": STEP | {"measure", "sweep"},
     "validation": STEP | {"plan", "compare"},
-    "cli": ALL_BELOW_CLI | {"web"},
+    "ab": STEP | {"measure", "compare"},
+    "callback": STEP | {"measure"},
+    "cli": ALL_BELOW_CLI | {"ab", "web"},
     "web": ALL_BELOW_CLI,
     "pytest_plugin": ALL_BELOW_CLI,
     "__main__": {"cli"},
@@ -47,6 +52,7 @@ MAY_IMPORT = {
 # Name outside qbench -> the only place, a file or a package, that imports it.
 OWNERS = {
     "yaml": "scenario/load.py",
+    "ray": "measure/",
     "subprocess": "measure/",
     "multiprocessing": "measure/",
     "torch.multiprocessing": "measure/",

@@ -31,6 +31,62 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 256,
     "n_positions": 256,
     "sliding_window": 32,
+    "attention_chunk_size": 32,
+    "full_attention_interval": 2,
+    "sliding_window_pattern": 2,
+    # experts
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "top_k_experts": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 96,
+    "expert_intermediate_size": 96,
+    "shared_expert_intermediate_size": 96,
+    "intermediate_size_mlp": 160,
+    # latent attention
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    # linear attention
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    # tables of Gemma 3n and 4, and their wider heads of full attention
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 512,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+}
+
+SMALL_TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_heads": 2,
+    "num_hidden_layers": 1,
+    "depth": 1,
+    "head_dim": 16,
+    "global_head_dim": 16,
+    "image_size": 56,
+    "position_embedding_size": 64,
+}
+"""Sizes of what sees images or hears; texts do not pass through it."""
+
+_SMALL_AUDIO = {
+    "model_type": "gemma4_audio",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [8, 4],
+    "output_proj_dims": 32,
 }
 
 FAMILIES = {
@@ -56,22 +112,71 @@ FAMILIES = {
 }
 """A dense model of each text family in the catalog."""
 
+OTHER_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("google/gemma-3-4b-it", {"mm_tokens_per_image": 4}),
+    "gemma4": ("google/gemma-4-E2B", {"audio_config": _SMALL_AUDIO}),
+    "gemma4_31b": ("google/gemma-4-31B", {}),
+    "qwen3_5": ("Qwen/Qwen3.5-9B", {}),
+    "gemma4_moe": ("google/gemma-4-26B-A4B", {}),
+    "qwen3_5_moe": ("Qwen/Qwen3.5-35B-A3B", {}),
+    "qwen3_next": ("Qwen/Qwen3-Next-80B-A3B-Instruct", {}),
+    "qwen3_moe": ("Qwen/Qwen3-30B-A3B", {}),
+    "mixtral": ("mistralai/Mixtral-8x7B-v0.1", {}),
+    "gpt_oss": ("openai/gpt-oss-20b", {}),
+    "deepseek_v2": ("deepseek-ai/DeepSeek-V2-Lite", {"n_group": 1}),
+    "deepseek_v3": ("deepseek-ai/DeepSeek-V3", {}),
+    "llama4": ("meta-llama/Llama-4-Scout-17B-16E", {}),
+    "llama4_maverick": ("meta-llama/Llama-4-Maverick-17B-128E", {}),
+}
+"""Models with towers for images and sound, linear attention or experts, and what else must shrink."""
+
 
 def tiny_config(hub_id: str, **changes: Any) -> dict[str, Any]:
-    """Return the catalog's config of a model with small sizes; keys that it does not have stay absent."""
+    """Return the catalog's config of a model with small sizes; keys that it does not have stay absent.
+
+    `changes` may name keys of the text model where that is a config of its own.
+    """
     config = copy.deepcopy(dict(find_model(hub_id).config))
-    for key, value in SMALL.items():
+    text = config.get("text_config", config)
+    _shrink_text(text)
+    for key in ("vision_config", "audio_config"):
         if config.get(key) is not None:
-            config[key] = value
-    if config.get("num_key_value_heads") is not None:
-        config["num_key_value_heads"] = 2
-    if config.get("num_kv_heads") is not None:
-        config["num_kv_heads"] = 4
-    if config.get("layer_types") is not None:
-        config["layer_types"] = config["layer_types"][: config["num_hidden_layers"]]
+            config[key] |= {name: size for name, size in SMALL_TOWER.items() if name in config[key]}
+    if "out_hidden_size" in config.get("vision_config", {}):
+        config["vision_config"]["out_hidden_size"] = text["hidden_size"]
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        config[key] = 0
-    return config | changes
+        text[key] = 0
+    for key, value in changes.items():
+        (config if key in config or text is config else text)[key] = value
+    return config
+
+
+def _shrink_text(text: dict[str, Any]) -> None:
+    for key, value in SMALL.items():
+        if text.get(key) is not None:
+            text[key] = value
+    if text.get("num_key_value_heads") is not None:
+        # Latent attention has as many key heads as query heads.
+        text["num_key_value_heads"] = 4 if "kv_lora_rank" in text else 2
+    if text.get("num_kv_heads") is not None:
+        text["num_kv_heads"] = 4
+    if text.get("layer_types") is not None:
+        _keep_both_kinds_of_layers(text)
+    rope = text.get("rope_parameters") or {}
+    if "mrope_section" in rope:
+        # A quarter of a head of 32 rotates: four frequencies, for time, height and width.
+        text["head_dim"], rope["mrope_section"] = 32, [2, 1, 1]
+
+
+def _keep_both_kinds_of_layers(text: dict[str, Any]) -> None:
+    """Keep one layer of each kind; twice, where the last ones take keys and values of earlier ones."""
+    kinds = list(dict.fromkeys(text["layer_types"]))[: text["num_hidden_layers"]]
+    if len(kinds) == 1:
+        kinds *= 2
+    if text.get("num_kv_shared_layers"):
+        text["num_kv_shared_layers"] = len(kinds)
+        kinds *= 2
+    text["layer_types"], text["num_hidden_layers"] = kinds, len(kinds)
 
 
 def write_tiny_model(folder: Path, hub_id: str, **changes: Any) -> str:

@@ -25,6 +25,7 @@ from qbench.memory.blocks import (
     BlockPool,
     Device,
     ExpandablePool,
+    Watcher,
     round_size,
     segment_size,
 )
@@ -43,6 +44,12 @@ _ENV_KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "max_split_size_mb": ("max_split_size_bytes", lambda text: int(text) * MIB, "a whole number from 20 on"),
     "garbage_collection_threshold": ("garbage_collection_threshold", float, "a number between 0 and 1"),
 }
+
+
+def _items(text: str) -> list[str]:
+    """Return the settings of a text; commas within brackets part no settings."""
+    compact = "".join(text.split())
+    return re.split(r",(?![^\[]*\])", compact) if compact else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +84,7 @@ class AllocatorConfig:
         """
         settings: dict[str, Any] = {}
         problems = []
-        compact = "".join(text.split())
-        for item in re.split(r",(?![^\[]*\])", compact) if compact else ():
+        for item in _items(text):
             key, _, value = item.partition(":")
             if key not in _ENV_KEYS:
                 known = nearest(key, _ENV_KEYS) or list(_ENV_KEYS)
@@ -92,6 +98,13 @@ class AllocatorConfig:
         if problems:
             raise ScenarioError(problems)
         return cls(**settings)
+
+    @classmethod
+    def of_environment(cls, text: str) -> tuple[AllocatorConfig, tuple[str, ...]]:
+        """Return what is modelled of the settings that a process has, and the settings that are not."""
+        items = _items(text)
+        unknown = tuple(item for item in items if item.partition(":")[0] not in _ENV_KEYS)
+        return cls.from_env_text(",".join(item for item in items if item not in unknown)), unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +180,16 @@ class CachingAllocator:
     """The allocator of one device and one stream. Handles are the caller's names of live allocations.
 
     `limit_bytes` is the device memory there is for the allocator: the card less the CUDA context and
-    whatever else is on it. None is a card without end.
+    whatever else is on it. None is a card without end. `watch` is told of each segment.
     """
 
-    def __init__(self, config: AllocatorConfig, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, config: AllocatorConfig, limit_bytes: int | None = None, watch: Watcher | None = None
+    ) -> None:
         self._config = config
         self._device = Device(UNLIMITED if limit_bytes is None else limit_bytes)
+        if watch is not None:
+            self._device.watch = watch
         self._max_split = config.max_split_size_bytes or UNLIMITED
         make_pool = ExpandablePool if config.expandable_segments else BlockPool
         self._small = make_pool(self._device, False, self._max_split)
@@ -216,6 +233,10 @@ class CachingAllocator:
         if not block.is_whole_segment:
             inactive_split += block.size
         self._count(-size, -block.requested, inactive_split)
+
+    def block_bytes(self, handle: int) -> int:
+        """Return the size of a live allocation's block, which may be larger than what was asked for."""
+        return self._live[handle].size
 
     def empty_cache(self) -> None:
         """Release every segment, or page of an expandable one, that holds nothing live (`emptyCache`)."""

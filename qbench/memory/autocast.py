@@ -75,6 +75,7 @@ class _AutocastMode(TorchFunctionMode):
 
     def __init__(self, device: str, dtype: torch.dtype) -> None:
         super().__init__()
+        self.device = device
         self._on_cuda = device == "cuda"
         self._dtype = dtype
         self._cache: dict[int, torch.Tensor] = {}
@@ -146,6 +147,21 @@ def meta_autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
         _active.pop()
         torch.set_autocast_enabled(device, was_enabled)
         torch.set_autocast_dtype(device, before)
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Run the block without the autocast of meta, if there is one."""
+    if not _active:
+        yield
+        return
+    device = _active[-1].device
+    torch.set_autocast_enabled(device, False)
+    try:
+        with torch._C.DisableTorchFunction():
+            yield
+    finally:
+        torch.set_autocast_enabled(device, True)
 
 
 def keep_rotary_tables(model: torch.nn.Module) -> None:

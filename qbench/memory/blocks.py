@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left, insort
+from collections.abc import Callable
+from typing import Literal
 
 from qbench.units import MIB, round_up
 
@@ -30,10 +32,14 @@ ROUND_LARGE_BYTES = 2 * MIB
 OVERSIZE_SLACK_BYTES = 20 * MIB
 """max_non_split_rounding_size: an oversize block serves requests that are smaller by less than this."""
 
+SegmentAction = Literal["segment_alloc", "segment_free", "segment_map", "segment_unmap"]
+Watcher = Callable[[SegmentAction, int, int], None]
+"""Is told of device memory taken or given back: how, by the names of torch's traces, address and bytes."""
+
 UNLIMITED = sys.maxsize
 ALLOCATED, FREE, UNMAPPED = range(3)
 
-_ADDRESS_SPACE = LARGE_SEGMENT_BYTES << 30
+ADDRESS_SPACE = LARGE_SEGMENT_BYTES << 30
 """Addresses of one pool: a multiple of both pages, so that an address alone tells where pages begin."""
 
 
@@ -54,11 +60,12 @@ def segment_size(block_bytes: int) -> int:
 class Device:
     """The memory of a card that is the allocator's to take."""
 
-    __slots__ = ("limit_bytes", "num_segments", "peak_reserved_bytes", "reserved_bytes")
+    __slots__ = ("limit_bytes", "num_segments", "peak_reserved_bytes", "reserved_bytes", "watch")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.reserved_bytes = self.peak_reserved_bytes = self.num_segments = 0
+        self.watch: Watcher = _ignore
 
     def take(self, num_bytes: int) -> bool:
         """Reserve so many bytes, or say that they are not there."""
@@ -67,6 +74,10 @@ class Device:
         self.reserved_bytes += num_bytes
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
         return True
+
+
+def _ignore(action: SegmentAction, address: int, num_bytes: int) -> None:
+    """Watch nothing."""
 
 
 class Block:
@@ -112,7 +123,7 @@ class BlockPool:
         self.max_split = max_split
         self.free: list[tuple[int, int, Block]] = []
         self.searches = 0
-        self.next_address = _ADDRESS_SPACE if is_large else 0
+        self.next_address = ADDRESS_SPACE if is_large else 0
         # A large block must leave more than 1 MiB, and sizes are multiples of 512 B.
         self.min_remainder = SMALL_BYTES + MIN_BLOCK_BYTES if is_large else MIN_BLOCK_BYTES
 
@@ -172,6 +183,7 @@ class BlockPool:
         block = Block(self, self.next_address, num_bytes, FREE)
         self.next_address += num_bytes
         self.device.num_segments += 1
+        self.device.watch("segment_alloc", block.address, num_bytes)
         return block
 
     def release(self, block: Block) -> None:
@@ -179,6 +191,7 @@ class BlockPool:
         self.remove(block)
         self.device.reserved_bytes -= block.size
         self.device.num_segments -= 1
+        self.device.watch("segment_free", block.address, block.size)
 
     def release_all(self) -> None:
         """`release_blocks`: give back every segment of which nothing is in use."""
@@ -227,7 +240,7 @@ class ExpandablePool(BlockPool):
         self.page_bytes = LARGE_SEGMENT_BYTES if is_large else SMALL_SEGMENT_BYTES
         self.min_remainder = MIN_BLOCK_BYTES
         self.unmapped: list[tuple[int, Block]] = []
-        self.insert(Block(self, self.next_address, _ADDRESS_SPACE, UNMAPPED))
+        self.insert(Block(self, self.next_address, ADDRESS_SPACE, UNMAPPED))
 
     def should_split(self, block: Block, size: int) -> bool:
         """`should_split`: `max_split` does not hold back expandable segments."""
@@ -290,6 +303,7 @@ class ExpandablePool(BlockPool):
         num_bytes = min(round_up(size, self.page_bytes), block.size)
         if not self.device.take(num_bytes):
             return False
+        self.device.watch("segment_map", block.address, num_bytes)
         self.remove(block)
         block.state = FREE
         if num_bytes < block.size:
@@ -309,6 +323,7 @@ class ExpandablePool(BlockPool):
         end = (block.address + block.size) // self.page_bytes * self.page_bytes
         if begin >= end:
             return
+        self.device.watch("segment_unmap", begin, end - begin)
         self.remove(block)
         if begin > block.address:
             front, block = block, block.cut(begin - block.address, FREE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qbench.memory.ledger import Allocation, Ledger
+from qbench.memory.ledger import Allocation, History
 from qbench.records.metrics import BREAKDOWN
 
 TIMELINE_POINTS = 400
@@ -32,7 +32,7 @@ class MemoryProfile:
 Events = Sequence[tuple[int, int]]
 
 
-def profile(ledger: Ledger, events: Events | None = None) -> MemoryProfile:
+def profile(ledger: History, events: Events | None = None) -> MemoryProfile:
     """Return what the ledger saw; the first forward pass is where set-up ends and steps begin.
 
     The peak is that of steps and of loading, where the ledger knows of loading. `events` are the ledger's
@@ -77,7 +77,7 @@ def _live_at(events: Events, num_events: int) -> dict[int, int]:
     return live
 
 
-def _saved_for_backward(ledger: Ledger) -> set[int]:
+def _saved_for_backward(ledger: History) -> set[int]:
     """Return the handles that a forward pass made and that were alive when its backward began."""
     backward_starts = iter([event for event, phase in ledger.marks if phase == "backward"])
     saved: set[int] = set()
@@ -94,6 +94,12 @@ def _saved_for_backward(ledger: Ledger) -> set[int]:
     return {handle for handle in saved if ledger.allocations[handle].in_forward}
 
 
+def categories(ledger: History) -> list[str]:
+    """Return the category of each allocation, by its handle."""
+    saved = _saved_for_backward(ledger)
+    return [_category(allocation, handle in saved) for handle, allocation in enumerate(ledger.allocations)]
+
+
 def _category(allocation: Allocation, saved: bool) -> str:
     if allocation.category:
         return allocation.category
@@ -103,14 +109,14 @@ def _category(allocation: Allocation, saved: bool) -> str:
     return "temporaries"
 
 
-def _by_category(ledger: Ledger, live: dict[int, int], saved: set[int]) -> dict[str, int]:
+def _by_category(ledger: History, live: dict[int, int], saved: set[int]) -> dict[str, int]:
     totals = dict.fromkeys(BREAKDOWN, 0)
     for handle, size in live.items():
         totals[_category(ledger.allocations[handle], handle in saved)] += size
     return totals
 
 
-def _phase_peaks(ledger: Ledger, events: Events) -> dict[str, int]:
+def _phase_peaks(ledger: History, events: Events) -> dict[str, int]:
     peaks: dict[str, int] = {}
     live = 0
     for handle, size in events:
@@ -123,7 +129,7 @@ def _phase_peaks(ledger: Ledger, events: Events) -> dict[str, int]:
     return peaks
 
 
-def _timeline(ledger: Ledger, events: Events) -> list[list[int]]:
+def _timeline(ledger: History, events: Events) -> list[list[int]]:
     """Return the last step, thinned to the largest value in each of a few hundred equal windows."""
     start = max(event for event, phase in ledger.marks if phase == "forward")
     live = sum(size for _, size in events[:start])

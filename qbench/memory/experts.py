@@ -7,10 +7,15 @@ depend on the number of tokens and of experts per token, not on how tokens are r
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import Linear
+from peft.utils.other import transpose
+
+from qbench.memory.autocast import without_autocast
 
 
 def expert_kernels() -> dict[Any, Callable[..., torch.Tensor]]:
@@ -51,18 +56,39 @@ def _histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) 
 
 
 @contextlib.contextmanager
-def autocast_off_on_meta() -> Iterator[None]:
-    """Let `torch.autocast("meta", enabled=False)` do nothing, where torch refuses the device.
+def peft_as_on(device: str) -> Iterator[None]:
+    """Let peft's adapters of parameters treat meta as `device` (cpu or cuda).
 
-    peft switches autocast off so around the adapters of stacked experts (tuners/lora/layer.py).
+    They switch autocast off for the tensor's device, which torch refuses for meta (tuners/lora/layer.py,
+    `_LoraFactorsProxy`), and on the CPU they multiply 16-bit factors in fp32 (`Linear.get_delta_weight`).
     """
-    original: Any = torch.autocast
-
-    def autocast(device_type: str, *args: Any, **kwargs: Any) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if device_type == "meta" else original(device_type, *args, **kwargs)
-
-    torch.autocast = autocast  # type: ignore[misc, assignment]
+    autocast: Any = torch.autocast
+    delta_weight: Any = Linear.get_delta_weight
+    torch.autocast = functools.partial(_autocast, autocast)  # type: ignore[misc, assignment]
+    if device == "cpu":
+        Linear.get_delta_weight = functools.partialmethod(_delta_weight_on_cpu, delta_weight)  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        torch.autocast = original  # type: ignore[misc]
+        torch.autocast = autocast  # type: ignore[misc]
+        Linear.get_delta_weight = delta_weight  # type: ignore[method-assign]
+
+
+def _autocast(
+    original: Any, device_type: str, *args: Any, **kwargs: Any
+) -> contextlib.AbstractContextManager[Any]:
+    """Return `torch.autocast` of a device; on meta it is only ever asked to be off."""
+    context: contextlib.AbstractContextManager[Any] = (
+        without_autocast() if device_type == "meta" else original(device_type, *args, **kwargs)
+    )
+    return context
+
+
+def _delta_weight_on_cpu(layer: Any, original: Any, adapter: str) -> torch.Tensor:
+    first, second = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    if not second.is_meta or second.dtype not in (torch.float16, torch.bfloat16):
+        value: torch.Tensor = original(layer, adapter)
+        return value
+    first, second_in_fp32 = first.float(), second.float()
+    product = transpose(second_in_fp32 @ first, layer.fan_in_fan_out) * layer.scaling[adapter]
+    return product.to(second.dtype)  # type: ignore[no-any-return]

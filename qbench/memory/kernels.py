@@ -2,14 +2,13 @@
 
 On meta, `scaled_dot_product_attention` and `dropout` fall back to their composite forms and bitsandbytes
 shows only the output of its 4-bit matmul. The replacements here call the operators that the CPU or CUDA
-would dispatch to, so that the saved and temporary tensors of the trace are theirs.
+would dispatch to, so that the saved and temporary tensors of the trace are theirs. `choices` has the rules.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +17,11 @@ import torch.nn.functional as F
 from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch.utils._python_dispatch import _disable_current_modes
 
+from qbench.memory.attention import additive_mask, attention_scratch, cuda_attention
 from qbench.memory.autocast import lowered
-from qbench.memory.experts import autocast_off_on_meta, expert_kernels
+from qbench.memory.choices import Backend, Card, fuses_4bit
+from qbench.memory.experts import expert_kernels, peft_as_on
+from qbench.memory.flash_attn import flash_attn_on
 
 Decompositions = dict[Any, Callable[..., Any]]
 
@@ -30,22 +32,19 @@ _sdpa = F.scaled_dot_product_attention
 FLASH_CHOICE = 1
 """`SDPBackend.FLASH_ATTENTION` as returned by `torch._fused_sdp_choice`."""
 
-FUSED_GEMM_MAX_TOKENS = 512
-"""bitsandbytes 0.50 fuses the 4-bit matmul up to this many tokens, and dequantizes the weight for more.
 
-backends/cuda/ops.py, `_gemm_4bit_use_custom_cuda`: the limit for weights of 4 Mi elements or more. Smaller
-ones are fused up to 1536 tokens on an A100 where K < N / 2 and N is small; elsewhere the limit is lower.
-"""
-
-
-def decompositions(kernels: str, on_meta: bool) -> Decompositions:
+def decompositions(kernels: str, on_meta: bool, card: Card | None = None) -> Decompositions:
     """Return the operators that the ledger replaces, by the device that is meant to run them.
 
-    The 4-bit matmul is opened so that its inner allocations are seen. On meta, bitsandbytes' int8 operators
-    have no output shape, since it depends on outliers in the data; they are taken to have none.
+    The 4-bit matmul is opened so that its inner allocations are seen, and on meta the backward of CUDA's
+    attention; `card` is the one to run on. On meta, bitsandbytes' int8 operators have no output shape, since
+    it depends on outliers in the data; they are taken to have none.
     """
-    gemm = _gemm_4bit_default_impl if kernels == "cpu" else _gemm_4bit_cuda
+    card = card or Card()
+    gemm = _gemm_4bit_default_impl if kernels == "cpu" else functools.partial(_gemm_4bit_cuda, card=card)
     replaced: Decompositions = {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
+    if kernels == "cuda" and on_meta:
+        replaced |= attention_scratch(card)
     if on_meta:
         replaced[torch.ops.bitsandbytes.int8_vectorwise_quant.default] = _int8_vectorwise_quant
         replaced[torch.ops.bitsandbytes.int8_mixed_scaled_mm.default] = _int8_mixed_scaled_mm
@@ -85,14 +84,15 @@ def _gemm_4bit_cuda(
     absmax_8bit: torch.Tensor | None = None,
     absmax_code: torch.Tensor | None = None,
     absmax_offset: torch.Tensor | None = None,
+    *,
+    card: Card,
 ) -> torch.Tensor:
     """Allocate as bitsandbytes' CUDA kernel does: fused for few tokens, else dequantize and multiply.
 
-    Source: bitsandbytes 0.50 backends/cuda/ops.py, `gemm_4bit` and `_dequant_linear_fallback`. The choice
-    below 512 tokens depends on the architecture there; here it is taken as fused.
+    Source: bitsandbytes 0.50 backends/cuda/ops.py, `gemm_4bit` and `_dequant_linear_fallback`.
     """
     tokens = A.numel() // A.shape[-1]
-    if tokens <= FUSED_GEMM_MAX_TOKENS and A.shape[-1] % blocksize == 0:
+    if fuses_4bit(card, A.dtype, tokens, (shapeB[0], A.shape[-1]), blocksize):
         return torch.empty((*A.shape[:-1], shapeB[0]), dtype=A.dtype, device=A.device)
     # Local names there keep the restored absmax, before and after the offset, until the end of the call.
     held: tuple[torch.Tensor, ...] = ()
@@ -106,24 +106,29 @@ def _gemm_4bit_cuda(
 
 
 @contextlib.contextmanager
-def kernels_of(device: str, flash: bool = True) -> Iterator[None]:
+def kernels_of(device: str, card: Card | None = None) -> Iterator[set[Backend]]:
     """Run operators on meta as `device` (cpu or cuda) would; other tensors are not affected.
 
-    `flash` says whether CUDA has the flash kernel of attention: from sm_80 on, and in torch's Linux wheels.
+    `card` is the one to run on, for CUDA. Gives the set of CUDA's attention backends that were taken so far.
     """
+    used: set[Backend] = set()
     replaced: dict[str, Callable[..., torch.Tensor]] = {"scaled_dot_product_attention": _cpu_attention}
     if device == "cuda":
-        attention = functools.partial(_cuda_attention, flash=flash)
+        attention = functools.partial(cuda_attention, card=card or Card(), used=used)
         replaced = {"scaled_dot_product_attention": attention, "dropout": _cuda_dropout}
     original = {name: getattr(F, name) for name in replaced}
     for name, function in replaced.items():
         setattr(F, name, function)
     try:
-        with autocast_off_on_meta():
-            yield
+        with peft_as_on(device), _packages(device, card or Card(), used):
+            yield used
     finally:
         for name, function in original.items():
             setattr(F, name, function)
+
+
+def _packages(device: str, card: Card, used: set[Backend]) -> contextlib.AbstractContextManager[None]:
+    return flash_attn_on(card, used) if device == "cuda" else contextlib.nullcontext()
 
 
 def _cpu_attention(
@@ -146,7 +151,7 @@ def _cpu_attention(
     if choice != FLASH_CHOICE:
         return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = _additive_mask(attn_mask, query.dtype)
+        attn_mask = additive_mask(attn_mask, query.dtype)
     out: torch.Tensor = aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
     )[0]
@@ -157,50 +162,6 @@ def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
     """Return a CPU tensor of the same shape, dtype and last stride that takes no memory."""
     with _disable_current_modes():  # It is no memory of the step, so the ledger must not see it.
         return torch.empty(tensor.shape[-1:], dtype=tensor.dtype).expand(tensor.shape)
-
-
-def _additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Allocate as `convert_boolean_attn_mask` does (ATen/native/transformers/attention.cpp)."""
-    keep, drop = (torch.scalar_tensor(value, dtype=dtype, device=mask.device) for value in (0.0, -math.inf))
-    return torch.where(mask, keep, drop)
-
-
-def _cuda_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    *,
-    flash: bool = True,
-) -> torch.Tensor:
-    """Take flash, memory-efficient or math attention as CUDA would from sm_80 on.
-
-    Source: ATen/native/transformers/cuda/sdp_utils.cpp: flash wants fp16 or bf16 and no mask; the
-    memory-efficient kernel takes masks and fp32 but not grouped heads; math takes all.
-    """
-    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
-    inputs = (query, key, value)
-    if query.device.type != "meta":
-        return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if flash and half and attn_mask is None and query.shape[-1] <= 256 and query.shape[-1] == value.shape[-1]:
-        flashed: torch.Tensor = aten._scaled_dot_product_flash_attention(
-            *inputs, dropout_p, is_causal, False, scale=scale
-        )[0]
-        return flashed
-    if query.shape[1] != key.shape[1]:
-        return _sdpa(*inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = _additive_mask(attn_mask, query.dtype)
-    grad = query.requires_grad or key.requires_grad or value.requires_grad
-    out: torch.Tensor = aten._scaled_dot_product_efficient_attention(
-        *inputs, attn_mask, grad, dropout_p, is_causal, scale=scale
-    )[0]
-    return out
 
 
 def _cuda_dropout(

@@ -7,9 +7,9 @@ It works alike on meta tensors (the plan) and on real CPU tensors (the ground tr
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +32,14 @@ _META_KERNELS = MetaKernelCache()
 
 Place = tuple[str, str, bool]
 """Module path, category where the place alone decides it (else empty), inside a forward pass."""
+
+
+class History(Protocol):
+    """What happened to memory, in order: what a ledger has seen, or what was worked out from it."""
+
+    allocations: list[Allocation]
+    events: list[tuple[int, int]]
+    marks: list[tuple[int, str]]
 
 
 @dataclass(slots=True)
@@ -90,22 +98,35 @@ class Ledger(TorchDispatchMode):
         self.phase = phase
         self.marks.append((len(self.events), phase))
 
+    def name_place(self, name: str) -> None:
+        """Give what is recorded next the place `name`, where no module runs that could be asked."""
+        self.place = lambda: (name, "", False)
+
     def register(self, tensor: torch.Tensor, category: str) -> None:
         """Count a tensor that may exist already, and give its storage a category."""
         handle = self._track(tensor, "")
         if handle is not None:
             self.allocations[handle].category = category
 
-    def allocate(self, num_bytes: int, op: str, category: str) -> int:
-        """Record memory that a library holds out of sight of the dispatcher; return its handle."""
+    def allocate(
+        self, num_bytes: int, op: str, category: str, parts: Mapping[str, int] | None = None
+    ) -> int:
+        """Record memory that a library holds out of sight of the dispatcher; return its handle.
+
+        `parts` says, for memory that is a sum over parameters, the bytes of each by its name.
+        """
         handle = len(self.allocations)
-        self.allocations.append(Allocation(num_bytes, self.phase, op, "", category, False))
-        self.events.append((handle, round_up(num_bytes, BLOCK_BYTES)))
+        self.allocations.append(Allocation(num_bytes, self.phase, op, self.place()[0], category, False))
+        self.note(handle, round_up(num_bytes, BLOCK_BYTES))
         return handle
 
     def free(self, handle: int) -> None:
         """Record that what `allocate` gave is free again."""
-        self.events.append((handle, -round_up(self.allocations[handle].num_bytes, BLOCK_BYTES)))
+        self.note(handle, -round_up(self.allocations[handle].num_bytes, BLOCK_BYTES))
+
+    def note(self, handle: int, size: int) -> None:
+        """Take down one event."""
+        self.events.append((handle, size))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -157,10 +178,10 @@ class Ledger(TorchDispatchMode):
         reference = _StorageRef(storage, self._freed)
         reference.handle, reference.key = handle, key
         self._live[key] = reference
-        self.events.append((handle, round_up(asked, BLOCK_BYTES)))
+        self.note(handle, round_up(asked, BLOCK_BYTES))
         return handle
 
     def _freed(self, reference: Any) -> None:
         del self._live[reference.key]
         size = round_up(self.allocations[reference.handle].num_bytes, BLOCK_BYTES)
-        self.events.append((reference.handle, -size))
+        self.note(reference.handle, -size)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from qbench.memory.attribution import Attribution
+from qbench.memory.choices import Card
 from qbench.memory.kernels import decompositions
 from qbench.memory.ledger import Ledger, Place
 
@@ -18,17 +19,21 @@ NUM_STEPS = 2
 """The second step runs with the optimizer's state in place and, in a hand-written loop, the old outputs."""
 
 
-class Steps(Protocol):
-    """What a recording needs of a training step."""
+class Watched(Protocol):
+    """What the ledger needs of whoever runs the steps."""
 
     model: Any
     on_phase: Callable[[str], None]
 
+
+class Steps(Watched, Protocol):
+    """What a recording needs of a training step."""
+
     def run(self) -> torch.Tensor:
         """Make one optimizer step."""
 
-    def static_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (category, tensor) of what is in memory before the first step."""
+    def static_tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        """Yield (name, category, tensor) of what is in memory before the first step."""
 
     def optimizer_tensors(self) -> Iterator[torch.Tensor]:
         """Yield the tensors of the optimizer's state."""
@@ -49,21 +54,24 @@ def record_steps(
     library_buffers: dict[str, int] | None = None,
     load: Callable[[Ledger], None] | None = None,
     num_steps: int = NUM_STEPS,
+    ledger_type: type[Ledger] = Ledger,
+    card: Card | None = None,
 ) -> Recording:
     """Return the recording of `num_steps` steps of a freshly built training step; the step stays usable.
 
     `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives the bytes that
     cuBLAS takes and keeps at the first matrix product of a thread (`Ledger.workspaces`). `load` tells the
-    ledger how the model came into memory; without it, it was there.
+    ledger how the model came into memory; without it, it was there. `card` is the one to run on, for CUDA.
     """
-    ledger = Ledger(device_types, decompositions(kernels, on_meta="meta" in device_types))
+    ledger = ledger_type(device_types, decompositions(kernels, "meta" in device_types, card))
     ledger.workspaces = dict(library_buffers or {})
     if load is not None:
         load(ledger)
-    for category, tensor in step.static_tensors():
+    for name, category, tensor in step.static_tensors():
+        ledger.name_place(name)
         ledger.register(tensor, category)
     losses: list[float] = []
-    with _watching(step, ledger), _without_gc(), ledger:
+    with recorded(step, ledger):
         for _ in range(num_steps):
             losses.append(step.run().item())
             for tensor in step.optimizer_tensors():
@@ -72,7 +80,14 @@ def record_steps(
 
 
 @contextlib.contextmanager
-def _watching(step: Steps, ledger: Ledger) -> Iterator[None]:
+def recorded(step: Watched, ledger: Ledger) -> Iterator[None]:
+    """Let the ledger see all that runs inside, with phase, module and category of each allocation."""
+    with _watching(step, ledger), without_gc(), ledger:
+        yield
+
+
+@contextlib.contextmanager
+def _watching(step: Watched, ledger: Ledger) -> Iterator[None]:
     """Hold the hooks that tell the ledger the phase, the module and the gradients."""
     attribution = Attribution(step.model)
     hooks = _mark_gradients(ledger, step.model)
@@ -117,8 +132,11 @@ def _mark_gradients(ledger: Ledger, model: torch.nn.Module) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _without_gc() -> Iterator[None]:
-    """Let frees follow reference counts alone: a collection at a random moment would move them."""
+def without_gc() -> Iterator[None]:
+    """Let frees follow reference counts alone: a collection at a random moment would move them.
+
+    It would also go through all objects of the libraries, which takes longer than a trace.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

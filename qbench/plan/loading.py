@@ -32,26 +32,28 @@ def record_loading(ledger: Ledger, model: Any, point: Point) -> None:
     itemsize = base_dtype(point.precision).itemsize
     ledger.begin_phase("load")
     staged = _load(ledger, base, itemsize, quantized=point.precision in QUANTIZED_PRECISIONS)
-    for buffer in model.buffers():
+    for name, buffer in model.named_buffers():
+        ledger.name_place(name)
         ledger.register(buffer, "weights")
     ledger.begin_phase("prepare")
-    for name, parameter in base.items():
-        _upcast(ledger, parameter, staged.get(name), "weights")
+    _upcast_all(ledger, base, staged, "weights")
     ledger.begin_phase("adapters")
     # peft moves each adapter in the dtype of its layer and casts all to fp32 at the end
     # (peft/tuners/tuners_utils.py, `_move_adapter_to_device_of_base_layer` and `cast_adapter_dtype`).
-    moved = [_stage(ledger, parameter, itemsize, "adapters") for parameter in adapters]
-    for parameter, handle in zip(adapters, moved, strict=True):
-        _upcast(ledger, parameter, handle, "adapters")
+    moved = {}
+    for name, parameter in adapters.items():
+        ledger.name_place(name)
+        moved[name] = _stage(ledger, parameter, itemsize, "adapters")
+    _upcast_all(ledger, adapters, moved, "adapters")
 
 
-def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the base model's parameters by their name in the checkpoint, and those of the adapters."""
     base: dict[str, torch.Tensor] = {}
-    adapters = []
+    adapters: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            adapters.append(parameter)
+            adapters[name] = parameter
         else:
             base[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = parameter
     return base, adapters
@@ -71,6 +73,7 @@ def _load(
         names.sort(key=_natural_order)
     staged: dict[str, int | None] = {}
     for name in names:
+        ledger.name_place(name)
         parameter = base[name]
         if is_quantized_weight(parameter):
             _quantize(ledger, parameter, itemsize)
@@ -90,11 +93,11 @@ def _warm_up(ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int) -> No
     Source: transformers/modeling_utils.py, `caching_allocator_warmup` and `get_total_byte_count`; a packed
     weight counts as packed, what is kept beside it does not count.
     """
-    total = sum(
-        parameter.nbytes if is_quantized_weight(parameter) else parameter.numel() * itemsize
-        for parameter in base.values()
-    )
-    ledger.free(ledger.allocate(total, "caching_allocator_warmup", _STAGED))
+    sizes = {
+        name: parameter.nbytes if is_quantized_weight(parameter) else parameter.numel() * itemsize
+        for name, parameter in base.items()
+    }
+    ledger.free(ledger.allocate(sum(sizes.values()), "caching_allocator_warmup", _STAGED, sizes))
 
 
 def _stage(ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str) -> int | None:
@@ -105,11 +108,16 @@ def _stage(ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str
     return ledger.allocate(parameter.numel() * itemsize, "aten._to_copy.default", _STAGED)
 
 
-def _upcast(ledger: Ledger, parameter: torch.Tensor, staged: int | None, category: str) -> None:
-    """Replace a staged tensor by the final one; both are alive for a moment (peft/utils/other.py)."""
-    if staged is not None:
-        ledger.register(parameter, category)
-        ledger.free(staged)
+def _upcast_all(
+    ledger: Ledger, parameters: dict[str, torch.Tensor], staged: dict[str, int | None], category: str
+) -> None:
+    """Replace staged tensors by the final ones; both are alive for a moment (peft/utils/other.py)."""
+    for name, parameter in parameters.items():
+        handle = staged.get(name)
+        if handle is not None:
+            ledger.name_place(name)
+            ledger.register(parameter, category)
+            ledger.free(handle)
 
 
 def _quantize(ledger: Ledger, weight: Any, itemsize: int) -> None:

@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.gpus import gpus as catalog_gpus
 from qbench.catalog.prices import cheapest_on_demand
-from qbench.plan.hardware import (
-    CUDA_CONTEXT_BYTES,
-    capability_of,
-    fits,
-    has_flash,
-    headroom_bytes,
-    library_buffers,
-)
+from qbench.memory.allocator import AllocatorConfig
+from qbench.memory.choices import Card, kernel_caveats
+from qbench.plan.hardware import card_of, context_size, fit_on
 from qbench.plan.trace import Trace, trace
 from qbench.records.record import Record
 from qbench.records.software import software
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Device, Point
 
+_NO_COLLECTION = (
+    "garbage_collection_threshold acts only in a process that set a memory fraction; planned without it"
+)
 
-def plan(point: Point, device: Device = "cuda", gpus: Sequence[GpuSpec] = (), run_id: str = "plan") -> Record:
+
+def plan(
+    point: Point,
+    device: Device = "cuda",
+    gpus: Sequence[GpuSpec] = (),
+    run_id: str = "plan",
+    allocator: AllocatorConfig | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
+) -> Record:
     """Return the planned record of a point, with the kernels of `device`.
 
-    `gpus` are held against the plan (detail.fits); the first gives the compute capability. Raises
-    StepError when the step cannot be built.
+    `gpus` are held against the plan (detail.fits); the first gives the compute capability. `allocator` has
+    the settings of CUDA's caching allocator, None its defaults; the environment is never asked. `on_trace`
+    is given the trace, with every allocation. Raises StepError when the step cannot be built.
     """
-    capability = capability_of(tuple(gpus))
-    buffers = library_buffers(capability) if device == "cuda" else None
-    traced = trace(point, device, buffers, flash=has_flash(capability))
+    card, asked = card_of(gpus), allocator or AllocatorConfig()
+    # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
+    allocator = replace(asked, garbage_collection_threshold=None)
+    traced = trace(point, device, card, allocator)
+    if on_trace is not None:
+        on_trace(traced)
     metrics = _metrics(traced)
     detail = _detail(traced, point)
     if device == "cuda":
-        _add_cuda(traced, metrics, detail, gpus, capability)
+        _add_cuda(traced, metrics, detail, gpus, card, allocator)
+        detail["allocator"] = asdict(asked)
+        if asked != allocator:
+            detail["caveats"].append(_NO_COLLECTION)
+        tokens = point.train.per_device_train_batch_size * point.train.seq_len
+        detail["caveats"] += kernel_caveats(card, traced.attention, tokens, _has_4bit(point))
     return Record(
         run_id=run_id,
         point=point,
@@ -109,17 +124,24 @@ def _add_cuda(
     metrics: dict[str, Any],
     detail: dict[str, Any],
     gpus: Sequence[GpuSpec],
-    capability: tuple[int, int],
+    card: Card,
+    allocator: AllocatorConfig,
 ) -> None:
     """Add what only CUDA has: the caching allocator's reserve, the context, and which cards hold it."""
     assert traced.reserved_bytes is not None
-    device_bytes = traced.reserved_bytes + CUDA_CONTEXT_BYTES[1]
+    context = context_size(card.capability)
     metrics["peak_reserved_bytes"] = traced.reserved_bytes
-    metrics["device_bytes"] = device_bytes
-    detail["caveats"] += _card_caveats(gpus, capability)
-    detail["compute_capability"] = list(capability)
-    detail["context_bytes"] = list(CUDA_CONTEXT_BYTES)
-    detail["fits"] = [_held_against(gpu, device_bytes) for gpu in gpus]
+    metrics["device_bytes"] = traced.reserved_bytes + context.most
+    detail["caveats"] += _card_caveats(gpus, card.capability)
+    detail["compute_capability"] = list(card.capability)
+    detail["attention"] = list(traced.attention)
+    detail["context_bytes"] = [context.least, context.most]
+    detail["context_source"] = context.source
+    detail["fits"] = [_held_against(gpu, traced, allocator) for gpu in gpus]
+
+
+def _has_4bit(point: Point) -> bool:
+    return point.precision in QUANTIZED_PRECISIONS and point.precision != "int8"
 
 
 def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int]) -> list[str]:
@@ -139,14 +161,15 @@ def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int]) -> list[
     return said
 
 
-def _held_against(gpu: GpuSpec, device_bytes: int) -> dict[str, Any]:
+def _held_against(gpu: GpuSpec, traced: Trace, allocator: AllocatorConfig) -> dict[str, Any]:
     """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
+    assert traced.reserved_bytes is not None
+    context = context_size(gpu.compute_capability or Card().capability)
     price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
     return {
         "gpu": gpu.name,
         "memory_bytes": gpu.memory_bytes,
-        "fits": fits(device_bytes, gpu),
-        "headroom_bytes": headroom_bytes(device_bytes, gpu),
+        **asdict(fit_on(gpu, traced.ledger, traced.reserved_bytes, context.most, allocator)),
         "usd_per_hour": None if price is None else price.on_demand_usd_per_hour,
         "price_from": None if price is None else f"{price.cloud}, {price.date}",
     }

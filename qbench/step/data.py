@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from qbench.catalog.models import resolve_model
 from qbench.errors import StepError, first_line
 from qbench.scenario.schema import Point
 from qbench.step.model import weights_folder
+from qbench.step.recipe import follows_trainer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -20,23 +22,40 @@ SEED = 0
 Batch = dict[str, torch.Tensor]
 
 
+def batches_held(point: Point) -> int:
+    """Return how many batches are in memory at a time: Trainer fetches all of an update in advance."""
+    return point.train.gradient_accumulation_steps if follows_trainer(point.train.recipe) else 1
+
+
 def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -> list[Batch]:
     """Return the batches that a run cycles through: input_ids and labels of shape [batch, seq_len], int64.
 
     Raises StepError when the text cannot be read or is shorter than one batch.
     """
+    return [_batch(ids, point) for ids in _token_ids(point, config, device)]
+
+
+def _token_ids(point: Point, config: PretrainedConfig, device: torch.device) -> Iterator[torch.Tensor]:
     shape = (point.train.per_device_train_batch_size, point.train.seq_len)
     if device.type == "meta":
-        return [_batch(torch.empty(shape, dtype=torch.long, device=device))]
-    if point.data == "random":
+        for _ in range(batches_held(point)):
+            yield torch.empty(shape, dtype=torch.long, device=device)
+    elif point.data == "random":
         generator = torch.Generator().manual_seed(SEED)
         vocab_size = config.get_text_config().vocab_size
-        return [_batch(torch.randint(0, vocab_size, shape, generator=generator).to(device))]
-    return [_batch(ids.to(device)) for ids in _text_blocks(point, shape)]
+        for _ in range(batches_held(point)):
+            yield torch.randint(0, vocab_size, shape, generator=generator).to(device)
+    else:
+        for block in _text_blocks(point, shape):
+            yield block.to(device)
 
 
-def _batch(input_ids: torch.Tensor) -> Batch:
-    return {"input_ids": input_ids, "labels": input_ids.clone()}
+def _batch(input_ids: torch.Tensor, point: Point) -> Batch:
+    batch = {"input_ids": input_ids, "labels": input_ids.clone()}
+    if point.train.recipe == "trl":
+        # trl/trainer/sft_trainer.py, `DataCollatorForLanguageModeling`, makes one also without padding.
+        batch["attention_mask"] = torch.ones_like(input_ids)
+    return batch
 
 
 def _text_blocks(point: Point, shape: tuple[int, int]) -> list[torch.Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
@@ -24,6 +26,20 @@ if TYPE_CHECKING:
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+HUB_TIMEOUT_S = 5.0
+"""How long a hub that does not answer is waited for."""
+
+# fmt: off
+WITH_POSITION_TABLE = frozenset({
+    "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
+    "blenderbot-small", "codegen", "ctrl", "electra", "ernie", "git", "gpt-sw3", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gptj", "marian", "mbart", "megatron-bert", "mvp", "openai-gpt", "opt", "pegasus",
+    "prophetnet", "rembert", "roc_bert", "roformer", "trocr", "xlm",
+})
+# fmt: on
+"""Causal model types of transformers 5.24 that fail beyond max_position_embeddings: each was tried."""
+
+
 def base_dtype(precision: str) -> torch.dtype:
     """Return the dtype of unquantized weights: the precision itself, bf16 beside a quantized base."""
     return DTYPES.get(precision, torch.bfloat16)
@@ -33,10 +49,12 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
     """Return the transformers config of the point's model, with the KV cache on where the recipe keeps it.
 
     Raises StepError when the model type is unknown to the installed transformers, when a hub id cannot
-    be fetched, or when the sequence is longer than a table of learned positions.
+    be fetched, when the sequence is longer than a table of positions, or when pretrained weights are stored
+    quantized in another way than the point says.
     """
     source = source or resolve_model(point.model)
     config: PretrainedConfig = _read_config(source)
+    _set_quantization_aside(config, point)
     config.use_cache = bool(getattr(config, "use_cache", False)) and keeps_cache(point)
     _check_positions(config, point.train.seq_len)
     return config
@@ -58,9 +76,19 @@ def _read_config(source: ModelSource) -> Any:
     if source.kind == "gguf":
         return AutoConfig.from_pretrained(weights_folder(source))
     try:
+        _ask_hub(source.name)
         return AutoConfig.from_pretrained(source.name)
     except Exception as error:
         raise StepError(_hub_miss(source, error)) from error
+
+
+def _ask_hub(name: str) -> None:
+    """Raise at once what the hub answers to a request for a config that is not in the cache.
+
+    transformers would try again for half a minute (huggingface_hub/file_download.py, `retry_on_errors`).
+    """
+    if try_to_load_from_cache(name, "config.json") is None:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_S)
 
 
 def _hub_miss(source: ModelSource, error: Exception) -> str:
@@ -72,11 +100,10 @@ def _hub_miss(source: ModelSource, error: Exception) -> str:
 
 
 def _check_positions(config: PretrainedConfig, seq_len: int) -> None:
-    """Refuse a sequence longer than a table of learned positions; rotary and ALiBi models have no table."""
+    """Refuse a sequence longer than a table of positions; rotary and ALiBi models have none of fixed size."""
     text = config.get_text_config()
-    learned = text.model_type in ("gpt2", "opt", "gpt_bigcode", "gpt_neo", "openai-gpt", "xglm")
     limit = getattr(text, "max_position_embeddings", None)
-    if learned and limit is not None and seq_len > limit:
+    if text.model_type in WITH_POSITION_TABLE and limit is not None and seq_len > limit:
         raise StepError(
             f"seq_len {seq_len} is longer than the model's table of {limit} positions; use {limit} or less"
         )
@@ -88,6 +115,53 @@ def position_caveat(config: PretrainedConfig, seq_len: int) -> str | None:
     if limit is None or seq_len <= limit:
         return None
     return f"seq_len {seq_len} is beyond the model's {limit} positions; memory is right, quality may not be"
+
+
+def _set_quantization_aside(config: PretrainedConfig, point: Point) -> None:
+    """Take a checkpoint's own quantization out of its config: the point says how the base is kept.
+
+    Raises StepError when the point wants these weights in another form.
+    """
+    stored = _stored_precision(getattr(config, "quantization_config", None))
+    if stored is None:
+        return
+    if point.weights == "pretrained" and stored != point.precision:
+        raise StepError(
+            f"the weights of {point.model} are stored as {stored}, but the point says precision "
+            f"{point.precision}; use a checkpoint that is not quantized, or weights: random"
+        )
+    del config.quantization_config
+    config.stored_precision = stored
+
+
+def _stored_precision(settings: Any) -> str | None:
+    """Return a checkpoint's quantization in the words of `precision` where it has some, else its method."""
+    if settings is None:
+        return None
+    given: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
+    if given.get("load_in_8bit"):
+        return "int8"
+    if given.get("load_in_4bit"):
+        double = "-dq" if given.get("bnb_4bit_use_double_quant") else ""
+        return f"{given.get('bnb_4bit_quant_type', 'fp4')}{double}"
+    return str(given.get("quant_method", "an unnamed method"))
+
+
+def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
+    """Yield what a reader should know about the plan of this model before trusting it."""
+    stored = getattr(config, "stored_precision", None)
+    if stored is not None and stored != point.precision:
+        yield f"the checkpoint of {point.model} is stored as {stored}; planned is precision {point.precision}"
+    beyond = position_caveat(config, point.train.seq_len)
+    if beyond is not None:
+        yield beyond
+    if "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+        yield (
+            "linear attention is planned with the torch operators of transformers; the packages fla and "
+            "causal-conv1d, where installed, run kernels that keep other tensors"
+        )
+    if point.precision == "int8":
+        yield "int8 keeps columns with outliers apart, which depend on the data; planned is none"
 
 
 def build_base_model(point: Point, device: torch.device, config: PretrainedConfig) -> PreTrainedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import bitsandbytes as bnb
@@ -12,20 +12,24 @@ from torch.utils._python_dispatch import _disable_current_modes
 LEARNING_RATE = 2e-4
 """Rate of the QLoRA paper for 7B and 13B models (arXiv 2305.14314, table 9); it moves no byte and no time."""
 
+_WITHOUT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+
 PAGED_MIN_ELEMENTS = 100_000
 """Smallest state that bitsandbytes pages (`get_state_buffer`: 1e5 elements)."""
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[torch.nn.Parameter], kernels: str
+    name: str, parameters: Iterable[torch.nn.Parameter | dict[str, Any]], kernels: str
 ) -> torch.optim.Optimizer:
     """Return the optimizer that `TrainingArguments.optim` of this name gives, for the trainable parameters.
+
+    `parameters` may be groups of trainable ones instead.
 
     `kernels` is the device whose kernels are meant (cuda or cpu): torch's AdamW and SGD use their
     multi-tensor form on CUDA by default and a loop on the CPU (torch/optim/optimizer.py,
     `_default_to_fused_or_foreach`), which on meta must be said.
     """
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    trainable: list[Any] = [entry for entry in parameters if isinstance(entry, dict) or entry.requires_grad]
     foreach = kernels == "cuda"
     if name == "sgd":
         return torch.optim.SGD(trainable, lr=LEARNING_RATE, foreach=foreach)
@@ -35,15 +39,54 @@ def make_optimizer(
     optimizer: torch.optim.Optimizer = bnb.optim.AdamW(
         trainable, lr=LEARNING_RATE, optim_bits=bits, is_paged=name.startswith("paged_")
     )
-    if name.startswith("paged_") and any(parameter.is_meta for parameter in trainable):
+    if name.startswith("paged_") and any(p.is_meta for g in optimizer.param_groups for p in g["params"]):
         _page_on_meta(optimizer)
     return optimizer
 
 
-def managed_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of paged state: managed memory, which torch's counters do not see."""
-    tensors = (value for state in optimizer.state.values() for value in state.values())
-    return sum(tensor.nbytes for tensor in tensors if is_paged(tensor))
+def trainer_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Return what trains in Trainer's two groups: with weight decay, and norms and biases without.
+
+    Multi-tensor optimizers go through one group after the other, so that their temporaries are smaller.
+    Source: transformers/trainer.py, `create_optimizer` and `get_decay_parameter_names`.
+    """
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], list(_WITHOUT_DECAY)))
+    groups: tuple[list[torch.nn.Parameter], ...] = ([], [])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name not in decayed].append(parameter)
+    return [{"params": group} for group in groups]
+
+
+def keep_embeddings_in_32_bit(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    """Keep the state of embeddings in 32 bit under an 8-bit optimizer, as Trainer's `create_optimizer`."""
+    if not isinstance(optimizer, bnb.optim.AdamW):
+        return
+    embeddings = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    get_config: Any = optimizer.get_config
+
+    def config_of(group_index: int, index: int, group: dict[str, Any]) -> dict[str, Any]:
+        config: dict[str, Any] = get_config(group_index, index, group)
+        if any(group["params"][index] is weight for weight in embeddings):
+            config["optim_bits"] = 32
+        return config
+
+    optimizer.get_config = config_of  # type: ignore[method-assign]
+
+
+def managed_bytes(optimizer: torch.optim.Optimizer, times: Mapping[torch.Tensor, int] | None = None) -> int:
+    """Return the bytes of paged state: managed memory, which torch's counters do not see.
+
+    `times` says how often a parameter stands in the model that is meant, where not once.
+    """
+    return sum(
+        value.nbytes * (times or {}).get(parameter, 1)
+        for parameter, state in optimizer.state.items()
+        for value in state.values()
+        if is_paged(value)
+    )
 
 
 def is_paged(value: object) -> bool:

@@ -4,19 +4,22 @@ plain    a hand-written loop over the model as loaded; the outputs stay alive th
 peft     the same after peft's `prepare_model_for_kbit_training` where the base is quantized: every
          unquantized parameter becomes fp32 (peft/utils/other.py)
 trainer  as peft, under transformers' Trainer, whose `compute_loss` drops the outputs before backward
-trl      TRL's SFTTrainer: no upcast, bf16 adapters on a quantized base
+trl      TRL's SFTTrainer: no upcast, bf16 adapters on a quantized base, a loss that never has all logits
+
+The last two share Trainer's loop (step/trainer_loop.py): gradients are clipped before each update.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import prepare_model_for_kbit_training
 
+from qbench.errors import StepError
 from qbench.scenario.schema import Point
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
+
+TRL_VERSION = "1.16"
+"""The version whose source recipe trl follows; another one may lay out its loss differently."""
 
 CHECKPOINTING: dict[str, Any] = {"use_reentrant": False}
 """What transformers 5 and torch recommend; the re-entrant form keeps other tensors alive."""
@@ -43,13 +49,18 @@ def keeps_cache(point: Point) -> bool:
     return keeps_outputs(point.train.recipe) and not point.train.gradient_checkpointing
 
 
+def follows_trainer(recipe: str) -> bool:
+    """Say whether transformers' Trainer runs the loop."""
+    return recipe in ("trainer", "trl")
+
+
 def converts_outputs(point: Point) -> bool:
     """Say whether the outputs become fp32 copies: accelerate does so for a Trainer under autocast.
 
     Source: accelerate/accelerator.py, `prepare_model`: forward is wrapped in autocast and
     `convert_outputs_to_fp32`.
     """
-    return point.train.recipe in ("trainer", "trl") and point.train.autocast != "none"
+    return follows_trainer(point.train.recipe) and point.train.autocast != "none"
 
 
 def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None = None) -> PreTrainedModel:
@@ -80,9 +91,38 @@ def _enable_checkpointing(model: PreTrainedModel, autocast: Context | None) -> N
 def finish_adapters(model: PeftModel, point: Point) -> None:
     """Cast the adapters as the recipe does once they exist.
 
-    Source of trl's cast: trl/trainer/sft_trainer.py, adapters of a quantized base become bf16.
+    Source of trl's cast: trl/trainer/sft_trainer.py, `SFTTrainer.__init__`: what trains on a quantized base
+    becomes bf16, but for DoRA's magnitudes. On any other base adapters stay as peft made them, in fp32.
     """
     if point.train.recipe == "trl" and point.method == "qlora":
-        for parameter in model.parameters():
-            if parameter.requires_grad:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "lora_magnitude_vector" not in name:
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def check_recipe(model: Any, point: Point) -> None:
+    """Raise StepError where a recipe does not apply: trl's loss reads backbone and head apart."""
+    if point.train.recipe != "trl":
+        return
+    base = model if point.lora is None else model.get_base_model()
+    if base.base_model is base:
+        raise StepError(
+            f"recipe trl does not apply: trl {TRL_VERSION} finds no backbone in {type(base).__name__} "
+            "and fails; choose recipe trainer"
+        )
+    if hasattr(base.get_output_embeddings(), "lora_A"):
+        raise StepError(
+            "recipe trl takes no adapter on the output head, which its loss would pass over; "
+            "leave the head out of target_modules, or choose recipe trainer"
+        )
+
+
+def recipe_caveats(point: Point) -> Iterator[str]:
+    """Yield where a point departs from what its recipe does by default, and what is left out."""
+    train = point.train
+    if train.recipe == "trl":
+        yield f"recipe trl follows trl {TRL_VERSION}: its own loss in tiles, without the logits"
+        if train.autocast == "none":
+            yield "SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"
+    if follows_trainer(train.recipe) and train.autocast == "fp16":
+        yield "the gradient scaler of fp16 autocast, some scalars, is left out"

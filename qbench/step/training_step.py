@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import convert_to_fp32
 
-from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
-from qbench.step.data import SEED, Batch, make_batches
+from qbench.step.data import SEED, Batch, batches_held, make_batches
+from qbench.step.fused_head import fuse_head
 from qbench.step.model import build_base_model, load_config
-from qbench.step.optimizer import is_paged, make_optimizer, managed_bytes
+from qbench.step.optimizer import (
+    is_paged,
+    keep_embeddings_in_32_bit,
+    make_optimizer,
+    managed_bytes,
+    trainer_groups,
+)
 from qbench.step.quantize import is_quantized_weight
-from qbench.step.recipe import Context, converts_outputs, finish_adapters, keeps_outputs, prepare_base
+from qbench.step.recipe import (
+    Context,
+    check_recipe,
+    converts_outputs,
+    finish_adapters,
+    follows_trainer,
+    prepare_base,
+)
+from qbench.step.trainer_loop import TrainerLoop
 from qbench.step.verify import ModelFacts, verify_model
 
 if TYPE_CHECKING:
@@ -46,6 +60,7 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         batches: list[Batch],
         facts: ModelFacts,
+        kernels: str,
         meta_autocast: Context | None = None,
     ) -> None:
         self.point = point
@@ -56,22 +71,59 @@ class TrainingStep:
         self.on_phase: Callable[[str], None] = _ignore_phase
         self._meta_autocast = meta_autocast
         self._outputs: Any = None
+        self._loop: TrainerLoop | None = None
         self._micro_steps = 0
         head = model.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(self._enter_loss)
+        if follows_trainer(point.train.recipe):
+            base = model.get_base_model() if point.lora is not None else model
+            self._loop = TrainerLoop(base, batches[0]["input_ids"].device)
+            if point.train.recipe == "trl":
+                fuse_head(base, kernels, lambda: self.on_phase("loss"))
 
-    def _enter_loss(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter_loss(self, *_: Any) -> None:
         self.on_phase("loss")
 
     def run(self) -> torch.Tensor:
         """Make one optimizer step; return the detached mean loss of its micro-batches, a scalar tensor."""
-        accumulation = self.point.train.gradient_accumulation_steps
-        losses = [self._forward_backward(accumulation) for _ in range(accumulation)]
+        loss = self._passes()
         self.on_phase("optimizer")
+        if self._loop is not None:
+            self._loop.clip(self.model.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return losses[0] if accumulation == 1 else torch.stack(losses).mean()
+        # Trainer's sum is used again by the next step.
+        return loss if self._loop is None else loss.clone()
+
+    def rehearse(self) -> torch.Tensor:
+        """Make the passes of a step and train nothing; return as `run` does.
+
+        Weights and optimizer stay, and the next step has the batch and the random numbers that it would
+        have had.
+        """
+        next_batch = self._micro_steps
+        with torch.random.fork_rng():
+            loss = self._passes()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._micro_steps = next_batch
+        return loss if self._loop is None else loss.clone()
+
+    def _passes(self) -> torch.Tensor:
+        """Go forward and backward over the micro-batches of an update; return their detached mean loss."""
+        batches = [self._next_batch() for _ in range(self.point.train.gradient_accumulation_steps)]
+        if self._loop is None:
+            losses = [self._pass_by_hand(batch, len(batches)) for batch in batches]
+            return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        self._loop.begin(batches)
+        for batch in batches:
+            self._loop.add(self._pass_by_trainer(batch, len(batches), self._loop))
+        return self._loop.total_loss
+
+    def _next_batch(self) -> Batch:
+        batch = self.batches[self._micro_steps % len(self.batches)]
+        self._micro_steps += 1
+        return batch
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -88,23 +140,28 @@ class TrainingStep:
         self.model.train()
         return sum(losses) / len(losses)
 
-    def _forward_backward(self, accumulation: int) -> torch.Tensor:
-        batch = self.batches[self._micro_steps % len(self.batches)]
-        self._micro_steps += 1
+    def _pass_by_hand(self, batch: Batch, num_batches: int) -> torch.Tensor:
         self.on_phase("forward")
         with self._autocast():
-            if keeps_outputs(self.point.train.recipe):
-                self._outputs = self.model(**batch)
-                loss = self._outputs.loss
-            else:
-                loss = self._outputs_for_trainer(batch).loss
+            self._outputs = self.model(**batch)
+        loss: torch.Tensor = self._outputs.loss
         self.on_phase("backward")
-        (loss if accumulation == 1 else loss / accumulation).backward()
-        detached: torch.Tensor = loss.detach()
-        return detached
+        (loss if num_batches == 1 else loss / num_batches).backward()
+        return loss.detach()
 
-    def _outputs_for_trainer(self, batch: Batch) -> Any:
-        outputs = self.model(**batch)
+    def _pass_by_trainer(self, batch: Batch, num_batches: int, loop: TrainerLoop) -> torch.Tensor:
+        self.on_phase("forward")
+        loss = loop.loss_of(self._outputs_for_trainer(batch, loop), num_batches)
+        self.on_phase("backward")
+        # accelerate/accelerator.py, `backward`, divides by its own count, which Trainer leaves at 1.
+        divided = loss / 1
+        divided.backward()
+        return loss.detach()
+
+    def _outputs_for_trainer(self, batch: Batch, loop: TrainerLoop) -> Any:
+        """Return outputs that nobody else holds, so that they are gone before backward."""
+        with self._autocast():
+            outputs = self.model(**batch, **loop.loss_kwargs(self.point.train.recipe))
         return convert_to_fp32(outputs) if converts_outputs(self.point) else outputs
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -115,18 +172,14 @@ class TrainingStep:
             return self._meta_autocast()
         return torch.autocast(self.batches[0]["input_ids"].device.type, dtype=AUTOCAST_DTYPES[name])
 
-    def static_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (category, tensor) for all that is in memory before the first step."""
-        for name, parameter in self.model.named_parameters():
-            yield ("adapters" if "lora_" in name else "weights"), parameter
-        for buffer in self.model.buffers():
-            yield "weights", buffer
-        for module in self.model.modules():
-            for tensor in _quantization_state(module._parameters.get("weight")):
-                yield "quant_state", tensor
-        for batch in self.batches[:1]:
-            for tensor in batch.values():
-                yield "activations", tensor
+    def static_tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
+        """Yield (name, category, tensor) for all that is in memory before the first step."""
+        yield from model_tensors(self.model)
+        for batch in self.batches[: batches_held(self.point)]:
+            for name, tensor in batch.items():
+                yield name, "activations", tensor
+        if self._loop is not None:
+            yield "loss", "logits_loss", self._loop.total_loss
 
     def optimizer_tensors(self) -> Iterator[torch.Tensor]:
         """Yield the tensors of the optimizer's state; paged ones are in managed memory and left out."""
@@ -140,7 +193,18 @@ class TrainingStep:
         return managed_bytes(self.optimizer)
 
 
-def _quantization_state(weight: Any) -> Iterator[torch.Tensor]:
+def model_tensors(model: Any) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Yield (name, category, tensor) for parameters, buffers and quantization state of a model."""
+    for name, parameter in model.named_parameters():
+        yield name, ("adapters" if "lora_" in name else "weights"), parameter
+    for name, buffer in model.named_buffers():
+        yield name, "weights", buffer
+    for name, module in model.named_modules():
+        for tensor in quantization_state(module._parameters.get("weight")):
+            yield f"{name}.weight", "quant_state", tensor
+
+
+def quantization_state(weight: Any) -> Iterator[torch.Tensor]:
     """Yield what bitsandbytes keeps beside a packed weight: absmax, code book, nested state, int8 scales."""
     state = getattr(weight, "quant_state", None)
     nested = getattr(state, "state2", None)
@@ -168,8 +232,6 @@ def build_step(
     `meta_autocast` makes the autocast context of a point that asks for one there, where torch has none.
     Raises StepError when the libraries cannot build it, or built something else than the point says.
     """
-    if point.train.recipe == "trl":
-        raise StepError("recipe trl is not built yet; use trainer, or peft for a hand-written loop")
     torch.manual_seed(SEED)
     config = config or load_config(point)
     target = torch.device(device)
@@ -182,6 +244,14 @@ def build_step(
         finish_adapters(model, point)
     model.train()
     facts = verify_model(model, point)
-    optimizer = make_optimizer(point.train.optim, model.parameters(), kernels or device)
+    check_recipe(model, point)
+    kernels = kernels or device
+    optimizer = make_optimizer(point.train.optim, _optimized(model, point), kernels)
+    if point.lora is None and follows_trainer(point.train.recipe):
+        keep_embeddings_in_32_bit(optimizer, model)
     batches = make_batches(point, config, target)
-    return TrainingStep(point, model, optimizer, batches, facts, meta_autocast)
+    return TrainingStep(point, model, optimizer, batches, facts, kernels, meta_autocast)
+
+
+def _optimized(model: Any, point: Point) -> Iterable[Any]:
+    return trainer_groups(model) if follows_trainer(point.train.recipe) else model.parameters()

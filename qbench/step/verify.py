@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 import transformers
+from transformers.pytorch_utils import Conv1D
 
 from qbench.errors import StepError
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
-from qbench.step.quantize import is_quantized_weight
+from qbench.step.model import base_dtype
+from qbench.step.quantize import is_quantized_weight, quantization_config
 
 SHARE_WORTH_TELLING = 0.005
 """Skipped weights below this share of all parameters (norms, biases) are not listed."""
 
 
 LAYER_REASON = "transformers leaves this layer unquantized"
+
+
+Times = Callable[[str], int]
+"""How often the module or parameter of a name stands in the model that is meant."""
+
+
+def once(name: str) -> int:
+    """Say of every part that it stands once, as in a model that was built in full."""
+    return 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,30 +52,53 @@ class ModelFacts:
 def verify_model(model: torch.nn.Module, point: Point) -> ModelFacts:
     """Return the facts of a built model.
 
-    Raises StepError when it differs from the point: a quantized precision without quantized layers, the
-    wrong kind of layer or 4-bit type, double quantization missing or unasked.
+    Raises StepError when it differs from the point: a quantized precision without quantized layers or with a
+    target that was passed over, the wrong kind of layer, 4-bit type or compute dtype, double quantization
+    missing or unasked, embeddings, head or adapters in another dtype than the recipe leaves them in.
     """
-    # peft's wrappers answer for the weight of the layer they wrap; only the owner counts.
-    quantized = [
-        module for module in model.modules() if is_quantized_weight(module._parameters.get("weight"))
-    ]
-    adapted = [
-        module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "base_layer")
-    ]
-    _check_quantization(point, quantized, adapted)
-    trainable, total = count_parameters(model)
-    base_params = sum(count for name, _, count in _base_parameters(model))
+    layers, adapted = _quantized(model), _adapted(model)
+    _check_quantization(point, layers, list(adapted.values()))
+    if layers:
+        _check_targets(point, adapted, _head(model))
+    _check_dtypes(point, _dtypes(model))
+    return model_facts(model, point)
+
+
+def model_facts(model: torch.nn.Module, point: Point, times: Times = once) -> ModelFacts:
+    """Return the facts of a built model, or of a deeper one in which parts stand `times` as often."""
+    layers = _quantized(model)
+    trainable, total = count_parameters(model, times)
+    base_params = sum(count for name, _, count in _base_parameters(model, times))
     return ModelFacts(
         trainable_params=trainable,
         total_params=total,
         base_params=base_params,
-        quantized_modules=len(quantized),
-        quantized_params=sum(module.in_features * module.out_features for module in quantized),  # type: ignore[operator,misc]
-        quantized_bytes=sum(_packed_bytes(module) for module in quantized),
-        adapted_modules=len(adapted),
+        quantized_modules=sum(times(name) for name in layers),
+        quantized_params=sum(
+            times(name) * layer.in_features * layer.out_features for name, layer in layers.items()
+        ),
+        quantized_bytes=sum(times(name) * _packed_bytes(layer) for name, layer in layers.items()),
+        adapted_modules=sum(times(name) for name in _adapted(model)),
         dtypes=_dtypes(model),
-        skipped=tuple(_skipped(model, point, base_params)),
+        skipped=tuple(_skipped(model, point, base_params, times)),
     )
+
+
+def _quantized(model: torch.nn.Module) -> dict[str, Any]:
+    # peft's wrappers answer for the weight of the layer they wrap; only the owner counts.
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if is_quantized_weight(module._parameters.get("weight"))
+    }
+
+
+def _adapted(model: torch.nn.Module) -> dict[str, Any]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer")
+    }
 
 
 def has_stacked_experts(model: torch.nn.Module) -> bool:
@@ -77,18 +111,26 @@ def _packed_bytes(module: torch.nn.Module) -> int:
     return int(weight.numel() * weight.element_size())
 
 
-def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+def count_parameters(model: torch.nn.Module, times: Times = once) -> tuple[int, int]:
     """Return (trainable, total) parameters as peft counts them; packed 4-bit weights count unpacked."""
     counter = getattr(model, "get_nb_trainable_parameters", None)
     if counter is not None:
         trainable, total = counter()
-        return int(trainable), int(total)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad), total
+    else:
+        total = sum(parameter.numel() for parameter in model.parameters())
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    further = [
+        (parameter.requires_grad, (times(name) - 1) * _elements(parameter))
+        for name, parameter in model.named_parameters()
+    ]
+    return (
+        int(trainable) + sum(count for is_trained, count in further if is_trained),
+        int(total) + sum(count for _, count in further),
+    )
 
 
 def _check_quantization(
-    point: Point, quantized: list[torch.nn.Module], adapted: list[torch.nn.Module]
+    point: Point, quantized: dict[str, torch.nn.Module], adapted: list[torch.nn.Module]
 ) -> None:
     if point.precision not in QUANTIZED_PRECISIONS:
         if quantized:
@@ -102,33 +144,82 @@ def _check_quantization(
             f"precision {point.precision}, but transformers {transformers.__version__} quantizes no layer of "
             f"{point.model} (its linear layers are {', '.join(kinds)}, which are passed over); use bf16"
         )
-    for layer in quantized:
-        _check_layer(point, layer)
+    for name, layer in quantized.items():
+        what = _fault_8bit(layer) if point.precision == "int8" else _fault_4bit(layer, point.precision)
+        if what is not None:
+            raise StepError(f"precision {point.precision}, but a layer is {what}: {_short(name)}")
 
 
-def _check_layer(point: Point, layer: Any) -> None:
-    wanted = bnb.nn.Linear8bitLt if point.precision == "int8" else bnb.nn.Linear4bit
-    if not isinstance(layer, wanted):
-        raise StepError(f"precision {point.precision}, but a layer is {type(layer).__name__}")
-    if point.precision == "int8":
-        return
-    kind, _, double = point.precision.partition("-")
+def _fault_8bit(layer: Any) -> str | None:
+    """Return what a layer is that should hold 8-bit weights; None when it does."""
+    if not isinstance(layer, bnb.nn.Linear8bitLt):
+        return type(layer).__name__
+    if layer.weight.dtype != torch.int8:
+        return f"not quantized yet ({layer.weight.dtype})"
+    return "made to keep 16-bit weights" if layer.state.has_fp16_weights else None
+
+
+def _fault_4bit(layer: Any, precision: str) -> str | None:
+    """Return what a layer is that should hold 4-bit weights of a precision; None when it does."""
+    if not isinstance(layer, bnb.nn.Linear4bit):
+        return type(layer).__name__
+    kind, _, double = precision.partition("-")
     state: Any = getattr(layer.weight, "quant_state", None)
     if state is None:
-        raise StepError(f"precision {point.precision}, but a layer is not quantized yet")
+        return "not quantized yet"
     if state.quant_type != kind or state.nested != (double == "dq"):
-        nested = "with" if state.nested else "without"
-        raise StepError(
-            f"precision {point.precision}, but a layer is {state.quant_type} {nested} double quantization"
-        )
+        return f"{state.quant_type} {'with' if state.nested else 'without'} double quantization"
+    config = quantization_config(precision)
+    wanted = None if config is None else config.bnb_4bit_compute_dtype
+    return f"set to compute in {layer.compute_dtype}" if layer.compute_dtype != wanted else None
 
 
-def _base_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter, int]]:
-    """Yield (name, parameter, elements) of the base model; adapters are left out."""
+def _check_targets(point: Point, adapted: dict[str, torch.nn.Module], head: Any) -> None:
+    """Refuse a layer with an adapter that was meant to be quantized and is not; the head never is."""
+    for name, module in adapted.items():
+        layer: Any = module.base_layer
+        if module is head or layer is head or not isinstance(layer, (torch.nn.Linear, Conv1D)):
+            continue
+        if not is_quantized_weight(layer._parameters.get("weight")):
+            raise StepError(
+                f"precision {point.precision}, but the target {_short(name)} is a {type(layer).__name__} in "
+                f"{layer.weight.dtype} that transformers {transformers.__version__} passed over; "
+                "leave it out of target_modules or use bf16"
+            )
+
+
+def _check_dtypes(point: Point, dtypes: dict[str, str]) -> None:
+    """Refuse embeddings, head or adapters in another dtype than the recipe leaves them in."""
+    is_prepared = point.method == "qlora" and point.train.recipe in ("peft", "trainer")
+    rest = torch.float32 if is_prepared else base_dtype(point.precision)
+    # peft makes adapters in fp32 (`autocast_adapter_dtype`); trl casts those of a quantized base.
+    is_cast = point.method == "qlora" and point.train.recipe == "trl"
+    adapters = torch.bfloat16 if is_cast else torch.float32
+    for name, dtype in (("embeddings", rest), ("lm_head", rest), ("adapters", adapters)):
+        found, wanted = dtypes.get(name), str(dtype).removeprefix("torch.")
+        if found not in (None, wanted):
+            raise StepError(
+                f"recipe {point.train.recipe} leaves the {name} of a {point.precision} base in {wanted}, "
+                f"but here they are in {found}"
+            )
+
+
+def _short(name: str) -> str:
+    """Return a module's name without what peft puts around it."""
+    return re.sub(r"base_model\.model\.|\.base_layer$", "", name)
+
+
+def _head(model: Any) -> Any:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_output_embeddings()
+
+
+def _base_parameters(model: torch.nn.Module, times: Times) -> Iterator[tuple[str, torch.nn.Parameter, int]]:
+    """Yield (name, parameter, elements in all) of the base model; adapters are left out."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             continue
-        yield name, parameter, _elements(parameter)
+        yield name, parameter, times(name) * _elements(parameter)
 
 
 def _elements(parameter: Any) -> int:
@@ -151,7 +242,9 @@ def _dtypes(model: Any) -> dict[str, str]:
     }
 
 
-def _skipped(model: torch.nn.Module, point: Point, base_params: int) -> Iterator[dict[str, Any]]:
+def _skipped(
+    model: torch.nn.Module, point: Point, base_params: int, times: Times
+) -> Iterator[dict[str, Any]]:
     """Yield groups of base weights that quantization did not reach, largest first.
 
     A matrix that is neither embedding nor head is listed whatever its size: nobody would expect it.
@@ -159,7 +252,7 @@ def _skipped(model: torch.nn.Module, point: Point, base_params: int) -> Iterator
     if point.precision not in QUANTIZED_PRECISIONS:
         return
     groups: dict[tuple[str, str], int] = {}
-    for name, parameter, count in _base_parameters(model):
+    for name, parameter, count in _base_parameters(model, times):
         if not is_quantized_weight(parameter):
             module = re.sub(r"\.\d+\.", ".*.", name)
             key = (re.sub(r"base_model\.model\.|base_layer\.", "", module), _reason(name, parameter))

@@ -673,3 +673,28 @@ def test_all_problems_of_a_text_are_told_at_once() -> None:
     with pytest.raises(ScenarioError) as caught:
         AllocatorConfig.from_env_text("backend:native,expandable_segments:1")
     assert len(caught.value.problems) == 2
+
+
+def test_settings_of_a_process_that_are_not_modelled_are_named() -> None:
+    text = "max_split_size_mb:64, backend:native,roundup_power2_divisions:[64:8,>:1]"
+    config, unknown = AllocatorConfig.of_environment(text)
+    assert config == AllocatorConfig(max_split_size_bytes=64 * MIB)
+    assert unknown == ("backend:native", "roundup_power2_divisions:[64:8,>:1]")
+    assert AllocatorConfig.of_environment("") == (NATIVE, ())
+
+
+@pytest.mark.parametrize("config", [NATIVE, EXPANDABLE], ids=["native", "expandable"])
+def test_a_watcher_hears_of_all_memory_taken_and_given_back(config: AllocatorConfig) -> None:
+    heard: list[tuple[str, int]] = []
+
+    def watch(action: str, address: int, num_bytes: int) -> None:
+        heard.append((action, num_bytes))
+
+    allocator = CachingAllocator(config, watch=watch)
+    allocator.malloc(0, 30 * MIB)
+    allocator.free(0)
+    allocator.empty_cache()
+    # 30 MiB are a segment of their own size, or two pages of 20.
+    taken, size = ("map", 40) if config.expandable_segments else ("alloc", 30)
+    given = "unmap" if config.expandable_segments else "free"
+    assert heard == [(f"segment_{taken}", size * MIB), (f"segment_{given}", size * MIB)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from qbench.memory.choices import Card
 from qbench.memory.kernels import decompositions, kernels_of
 from qbench.memory.ledger import Ledger
 
@@ -28,7 +29,7 @@ def attention_events(
     head_dim: int = 64,
     kv_heads: int = HEADS,
     mask: str = "none",
-    flash: bool = True,
+    card: Card | None = None,
 ) -> Ledger:
     """Return the ledger of attention and its backward; the inputs existed before."""
 
@@ -40,8 +41,8 @@ def attention_events(
     if mask != "none":
         kind = dtype if mask == "float" else torch.bool
         bias = torch.ones(2, 1, TOKENS, TOKENS, dtype=kind, device=device)
-    ledger = Ledger({device})
-    with kernels_of(kernels, flash), ledger:
+    ledger = Ledger({device}, decompositions(kernels, device == "meta", card))
+    with kernels_of(kernels, card), ledger:
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, is_causal=mask == "none", enable_gqa=kv_heads != HEADS
         )
@@ -65,12 +66,67 @@ def test_cpu_attention_on_meta_allocates_what_the_cpu_does(
 SCORES = 2 * HEADS * TOKENS * TOKENS
 """Elements of the score matrix, which fused kernels never hold."""
 
+STATE = 2 * HEADS * TOKENS * 64 * 2
+"""Bytes of a query in bf16 with heads of 64."""
+
+WINDOWS = Card(capability=(8, 9), has_flash=False)
+
 
 def test_cuda_flash_attention_keeps_only_the_sums_of_each_row() -> None:
     made = allocated(attention_events("meta", "cuda"))
-    # Output in bf16 and a log-sum-exp in fp32 for each row; with gradients nothing is larger than a state.
-    assert made[:2] == [2 * HEADS * TOKENS * 64 * 2, 2 * HEADS * TOKENS * 4]
-    assert max(made) == made[0]
+    # Output in bf16 and a log-sum-exp in fp32 for each row.
+    assert made[:2] == [STATE, 2 * HEADS * TOKENS * 4]
+    # Backward, after the gradient that the test makes: the gradients of the three states, then in fp32 the
+    # row sums and the gradient of the query, with 48 tokens rounded up to 128.
+    assert made[-5:] == [STATE, STATE, STATE, 2 * HEADS * 128 * 4, 2 * 128 * HEADS * 64 * 4]
+
+
+def test_cuda_flash_attention_sums_the_gradients_of_grouped_heads() -> None:
+    made = allocated(attention_events("meta", "cuda", kv_heads=2))
+    # As above with half as many heads in key and value, and their gradients for every head of the query.
+    assert made[-7:-4] == [STATE, STATE // 2, STATE // 2]
+    assert made[-2:] == [STATE, STATE]
+
+
+def test_cuda_cudnn_attention_has_one_workspace() -> None:
+    made = allocated(attention_events("meta", "cuda", card=Card(capability=(9, 0))))
+    # Row sums and the gradient of the query in fp32: 48 rows of 1 + 64.
+    assert made[-4:] == [STATE, STATE, STATE, 4 * 2 * HEADS * TOKENS * 65]
+    made = allocated(attention_events("meta", "cuda", kv_heads=2, card=Card(capability=(9, 0))))
+    assert made[-1] == 4 * 2 * HEADS * TOKENS * 65 + 2 * STATE
+
+
+def test_cuda_efficient_attention_adds_up_in_tiles() -> None:
+    made = allocated(attention_events("meta", "cuda", mask="float"))
+    # A row sum for each token, and for each head one tile of 64 x 64 in fp32 with its lock of 16 bytes.
+    at = made.index(2 * HEADS * 4 * (4 + 64 * 64))
+    assert made[at - 4 : at] == [STATE, STATE, STATE, 2 * HEADS * TOKENS * 4]
+
+
+@pytest.mark.parametrize(
+    ("capability", "floats"),
+    [
+        # 128 x 128 tiles where shared memory holds them: one for 48 rows and 128 columns.
+        ((8, 0), 4 + 128 * 128),
+        # 64 x 64 elsewhere: two of them, and gradients of key and value staged in 64 x 128 each.
+        ((8, 9), 2 * (4 + 64 * 64) + 2 * 64 * 128),
+    ],
+)
+def test_cuda_efficient_attention_of_wide_heads_depends_on_shared_memory(
+    capability: tuple[int, int], floats: int
+) -> None:
+    ledger = attention_events("meta", "cuda", head_dim=128, mask="float", card=Card(capability=capability))
+    assert 2 * HEADS * 4 * floats in allocated(ledger)
+
+
+def test_cuda_efficient_attention_pads_a_mask_of_odd_width() -> None:
+    states = [torch.ones(1, 2, 12, 64, dtype=torch.bfloat16, device="meta") for _ in range(3)]
+    mask = torch.ones(1, 1, 12, 12, dtype=torch.bfloat16, device="meta")
+    ledger = Ledger({"meta"})
+    with kernels_of("cuda"), ledger:
+        F.scaled_dot_product_attention(*states, attn_mask=mask)
+    # Twelve columns become sixteen.
+    assert allocated(ledger)[0] == 12 * 16 * 2
 
 
 def test_cuda_attention_with_bool_mask_makes_it_additive() -> None:
@@ -90,8 +146,8 @@ def test_cuda_attention_in_fp32_with_equal_heads_does_not() -> None:
 
 
 def test_cuda_without_flash_takes_the_efficient_kernel_or_holds_the_scores_in_fp32() -> None:
-    assert SCORES * 4 not in allocated(attention_events("meta", "cuda", flash=False))
-    made = allocated(attention_events("meta", "cuda", kv_heads=2, flash=False))
+    assert SCORES * 4 not in allocated(attention_events("meta", "cuda", card=WINDOWS))
+    made = allocated(attention_events("meta", "cuda", kv_heads=2, card=WINDOWS))
     assert made.count(SCORES * 4) >= 2
 
 
@@ -163,7 +219,7 @@ def gemm_4bit_sizes(tokens: int, double_quant: bool, kernels: str = "cuda") -> l
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("tokens", [1, 512])
+@pytest.mark.parametrize("tokens", [1, 256])
 def test_fused_4bit_product_allocates_its_result_only(tokens: int, double_quant: bool) -> None:
     assert gemm_4bit_sizes(tokens, double_quant) == [tokens * OUT * 2]
 

@@ -1,4 +1,4 @@
-"""The plan for the CPU against the real step on the CPU: equal to the byte, for every dense family."""
+"""The plan for the CPU against the real step on the CPU: to the byte, for every family of the catalog."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import FAMILIES, write_tiny_model
+from tiny import FAMILIES, OTHER_FAMILIES, write_tiny_model
 
+from qbench.catalog.models import find_model
+from qbench.catalog.models import models as catalog_models
 from qbench.errors import StepError
 from qbench.memory.breakdown import MemoryProfile, profile
 from qbench.memory.recording import record_steps
@@ -75,6 +77,9 @@ def test_family(tmp_path: Path, family: str, precision: str, checkpointing: bool
         {"optim": "adamw_8bit"},
         {"recipe": "plain"},
         {"recipe": "trainer"},
+        {"recipe": "trl"},
+        {"recipe": "trl", "lora": {"use_dora": True}},
+        {"recipe": "trainer", "gradient_accumulation_steps": 3},
         {"attn_implementation": "eager"},
     ],
     ids=str,
@@ -100,41 +105,50 @@ def test_autocast(tmp_path: Path, family: str, precision: str, checkpointing: bo
     assert_plan_is_measurement(point(model, precision, checkpointing, autocast="bf16", recipe=recipe))
 
 
-EXPERTS = {
-    "mixtral": ("mistralai/Mixtral-8x7B-v0.1", {"num_local_experts": 4}),
-    "qwen3_moe": (
-        "Qwen/Qwen3-30B-A3B",
-        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96},
-    ),
-    "gpt_oss": ("openai/gpt-oss-20b", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    "deepseek_v3": (
-        "deepseek-ai/DeepSeek-V3",
-        {
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 96,
-            "n_group": 2,
-            "topk_group": 1,
-            "first_k_dense_replace": 1,
-            "q_lora_rank": 32,
-            "kv_lora_rank": 32,
-            "qk_nope_head_dim": 16,
-            "qk_rope_head_dim": 8,
-            "v_head_dim": 16,
-            "num_key_value_heads": 4,
-        },
-    ),
-}
+LLAMA4_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""peft's all-linear takes Llama 4's router for a linear layer, which returns two tensors."""
+
+
+def write_other(folder: Path, family: str) -> tuple[str, dict]:
+    """Return a tiny model of another family and the adapters it takes."""
+    hub_id, changes = OTHER_FAMILIES[family]
+    # peft adapts stacked experts without dropout only.
+    lora = {"lora_dropout": 0.0}
+    if family.startswith("llama4"):
+        lora["target_modules"] = LLAMA4_LAYERS
+    return write_tiny_model(folder / family, hub_id, **changes), lora
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["saved", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4", "nf4-dq"])
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_other_family(tmp_path: Path, family: str, precision: str, checkpointing: bool) -> None:
+    """Experts, linear attention, and models that also see and hear."""
+    model, lora = write_other(tmp_path, family)
+    assert_plan_is_measurement(point(model, precision, checkpointing, lora=lora))
+
+
+@pytest.mark.parametrize("recipe", ["trainer", "trl"])
+@pytest.mark.parametrize("family", [name for name in OTHER_FAMILIES if not name.startswith("llama4")])
+def test_other_family_under_autocast(tmp_path: Path, family: str, recipe: str) -> None:
+    model, lora = write_other(tmp_path, family)
+    case = point(model, "nf4-dq", recipe == "trainer", lora=lora, autocast="bf16", recipe=recipe)
+    assert_plan_is_measurement(case)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["saved", "checkpointed"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4-dq"])
-@pytest.mark.parametrize("family", EXPERTS)
-def test_mixture_of_experts(tmp_path: Path, family: str, precision: str, checkpointing: bool) -> None:
-    hub_id, sizes = EXPERTS[family]
-    model = write_tiny_model(tmp_path / family, hub_id, **sizes)
-    # peft adapts stacked experts without dropout only.
-    assert_plan_is_measurement(point(model, precision, checkpointing, lora={"lora_dropout": 0.0}))
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bloom", "phi"])
+def test_trl(tmp_path: Path, family: str, precision: str, checkpointing: bool) -> None:
+    model = write_tiny_model(tmp_path / family, FAMILIES[family])
+    assert_plan_is_measurement(point(model, precision, checkpointing, autocast="bf16", recipe="trl"))
+
+
+def test_every_family_of_the_catalog_is_here() -> None:
+    tested = {*FAMILIES.values(), *(hub_id for hub_id, _ in OTHER_FAMILIES.values())}
+    assert {model.config["model_type"] for model in catalog_models()} == {
+        find_model(hub_id).config["model_type"] for hub_id in tested
+    }
 
 
 def test_full_fine_tuning(tmp_path: Path) -> None:

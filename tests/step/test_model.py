@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_point, write_tiny_model
-from transformers import AutoModelForCausalLM
+from tiny import FAMILIES, SMALL, tiny_point, write_tiny_model
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from qbench.errors import StepError
-from qbench.step.model import base_dtype, build_base_model, load_config, position_caveat
+from qbench.step.model import (
+    WITH_POSITION_TABLE,
+    base_dtype,
+    build_base_model,
+    load_config,
+    model_caveats,
+    position_caveat,
+)
+
+_NOWHERE = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -64,7 +74,54 @@ def test_config_that_makes_no_sense(tmp_path: Path, changes: dict[str, Any], mes
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("model", "limit"), [("openai-community/gpt2", 1024), ("facebook/opt-125m", 2048)])
+def test_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody listens on port 9 (discard); transformers alone would try for half a minute.
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", _NOWHERE)
+    start = time.perf_counter()
+    assert "the hub did not give its config" in refusal("nobody/no-model")
+    assert time.perf_counter() - start < 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "stored"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+    ],
+    ids=["gptq", "nf4", "int8"],
+)
+def test_checkpoint_that_is_stored_quantized(tmp_path: Path, settings: dict[str, Any], stored: str) -> None:
+    point = tiny_point(folder_with(tmp_path, quantization_config=settings), "nf4-dq")
+    said = [text for text in model_caveats(load_config(point), point) if "stored" in text]
+    assert said == [f"the checkpoint of {point.model} is stored as {stored}; planned is precision nf4-dq"]
+    with pytest.raises(StepError, match=f"are stored as {stored}, but the point says precision nf4-dq"):
+        load_config(point.model_copy(update={"weights": "pretrained"}))
+
+
+def test_checkpoint_stored_as_the_point_says(tmp_path: Path) -> None:
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    settings["bnb_4bit_use_double_quant"] = True
+    point = tiny_point(folder_with(tmp_path, quantization_config=settings), "nf4-dq")
+    config = load_config(point.model_copy(update={"weights": "pretrained"}))
+    assert list(model_caveats(config, point)) == []
+    assert not hasattr(config, "quantization_config")
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "word"),
+    [("Qwen/Qwen3.5-9B", "bf16", "linear attention"), ("Qwen/Qwen3-0.6B", "int8", "outliers")],
+)
+def test_what_is_not_known_is_said(model: str, precision: str, word: str) -> None:
+    point = tiny_point(model, precision)
+    (said,) = model_caveats(load_config(point), point)
+    assert word in said
+
+
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [("openai-community/gpt2", 1024), ("facebook/opt-125m", 2048), ("EleutherAI/gpt-j-6b", 2048)],
+)
 def test_table_of_learned_positions_is_a_limit(model: str, limit: int) -> None:
     load_config(tiny_point(model, seq_len=limit))
     assert f"seq_len {limit + 1}" in (text := refusal(model, seq_len=limit + 1))
@@ -195,3 +252,25 @@ def test_pretrained_weights_that_are_not_there(tmp_path: Path) -> None:
         load(folder_with(tmp_path), "bf16")
     assert "or set weights: random" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model_type", ["biogpt", "codegen", "ctrl", "gpt2", "gpt_neo", "gptj", "opt"])
+def test_models_with_a_table_fail_for_real_beyond_it(model_type: str) -> None:
+    config = CONFIG_MAPPING[model_type]()
+    sizes = SMALL | {
+        "max_position_embeddings": 16,
+        "n_positions": 16,
+        "num_layers": 2,
+        "attention_types": [[["global"], 2]],
+    }
+    for key, value in sizes.items():
+        if getattr(config, key, None) is not None:
+            setattr(config, key, value)
+    if model_type == "gpt_neo":
+        config.attention_layers = ["global", "global"]
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model(input_ids=torch.zeros((1, 16), dtype=torch.long))
+        with pytest.raises(IndexError):
+            model(input_ids=torch.zeros((1, 17), dtype=torch.long))
+    assert model_type in WITH_POSITION_TABLE

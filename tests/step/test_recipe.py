@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
-from qbench.step.recipe import keeps_outputs
+from qbench.step.recipe import keeps_outputs, recipe_caveats
 from qbench.step.training_step import build_step
+
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 def build(folder: Path, precision: str, **train: Any) -> Any:
@@ -79,3 +81,46 @@ def test_checkpointing_is_not_reentrant(tmp_path: Path) -> None:
 )
 def test_hand_written_loops_keep_their_outputs(recipe: str, kept: bool) -> None:
     assert keeps_outputs(recipe) is kept
+
+
+def test_trl_makes_adapters_bf16_on_a_quantized_base_alone(tmp_path: Path) -> None:
+    def adapter_dtypes(precision: str) -> dict[str, torch.dtype]:
+        model = write_tiny_model(tmp_path, FAMILIES["qwen2"])
+        step = build_step(tiny_point(model, precision, {"use_dora": True}, recipe="trl"), "meta")
+        return {
+            "factors": step.model.get_parameter(f"{LAYER}.lora_A.default.weight").dtype,
+            "magnitude": step.model.get_parameter(f"{LAYER}.lora_magnitude_vector.default.weight").dtype,
+        }
+
+    assert adapter_dtypes("nf4") == {"factors": torch.bfloat16, "magnitude": torch.float32}
+    assert adapter_dtypes("bf16") == {"factors": torch.float32, "magnitude": torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_trl_leaves_the_unquantized_part_in_16_bit(tmp_path: Path, precision: str) -> None:
+    assert set(dtypes(build(tmp_path, precision, recipe="trl")).values()) == {torch.bfloat16}
+
+
+def test_what_departs_from_trls_defaults_is_said() -> None:
+    follows, *departs = recipe_caveats(tiny_point("any", recipe="trl"))
+    assert follows.startswith("recipe trl follows trl 1.16")
+    assert departs == ["SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"]
+    assert len(list(recipe_caveats(tiny_point("any", recipe="trl", autocast="bf16")))) == 1
+    assert list(recipe_caveats(tiny_point("any", recipe="peft"))) == []
+
+
+@pytest.mark.parametrize("recipe", ["plain", "peft", "trainer", "trl"])
+def test_trainer_alone_clips_gradients(tmp_path: Path, recipe: str) -> None:
+    model = write_tiny_model(tmp_path, FAMILIES["qwen2"])
+    step = build_step(tiny_point(model, "fp32", {"lora_alpha": 4000}, recipe=recipe, optim="sgd"), "cpu")
+    norms: list[float] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        grads = [p.grad.norm() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.stack(grads).norm().item())
+
+    step.optimizer.register_step_pre_hook(note)
+    step.run()
+    clipped = norms[0] == pytest.approx(1.0, rel=1e-3)
+    assert clipped is (recipe in ("trainer", "trl"))
+    assert clipped or norms[0] > 2

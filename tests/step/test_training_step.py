@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
-from qbench.errors import StepError
 from qbench.step.training_step import TrainingStep, build_step
 
 
@@ -167,7 +166,7 @@ def test_same_point_gives_the_same_step(tmp_path: Path) -> None:
 def test_static_tensors_are_all_there_is(tmp_path: Path, precision: str) -> None:
     step = build(tmp_path, precision)
     by_category: dict[str, int] = {}
-    for category, tensor in step.static_tensors():
+    for _, category, tensor in step.static_tensors():
         by_category[category] = by_category.get(category, 0) + tensor.numel() * tensor.element_size()
     assert by_category["adapters"] == 4 * step.facts.trainable_params
     # Ids and labels, two sequences of 32 tokens in int64.
@@ -201,9 +200,3 @@ def test_autocast_runs_the_products_in_16_bit(tmp_path: Path) -> None:
     step.run()
     assert dtypes == [torch.bfloat16]
     assert all(tensor.dtype == torch.float32 for tensor in adapters(step).values())
-
-
-def test_recipe_that_is_not_built_yet(tmp_path: Path) -> None:
-    model = write_tiny_model(tmp_path, FAMILIES["llama"])
-    with pytest.raises(StepError, match="recipe trl is not built yet; use trainer"):
-        build_step(tiny_point(model, recipe="trl"), "cpu")

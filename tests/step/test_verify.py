@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +71,77 @@ def test_layer_that_was_replaced_but_never_packed(tmp_path: Path) -> None:
         verify_model(model, tiny_point("a/model", "nf4"))
 
 
+def test_target_that_was_passed_over_is_named(tmp_path: Path) -> None:
+    model = build(tmp_path, "nf4")
+    layer = model.get_submodule("base_model.model.model.layers.1.self_attn.k_proj")
+    layer.base_layer = torch.nn.Linear(64, 32, bias=False, device="meta")
+    message = (
+        r"the target model\.layers\.1\.self_attn\.k_proj is a Linear in torch\.float32 that transformers"
+    )
+    with pytest.raises(StepError, match=message):
+        verify_model(model, tiny_point("a/model", "nf4"))
+
+
+def test_the_head_may_be_a_target_although_it_is_never_quantized(tmp_path: Path) -> None:
+    # Mistral's is not tied to the embedding, so that peft can adapt it.
+    assert (
+        facts(tmp_path, "nf4", "mistral", lora={"target_modules": ["q_proj", "lm_head"]}).adapted_modules == 3
+    )
+
+
+def test_layer_that_computes_in_another_dtype_is_named(tmp_path: Path) -> None:
+    model = build(tmp_path, "nf4-dq")
+    layer = model.get_submodule("base_model.model.model.layers.0.mlp.up_proj.base_layer")
+    layer.compute_dtype = torch.float16
+    with pytest.raises(StepError, match=r"set to compute in torch\.float16: model\.layers\.0\.mlp\.up_proj$"):
+        verify_model(model, tiny_point("a/model", "nf4-dq"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda layer: setattr(layer.state, "has_fp16_weights", True), "made to keep 16-bit weights"),
+        (
+            lambda layer: setattr(layer.weight, "data", layer.weight.data.to(torch.float16)),
+            r"not quantized yet \(torch\.float16\)",
+        ),
+    ],
+)
+def test_8_bit_layer_without_8_bit_weights_is_named(
+    tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    model = build(tmp_path, "int8")
+    change(model.get_submodule("base_model.model.model.layers.0.mlp.up_proj.base_layer"))
+    with pytest.raises(StepError, match=f"a layer is {message}: model.layers.0.mlp.up_proj"):
+        verify_model(model, tiny_point("a/model", "int8"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "recipe", "said", "message"),
+    [
+        ("nf4", "plain", "peft", "recipe peft leaves the embeddings of a nf4 base in float32, .* bfloat16"),
+        ("nf4", "peft", "plain", "recipe plain leaves the embeddings of a nf4 base in bfloat16, .* float32"),
+        ("int8", "trl", "trainer", "recipe trainer leaves the embeddings of a int8 base in float32"),
+        ("nf4", "trl", "plain", "recipe plain leaves the adapters of a nf4 base in float32, .* bfloat16"),
+        ("nf4", "plain", "trl", "recipe trl leaves the adapters of a nf4 base in bfloat16, .* float32"),
+    ],
+)
+def test_dtype_that_the_recipe_does_not_leave_is_named(
+    tmp_path: Path, precision: str, recipe: str, said: str, message: str
+) -> None:
+    model = build(tmp_path, precision, recipe=recipe)
+    with pytest.raises(StepError, match=message):
+        verify_model(model, tiny_point("a/model", precision, recipe=said))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_what_every_recipe_says(tmp_path: Path, family: str) -> None:
+    quantizable = () if family == "falcon" else ("nf4-dq", "int8")
+    for precision in ("fp32", "bf16", *quantizable):
+        for recipe in ("plain", "peft", "trainer"):
+            assert facts(tmp_path, precision, family, recipe=recipe).total_params > 0
+
+
 def test_falcon_has_linear_layers_of_its_own_that_are_passed_over(tmp_path: Path) -> None:
     with pytest.raises(StepError, match=r"its linear layers are FalconLinear, .*; use bf16"):
         facts(tmp_path, "nf4", "falcon")
@@ -87,8 +160,8 @@ def test_what_is_skipped_is_told_largest_first(tmp_path: Path) -> None:
 
 def test_layer_that_was_passed_over_is_told_whatever_its_size(tmp_path: Path) -> None:
     model = build(tmp_path, "nf4")
-    layer = model.get_submodule("base_model.model.model.layers.1.self_attn.k_proj")
-    layer.base_layer = torch.nn.Linear(64, 1, bias=False, device="meta")
+    layer = model.get_submodule("base_model.model.model.layers.1.self_attn")
+    layer.k_proj = torch.nn.Linear(64, 1, bias=False, device="meta")
     found = verify_model(model, tiny_point("a/model", "nf4"))
     skipped = next(group for group in found.skipped if "k_proj" in group["module"])
     assert skipped["module"] == "model.layers.*.self_attn.k_proj.weight"

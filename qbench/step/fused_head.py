@@ -1,0 +1,173 @@
+"""The loss of TRL's SFTTrainer: log-probabilities of the labels, never all logits at once.
+
+Followed is trl 1.16, trainer/utils.py, `add_fused_lm_head`: the head becomes a part of the model's forward.
+On a GPU trl's own kernels run; elsewhere, and in a plan, `TiledScores` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.utils import ModelOutput
+
+from qbench.errors import StepError
+from qbench.step.tiled_scores import TILE_WORDS, Logits, TiledScores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IGNORED = -100
+"""Label that no loss is computed for."""
+
+
+@dataclass
+class FusedOutput(ModelOutput):
+    """What the model returns in place of logits; all but `loss` and `aux_loss` have one value for a token."""
+
+    loss: torch.Tensor | None = None
+    log_probs: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    is_top1: torch.Tensor | None = None
+    label_mask: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None
+
+
+def fuse_head(model: PreTrainedModel, kernels: str, on_loss: Callable[[], None]) -> None:
+    """Let the model's forward return a FusedOutput, with the kernels of `kernels` (cuda or cpu).
+
+    `on_loss` is called where the backbone has returned and the head begins.
+    """
+    text = model.config.get_text_config()
+    # `SFTTrainer.__init__`: experts that can report their routing train under a loss that balances them.
+    if getattr(text, "router_aux_loss_coef", None) is not None:
+        text.output_router_logits = text.router_aux_loss_coef != 0 and hasattr(text, "output_router_logits")
+    logits = Logits(scale=_logit_scale(text), softcap=getattr(text, "final_logit_softcapping", None))
+
+    def forward(self: Any, *args: Any, labels: torch.Tensor, **kwargs: Any) -> FusedOutput:
+        wants_router = getattr(text, "output_router_logits", False)
+        kwargs |= {"use_cache": False} | ({"output_router_logits": True} if wants_router else {})
+        backbone = self.base_model(*args, **kwargs)
+        on_loss()
+        output = _score(self.get_output_embeddings(), backbone.last_hidden_state, labels, kernels, logits)
+        if wants_router:
+            output["aux_loss"] = _balance_loss(text, backbone.router_logits, kwargs.get("attention_mask"))
+            output["loss"] = output["loss"] + text.router_aux_loss_coef * output["aux_loss"]
+        return output
+
+    model.forward = MethodType(forward, model)
+
+
+def _logit_scale(text: Any) -> float:
+    """Return what the head's output is multiplied by: each family has its own name for it."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale = getattr(text, name, None)
+        if scale is not None:
+            return float(scale)
+    divisor = getattr(text, "logits_scaling", None)
+    if divisor is None:
+        return 1.0
+    return float(divisor if text.model_type == "hyperclovax" else 1 / divisor)
+
+
+def _balance_loss(text: Any, router_logits: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the loss that keeps experts equally busy; all families of transformers share this function."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    loss: Any = load_balancing_loss_func(
+        router_logits, text.num_experts, text.num_experts_per_tok, attention_mask
+    )
+    return loss  # type: ignore[no-any-return]
+
+
+def _score(
+    head: Any, hidden: torch.Tensor, labels: torch.Tensor, kernels: str, logits: Logits
+) -> FusedOutput:
+    hidden, labels = hidden[:, :-1], labels[:, 1:]
+    mask = labels != IGNORED
+    if kernels == "cuda":
+        # trl scores only the tokens that have a label where it has Triton.
+        rows, targets = _select(hidden, mask), _select(labels, mask)
+    else:
+        rows, targets = hidden.reshape(-1, hidden.size(-1)), labels.clamp(min=0).reshape(-1)
+    scores = _scores(rows, head.weight, head.bias, targets, kernels, logits)
+    spread = _spread_on_cuda if kernels == "cuda" else _spread
+    log_probs, entropy, is_top1 = (spread(values, mask) for values in scores)
+    return FusedOutput(
+        loss=-log_probs.sum() / mask.sum().clamp(min=1),
+        log_probs=log_probs,
+        entropy=entropy,
+        is_top1=is_top1,
+        label_mask=mask,
+    )
+
+
+def _scores(
+    rows: torch.Tensor, weight: Any, bias: Any, targets: torch.Tensor, kernels: str, logits: Logits
+) -> tuple[torch.Tensor, ...]:
+    """Return log-probability, entropy and whether the label is the likeliest, one value for each row."""
+    if rows.device.type == "cuda":
+        trl_function = _trl_function()
+        outputs = ("log_probs", "entropy", "is_top1")
+        arguments = (rows, weight, bias, targets, 1.0, TILE_WORDS, logits.softcap, logits.scale, outputs)
+        found = trl_function.apply(*arguments)
+        return found[0], found[1], found[4]
+    function: Any = TiledScores
+    scores: tuple[torch.Tensor, ...] = function.apply(rows, weight, bias, targets, kernels, logits)
+    return scores
+
+
+def _trl_function() -> Any:
+    try:
+        return importlib.import_module("trl.kernels").ChunkedLogProbFunction
+    except (ImportError, AttributeError) as error:
+        raise StepError(
+            f"recipe trl on a GPU runs trl's own kernels, which could not be loaded ({error}); "
+            "pip install 'trl>=1.16', or choose recipe trainer"
+        ) from error
+
+
+def _spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return values.view(mask.shape).masked_fill(~mask, 0)
+
+
+def _spread_on_cuda(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    empty = values.new_zeros(mask.shape)
+    # `masked_scatter` reads its mask in backward; with all tokens labelled the result is a copy.
+    return values.view(mask.shape).clone() if values.is_meta else empty.masked_scatter(mask, values)
+
+
+def _select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_meta:
+        return tensor[mask]
+    function: Any = _SelectOnMeta
+    selected: torch.Tensor = function.apply(tensor)
+    return selected
+
+
+class _SelectOnMeta(torch.autograd.Function):
+    """`tensor[mask]` as CUDA allocates it, where the mask is all true and meta cannot look.
+
+    Source: ATen/native/TensorAdvancedIndexing.cpp (a mask becomes the indices of its true elements) and
+    native/cuda/Indexing.cu, `index_put_with_sort_kernel`, for backward. The sort's scratch is left out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        ctx.shape = tensor.shape
+        rows = tensor.shape[0] * tensor.shape[1]
+        _indices = torch.empty((2, rows), dtype=torch.int64, device=tensor.device)
+        return torch.empty((rows, *tensor.shape[2:]), dtype=tensor.dtype, device=tensor.device)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        rows = grad.shape[0]
+        out = torch.zeros(ctx.shape, dtype=grad.dtype, device=grad.device)
+        # Indices of both dimensions, the linear index, and its sorted form with the order.
+        _indices = torch.empty((5, rows), dtype=torch.int64, device=grad.device)
+        return out

@@ -1,0 +1,22 @@
+"""The allocator's settings of a process reach the plan that stands beside its measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_point, write_tiny_model
+
+from qbench.sweep import plan_point
+
+
+def test_a_plan_beside_a_measurement_has_the_allocator_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,backend:native")
+    point = tiny_point(write_tiny_model(tmp_path / "tiny", "HuggingFaceTB/SmolLM2-135M"))
+    detail = plan_point(point, "cuda", ()).detail
+    assert detail["alloc_conf"] == "expandable_segments:True,backend:native"
+    assert detail["allocator"]["expandable_segments"] is True
+    assert "allocator settings not modelled: backend:native" in detail["caveats"]
+    assert "allocator" not in plan_point(point, "cpu", ()).detail
