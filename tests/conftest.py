@@ -1,14 +1,20 @@
-"""What all tests share: no network, two threads, and CUDA tests only where there is a GPU."""
+"""What all tests share: no network, a plan cache of their own, and CUDA tests only where there is a GPU."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 
 from qbench.quiet import quiet_libraries
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests leave the user's plans alone, and are not helped by them.
+os.environ["QBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="qbench-test-cache-")
+atexit.register(shutil.rmtree, os.environ["QBENCH_CACHE_DIR"], ignore_errors=True)
 quiet_libraries()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from qbench.cli.console import print_note
 from qbench.units import format_seconds
 
 if TYPE_CHECKING:
+    from qbench.measure.task import Measurement
     from qbench.records.record import Record
     from qbench.sweep import Job, Progress, Watcher
 
@@ -32,6 +33,21 @@ def shown_progress(title: str) -> Iterator[Watcher]:
         yield watch
 
 
+@contextlib.contextmanager
+def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
+    """Yield what is told of each plan as it is there: a moving bar on a terminal, where there are several."""
+    if total == 1 or not sys.stderr.isatty():
+        yield lambda index, record: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda index, record: bar.advance(task)
+
+
 def job_text(job: Job) -> str:
     """Return what a job does: 'plan ...', 'measure #1 ...'."""
     what = "plan" if job.repeat is None else f"measure #{job.repeat + 1}"
@@ -40,7 +56,7 @@ def job_text(job: Job) -> str:
 
 def _print_line(progress: Progress, job: Job, record: Record | None) -> None:
     if record is None:
-        print_note(f"[{progress.done + 1}/{progress.total}] {job_text(job)}{_left(progress)}")
+        print_note(f"[{progress.done + progress.running}/{progress.total}] {job_text(job)}{_left(progress)}")
     elif record.outcome != "ok":
         print_note(f"    {ending(record)}")
 
@@ -50,7 +66,7 @@ def _left(progress: Progress) -> str:
     return "" if seconds is None else f" ({format_seconds(round(seconds))} left)"
 
 
-def ending(record: Record) -> str:
+def ending(record: Record | Measurement) -> str:
     """Return how a record ended and why, on one line."""
     why = str(record.detail.get("error") or "").partition("\n")[0]
     return f"{record.outcome}: {why}" if why else record.outcome

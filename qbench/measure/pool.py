@@ -1,0 +1,46 @@
+"""Do many pieces of work that need no device in several processes, which share the heavy imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from qbench.measure.executors.local import PRELOAD
+from qbench.quiet import quiet_libraries
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], num_processes: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield (index, result) of each item as it is done, in whatever order.
+
+    `work` and what it raises travel by pickle; an exception of one item ends the iteration. The processes
+    see no GPU.
+    """
+    context: Any = multiprocessing.get_context()
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOAD))
+    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start) as pool:
+        futures = {pool.submit(work, item): index for index, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start() -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    quiet_libraries()

@@ -1,0 +1,140 @@
+"""Plans of many points: from the cache where they are there, else made, on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.models import resolve_model
+from qbench.errors import QbenchError
+from qbench.measure.environment import inputs
+from qbench.records.plan_cache import PlanCache
+from qbench.records.record import Record
+from qbench.records.software import software
+from qbench.scenario.schema import Device, Point
+
+POINTS_WORTH_PROCESSES = 16
+"""Fewer are planned sooner here than the processes have started; measured in benchmarks/plan_speed.py."""
+
+POINTS_PER_TASK = 8
+"""How many points of one model a process takes at a time: they share what is known of its operators."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFor:
+    """What points are planned for: a device's kernels, cards to hold the plan against, the allocator."""
+
+    device: Device = "cuda"
+    gpus: tuple[GpuSpec, ...] = ()
+    alloc_conf: str = ""
+    """CUDA's allocator as PYTORCH_ALLOC_CONF sets it."""
+
+
+def plans(
+    points: Sequence[Point],
+    settings: PlanFor,
+    cache: PlanCache | None = None,
+    on_plan: Callable[[int, Record], None] | None = None,
+) -> list[Record]:
+    """Return the plan of each point, in order; one that cannot be made has outcome error and says why.
+
+    `on_plan` hears of each as it is there, with its index. `cache` None neither asks nor fills one.
+    """
+    done: dict[int, Record] = {}
+    for index, record in _made(points, settings, cache):
+        done[index] = record
+        if on_plan is not None:
+            on_plan(index, record)
+    return [done[index] for index in range(len(points))]
+
+
+def _made(
+    points: Sequence[Point], settings: PlanFor, cache: PlanCache | None
+) -> Iterator[tuple[int, Record]]:
+    facts = [_facts(point, settings) if cache is not None else None for point in points]
+    missing: list[int] = []
+    for index, known in enumerate(facts):
+        found = cache.get(known) if cache is not None and known is not None else None
+        if found is None:
+            missing.append(index)
+        else:
+            yield index, found
+    for index, record in _planned(points, missing, settings):
+        known = facts[index]
+        if cache is not None and known is not None and record.outcome == "ok":
+            cache.put(known, record)
+        yield index, record
+
+
+def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
+    """Return all that a plan depends on; None for a model of the hub, whose config may change there."""
+    try:
+        if resolve_model(point.model).kind == "hub":
+            return None
+    except QbenchError:
+        return None
+    gpus = [repr(gpu) for gpu in settings.gpus]
+    known = {"device": settings.device, "gpus": gpus, "alloc_conf": settings.alloc_conf}
+    return {"point": point.model_dump(mode="json"), "inputs": inputs(point), **known}
+
+
+def _planned(
+    points: Sequence[Point], missing: Sequence[int], settings: PlanFor
+) -> Iterator[tuple[int, Record]]:
+    """Yield (index, record) of points to be planned, in processes where there are many."""
+    from qbench.measure.pool import in_processes, num_cores  # For many points only: the start is short.
+
+    if len(missing) < POINTS_WORTH_PROCESSES or num_cores() == 1:
+        for index in missing:
+            yield index, plan_or_error(points[index], settings)
+        return
+    tasks = _tasks(points, missing)
+    work = partial(_plan_task, settings)
+    batches = [tuple(points[index] for index in task) for task in tasks]
+    for number, records in in_processes(work, batches, min(num_cores(), len(tasks))):
+        yield from zip(tasks[number], records, strict=True)
+
+
+def _tasks(points: Sequence[Point], missing: Sequence[int]) -> list[list[int]]:
+    """Return the points of each task: neighbours of one model and precision."""
+    by_model: dict[tuple[str, str], list[int]] = {}
+    for index in missing:
+        by_model.setdefault((points[index].model, points[index].precision), []).append(index)
+    return [
+        group[start : start + POINTS_PER_TASK]
+        for group in by_model.values()
+        for start in range(0, len(group), POINTS_PER_TASK)
+    ]
+
+
+def _plan_task(settings: PlanFor, batch: tuple[Point, ...]) -> list[Record]:
+    return [plan_or_error(point, settings) for point in batch]
+
+
+def plan_or_error(point: Point, settings: PlanFor) -> Record:
+    """Return the plan of a point, or the record of why there is none."""
+    # The heavy libraries: whoever finds all plans in the cache never waits for them.
+    from qbench.memory.allocator import AllocatorConfig
+    from qbench.plan.planner import plan
+
+    allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
+    try:
+        return plan(point, settings.device, settings.gpus, allocator=allocator)
+    except QbenchError as error:
+        return failed_plan(point, settings.device, "plan", error)
+
+
+def failed_plan(point: Point, device: Device, run_id: str, error: QbenchError) -> Record:
+    """Return the record of a plan that could not be made, with the reason in detail.error."""
+    return Record(
+        run_id=run_id,
+        point=point,
+        kind="plan",
+        outcome="error",
+        metrics={},
+        detail={"error": str(error)},
+        environment={"device": device, **software()},
+    )

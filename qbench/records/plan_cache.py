@@ -1,0 +1,69 @@
+"""Plans that were made before: the same point, code and library versions give the same plan.
+
+One file for each plan, in a folder for each state of the code; folders of older states are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qbench.errors import RecordError
+from qbench.records.record import Record, record_from_dict
+from qbench.records.software import software
+
+KEPT_STATES = 3
+"""How many states of code and libraries keep their plans; a developer's day makes many."""
+
+
+def cache_folder() -> Path:
+    """Return where plans are kept: QBENCH_CACHE_DIR, else `qbench` in the user's cache folder."""
+    given = os.environ.get("QBENCH_CACHE_DIR")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "qbench"
+
+
+class PlanCache:
+    """Plans by what they depend on. A cache that cannot be read or written is an empty one."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._root = (folder or cache_folder()) / "plans"
+        self._folder = self._root / _digest(software())
+
+    def get(self, facts: Mapping[str, Any]) -> Record | None:
+        """Return the plan for these facts (point, device, cards, files), None where there is none."""
+        try:
+            return record_from_dict(json.loads(self._file(facts).read_text()), "plan cache")
+        except (OSError, ValueError, RecordError):
+            return None
+
+    def put(self, facts: Mapping[str, Any], record: Record) -> None:
+        """Keep a plan for these facts, whole or not at all."""
+        with suppress(OSError):
+            if not self._folder.exists():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._remove_old_states()
+            with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
+                json.dump(record.to_dict(), file)
+            os.replace(file.name, self._file(facts))
+
+    def _file(self, facts: Mapping[str, Any]) -> Path:
+        return self._folder / f"{_digest(facts)}.json"
+
+    def _remove_old_states(self) -> None:
+        states = sorted(self._root.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in states[KEPT_STATES:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    """Return what names these facts, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

@@ -1,0 +1,76 @@
+"""Plans come back from the cache as they went in; anything else is no plan at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.records import plan_cache
+from qbench.records.plan_cache import KEPT_STATES, PlanCache, cache_folder
+from qbench.records.record import Record
+from qbench.scenario.schema import Point
+
+FACTS = {"point": {"model": "a"}, "device": "cuda"}
+
+
+def record() -> Record:
+    return Record(
+        run_id="plan",
+        point=Point(model="bigscience/bloom-560m"),
+        kind="plan",
+        outcome="ok",
+        metrics={"peak_allocated_bytes": 1024},
+        detail={"caveats": []},
+        environment={"device": "cuda"},
+    )
+
+
+def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    assert cache.get(FACTS) is None
+    cache.put(FACTS, record())
+    assert PlanCache(tmp_path).get({"device": "cuda", "point": {"model": "a"}}) == record()
+
+
+def test_other_facts_have_other_plans(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    cache.put(FACTS, record())
+    assert cache.get({**FACTS, "device": "cpu"}) is None
+
+
+def test_other_libraries_have_other_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PlanCache(tmp_path).put(FACTS, record())
+    monkeypatch.setattr(plan_cache, "software", lambda: {"versions": {"peft": "99"}})
+    assert PlanCache(tmp_path).get(FACTS) is None
+
+
+def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    cache.put(FACTS, record())
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text('{"schema_version": 1')
+    assert cache.get(FACTS) is None
+
+
+def test_a_folder_that_cannot_be_written_is_an_empty_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = PlanCache(tmp_path / "file")
+    cache.put(FACTS, record())
+    assert cache.get(FACTS) is None
+
+
+def test_old_states_of_the_code_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for state in range(KEPT_STATES + 2):
+        monkeypatch.setattr(plan_cache, "software", lambda state=state: {"code_id": str(state)})
+        PlanCache(tmp_path).put(FACTS, record())
+    assert len(list((tmp_path / "plans").iterdir())) == KEPT_STATES
+    assert PlanCache(tmp_path).get(FACTS) == record()
+
+
+def test_where_plans_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QBENCH_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "qbench"
+    monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
