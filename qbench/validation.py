@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.catalog.published import COUNTS, FIGURES, PublishedRow, published_rows
 from qbench.compare.accuracy import Comparison
 from qbench.memory.allocator import AllocatorConfig, replay
-from qbench.plan.hardware import capability_of, has_flash, library_buffers
+from qbench.plan.hardware import card_of
 from qbench.plan.planner import plan
 from qbench.plan.trace import Trace, trace
 from qbench.records.metrics import METRICS, scalar
@@ -60,8 +60,7 @@ def run_of(row: PublishedRow) -> Run:
     torch's wheels for Windows have no flash attention: USE_FLASH_ATTENTION is off for MSVC (CMakeLists.txt).
     """
     gpu = find_gpu(row.gpu)
-    has_kernel = has_flash(capability_of((gpu,))) and not row.system.startswith("Windows")
-    return Run(point=point_of(row), gpu=gpu, flash=has_kernel)
+    return Run(point=point_of(row), gpu=gpu, flash=not row.system.startswith("Windows"))
 
 
 def compare_published(on_run: OnRun, rows: Sequence[PublishedRow] | None = None) -> list[Comparison]:
@@ -74,8 +73,8 @@ def compare_published(on_run: OnRun, rows: Sequence[PublishedRow] | None = None)
     for index, group in enumerate(members.values()):
         run = run_of(group[0])
         on_run(index, len(members), run_text(run.point))
-        buffers = library_buffers(capability_of((run.gpu,)))
-        figures = planned_figures(trace(run.point, "cuda", buffers, flash=run.flash))
+        card = replace(card_of((run.gpu,)), has_flash=run.flash)
+        figures = planned_figures(trace(run.point, "cuda", card))
         compared += [_published(row, run, figures[row.figure]) for row in group]
     order = list(FIGURES)
     return sorted(compared, key=lambda found: (found.group, order.index(found.figure), found.id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -34,11 +36,28 @@ class NameIndex(Generic[Row]):
         return self._rows.get(name.casefold())
 
     def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
-        """Return up to `count` rows' own names that look most like `name`, best first."""
+        """Return up to `count` rows' own names that look most like `name`, best first.
+
+        Names with the same numbers come first: who asks for an RTX 4060 does not want a 4090.
+        """
         # A row has several spellings, so ask for more of them than rows are wanted.
-        spellings = nearest(name, self._own_names, count=3 * count)
+        spellings = [*self._same_numbers(name), *nearest(name, self._own_names, count=3 * count)]
         own_names = dict.fromkeys(self._own_names[spelling] for spelling in spellings)
         return tuple(own_names)[:count]
+
+    def _same_numbers(self, name: str) -> list[str]:
+        """Return the spellings that hold every number of `name` of two digits or more, most alike first."""
+        numbers = _numbers(name)
+        same = [spelling for spelling in self._own_names if numbers and numbers <= _numbers(spelling)]
+        return sorted(same, key=lambda spelling: -_likeness(name, spelling))
+
+
+def _numbers(name: str) -> set[str]:
+    return set(re.findall(r"\d{2,}", name))
+
+
+def _likeness(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio()
 
 
 def nearest_text(names: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ def validate_command(
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Run folders with measurements on a GPU, to compare too.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for accuracy.md and accuracy.csv.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for accuracy.md and its CSV files.")] = Path(
         "reports/accuracy"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -25,6 +25,7 @@ def validate_command(
     stored = {str(run): read_records(run) for run in runs or []}
 
     # Only now the heavy libraries: a run that is not there is told at once.
+    from qbench.catalog.predictions import other_predictions
     from qbench.catalog.published import not_compared
     from qbench.records.software import library_versions
     from qbench.report.accuracy import comparison_table, summary_table, write_accuracy
@@ -35,7 +36,7 @@ def validate_command(
         compared += compare_measured(records, source, _show)
     versions = {name: version for name, version in library_versions().items() if version}
     planned_with = ", ".join(f"{name} {version}" for name, version in versions.items())
-    paths = write_accuracy(compared, not_compared(), planned_with, out)
+    paths = write_accuracy(compared, not_compared(), planned_with, out, other_predictions())
     if as_json:
         print_json(_document(compared, versions))
         return 0

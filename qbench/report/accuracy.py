@@ -6,11 +6,14 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from qbench.catalog.predictions import OtherPrediction
 from qbench.catalog.published import FIGURES, NotCompared
 from qbench.compare.accuracy import Comparison, summarize
 from qbench.errors import RecordError
 from qbench.report.markdown import escaped, table_text
+from qbench.report.predictors import beside, predictors_part
 from qbench.report.tables import Column, Table
 from qbench.units import GIB, format_value
 
@@ -88,9 +91,15 @@ def error_text(percent: float) -> str:
 
 
 def markdown_page(
-    comparisons: Sequence[Comparison], left_out: Sequence[NotCompared], planned_with: str
+    comparisons: Sequence[Comparison],
+    left_out: Sequence[NotCompared],
+    planned_with: str,
+    others: Sequence[OtherPrediction] = (),
 ) -> str:
-    """Return the report as Markdown: summary, every figure by run, what is left out, what is modelled."""
+    """Return the report as Markdown: summary, every figure by run, what is left out, what is modelled.
+
+    `others` are what other tools predict for some of the figures.
+    """
     compared = len({found.source for found in comparisons})
     parts = [
         "# Plans against measurements",
@@ -103,6 +112,7 @@ def markdown_page(
         _bullets(f"`{name}`: {text}" for name, text in FIGURES.items()),
         "## Every figure",
         *_groups(comparisons),
+        *predictors_part(beside(comparisons, others)),
         "## Followed in the libraries' sources",
         _bullets(MODELLED),
         "## Not modelled",
@@ -144,10 +154,9 @@ def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def csv_page(comparisons: Sequence[Comparison]) -> str:
-    """Return one line for each figure, bytes as bytes."""
+def csv_page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return one line for each row, bytes as bytes; unknown is empty."""
     text = io.StringIO()
-    rows = [found.to_dict() for found in comparisons]
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -155,13 +164,22 @@ def csv_page(comparisons: Sequence[Comparison]) -> str:
 
 
 def write_accuracy(
-    comparisons: Sequence[Comparison], left_out: Sequence[NotCompared], planned_with: str, folder: Path
+    comparisons: Sequence[Comparison],
+    left_out: Sequence[NotCompared],
+    planned_with: str,
+    folder: Path,
+    others: Sequence[OtherPrediction] = (),
 ) -> list[Path]:
-    """Write accuracy.md and accuracy.csv; return their paths. Raises RecordError when that fails."""
+    """Write accuracy.md and accuracy.csv; return their paths. Raises RecordError when that fails.
+
+    Where `others` predict any of the figures, predictors.csv is written too.
+    """
     texts = {
-        "accuracy.md": markdown_page(comparisons, left_out, planned_with),
-        "accuracy.csv": csv_page(comparisons),
+        "accuracy.md": markdown_page(comparisons, left_out, planned_with, others),
+        "accuracy.csv": csv_page([found.to_dict() for found in comparisons]),
     }
+    if answers := beside(comparisons, others):
+        texts["predictors.csv"] = csv_page([answer.to_dict() for answer in answers])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

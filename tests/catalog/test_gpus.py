@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, gpus
@@ -91,6 +93,23 @@ def test_part_of_a_name_is_refused_with_the_nearest(given: str, right: str) -> N
         find_gpu(given)
     assert right in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        ("RTX 4060", "RTX 4060 Ti 16GB"),  # no 4060 is listed; one of its numbers is nearer than a 4090
+        ("4090", "RTX 4090"),
+        ("3060", "RTX 3060 12GB"),
+        ("geforce 4080", "RTX 4080"),
+        ("h100 pcie 80gb", "H100 PCIe"),
+        ("A100 40", "A100-SXM4-40GB"),
+        ("RTX 3050", "RTX 3090"),  # no such number: the spelling alone decides
+    ],
+)
+def test_the_nearest_name_has_the_same_number(given: str, first: str) -> None:
+    with pytest.raises(CatalogError, match=f"nearest: {re.escape(first)}[,;]"):
+        find_gpu(given)
 
 
 def test_similar_names_are_different_devices() -> None:

@@ -1,0 +1,41 @@
+"""What other public tools predict for published measurements; `benchmarks/predictors.py` asked them."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+
+from qbench.catalog.names import DATA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherPrediction:
+    """One tool's answer for one published figure."""
+
+    tool: str
+    """Name of the tool on PyPI."""
+    version: str
+    """Its version."""
+    asked_on: str
+    """Date on which it was asked, year first."""
+    id: str
+    """The published figure; the id of a `PublishedRow`."""
+    quantity: str
+    """Which of the tool's figures this is; empty without a prediction."""
+    predicted_bytes: int | None
+    """The prediction; None when the tool cannot express the step or does not predict such a figure."""
+    how: str
+    """The call and what it could not be told; without a prediction, the reason."""
+
+
+@functools.cache
+def other_predictions() -> tuple[OtherPrediction, ...]:
+    """Return the answers of all tools, those of one tool together."""
+    with (DATA / "other_predictors.csv").open(encoding="utf-8", newline="") as lines:
+        return tuple(_prediction(row) for row in csv.DictReader(lines))
+
+
+def _prediction(row: dict[str, str]) -> OtherPrediction:
+    size = row.pop("predicted_bytes")
+    return OtherPrediction(**row, predicted_bytes=int(size) if size else None)
