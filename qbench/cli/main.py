@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from qbench.cli import catalog, plan, report, run, validate
+from qbench.cli import ab, baseline, catalog, check, plan, report, run, run_point, validate
 from qbench.cli.console import print_error, print_note, print_text
 from qbench.errors import QbenchError
 from qbench.quiet import quiet_libraries
@@ -30,7 +31,11 @@ app = typer.Typer(
 )
 app.command("plan")(plan.plan_command)
 app.command("run")(run.run_command)
+app.command("run-point")(run_point.run_point_command)
+app.command("ab")(ab.ab_command)
 app.command("report")(report.report_command)
+app.command("check")(check.check_command)
+app.add_typer(baseline.baseline_app)
 app.command("validate")(validate.validate_command)
 app.command("models")(catalog.models_command)
 app.command("gpus")(catalog.gpus_command)
@@ -61,6 +66,10 @@ def _root(
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; a known error is one line on stderr for each problem."""
     quiet_libraries()
+    # A stored text may hold what the terminal's encoding lacks; that must not end a report.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=argv, standalone_mode=False, prog_name="qbench")
         sys.stdout.flush()
@@ -72,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except (BrokenPipeError, SystemExit):
+    except (BrokenPipeError, SystemExit) as end:
+        if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
+            raise
         # The reader of a pipe has seen enough, of which typer makes a SystemExit. What is still in the
         # buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

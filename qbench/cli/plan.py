@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,10 @@ from qbench.errors import QbenchError
 if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
     from qbench.cli.target import Target
+    from qbench.plan.trace import Trace
+    from qbench.planning import PlanFor
     from qbench.records.record import Record
+    from qbench.scenario.schema import Point
 
 
 class DeviceName(str, Enum):
@@ -28,6 +32,15 @@ TargetName = Annotated[
     str, typer.Argument(help="Scenario file, model of the catalog or hub, or folder with config.json.")
 ]
 Device = Annotated[DeviceName, typer.Option(help="Whose kernels to plan for.")]
+TargetModules = Annotated[
+    list[str] | None, typer.Option(help="Modules to adapt, separated by commas, or all-linear.")
+]
+AllocConf = Annotated[
+    str, typer.Option(help="CUDA's allocator as PYTORCH_ALLOC_CONF sets it; the environment is not asked.")
+]
+SnapshotFile = Annotated[
+    Path | None, typer.Option(help="Write every allocation for pytorch.org/memory_viz (a single point).")
+]
 
 
 def plan_command(
@@ -37,9 +50,7 @@ def plan_command(
         list[str] | None, typer.Option(help="fp32, bf16, fp16, nf4, nf4-dq, fp4, fp4-dq, int8.")
     ] = None,
     r: Annotated[list[int] | None, typer.Option("--r", help="Rank of the adapters.")] = None,
-    target_modules: Annotated[
-        list[str] | None, typer.Option(help="Modules to adapt, separated by commas, or all-linear.")
-    ] = None,
+    target_modules: TargetModules = None,
     lora_dropout: Annotated[
         list[float] | None, typer.Option(help="Dropout before lora_A; adapted experts allow 0 only.")
     ] = None,
@@ -56,7 +67,12 @@ def plan_command(
     gpu_memory: Annotated[str, typer.Option(help="Memory of a card that is not listed, as 24GiB.")] = "",
     compute_capability: Annotated[str, typer.Option(help="Compute capability of that card, as 8.9.")] = "",
     max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    alloc_conf: AllocConf = "",
+    snapshot: SnapshotFile = None,
     out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,
+    use_cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Take plans made before with the same libraries.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
     """Plan the memory of a training step without a GPU.
@@ -77,8 +93,8 @@ def plan_command(
         "recipe": recipe,
         "attn_implementation": attn,
     }
-    card = (gpu_memory, compute_capability)
-    records = _planned(target, flags, gpu or [], card, device.value, max_points)
+    card, memory = (gpu_memory, compute_capability), _MemoryOptions(alloc_conf, snapshot)
+    records = _planned(target, flags, gpu or [], card, device.value, max_points, memory, use_cache)
     if out is not None:
         _store(records, out)
     if as_json:
@@ -93,31 +109,83 @@ def _modules(text: str) -> str | list[str]:
     return names[0] if names == ["all-linear"] else names
 
 
+@dataclass(frozen=True, slots=True)
+class _MemoryOptions:
+    """What is asked of CUDA's allocator: its settings, and the file for its history."""
+
+    alloc_conf: str
+    snapshot: Path | None
+
+    def check(self, device: str, num_points: int) -> None:
+        """Raise QbenchError where they ask for what a plan cannot give."""
+        from qbench.memory.allocator import AllocatorConfig
+
+        AllocatorConfig.from_env_text(self.alloc_conf)
+        if device == "cpu" and (self.alloc_conf or self.snapshot):
+            raise QbenchError("--alloc-conf and --snapshot are of CUDA's allocator; leave out --device cpu")
+        if self.snapshot and num_points > 1:
+            raise QbenchError(
+                f"--snapshot: {num_points} points given, allowed: one; plan the point of interest alone"
+            )
+        if self.snapshot and not self.snapshot.absolute().parent.is_dir():
+            raise QbenchError(
+                f"--snapshot: there is no folder {self.snapshot.absolute().parent}; make it first"
+            )
+
+    def write(self, traced: Trace) -> None:
+        """Write the history of a trace to the file."""
+        from qbench.memory.allocator import AllocatorConfig
+        from qbench.memory.snapshot import snapshot_pickle
+
+        assert self.snapshot is not None
+        content = snapshot_pickle(traced.ledger, AllocatorConfig.from_env_text(self.alloc_conf))
+        try:
+            self.snapshot.write_bytes(content)
+        except OSError as error:
+            raise QbenchError(f"--snapshot: {self.snapshot} cannot be written ({error.strerror})") from error
+
+
 def _planned(
-    name: str, flags: dict[str, Any], gpus: list[str], card: tuple[str, str], device: Any, max_points: int
+    name: str,
+    flags: dict[str, Any],
+    gpus: list[str],
+    card: tuple[str, str],
+    device: Any,
+    max_points: int,
+    memory: _MemoryOptions,
+    use_cache: bool,
 ) -> list[Record]:
     from qbench.catalog.models import resolve_model
+    from qbench.cli.progress import shown_plans
     from qbench.cli.target import read_target
+    from qbench.planning import PlanFor, plans
+    from qbench.records.plan_cache import PlanCache
 
     target = read_target(name, flags, gpus, max_points)
+    memory.check(device, len(target.points))
     cards = _cards(target, card, device, bool(gpus))
     for point in target.points:
         resolve_model(point.model)
 
-    # Only now the heavy libraries: bad input is told at once.
-    from qbench.plan.planner import plan
-    from qbench.sweep import failed_plan
-
-    records = []
-    for point in target.points:
-        try:
-            records.append(plan(point, device, cards))
-        except QbenchError as error:
-            if len(target.points) == 1:
-                raise
-            print_error(f"{point.label}: {error}")
-            records.append(failed_plan(point, device, "plan", error))
+    settings = PlanFor(device=device, gpus=tuple(cards), alloc_conf=memory.alloc_conf)
+    if memory.snapshot is not None:
+        return [_with_snapshot(target.points[0], settings, memory)]
+    with shown_plans(len(target.points)) as on_plan:
+        records = plans(target.points, settings, PlanCache() if use_cache else None, on_plan)
+    failed = [record for record in records if record.outcome == "error"]
+    if failed and len(records) == 1:
+        raise QbenchError(failed[0].detail["error"])
+    for record in failed:
+        print_error(f"{record.point.label}: {record.detail['error']}")
     return records
+
+
+def _with_snapshot(point: Point, settings: PlanFor, memory: _MemoryOptions) -> Record:
+    from qbench.memory.allocator import AllocatorConfig
+    from qbench.plan.planner import plan
+
+    allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
+    return plan(point, settings.device, settings.gpus, allocator=allocator, on_trace=memory.write)
 
 
 def _store(records: list[Record], folder: Path) -> None:
@@ -146,8 +214,8 @@ def _print_plans(records: list[Record]) -> None:
 
 
 def _exit_code(records: list[Record], gpu_named: bool) -> int:
-    """Return 2 when no point could be planned, 1 when a GPU was named and no point fits any, else 0."""
-    if all(record.outcome != "ok" for record in records):
+    """Return 2 when a point could not be planned, 1 when a GPU was named and no point fits any, else 0."""
+    if any(record.outcome != "ok" for record in records):
         return QbenchError.exit_code
     held = [fit["fits"] for record in records for fit in record.detail.get("fits", [])]
     return 1 if gpu_named and not any(held) else 0

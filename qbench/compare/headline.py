@@ -161,6 +161,8 @@ def _over(known: Pairs) -> str:
 
 def _speed(pair: MethodPair) -> str:
     ratio = pair.throughput_ratio
+    if ratio is None and any(side.is_void("tokens_per_s") for side in (pair.baseline, pair.candidate)):
+        return " Its speed was measured under conditions that do not count (see Validity)."
     return "" if ratio is None else f" It trains at {ratio:.2f} times the speed."
 
 

@@ -51,10 +51,14 @@ class Result:
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
 
     def value(self, metric: str) -> float | None:
-        """Return the median over processes of each process's own number; None when none has one."""
-        values = [_number(record, metric) for record in self.completed]
+        """Return the median over processes of each process's own number; None when none has a valid one."""
+        values = [number_of(record, metric) for record in self.completed]
         known = [value for value in values if value is not None]
         return statistics.median(known) if known else None
+
+    def is_void(self, metric: str) -> bool:
+        """Say whether a process has a number for a metric that must not be used."""
+        return any(metric in voided(record) for record in self.completed)
 
     @property
     def breakdown(self) -> dict[str, int]:
@@ -70,7 +74,20 @@ class Result:
         return (self.completed or self.records)[-1].detail
 
 
-def _number(record: Record, metric: str) -> float | None:
+def findings(record: Record) -> list[dict[str, Any]]:
+    """Return what was found for and against a measurement, each with name, value, verdict and why."""
+    return list(record.detail.get("validity") or ())
+
+
+def voided(record: Record) -> set[str]:
+    """Return the metrics of a measurement whose numbers must not be used, by its own findings."""
+    return {metric for finding in findings(record) for metric in finding.get("voids") or ()}
+
+
+def number_of(record: Record, metric: str) -> float | None:
+    """Return one number of one process: `scalar`, or tokens per second by its step times; None when void."""
+    if metric in voided(record):
+        return None
     value = scalar(record, metric)
     if value is None and metric == "tokens_per_s":
         # Raw times are what a measurement stores; the rate follows from them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,6 @@ from qbench.scenario.settings import LEAVES, SHORT_NAMES, point_settings
 
 _IDENTITY = ("run_id", "point_id", "kind", "outcome", "device", "created_at", "method")
 _NUMBERS = (*SCALARS, *(f"breakdown.{category}" for category in BREAKDOWN))
-_STEP_COLUMNS = ("point_id", "repeat", "step", "step_time_s", "loss")
 _PANDAS_TYPES = {"integer": "Int64", "boolean": "boolean", "number": "float64"}
 
 
@@ -27,16 +25,6 @@ def records_frame(records: Iterable[Record]) -> pd.DataFrame:
     columns = (*_IDENTITY, "repeat", *SHORT_NAMES, *_NUMBERS)
     frame = pd.DataFrame([_row(record) for record in records], columns=list(columns))
     return frame.astype(dict.fromkeys(_NUMBERS, "float64") | {"repeat": "Int64"} | _setting_types())
-
-
-def steps_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return one row for each measured step: time in seconds and loss in nats per token, NaN where unknown.
-
-    Steps count from 1 in each record. Plans, which hold no single steps, give no rows.
-    """
-    rows = [row for record in records for row in _steps(record)]
-    frame = pd.DataFrame(rows, columns=list(_STEP_COLUMNS))
-    return frame.astype({"repeat": "Int64", "step": "int64", "step_time_s": "float64", "loss": "float64"})
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -59,15 +47,3 @@ def _row(record: Record) -> dict[str, Any]:
 def _setting_types() -> dict[str, str]:
     kinds = {short: LEAVES[path].json_schema().get("type") for short, path in SHORT_NAMES.items()}
     return {short: _PANDAS_TYPES[kind] for short, kind in kinds.items() if kind in _PANDAS_TYPES}
-
-
-def _steps(record: Record) -> list[tuple[Any, ...]]:
-    times, losses = (_raw(record, name) for name in ("step_time_s", "loss"))
-    repeat = record.detail.get("repeat")
-    pairs = enumerate(zip_longest(times, losses), start=1)
-    return [(record.point_id, repeat, step, time, loss) for step, (time, loss) in pairs]
-
-
-def _raw(record: Record, name: str) -> list[float | None]:
-    value = record.metrics.get(name)
-    return value if isinstance(value, list) else []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from qbench.records.record import Record
+from typing import Any, Literal, Protocol
 
 Better = Literal["lower", "higher", "neither"]
+
+Gate = Literal["exact", "near", "statistical", "report"]
+"""How `qbench check` holds a metric against a baseline: equal; equal within a tolerance; an interval over
+processes; shown only, unless a tolerance is given."""
 
 BREAKDOWN = (
     "weights",
@@ -32,27 +35,45 @@ class Metric:
     unit: str
     better: Better
     description: str
+    gate: Gate = "report"
+
+
+class HasMetrics(Protocol):
+    """What `scalar` reads: a record."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Values by metric name."""
 
 
 _ROWS = (
-    Metric("trainable_params", "count", "neither", "Parameters that receive a gradient, counted by peft."),
+    Metric(
+        "trainable_params",
+        "count",
+        "neither",
+        "Parameters that receive a gradient, counted by peft.",
+        "exact",
+    ),
     Metric(
         "total_params",
         "count",
         "neither",
         "All parameters, adapters included; packed 4-bit weights count unpacked.",
+        "exact",
     ),
     Metric(
         "static_bytes",
         "bytes",
         "lower",
         "Model, quantization state and adapters at rest, before the first step.",
+        "near",
     ),
     Metric(
         "peak_allocated_bytes",
         "bytes",
         "lower",
         "Largest sum of live tensor storages, each rounded up to 512 B as the CUDA caching allocator does.",
+        "near",
     ),
     Metric(
         "peak_reserved_bytes",
@@ -64,18 +85,27 @@ _ROWS = (
         "device_bytes", "bytes", "lower", "What nvidia-smi would show: reserved memory and the CUDA context."
     ),
     Metric(
-        "breakdown_bytes", "bytes", "lower", "peak_allocated_bytes by category at the instant of the peak."
+        "breakdown_bytes",
+        "bytes",
+        "lower",
+        "peak_allocated_bytes by category at the instant of the peak.",
+        "near",
     ),
     Metric("peak_at", "", "neither", "Phase, operator and module at the instant of the peak."),
     Metric(
-        "flops", "FLOP", "lower", "Floating-point operations of one optimizer step, recomputation included."
+        "flops",
+        "FLOP",
+        "lower",
+        "Floating-point operations of one optimizer step, recomputation included.",
+        "near",
     ),
-    Metric("step_time_s", "s", "lower", "Wall time of one optimizer step."),
+    Metric("step_time_s", "s", "lower", "Wall time of one optimizer step.", "statistical"),
     Metric(
         "tokens_per_s",
         "tokens/s",
         "higher",
         "Tokens trained on in a second: batch x sequence x accumulation / step time.",
+        "statistical",
     ),
     Metric(
         "cost_usd_per_mtok",
@@ -92,7 +122,30 @@ SCALARS: tuple[str, ...] = tuple(name for name in METRICS if name not in ("break
 """The metrics for which `scalar` gives one number."""
 
 
-def scalar(record: Record, name: str) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What was built, as a record's detail says it: counts, sizes and dtypes that no noise can change."""
+
+    name: str
+    unit: str
+    path: tuple[str, ...]
+    """Keys from the top of the detail."""
+    description: str
+
+
+FACTS = (
+    Fact("quantized_modules", "count", ("model", "quantized_modules"), "Modules with a quantized weight."),
+    Fact("quantized_types", "", ("model", "quantized_types"), "Their number by class and kind of weight."),
+    Fact("quantized_params", "count", ("model", "quantized_params"), "Parameters in quantized weights."),
+    Fact("quantized_bytes", "bytes", ("model", "quantized_bytes"), "Packed weights without their state."),
+    Fact("adapted_modules", "count", ("model", "adapted_modules"), "Modules with an adapter."),
+    Fact("dtypes", "", ("model", "dtypes"), "dtypes of embeddings, output head, norms and adapters."),
+    Fact("adapter_bytes", "bytes", ("static_breakdown_bytes", "adapters"), "Adapters at rest."),
+)
+"""The facts that `qbench check` holds to be equal, beside the metrics of the exact class."""
+
+
+def scalar(record: HasMetrics, name: str) -> float | None:
     """Return one number for a metric of a record: the median where raw values are a list, None when unknown.
 
     Raises KeyError when there is no such metric, and for those that are not one number (see SCALARS).

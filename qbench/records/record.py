@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from qbench.errors import RecordError
+from qbench.records.shape import brief, shape_problem
 from qbench.scenario.schema import Point
 
 SCHEMA_VERSION = 1
@@ -37,7 +38,7 @@ _KEYS = (
 )
 
 _WORDS = {"kind": get_args(Kind), "outcome": get_args(Outcome)}
-_TYPES = {"run_id": str, "created_at": str, "metrics": dict, "detail": dict, "environment": dict}
+_OBJECTS = ("metrics", "detail", "environment")
 
 
 def utc_now() -> str:
@@ -86,8 +87,8 @@ class Record:
 def record_from_dict(values: dict[str, Any], where: str) -> Record:
     """Return the record that `values` describe; `where` names the file and line in messages.
 
-    Raises RecordError when a key is missing or of the wrong kind, the point is not valid or the version
-    is unknown.
+    Raises RecordError when a key is missing or of the wrong kind, a metric, detail or fact of the environment
+    has not the shape that readers rely on, the point is not valid or the version is unknown.
     """
     values = upgraded(values, where)
     missing = [key for key in _KEYS if key not in values]
@@ -95,10 +96,13 @@ def record_from_dict(values: dict[str, Any], where: str) -> Record:
         raise RecordError(f"{where}: the record lacks {', '.join(missing)}; it was not written by qbench")
     for key, allowed in _WORDS.items():
         if values[key] not in allowed:
-            raise RecordError(f"{where}: {key} is {values[key]!r}; allowed: {', '.join(allowed)}")
-    for key, kind in _TYPES.items():
-        if not isinstance(values[key], kind):
-            raise RecordError(f"{where}: {key} is {values[key]!r:.60}; it must be a {kind.__name__}")
+            raise RecordError(f"{where}: {key} is {brief(values[key])}; allowed: {', '.join(allowed)}")
+    for key in _OBJECTS:
+        if not isinstance(values[key], dict):
+            raise RecordError(f"{where}: {key} is {brief(values[key])}; it must be an object")
+    problem = shape_problem(values)
+    if problem is not None:
+        raise RecordError(f"{where}: {problem}; the record was damaged, or not written by qbench")
     rest = {key: values[key] for key in _KEYS if key not in ("point", "point_id")}
     return Record(point=_point(values["point"], where), **rest)
 
@@ -115,8 +119,8 @@ def upgraded(
     Raises RecordError when the version is missing, newer than `newest`, or has no upgrade.
     """
     version = values.get("schema_version")
-    if not isinstance(version, int):
-        raise RecordError(f"{where}: schema_version is {version!r}; this is not a qbench record")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise RecordError(f"{where}: schema_version is {brief(version)}; this is not a qbench record")
     if version > newest:
         raise RecordError(f"{where}: schema_version {version} is newer than {newest}; update qbench")
     for step in range(version, newest):

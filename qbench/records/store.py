@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,12 @@ from typing import Any
 
 from qbench.errors import RecordError
 from qbench.records.record import Record, record_from_dict
+from qbench.records.shape import brief
 
 RECORDS_FILE = "records.jsonl"
 TORN_FILE = "records.jsonl.torn"
 LOCK_FILE = "records.lock"
+BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,8 @@ class StoredRecords:
     """The records in the order in which they were appended."""
     notice: str | None
     """What a person should know about the file (a torn last line was left out), None when all is well."""
+    damaged: tuple[str, ...] = ()
+    """Why lines are no records, one text for each; what they held is not among the records."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -35,28 +40,71 @@ def read_records(path: Path) -> list[Record]:
     Raises RecordError, with file and line, when there is no such file or a line is not a record. A last
     line that a killed writer left torn is skipped; `read_stored` says so.
     """
-    return read_stored(path).records
+    stored = read_stored(path)
+    if stored.damaged:
+        raise RecordError(stored.damaged[0])
+    return stored.records
+
+
+def each_record(path: Path) -> Iterator[Record]:
+    """Yield the records that `read_records` would return, one at a time; raises RecordError as it does."""
+    file = path / RECORDS_FILE if path.is_dir() else path
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip() and (line.endswith(b"\n") or _is_whole(line)):
+                    yield _parsed(line, f"{file}:{number}")
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def read_stored(path: Path) -> StoredRecords:
-    """Return the records as `read_records` does, with a notice about a torn last line."""
+    """Return the records that can be read, with a notice about a torn last line and why others cannot be.
+
+    Raises RecordError when there is no such file.
+    """
     file = path / RECORDS_FILE if path.is_dir() else path
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
-        raise RecordError(
-            f"{file}: cannot be read: {error.strerror}; give a run folder or its {RECORDS_FILE}"
-        ) from error
+        raise _unreadable(file, error) from error
     last = lines.pop()
     notice = None
     if last and _is_whole(last):
         lines.append(last)
     elif last:
         notice = f"{file}:{len(lines) + 1}: the last line is torn and was skipped ({len(last)} bytes)"
-    records = [
-        _parsed(line, f"{file}:{number}") for number, line in enumerate(lines, start=1) if line.strip()
-    ]
-    return StoredRecords(records=records, notice=notice)
+    records: list[Record] = []
+    damaged: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                records.append(_parsed(line, f"{file}:{number}"))
+        except RecordError as error:
+            damaged.append(str(error))
+    return StoredRecords(records=records, notice=notice, damaged=tuple(damaged))
+
+
+def write_record(record: Record, file: Path) -> None:
+    """Write one record to a file of its own, whole or not at all, in place of what was there.
+
+    Raises RecordError when it cannot be written.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(encoded(record))
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise RecordError(f"{file}: cannot be written: {error.strerror}; choose another file") from error
+
+
+def _unreadable(file: Path, error: OSError) -> RecordError:
+    return RecordError(f"{file}: cannot be read: {error.strerror}; give a run folder or its {RECORDS_FILE}")
 
 
 def open_store(folder: Path) -> RunStore:
@@ -133,6 +181,22 @@ class RunStore:
         self.close()
 
 
+def write_records(file: Path, records: Iterable[Record]) -> None:
+    """Replace a file of records in one step, its folder made where there is none.
+
+    Raises RecordError when it cannot be written; the file is then as it was.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(b"".join(map(encoded, records)))
+        os.replace(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RecordError(f"{file}: cannot be written: {error.strerror}; name another file") from error
+
+
 def encoded(record: Record) -> bytes:
     """Return a record as one line of JSON. NaN and infinity, which JSON lacks, become null."""
     values = record.to_dict()
@@ -186,15 +250,28 @@ def _take_lock(descriptor: int, folder: Path) -> None:
 def _repaired(folder: Path) -> str | None:
     """Make the file end with a whole line; a torn one is kept in a file of its own. Return what was done."""
     file = folder / RECORDS_FILE
-    whole, newline, last = file.read_bytes().rpartition(b"\n") if file.exists() else (b"", b"", b"")
+    start, last = _last_line(file) if file.exists() else (0, b"")
     if not last:
         return None
     if _is_whole(last):
         _append_bytes(file, b"\n")
         return f"{file}: the last record lacked its line end, which was added"
     _append_bytes(folder / TORN_FILE, last + b"\n")
-    os.truncate(file, len(whole) + len(newline))
+    os.truncate(file, start)
     return f"{file}: the last line was torn ({len(last)} bytes); it was moved to {TORN_FILE}"
+
+
+def _last_line(file: Path) -> tuple[int, bytes]:
+    """Return where the last line begins and what of it there is, empty when the file ends with a line end."""
+    with file.open("rb") as stream:
+        start = end = stream.seek(0, os.SEEK_END)
+        tail = b""
+        while start > 0 and b"\n" not in tail:
+            start = max(0, start - BLOCK_BYTES)
+            stream.seek(start)
+            tail = stream.read(end - start)
+    last = tail.rpartition(b"\n")[2]
+    return end - len(last), last
 
 
 def _append_bytes(file: Path, content: bytes) -> None:
@@ -208,17 +285,19 @@ def _is_whole(line: bytes) -> bool:
     """Return whether a line is a complete JSON object: no part of one is, so it only lacks its line end."""
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _parsed(line: bytes, where: str) -> Record:
     try:
-        values = json.loads(line)
-    except ValueError as error:
+        # NaN and infinity are no JSON, but some writers write them: unknown, as `encoded` has it.
+        values = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecordError(
-            f"{where}: not JSON: {error}; the file was changed by something else than qbench"
+            f"{where}: not JSON: {reason}; the file was changed by something else than qbench"
         ) from error
     if not isinstance(values, dict):
-        raise RecordError(f"{where}: {values!r:.60} is not a record; one JSON object a line is expected")
+        raise RecordError(f"{where}: {brief(values)} is not a record; one JSON object a line is expected")
     return record_from_dict(values, where)

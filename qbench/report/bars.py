@@ -16,8 +16,8 @@ from qbench.report.style import (
     CATEGORY_COLOURS,
     FRAME_HEIGHT,
     Chart,
+    byte_axis,
     category_name,
-    gib,
     new_figure,
     safe,
 )
@@ -81,7 +81,8 @@ def _size(group: Group) -> float:
 
 
 def _stacked(group: Group, breakdown: Breakdown) -> go.Figure:
-    figure = new_figure(x_title="GiB", height=FRAME_HEIGHT + BAR_HEIGHT * len(group))
+    axis = byte_axis(sum(breakdown(result).values()) for result in group)
+    figure = new_figure(x_title=axis.unit, height=FRAME_HEIGHT + BAR_HEIGHT * len(group))
     models = list(dict.fromkeys(result.point.model for result in group))
     if len(models) > 1:
         group = [result for model in models for result in group if result.point.model == model]
@@ -92,7 +93,7 @@ def _stacked(group: Group, breakdown: Breakdown) -> go.Figure:
             figure.add_bar(
                 orientation="h",
                 y=rows,
-                x=[gib(value) for value in values],
+                x=[axis.scaled(value) for value in values],
                 name=category_name(category),
                 marker={"color": CATEGORY_COLOURS[category]},
                 customdata=[format_bytes(value) for value in values],
@@ -131,12 +132,13 @@ def waterfall(results: Sequence[Result]) -> Chart | None:
 
 
 def _waterfall_figure(rows: Sequence[WaterfallRow]) -> go.Figure:
-    figure = new_figure(x_title="GiB", height=FRAME_HEIGHT + 38 * len(rows))
+    axis = byte_axis(row.bytes for row in rows if row.kind == "total")
+    figure = new_figure(x_title=axis.unit, height=FRAME_HEIGHT + 38 * len(rows))
     order = list(range(len(rows)))
     figure.add_waterfall(
         orientation="h",
         y=order,
-        x=[gib(row.bytes) for row in rows],
+        x=[axis.scaled(row.bytes) for row in rows],
         measure=["absolute" if row.kind == "total" else "relative" for row in rows],
         totals={"marker": {"color": CATEGORY_COLOURS["weights"]}},
         increasing={"marker": {"color": CATEGORY_COLOURS["logits_loss"]}},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qbench.compare.headline import accuracy_sentence, headline, short_model
 from qbench.compare.methods import near_results, pair_results
-from qbench.compare.results import Result, gather
+from qbench.compare.results import Result, findings, gather
 from qbench.records.record import Record
 from qbench.report import fact_tables, tables
 from qbench.report.tables import Table
@@ -33,6 +33,10 @@ class Content:
     warnings: list[str]
     """What must be known before the headline is believed."""
     validity: list[str]
+    findings: Table | None
+    """What was found against measurements."""
+    card: Table | None
+    """Where the memory of a GPU went."""
     comparison: Table | None
     near: Table | None
     points: Table | None
@@ -54,6 +58,8 @@ def gather_content(records: Sequence[Record]) -> Content:
         accuracy=accuracy_sentence(results),
         warnings=_warnings(results),
         validity=_validity(records, results),
+        findings=fact_tables.findings_table(results),
+        card=fact_tables.card_table(results),
         comparison=tables.comparison_table(pairs),
         near=tables.near_table(near_results(results)),
         points=tables.points_table(results),
@@ -103,7 +109,7 @@ def _warnings(results: Sequence[Result]) -> list[str]:
 
 def _validity(records: Sequence[Record], results: Sequence[Result]) -> list[str]:
     measured = [result for result in results if result.kind == "measurement"]
-    said = [_endings(records), _processes(measured), _machines(measured), _dirty(records)]
+    said = [_endings(records), _processes(measured), _checked(measured), _machines(measured), _dirty(records)]
     if not measured:
         said.insert(0, "Nothing was measured: every number is planned.")
     return [sentence for sentence in said if sentence]
@@ -122,6 +128,19 @@ def _processes(measured: Sequence[Result]) -> str:
     span = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     few = " Fewer than three cannot show how much speed varies." if min(counts) < ENOUGH_PROCESSES else ""
     return f"Each measured point stands on {span} completed {'process' if span == '1' else 'processes'}.{few}"
+
+
+def _checked(measured: Sequence[Result]) -> str:
+    """Say how many processes passed every check of their validity; nothing where none was checked."""
+    found = [findings(record) for result in measured for record in result.completed if findings(record)]
+    if not found:
+        return ""
+    clean = sum(all(finding["verdict"] == "ok" for finding in listed) for listed in found)
+    void = sum(any(finding["verdict"] == "invalid" for finding in listed) for listed in found)
+    left_out = (
+        f" The speed of {_counted(void, 'process', 'processes')} is not valid and left out." if void else ""
+    )
+    return f"{clean:,} of {_counted(len(found), 'process', 'processes')} passed every check.{left_out}"
 
 
 def _machines(measured: Sequence[Result]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,8 +16,9 @@ from qbench.report.style import (
     FRAME_HEIGHT,
     NEUTRAL,
     PRECISION_COLOURS,
+    Axis,
     Chart,
-    gib,
+    byte_axis,
     new_figure,
     safe,
 )
@@ -32,7 +33,7 @@ WIDE_RANGE = 20
 """Ratio of largest to smallest from which an axis is logarithmic."""
 
 PEAK, SPEED = "peak_allocated_bytes", "tokens_per_s"
-_AXES = {PEAK: "Peak allocated (GiB)", SPEED: "Tokens per second"}
+_TITLES = {PEAK: "Peak allocated", SPEED: "Tokens per second"}
 _UNITS = {PEAK: "bytes", SPEED: "tokens/s"}
 
 
@@ -79,7 +80,8 @@ def _against(
 
 
 def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None], x_title: str) -> go.Figure:
-    figure = new_figure(x_title=x_title, y_title=_AXES[metric])
+    axis = _axis(metric, (result.value(metric) for result in group))
+    figure = new_figure(x_title=x_title, y_title=_axis_title(metric, axis))
     both = len({result.kind for result in group}) == 2
     for members in _lines_of(group):
         drawn = sorted((r for r in members if r.value(metric) is not None), key=lambda r: x_value(r) or 0)
@@ -89,7 +91,7 @@ def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None],
         values = [first_known(result.value(metric)) for result in drawn]
         figure.add_scatter(
             x=[x_value(result) for result in drawn],
-            y=[gib(value) if metric == PEAK else value for value in values],
+            y=[axis.scaled(value) for value in values],
             mode="lines+markers",
             name=f"{first.point.precision}{f', {_kind(first)}' if both else ''}",
             line={"color": PRECISION_COLOURS[first.point.precision], "dash": _dash(first, both), "width": 2},
@@ -105,6 +107,14 @@ def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None],
         )
     _scale(figure, [x_value(result) for result in group])
     return figure
+
+
+def _axis(metric: str, values: Iterable[float | None]) -> Axis:
+    return byte_axis(values) if metric == PEAK else Axis("tokens/s", 1)
+
+
+def _axis_title(metric: str, axis: Axis) -> str:
+    return f"{_TITLES[metric]} ({axis.unit})" if metric == PEAK else _TITLES[metric]
 
 
 def first_known(value: float | None) -> float:
@@ -170,12 +180,13 @@ def _label(result: Result, names: Sequence[str]) -> str:
     return safe(", ".join(parts))
 
 
-def _shown(value: float | None, metric: str) -> float | None:
-    return gib(value) if metric == PEAK else value
+def _sides(met: Sequence[Prediction], metric: str) -> list[float | None]:
+    return [result.value(metric) for prediction in met for result in (prediction.measured, prediction.plan)]
 
 
 def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
-    figure = new_figure(x_title=_AXES[metric], height=FRAME_HEIGHT + BAR_HEIGHT * len(met))
+    axis = _axis(metric, _sides(met, metric))
+    figure = new_figure(x_title=_axis_title(metric, axis), height=FRAME_HEIGHT + BAR_HEIGHT * len(met))
     points = [prediction.measured.point for prediction in met]
     names = varying_settings(prediction.measured for prediction in met)
     models = len({point.model for point in points}) > 1
@@ -193,7 +204,7 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
         figure.add_bar(
             orientation="h",
             y=rows,
-            x=[_shown(value, metric) for value in values],
+            x=[axis.scaled(value) for value in values],
             name=name,
             marker={"color": colour},
             customdata=[format_value(value, _UNITS[metric]) for value in values],
@@ -206,10 +217,9 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
 
 
 def _dots(met: Sequence[Prediction], metric: str) -> go.Figure:
-    unit = "GiB" if metric == PEAK else "tokens/s"
-    figure = new_figure(x_title=f"Measured ({unit})", y_title=f"Planned ({unit})", height=400)
-    values = [_shown(p.measured.value(metric), metric) or 0 for p in met]
-    values += [_shown(p.plan.value(metric), metric) or 0 for p in met]
+    axis = _axis(metric, _sides(met, metric))
+    figure = new_figure(x_title=f"Measured ({axis.unit})", y_title=f"Planned ({axis.unit})", height=400)
+    values = [axis.scaled(value) or 0 for value in _sides(met, metric)]
     ends = [min(values), max(values)]
     figure.add_scatter(
         x=ends, y=ends, mode="lines", name="equal", line={"color": NEUTRAL, "dash": "dot"}, hoverinfo="skip"
@@ -219,8 +229,8 @@ def _dots(met: Sequence[Prediction], metric: str) -> go.Figure:
     ):
         chosen = [p for p in met if p.measured.point.precision == precision]
         figure.add_scatter(
-            x=[_shown(p.measured.value(metric), metric) for p in chosen],
-            y=[_shown(p.plan.value(metric), metric) for p in chosen],
+            x=[axis.scaled(p.measured.value(metric)) for p in chosen],
+            y=[axis.scaled(p.plan.value(metric)) for p in chosen],
             mode="markers",
             name=precision,
             marker={"color": PRECISION_COLOURS[precision], "size": 8, "opacity": 0.8},
@@ -268,10 +278,12 @@ def timeline(results: Sequence[Result]) -> Chart | None:
     group = widest(alike(known, "precision"), precisions)
     if not group:
         return None
-    figure = new_figure(x_title="Operators run so far", y_title="Live memory (GiB)")
-    for result in by_precision(group):
-        samples = _thinned(result.detail["timeline"])
-        _add_line(figure, result, [sample[0] for sample in samples], [gib(sample[1]) for sample in samples])
+    lines = [(result, _thinned(result.detail["timeline"])) for result in by_precision(group)]
+    axis = byte_axis(sample[1] for _, samples in lines for sample in samples)
+    figure = new_figure(x_title="Operators run so far", y_title=f"Live memory ({axis.unit})")
+    for result, samples in lines:
+        x, y = [sample[0] for sample in samples], [axis.scaled(sample[1]) for sample in samples]
+        _add_line(figure, result, x, y)
     figure.update_yaxes(rangemode="tozero")
     caption = f"{conditions(group, 'precision')} The highest point of a line is its peak."
     return Chart(name="timeline", title="Memory through one step", caption=caption, figures=(figure,))

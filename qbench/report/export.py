@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from qbench.compare.methods import MethodPair, pair_results
 from qbench.errors import RecordError
 from qbench.records.frame import records_frame
 from qbench.records.record import Record
@@ -18,6 +20,40 @@ from qbench.report.markdown import markdown_text
 def csv_text(records: Sequence[Record]) -> str:
     """Return one line for each record: settings, scalar metrics and breakdown, bytes as bytes."""
     return str(records_frame(records).to_csv(index=False, lineterminator="\n"))
+
+
+def summary_document(content: Content) -> dict[str, Any]:
+    """Return what a report says first as plain JSON values: sentences, and each pair with bytes as bytes."""
+    return {
+        "scope": content.scope,
+        "headline": list(content.headline),
+        "accuracy": content.accuracy,
+        "warnings": list(content.warnings),
+        "comparison": [_pair_values(pair) for pair in pair_results(content.results)],
+    }
+
+
+def _pair_values(pair: MethodPair) -> dict[str, Any]:
+    """Return one comparison; `saved` maps each memory metric to what both sides need and the difference."""
+    candidate = pair.candidate
+    return {
+        "kind": candidate.kind,
+        "device": candidate.device,
+        "settings": {name: value for name, value in candidate.settings.items() if name != "precision"},
+        "baseline": pair.baseline.point.precision,
+        "candidate": candidate.point.precision,
+        "saved": {
+            name: {
+                "baseline": saving.baseline,
+                "candidate": saving.candidate,
+                "saved": saving.bytes,
+                "percent": saving.percent,
+            }
+            for name, saving in pair.savings.items()
+        },
+        "throughput_ratio": pair.throughput_ratio,
+        "differs": list(pair.differs),
+    }
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:

@@ -7,12 +7,33 @@ from typing import Any
 
 from qbench.compare.headline import basis, short_model
 from qbench.compare.methods import environment_facts, plain_text
-from qbench.compare.results import Result
+from qbench.compare.results import Result, findings
 from qbench.records.metrics import METRICS
 from qbench.report.tables import Column, Draft, Table, rounded
 
 NAMED_VALUES = 4
 """Values of one environment fact that are written out."""
+
+VERDICTS = {"invalid": "not valid", "warn": "note"}
+VOID_NOTE = "A speed that is not valid is left out of every median, ratio and headline; the CSV keeps it."
+
+RECONCILED = {
+    "Card, grown by": "device",
+    "Context": "context",
+    "Reserved": "reserved",
+    "Non-torch": "non_torch",
+    "Unexplained": "unexplained",
+}
+SAMPLED = {
+    "In use, sampled max": ("memory_used_bytes", "max", "bytes"),
+    "Power, mean": ("power_w", "mean", "W"),
+    "Temperature, max": ("temperature_c", "max", "C"),
+    "SM clock, mean": ("sm_clock_mhz", "mean", "MHz"),
+}
+CARD_NOTE = (
+    "Growth is context + reserved + non-torch + unexplained, read after the timed steps. "
+    "Sampled values are of loading, warm-up and memory pass: a peak between two samples is missed."
+)
 
 
 def skipped_table(results: Sequence[Result]) -> Table | None:
@@ -57,9 +78,57 @@ def failures_table(results: Sequence[Result]) -> Table | None:
     draft.add("Point", [result.point.label for result, _ in failed])
     draft.add("Basis", [basis(result) for result, _ in failed])
     draft.add("Ended as", [record.outcome for _, record in failed])
+    out_of_memory = [record.detail.get("oom") or {} for _, record in failed]
+    draft.add("In phase", [oom.get("phase") for oom in out_of_memory])
+    draft.add("Asked for", [oom.get("requested_bytes") for oom in out_of_memory], "bytes")
+    draft.add("Free", [oom.get("free_bytes") for oom in out_of_memory], "bytes")
     draft.add("Error", [record.detail.get("error") or "" for _, record in failed])
     draft.add("Last lines", [record.detail.get("stderr_tail") or "" for _, record in failed])
     return draft.table()
+
+
+def findings_table(results: Sequence[Result]) -> Table | None:
+    """Return each finding against measurements once: meaning, number of processes, values."""
+    found: dict[tuple[str, str, str], list[Any]] = {}
+    for result in results:
+        for record in result.records:
+            for finding in findings(record):
+                if finding["verdict"] != "ok":
+                    key = (finding["name"], finding["verdict"], finding["why"])
+                    found.setdefault(key, []).append(finding["value"])
+    keys = sorted(found, key=lambda key: key[1] != "invalid")
+    draft = Draft()
+    draft.add("Finding", [name.replace("_", " ") for name, _, _ in keys])
+    draft.add("Verdict", [VERDICTS[verdict] for _, verdict, _ in keys])
+    draft.add("Processes", [len(found[key]) for key in keys])
+    draft.add("Values", [_range(found[key]) for key in keys])
+    draft.add("What it means", [why for _, _, why in keys])
+    return draft.table(*([VOID_NOTE] if any(verdict == "invalid" for _, verdict, _ in keys) else []))
+
+
+def _range(values: Iterable[Any]) -> str | None:
+    """Return the span of values that are numbers; flags and unknown ones have none."""
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if not numbers:
+        return None
+    low, high = f"{min(numbers):.3g}", f"{max(numbers):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def card_table(results: Sequence[Result]) -> Table | None:
+    """Return for each point measured on a GPU where the card's memory went, and how the card fared."""
+    shown = [result for result in results if result.detail.get("reconciliation_bytes")]
+    draft = Draft()
+    draft.add("Point", [result.point.label for result in shown])
+    for title, key in RECONCILED.items():
+        draft.add(
+            title, [result.detail["reconciliation_bytes"].get(f"{key}_bytes") for result in shown], "bytes"
+        )
+    for title, (key, which, unit) in SAMPLED.items():
+        readings = [((result.detail.get("sampled") or {}).get("readings") or {}).get(key) for result in shown]
+        draft.add(title, [reading[which] if reading else None for reading in readings], unit)
+    draft.add("Energy a step", [result.detail.get("energy_j_per_step") for result in shown], "J")
+    return draft.table(*([CARD_NOTE] if shown else []))
 
 
 def environment_table(results: Sequence[Result]) -> Table | None:

@@ -24,6 +24,9 @@ MOST_ROWS = 400
 LONG_TEXT = 36
 """Characters from which a cell's text may wrap."""
 
+SOME_TEXT = 14
+"""Characters from which a cell of words may take two or three lines, so that a table keeps to the page."""
+
 SENTENCES_SHOWN = 6
 """Sentences above the fold; more are folded away."""
 
@@ -34,7 +37,7 @@ class _Cell:
     key: str
     """What the column is sorted by; empty for unknown values, which go last."""
     style: str
-    """CSS classes: n for numbers, long for text that may wrap."""
+    """CSS classes: n for numbers, some and long for text that may wrap."""
 
 
 def render_html(records: Sequence[Record], title: str) -> str:
@@ -89,10 +92,14 @@ def _cell(value: Value, unit: str) -> _Cell:
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     key = "" if value is None else repr(value) if numeric else ""
     text = cell_text(value, unit)
-    style = "n" if numeric or unit else "long" if len(text) > LONG_TEXT else ""
+    style = "n" if numeric or unit else _text_style(text)
     if value is None:
         style = f"{style} na".strip()
     return _Cell(text, key, style)
+
+
+def _text_style(text: str) -> str:
+    return "long" if len(text) > LONG_TEXT else "some" if len(text) > SOME_TEXT else ""
 
 
 def _script_json(drawn: Sequence[Chart]) -> Markup:

@@ -31,6 +31,8 @@ def markdown_text(content: Content, title: str) -> str:
     folded = {
         "Not compared: more than precision differs": content.near,
         "Points, planned and measured": content.points,
+        "Validity: what was found against the measurements": content.findings,
+        "Where the memory of the GPU went": content.card,
         "What fits": content.fits,
         "Did not end ok": content.failures,
         "Caveats": content.caveats,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from qbench.compare.headline import short_model
 from qbench.compare.methods import MethodPair, pair_results, plain_text
 from qbench.compare.results import Result, varying_settings
-from qbench.report.summary import SHORT_TITLES, fitted
+from qbench.report.summary import SHORT_TITLES
+from qbench.report.text_table import fitted
 from qbench.units import NOT_AVAILABLE, format_bytes
 
 PEAK = "peak_allocated_bytes"
@@ -70,7 +71,9 @@ def _saved(result: Result, pair: MethodPair | None) -> str:
 
 def _rate(result: Result) -> str:
     value = result.value("tokens_per_s")
-    return NOT_AVAILABLE if value is None else f"{value:,.1f}"
+    if value is None:
+        return "not valid" if result.is_void("tokens_per_s") else NOT_AVAILABLE
+    return f"{value:,.1f}"
 
 
 def _speed(pair: MethodPair | None) -> str:

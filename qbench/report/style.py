@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from qbench.units import GIB
+from qbench.units import GIB, KIB, MIB
 
 # Paul Tol's bright scheme, which colour-blind readers can tell apart, and two greys of their own lightness;
 # all are of middle lightness, so that they stand out from white and from near-black.
@@ -87,9 +88,23 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def gib(num_bytes: float | None) -> float | None:
-    """Return bytes in GiB for an axis."""
-    return None if num_bytes is None else num_bytes / GIB
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The unit of an axis, and how much of a value one of it is."""
+
+    unit: str
+    size: float
+
+    def scaled(self, value: float | None) -> float | None:
+        """Return a value in the unit of the axis."""
+        return None if value is None else value / self.size
+
+
+def byte_axis(values: Iterable[float | None]) -> Axis:
+    """Return the largest unit of which the largest value has at least one: GiB, else MiB, else KiB."""
+    largest = max((abs(value) for value in values if value is not None), default=0)
+    units = (("GiB", GIB), ("MiB", MIB))
+    return next((Axis(unit, size) for unit, size in units if largest >= size), Axis("KiB", KIB))
 
 
 def category_name(category: str) -> str:

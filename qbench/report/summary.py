@@ -13,17 +13,11 @@ from qbench.compare.results import Result, gather, varying_settings
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.fact_tables import caveats_table
+from qbench.report.gpu_columns import gpu_columns, gpu_tables
+from qbench.report.text_table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
-from qbench.units import GIB, NOT_AVAILABLE, format_bytes, format_count, format_value
-
-WIDTH = 100
-"""Columns of a terminal that the text keeps to, as far as names allow."""
-
-MOST_GPU_COLUMNS = 2
-GAP = "  "
-OPTIONAL_COLUMNS = ("At rest", "Trainable", "Reserved")
-"""Columns that give way, in this order, when a table is wider than WIDTH."""
+from qbench.units import format_bytes, format_count, format_value
 
 SHORT_TITLES = {
     "per_device_train_batch_size": "batch",
@@ -35,9 +29,15 @@ SHORT_TITLES = {
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
 }
-_DESCRIBED = ("model", "precision", "r", "per_device_train_batch_size", "seq_len", "gradient_checkpointing")
-
-Cells = Sequence[str]
+_DESCRIBED = (
+    "model",
+    "precision",
+    "r",
+    "per_device_train_batch_size",
+    "seq_len",
+    "gradient_checkpointing",
+    "recipe",
+)
 
 
 def plan_lines(records: Sequence[Record]) -> list[str]:
@@ -68,6 +68,7 @@ def _several(results: Sequence[Result]) -> list[str]:
     blocks = [
         _wrapped(_title(results, hidden)),
         fitted(_columns(results, varying, several_models), len(results)),
+        *gpu_tables(results, _lead_columns(results, varying, several_models)),
         said,
         ["Caveats:", *_indented(caveats)] if caveats else [],
     ]
@@ -115,6 +116,8 @@ def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     capability = first.detail.get("compute_capability")
     target = f" with compute capability {capability[0]}.{capability[1]}" if capability else ""
     main = describe(first, leave_out=hidden)
+    if "recipe" not in hidden:
+        main += f", recipe {first.point.train.recipe}"
     parts = [main if "model" not in hidden else main.capitalize(), ", ".join(others), basis(first) + target]
     return "; ".join(filter(None, parts))
 
@@ -207,6 +210,9 @@ def _cards(result: Result) -> list[Cells]:
 def _verdict(fit: dict[str, Any]) -> str:
     room = fit["headroom_bytes"]
     said = f"fits, {format_bytes(room)} left" if fit["fits"] else f"does not fit, {format_bytes(-room)} short"
+    how = fit.get("verdict") or "ok"
+    if how != "ok":
+        said += f" ({how.removeprefix('ok ')})"
     price = fit.get("usd_per_hour")
     return said if price is None else f"{said}; from ${price:.2f}/h"
 
@@ -227,13 +233,7 @@ def _caveats(results: Sequence[Result]) -> list[str]:
 
 def _columns(results: Sequence[Result], varying: Sequence[str], several_models: bool) -> dict[str, list[str]]:
     """Return the columns of a table of several plans, by title."""
-    columns: dict[str, list[str]] = {}
-    if several_models:
-        columns["model"] = [short_model(result.point.model) for result in results]
-    columns["precision"] = [result.point.precision for result in results]
-    for name in varying:
-        values = [plain_text(result.settings[name]) for result in results]
-        columns[SHORT_TITLES.get(name, name)] = values
+    columns = _lead_columns(results, varying, several_models)
     for title, name in (
         ("Peak", "peak_allocated_bytes"),
         ("Reserved", "peak_reserved_bytes"),
@@ -243,62 +243,26 @@ def _columns(results: Sequence[Result], varying: Sequence[str], several_models: 
     ):
         unit = METRICS[name].unit
         columns[title] = [_cell(result, name, unit) for result in results]
-    return columns | _gpu_columns(results)
+    return columns | gpu_columns(results)
+
+
+def _lead_columns(
+    results: Sequence[Result], varying: Sequence[str], several_models: bool
+) -> dict[str, list[str]]:
+    """Return the columns that tell the plans apart."""
+    columns: dict[str, list[str]] = {}
+    if several_models:
+        columns["model"] = [short_model(result.point.model) for result in results]
+    columns["precision"] = [result.point.precision for result in results]
+    for name in varying:
+        values = [plain_text(result.settings[name]) for result in results]
+        columns[SHORT_TITLES.get(name, name)] = values
+    return columns
 
 
 def _cell(result: Result, name: str, unit: str) -> str:
     value = result.value(name)
     return result.outcome if value is None and name == "peak_allocated_bytes" else format_value(value, unit)
-
-
-def _gpu_columns(results: Sequence[Result]) -> dict[str, list[str]]:
-    """Return what is left on each card, or where there are many the smallest card that holds each plan."""
-    fits = [{fit["gpu"]: fit for fit in result.detail.get("fits") or []} for result in results]
-    names = list(dict.fromkeys(name for held in fits for name in held))
-    if len(names) <= MOST_GPU_COLUMNS:
-        return {f"{name}, GiB": [_room(held.get(name)) for held in fits] for name in names}
-    return {"Smallest GPU": [_smallest(held.values()) for held in fits]}
-
-
-def _room(fit: dict[str, Any] | None) -> str:
-    if fit is None:
-        return NOT_AVAILABLE
-    room = fit["headroom_bytes"] / GIB
-    return f"{room:.2f} left" if fit["fits"] else f"{-room:.2f} short"
-
-
-def _smallest(fits: Iterable[dict[str, Any]]) -> str:
-    holding = [fit for fit in fits if fit["fits"]]
-    return min(holding, key=lambda fit: fit["memory_bytes"])["gpu"] if holding else "none"
-
-
-def fitted(columns: dict[str, list[str]], count: int) -> list[str]:
-    """Return the columns as an aligned table, less those that are unknown or give way to the width."""
-    kept = {title: cells for title, cells in columns.items() if set(cells) != {NOT_AVAILABLE}}
-    for title in OPTIONAL_COLUMNS:
-        if _width(kept) > WIDTH:
-            kept.pop(title, None)
-    titles = list(kept)
-    rows = [titles, *([kept[title][row] for title in titles] for row in range(count))]
-    align = "".join("<" if title in ("model", "precision") else ">" for title in titles)
-    header, *body = aligned(rows, align)
-    return [header, "-" * min(max(map(len, [header, *body])), WIDTH), *body]
-
-
-def _width(columns: dict[str, list[str]]) -> int:
-    widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
-    return sum(widths) + len(GAP) * (len(widths) - 1)
-
-
-def aligned(rows: Sequence[Cells], align: str) -> list[str]:
-    """Return rows as lines; `align` gives < or > for each column, and columns after it stay as they are."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(align))] if rows else []
-    return [
-        GAP.join(
-            [*(f"{row[i]:{align[i]}{widths[i]}}" for i in range(len(align))), *row[len(align) :]]
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _percent(share: float) -> str:

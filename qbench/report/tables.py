@@ -123,7 +123,10 @@ def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
     draft.add("Basis", [basis(result) for result in ours])
     draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
     draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
-    draft.add("Baseline", [_method(pair.baseline) for pair in pairs])
+    baselines = [_method(pair.baseline) for pair in pairs]
+    same_baseline = len(set(baselines)) == 1
+    if not same_baseline:
+        draft.add("Baseline", baselines)
     draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
     draft.add("Speed", [rounded(pair.throughput_ratio) for pair in pairs], "x")
     _add_other_savings(draft, pairs)
@@ -131,7 +134,8 @@ def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
     draft.add("Also differs", [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs])
     return draft.table(
         "Peak is the largest memory allocated within a step. Saved is baseline less candidate: where it is "
-        "negative, the candidate needs more.",
+        "negative, the candidate needs more."
+        + (f" The baseline is {baselines[0]} throughout." if same_baseline else ""),
         *(["Speed is the candidate's tokens per second over the baseline's."] if draft.has("Speed") else []),
         *_differences_in_full(pairs),
     )
@@ -206,21 +210,36 @@ def points_table(results: Sequence[Result]) -> Table | None:
     draft = Draft()
     _add_settings(draft, points)
     draft.add("Precision", [result.point.precision for result in points])
-    draft.add("Device", [result.device for result in points])
+    devices = [result.device for result in points]
+    if len(set(devices)) > 1:
+        draft.add("Device", devices)
     if len({result.machine for result in points if result.machine}) > 1:
         draft.add("Machine", [_machine(result) for result in points])
-    draft.add("Planned", [plan.outcome if plan else None for plan, _ in rows])
-    draft.add("Measured", [measured.outcome if measured else None for _, measured in rows])
+    _add_outcomes(draft, rows)
     draft.add("Processes", [len(measured.completed) if measured else None for _, measured in rows])
     draft.add("Trainable", [_trainable(plan, measured) for plan, measured in rows], "count")
+    draft.add("Not valid", [_not_valid(measured) for _, measured in rows])
     for name in POINT_METRICS:
         _add_metric(draft, name, rows)
-    for title, key in (("Loss before", "loss_before"), ("Loss after", "loss_after")):
-        draft.add(
-            title, [measured.detail.get(key) if measured else None for _, measured in rows], "nats/token"
-        )
+    for title, key in (("Loss before, nats/token", "loss_before"), ("Loss after, nats/token", "loss_after")):
+        draft.add(title, [measured.detail.get(key) if measured else None for _, measured in rows])
     medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
-    return draft.table(*([medians] if draft.has("Measured") else []))
+    return draft.table(*([medians] if draft.has("Processes") else []))
+
+
+def _not_valid(measured: Result | None) -> str | None:
+    """Return the metrics that some process has no valid number for."""
+    void = [name for name in POINT_METRICS if measured and measured.is_void(name)]
+    return ", ".join(TITLES[name] for name in void) or None
+
+
+def _add_outcomes(draft: Draft, rows: Sequence[tuple[Result | None, Result | None]]) -> None:
+    """Add how plan and measurement ended, unless each row has both and all ended ok."""
+    planned = [plan.outcome if plan else None for plan, _ in rows]
+    measured = [result.outcome if result else None for _, result in rows]
+    if {*planned, *measured} != {"ok"}:
+        draft.add("Planned", planned)
+        draft.add("Measured", measured)
 
 
 def _machine(result: Result) -> str | None:

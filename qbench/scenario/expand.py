@@ -36,11 +36,6 @@ class _Candidate:
     settings: dict[str, Any]
 
 
-def count_points(scenario: Scenario) -> int:
-    """Return how many points the scenario would have if none were excluded or equal; builds none of them."""
-    return _count(scenario.matrix, scenario.include)
-
-
 def expand(scenario: Scenario, max_points: int = MAX_POINTS) -> tuple[Point, ...]:
     """Return the points of a scenario in file order, the last matrix key varying fastest.
 

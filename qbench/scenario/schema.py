@@ -29,7 +29,16 @@ def _not_a_flag(value: Any) -> Any:
     return value
 
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+MOST_TOKENS = 2**26
+"""Tokens of one forward pass. The largest tensors, scores of attention and logits, still have fewer elements
+than 2^63, above which torch cannot count them."""
+
+MOST_STEPS = 1_000_000
+
+Rank = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+Tokens = Annotated[int, Field(ge=1, le=2**24, strict=True)]
+Batch = Annotated[int, Field(ge=1, le=2**20, strict=True)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_not_a_flag)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(min_length=1)]
@@ -44,7 +53,7 @@ class Strict(BaseModel):
 class LoraSettings(Strict):
     """The adapter, in peft's own words (`peft.LoraConfig`)."""
 
-    r: PositiveInt = Field(default=16, description="Rank of the adapter matrices.")
+    r: Rank = Field(default=16, description="Rank of the adapter matrices.")
     lora_alpha: Number = Field(
         default=32, gt=0, description="Scaling numerator; the update is scaled by lora_alpha / r."
     )
@@ -60,11 +69,11 @@ class LoraSettings(Strict):
 class TrainSettings(Strict):
     """The training step, in the words of `transformers.TrainingArguments`."""
 
-    per_device_train_batch_size: PositiveInt = Field(default=1, description="Sequences in one forward pass.")
-    seq_len: PositiveInt = Field(
+    per_device_train_batch_size: Batch = Field(default=1, description="Sequences in one forward pass.")
+    seq_len: Tokens = Field(
         default=2048, description="Tokens in one sequence; sequences are full, without padding."
     )
-    gradient_accumulation_steps: PositiveInt = Field(
+    gradient_accumulation_steps: Batch = Field(
         default=1, description="Forward and backward passes for one update."
     )
     gradient_checkpointing: Flag = Field(
@@ -105,6 +114,12 @@ class Point(Strict):
         if self.data != "random" and self.weights == "random":
             raise ValueError(
                 "data is a text file but weights are random; set weights: pretrained or data: random"
+            )
+        batch, seq_len = self.train.per_device_train_batch_size, self.train.seq_len
+        if batch * seq_len > MOST_TOKENS:
+            raise ValueError(
+                f"per_device_train_batch_size {batch:,} x seq_len {seq_len:,} is more than {MOST_TOKENS:,} "
+                "tokens in one forward pass; make one smaller, or use gradient_accumulation_steps"
             )
         return self
 
@@ -151,12 +166,16 @@ class PlanSettings(Strict):
 class MeasureSettings(Strict):
     """How a point is measured."""
 
-    warmup_steps: Annotated[int, Field(ge=0, strict=True)] = Field(
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST_STEPS, strict=True)] = Field(
         default=2, description="Steps before the timed ones."
     )
-    steps: PositiveInt = Field(default=10, description="Timed steps in each process.")
-    repeats: PositiveInt = Field(default=3, description="Processes for each point.")
-    timeout_s: Number = Field(default=900, gt=0, description="Seconds after which one process is ended.")
+    steps: Steps = Field(default=10, description="Timed steps in each process.")
+    repeats: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(
+        default=3, description="Processes for each point."
+    )
+    timeout_s: Number = Field(
+        default=900, gt=0, le=10_000_000, description="Seconds after which one process is ended."
+    )
 
 
 class Scenario(Strict):

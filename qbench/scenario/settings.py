@@ -154,6 +154,14 @@ def allowed(schema: Mapping[str, Any]) -> str:
     if "pattern" in schema:
         return f"text that matches {schema['pattern']}"
     words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
-    limits = {"minimum": "of at least", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
-    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema)
-    return f"{words[schema['type']]} {bounds}".rstrip()
+    kind = words[schema["type"]]
+    if "minimum" in schema and "maximum" in schema:
+        return f"{kind} from {schema['minimum']:,} to {schema['maximum']:,}"
+    limits = {
+        "minimum": "of at least",
+        "exclusiveMinimum": "above",
+        "exclusiveMaximum": "below",
+        "maximum": "at most",
+    }
+    bounds = " and ".join(f"{word} {schema[key]:,g}" for key, word in limits.items() if key in schema)
+    return f"{kind} {bounds}".rstrip()

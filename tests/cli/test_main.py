@@ -94,6 +94,17 @@ def test_a_reader_that_stops_reading_is_no_error():
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize("code", [1, 15, "the end"])
+def test_an_exit_from_within_keeps_its_code(code: int | str, monkeypatch: pytest.MonkeyPatch):
+    def ends(*arguments: Any, **flags: Any) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("qbench.scenario.load.shipped_scenarios", ends)
+    with pytest.raises(SystemExit) as caught:
+        main(["scenarios"])
+    assert caught.value.code == code
+
+
 def loaded_for(*arguments: str) -> set[str]:
     """Return the modules in a process that has run a command."""
     code = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_a_point_that_cannot_be_planned_does_not_hide_the_others(
     model: str, capsys: pytest.CaptureFixture[str]
 ):
     flags = ("--seq", "16", "--target-modules", "q_proj", "--target-modules", "nowhere", "--json")
-    assert main(["plan", model, *flags]) == 0
+    assert main(["plan", model, *flags]) == 2
     captured = capsys.readouterr()
     outcomes = [record["outcome"] for record in json.loads(captured.out)["records"]]
     assert outcomes == ["ok", "error"]
@@ -152,3 +153,94 @@ def test_a_scenario_brings_its_own_gpus(
     assert [fit["gpu"] for fit in record["detail"]["fits"]] == ["L4"]
     (record,) = planned(capsys, "s.yaml", "--device", "cpu")
     assert "fits" not in record["detail"]
+
+
+def test_a_snapshot_is_written_for_the_memory_visualizer(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "history.pickle"
+    (record,) = planned(capsys, model, "--seq", "16", "--snapshot", str(file))
+    (entries,) = pickle.loads(file.read_bytes())["device_traces"]
+    live = peak = 0
+    for entry in entries:
+        live += {"alloc": entry["size"], "free_completed": -entry["size"]}.get(entry["action"], 0)
+        peak = max(peak, live)
+    assert peak == record["metrics"]["peak_allocated_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--seq", "16", "--seq", "32", "--snapshot", "s.pickle"),
+            "--snapshot: 2 points given, allowed: one",
+        ),
+        (("--device", "cpu", "--snapshot", "s.pickle"), "leave out --device cpu"),
+        (("--device", "cpu", "--alloc-conf", "expandable_segments:True"), "leave out --device cpu"),
+        (("--snapshot", "nowhere/s.pickle"), "there is no folder"),
+        (("--alloc-conf", "expandable_segment:True"), "expandable_segments"),
+        (("--alloc-conf", "max_split_size_mb:4"), "allowed: 20 MiB or more"),
+    ],
+)
+def test_what_the_allocator_flags_do_not_allow(
+    model: str, flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["plan", model, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_settings_of_the_allocator_are_those_given_and_never_the_environments(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    point = (model, "--seq", "100", "--batch", "64")
+    (native,) = planned(capsys, *point)
+    (expandable,) = planned(capsys, *point, "--alloc-conf", "expandable_segments:True")
+    assert native["detail"]["allocator"]["expandable_segments"] is False
+    assert expandable["detail"]["allocator"]["expandable_segments"] is True
+    # Pages put together what segments of fixed sizes keep apart.
+    assert expandable["metrics"]["peak_reserved_bytes"] < native["metrics"]["peak_reserved_bytes"]
+    assert expandable["metrics"]["peak_allocated_bytes"] <= native["metrics"]["peak_allocated_bytes"]
+
+
+def test_a_threshold_for_garbage_does_nothing_without_a_memory_fraction(
+    model: str, capsys: pytest.CaptureFixture[str]
+):
+    (record,) = planned(capsys, model, "--seq", "16", "--alloc-conf", "garbage_collection_threshold:0.8")
+    assert [text for text in record["detail"]["caveats"] if "memory fraction" in text]
+
+
+def test_a_card_that_holds_the_step_only_by_releasing_its_cache(
+    model: str, capsys: pytest.CaptureFixture[str]
+):
+    (record,) = planned(capsys, model, "--seq", "200", "--batch", "8")
+    metrics, context = record["metrics"], record["detail"]["context_bytes"][-1]
+    assert metrics["peak_allocated_bytes"] < metrics["peak_reserved_bytes"] - 2**20
+    # One byte less than the step would reserve.
+    memory = f"{(metrics['peak_reserved_bytes'] + context - 1) / 2**20}MiB"
+    flags = ("--gpu-memory", memory, "--compute-capability", "8.0")
+    (record,) = planned(capsys, model, "--seq", "200", "--batch", "8", *flags)
+    (fit,) = record["detail"]["fits"]
+    assert fit["fits"]
+    assert fit["verdict"].startswith("ok after allocator retries")
+    assert fit["num_alloc_retries"] >= 1
+
+
+@pytest.mark.parametrize(("capability", "kernel"), [("8.9", "flash"), ("9.0", "cudnn"), ("7.5", "math")])
+def test_the_record_names_the_kernel_of_attention(
+    model: str, capability: str, kernel: str, capsys: pytest.CaptureFixture[str]
+):
+    card = ("--gpu-memory", "24GiB", "--compute-capability", capability)
+    (record,) = planned(capsys, model, "--seq", "16", *card)
+    assert record["detail"]["attention"] == [kernel]
+
+
+def test_flash_attention_2_is_planned_without_the_package(model: str, capsys: pytest.CaptureFixture[str]):
+    (record,) = planned(capsys, model, "--seq", "16", "--attn", "flash_attention_2")
+    assert record["detail"]["attention"] == ["flash_attention_2"]
+    assert [text for text in record["detail"]["caveats"] if text.startswith("flash_attention_2")]
+    card = ("--gpu-memory", "16GiB", "--compute-capability", "7.5")
+    assert main(["plan", model, "--seq", "16", "--attn", "flash_attention_2", *card]) == 2
+    assert "needs compute capability 8.0" in capsys.readouterr().err

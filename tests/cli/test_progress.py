@@ -33,13 +33,13 @@ def play() -> None:
     """Show a run of a plan that took 2 s and a measurement that runs out of memory."""
     with shown_progress("demo: 1 point") as watch:
         progress = Progress(total=3, kept=1, left=Counter({"plan": 1, "measurement": 1}))
+        progress.begin()
         watch(progress, PLAN, None)
-        progress.outcomes["ok"] += 1
-        progress.left["plan"] = 0
-        progress.seconds["measurement"].append(90.0)
+        progress.end("plan", "ok", 2.0)
+        progress.timed["measurement"], progress.seconds["measurement"] = 1, 90.0
+        progress.begin()
         watch(progress, MEASURE, None)
-        progress.outcomes["oom"] += 1
-        progress.left["measurement"] = 0
+        progress.end("measurement", "oom", 1.0)
         watch(progress, MEASURE, record("oom", "out of memory\nand more"))
 
 

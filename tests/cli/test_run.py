@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,25 @@ def test_explain_says_why_and_runs_nothing(
         f"{folder / 'run'}: 2 of 4 would run, 2 are finished",
     ]
     assert len(read_records(folder / "run")) == 4
+
+
+def test_explain_as_json_is_one_document(folder: Path, capsys: pytest.CaptureFixture[str]):
+    grown = folder / "grown.yaml"
+    grown.write_text((folder / "s.yaml").read_text().replace("[bf16, nf4-dq]", "[bf16, nf4-dq, fp32]"))
+    arguments = ["run", str(grown), "--device", "cpu", "--out", str(folder / "run"), "--explain", "--json"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    document = json.loads(captured.out)
+    assert (document["run"], document["finished"]) == (str(folder / "run"), 4)
+    told = [(row["kind"], row["repeat"], row["reason"]) for row in document["to_run"]]
+    assert told == [("plan", None, "new"), ("measurement", 0, "new")]
+
+
+def test_a_run_as_json_is_one_document(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run_again(folder, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"run": str(folder / "run"), "results": 4, "kept": 4, "outcomes": {}}
 
 
 def test_explain_of_a_folder_that_is_not_there_makes_none(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -31,6 +31,12 @@ def make_point(model: str = "meta-llama/Llama-2-7b-hf", precision: str = "bf16",
     return Point(model=model, precision=precision, lora=lora, train=train)
 
 
+def finding(name: str, verdict: str, value: Any = None, why: str = "because") -> dict[str, Any]:
+    """Return a finding as measurements store it; one that is not valid voids the speed."""
+    voids = ["step_time_s", "tokens_per_s"] if verdict == "invalid" else []
+    return {"name": name, "value": value, "verdict": verdict, "why": why, "voids": voids}
+
+
 def make_record(**changes: Any) -> Record:
     """Return a plan of Llama-2-7B that needs 14 GiB in bf16; `changes` are fields or the point's settings."""
     fields = {"kind", "outcome", "metrics", "detail", "environment", "created_at", "run_id"}

@@ -4,7 +4,7 @@ from qbench.compare.headline import accuracy_sentence, headline
 from qbench.compare.methods import pair_methods
 from qbench.compare.results import gather
 from qbench.units import GIB
-from tests.compare.hand_made import ENVIRONMENT, make_record
+from tests.compare.hand_made import ENVIRONMENT, finding, make_record
 
 
 def needs(gib: float, **changes):
@@ -46,6 +46,15 @@ def test_speed_is_given_where_known():
     lora = needs(14, metrics={"tokens_per_s": 1000})
     (sentence,) = sentences(lora, needs(6, precision="nf4", metrics={"tokens_per_s": 780}))
     assert "It trains at 0.78 times the speed." in sentence
+
+
+def test_a_speed_that_is_not_valid_makes_no_ratio_and_is_told():
+    fast = {"metrics": {"tokens_per_s": 1000}, "kind": "measurement"}
+    void = {"validity": [finding("allocator_retries", "invalid", 1)]}
+    (sentence,) = sentences(needs(14, **fast), needs(6, precision="nf4", detail=void, **fast))
+    assert "57 % less" in sentence
+    assert "times the speed" not in sentence
+    assert "Its speed was measured under conditions that do not count (see Validity)." in sentence
 
 
 def test_several_settings_give_the_middle_one_and_the_range():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from qbench.compare.results import gather, predictions, varying_settings
-from tests.compare.hand_made import ENVIRONMENT, make_point, make_record
+from tests.compare.hand_made import ENVIRONMENT, finding, make_point, make_record
 
 
 def measured(**changes):
@@ -91,3 +91,30 @@ def test_varying_settings_leave_out_model_and_precision():
     ]
     results = gather([make_record(point=point) for point in points])
     assert varying_settings(results) == ["r", "target_modules", "seq_len"]
+
+
+def test_a_speed_that_is_not_valid_is_no_value():
+    times = {"peak_allocated_bytes": 7, "step_time_s": [2.0]}
+    void = {"validity": [finding("allocator_retries", "invalid", 3), finding("git_dirty", "warn", True)]}
+    records = [
+        measured(detail={"repeat": 0, **void}, metrics=times),
+        measured(detail={"repeat": 1}, metrics=times | {"step_time_s": [5.0]}),
+    ]
+    (result,) = gather(records)
+    assert result.value("step_time_s") == 5.0
+    assert result.value("tokens_per_s") == 2048 / 5
+    assert result.value("peak_allocated_bytes") == 7
+    assert result.is_void("step_time_s")
+    assert not result.is_void("peak_allocated_bytes")
+    (alone,) = gather(records[:1])
+    assert alone.value("step_time_s") is None
+    assert alone.value("tokens_per_s") is None
+    assert alone.value("peak_allocated_bytes") == 7
+
+
+def test_a_warning_voids_nothing():
+    (result,) = gather(
+        [measured(detail={"validity": [finding("x", "warn")]}, metrics={"step_time_s": [2.0]})]
+    )
+    assert result.value("step_time_s") == 2.0
+    assert not result.is_void("step_time_s")

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from qbench.records.frame import records_frame, steps_frame
+from qbench.records.frame import records_frame
 from qbench.records.metrics import BREAKDOWN, SCALARS
 from qbench.records.record import Record
 from qbench.scenario.schema import LoraSettings, Point
@@ -63,16 +63,6 @@ def test_types_do_not_depend_on_what_is_known() -> None:
     assert (records_frame([PLANNED])[numbers].dtypes == types).all()
     assert (records_frame([])[numbers].dtypes == types).all()
     assert [str(types[name]) for name in ("r", "use_dora", "loss")] == ["Int64", "boolean", "float64"]
-
-
-def test_steps_are_one_row_each_and_plans_have_none() -> None:
-    frame = steps_frame([MEASURED, PLANNED, FAILED])
-    assert list(frame.columns) == ["point_id", "repeat", "step", "step_time_s", "loss"]
-    assert list(frame["step"]) == [1, 2, 3]
-    assert list(frame["step_time_s"]) == [0.3, 0.1, 0.2]
-    assert list(frame["loss"].isna()) == [False, True, True]
-    assert set(frame["point_id"]) == {MEASURED.point_id}
-    assert steps_frame([]).empty
 
 
 def test_ten_thousand_records_take_little_time() -> None:

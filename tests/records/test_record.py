@@ -20,6 +20,11 @@ RECORD = Record(
 )
 
 
+NESTED: Any = []
+for _ in range(20):
+    NESTED = [NESTED]
+
+
 def test_a_record_survives_its_dictionary() -> None:
     assert record_from_dict(RECORD.to_dict(), "here") == RECORD
 
@@ -47,7 +52,16 @@ def test_the_dictionary_has_the_keys_of_the_format_in_order() -> None:
         ({"schema_version": "1"}, "schema_version is '1'; this is not a qbench record"),
         ({"kind": "guess"}, "kind is 'guess'; allowed: plan, measurement"),
         ({"outcome": None}, "outcome is None; allowed: ok, oom, timeout, crashed, error"),
-        ({"metrics": [1]}, r"metrics is \[1\]; it must be a dict"),
+        ({"metrics": [1]}, r"metrics is \[1\]; it must be an object"),
+        ({"run_id": 3}, "run_id: Input should be a valid string"),
+        ({"run_id": "\ud800"}, "run_id: Value error, 'utf-8' codec can't encode character"),
+        ({"metrics": {"step_time_s": "slow"}}, "metrics.step_time_s: Input should be a valid number"),
+        ({"metrics": {"step_time_s": [1.0, "slow"]}}, r"metrics.step_time_s(\.1)?: Input should be a valid"),
+        ({"metrics": {"peak_allocated_bytes": 10**30}}, "metrics.peak_allocated_bytes: Input should be"),
+        ({"metrics": {"breakdown_bytes": {"weights": [1]}}}, "metrics.breakdown_bytes.weights: Input should"),
+        ({"detail": {"skipped": [{"module": "m"}]}}, "detail.skipped.0: Field required"),
+        ({"detail": {"later": NESTED}}, "detail nests more than 20 levels"),
+        ({"environment": {"versions": ["torch"]}}, "environment.versions: Input should be a valid dict"),
         ({"point": {"model": "m", "precision": "nf5"}}, "point.precision: Input should be 'fp32'"),
         ({"point": {}}, "point.model: Field required"),
         ({"point": 3}, "point: Input should be a valid dictionary"),

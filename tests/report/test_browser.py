@@ -121,3 +121,15 @@ def test_only_tables_scroll_sideways(tmp_path, page, width):
     document, console = open_page(tmp_path, f"{frame}{text}<script>{FRAME}</script>", width=1400)
     assert console == []
     assert f"<title>{width} {width}</title>" in document
+
+
+WIDTHS = """
+const first = document.querySelector(".scroll");
+document.title = "too wide by " + (first.scrollWidth - first.clientWidth);
+"""
+
+
+def test_the_comparison_needs_no_scrolling_on_a_laptop(tmp_path, page):
+    document, console = open_page(tmp_path, with_script(page, WIDTHS), width=1280)
+    assert console == []
+    assert "<title>too wide by 0</title>" in document

@@ -8,7 +8,7 @@ from qbench.compare.results import gather
 from qbench.records.metrics import BREAKDOWN
 from qbench.report import bars, curves
 from qbench.report.figures import charts
-from qbench.report.style import CATEGORY_COLOURS, PRECISION_COLOURS, safe
+from qbench.report.style import CATEGORY_COLOURS, PRECISION_COLOURS, Axis, byte_axis, safe
 from qbench.scenario.schema import PRECISIONS
 from qbench.units import GIB
 from tests.compare.hand_made import ENVIRONMENT, make_record
@@ -209,3 +209,16 @@ def test_figures_are_transparent(results):
         for figure in chart.figures:
             assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
             assert figure.layout.xaxis.title.text
+
+
+def test_a_small_model_is_drawn_in_its_own_unit():
+    small = [
+        make_record(precision=precision, metrics={"breakdown_bytes": {"weights": size, "adapters": 1 << 10}})
+        for precision, size in (("bf16", 3 << 20), ("nf4", 1 << 20))
+    ]
+    chart = bars.breakdown_at_peak(gather(small))
+    assert chart.figures[0].layout.xaxis.title.text == "MiB"
+    assert list(chart.figures[0].data[0].x) == [3.0, 1.0]
+    assert byte_axis([None, 5 << 30]).unit == "GiB"
+    assert byte_axis([900, None]) == Axis("KiB", 1024)
+    assert byte_axis([]).scaled(None) is None

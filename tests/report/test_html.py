@@ -10,7 +10,8 @@ from itertools import count, islice
 import pytest
 
 from qbench.report.html import render_html
-from tests.compare.hand_made import make_record
+from qbench.report.markdown import render_markdown
+from tests.compare.hand_made import finding, make_record
 from tests.report.sample_run import SPEED, measurement, plan, sample_run
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -160,3 +161,19 @@ def test_ten_thousand_records_stay_small_and_quick():
     assert time.process_time() - started < 5
     assert len(page) < 8_000_000
     assert "The first 400 of 2,500 rows are shown; all records are in report.csv." in page
+
+
+def test_validity_and_the_memory_of_the_card_are_shown_where_there_is_any(page):
+    assert "Validity: what was found" not in page
+    assert "Where the memory of the GPU went" not in page
+    detail = {
+        "validity": [finding("allocator_retries", "invalid", 2, "at the card's limit")],
+        "reconciliation_bytes": {"device_bytes": 3 << 30, "reserved_bytes": 2 << 30},
+    }
+    record = make_record(kind="measurement", detail=detail)
+    for text in (render_html([record], "void"), render_markdown([record], "void")):
+        assert "Validity: what was found against the measurements" in text
+        assert "limit" in text
+        assert "Where the memory of the GPU went" in text
+        assert "3.00 GiB" in text
+        assert "0 of 1 process passed every check. The speed of 1 process is not valid and left out." in text

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from qbench.records.record import Record
-from qbench.report.summary import WIDTH, plan_lines
+from qbench.report.summary import plan_lines
+from qbench.report.text_table import WIDTH
 from tests.compare.hand_made import make_point
 from tests.report import sample_run
 
@@ -100,7 +101,23 @@ def test_many_cards_become_one_column_with_the_smallest_that_holds():
     none = [(name, memory, -GIB) for name, memory, _ in cards]
     lines = plan_lines([with_fits(plan("bf16", 8), *cards), with_fits(plan("bf16", 16), *none)])
     rows = [line for line in lines if line.startswith("bf16")]
-    assert [row.split()[-1] for row in rows] == ["L4", "none"]
+    assert [row.split()[-1] for row in rows[:2]] == ["L4", "none"]
+    header = lines[lines.index("GiB left on each GPU:") + 1]
+    assert header.split() == ["precision", "r", "A100", "T4", "L4"]
+    assert rows[2].split()[2:] == ["60.00", "left", "5.00", "short", "2.00", "left"]
+    assert len(rows) == 4
+
+
+def test_more_cards_than_a_terminal_is_wide_go_on_in_another_table():
+    cards = [(f"a card with a long name, number {number}", 24 * GIB, GIB) for number in range(9)]
+    lines = plan_lines([with_fits(plan("bf16", r), *cards) for r in (8, 16)])
+    assert max(map(len, lines)) <= WIDTH
+    assert sum("number" in line for line in lines) > 2
+    assert all(any(name in line for line in lines) for name, _, _ in cards)
+
+
+def test_the_recipe_is_named_though_it_is_the_default():
+    assert "checkpointing, recipe peft; planned for cuda" in plan_lines([plan("bf16", 8)])[0]
 
 
 def test_a_plan_that_failed_has_a_row_that_says_so():

@@ -6,7 +6,7 @@ from qbench.compare.methods import near_pairs, pair_methods
 from qbench.compare.results import gather
 from qbench.report import tables
 from qbench.units import GIB
-from tests.compare.hand_made import ENVIRONMENT, make_record
+from tests.compare.hand_made import ENVIRONMENT, finding, make_record
 from tests.report.rows import texts
 
 
@@ -45,7 +45,6 @@ def test_comparison():
     assert texts(table) == [
         {
             "Candidate": "QLoRA nf4",
-            "Baseline": "LoRA bf16",
             "Basis": "planned for cuda",
             "Peak, baseline": "10.00 GiB",
             "Peak, candidate": "4.00 GiB",
@@ -159,3 +158,17 @@ def test_a_long_table_says_what_it_leaves_out():
     assert len(table.first(5).rows) == 5
     assert "The first 5 of 20 rows are shown" in table.first(5).notes[-1]
     assert table.first(20) is table
+
+
+def test_a_point_whose_speed_is_not_valid_is_marked():
+    metrics = {"peak_allocated_bytes": GIB, "step_time_s": [2.0]}
+    void = {"validity": [finding("allocator_retries", "invalid", 1)]}
+    records = [
+        make_record(kind="measurement", r=8, metrics=metrics, detail=void),
+        make_record(kind="measurement", r=16, metrics=metrics),
+    ]
+    void_row, valid_row = texts(tables.points_table(gather(records)))
+    assert void_row["Not valid"] == "Step time, Throughput"
+    assert (void_row["Step time, measured"], valid_row["Step time, measured"]) == ("n/a", "2 s")
+    assert valid_row["Not valid"] == "n/a"
+    assert "Not valid" not in texts(tables.points_table(gather(records[1:])))[0]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qbench.errors import ScenarioError
-from qbench.scenario.expand import count_points, expand, point_from
+from qbench.scenario.expand import expand, point_from
 from qbench.scenario.schema import Point, Scenario
 
 
@@ -105,7 +105,6 @@ def test_a_change_to_an_absent_adapter_brings_it_back_with_its_defaults() -> Non
 
 def test_the_limit_is_checked_before_anything_is_built() -> None:
     many = scenario(matrix={"r": list(range(1, 1001)), "seq_len": list(range(1, 1001))}, include=[{"r": 1}])
-    assert count_points(many) == 1_000_001
     start = time.process_time()
     with pytest.raises(ScenarioError, match="matrix: 1,000,001 points are more than the limit of 10,000"):
         expand(many)

@@ -1,0 +1,52 @@
+"""`qbench baseline accept`: take a run's results as what later runs are held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qbench.cli.console import print_json, print_text
+from qbench.errors import QbenchError
+
+baseline_app = typer.Typer(
+    name="baseline", help="Baselines that `qbench check` holds runs against.", rich_markup_mode=None
+)
+
+
+@baseline_app.callback()
+def _root() -> None:
+    """Keep `accept` a command of its own, although it is the only one."""
+
+
+@baseline_app.command("accept")
+def accept_command(
+    run: Annotated[Path, typer.Argument(help="Run folder, .jsonl file, or JSON of `qbench plan --json`.")],
+    to: Annotated[Path, typer.Option(help="Baseline file (.jsonl); made where there is none.")],
+    reason: Annotated[str, typer.Option(help="Why the numbers may change; stored with them.")],
+    prune: Annotated[bool, typer.Option("--prune", help="Remove points that the run does not have.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Take a run's results into a baseline file; points that did not change keep their lines."""
+    from qbench.compare.baselines import accept
+    from qbench.records.document import read_any
+    from qbench.records.store import read_records, write_records
+
+    if not reason.strip():
+        raise QbenchError("--reason: given nothing; say in a sentence why the numbers may change")
+    if to.suffix != ".jsonl":
+        raise QbenchError(f"--to: given {to}; a baseline is a .jsonl file, such as baselines/a100.jsonl")
+    before = read_records(to) if to.exists() else []
+    done = accept(before, read_any(run), reason.strip(), prune=prune)
+    write_records(to, done.records)
+    changes = {"replaced": done.replaced, "added": done.added, "removed": done.removed}
+    if as_json:
+        print_json({"file": str(to), **{word: list(points) for word, points in changes.items()}})
+        return 0
+    for word, points in changes.items():
+        for point in points:
+            print_text(f"{word:<9} {point}")
+    counts = ", ".join(f"{len(points)} {word}" for word, points in changes.items())
+    print_text(f"{to}: {counts}, {done.kept} kept")
+    return 0

@@ -1,0 +1,112 @@
+"""How much slower one set of processes is than another, as an interval, and what the interval could miss.
+
+One value a process. Logarithms are compared, since noise of a machine is a share of the time; both sides
+share one variance, since it is the machine's. So one process against several can be judged too.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.99
+"""Of the interval: one comparison in a hundred of equal code lies outside."""
+
+POWER = 0.95
+"""Chance with which the smallest visible change would be seen."""
+
+MOST_PROCESSES = 100
+"""A side; nobody waits for more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRatio:
+    """Run over baseline: the natural logarithm of the ratio, its interval, and the noise behind it."""
+
+    estimate: float
+    low: float
+    high: float
+    error: float
+    """Standard error of the estimate."""
+    deviation: float
+    """Standard deviation of one process, pooled over both sides."""
+    freedom: int
+    """Degrees of freedom of the deviation."""
+
+    def smallest_visible(self, min_effect: float) -> float:
+        """Return the smallest change, as a share, that would have been told with a chance of POWER."""
+        return _visible(self.error, self.freedom, min_effect)
+
+
+def log_ratio(baseline: Sequence[float], run: Sequence[float]) -> LogRatio | None:
+    """Return run over baseline with an interval of CONFIDENCE.
+
+    None with one process a side, which says nothing of the noise, or when a value is not above zero.
+    """
+    freedom = len(baseline) + len(run) - 2
+    if not baseline or not run or freedom < 1 or min(*baseline, *run) <= 0:
+        return None
+    before, now = [math.log(value) for value in baseline], [math.log(value) for value in run]
+    means = statistics.fmean(before), statistics.fmean(now)
+    squares = sum((value - means[0]) ** 2 for value in before) + sum((value - means[1]) ** 2 for value in now)
+    deviation = math.sqrt(squares / freedom)
+    error = deviation * math.sqrt(1 / len(before) + 1 / len(now))
+    estimate, reach = means[1] - means[0], t_quantile((1 + CONFIDENCE) / 2, freedom) * error
+    return LogRatio(
+        estimate=estimate,
+        low=estimate - reach,
+        high=estimate + reach,
+        error=error,
+        deviation=deviation,
+        freedom=freedom,
+    )
+
+
+def processes_needed(deviation: float, effect: float, min_effect: float) -> int | None:
+    """Return how many processes a side would show a change of `effect` (a share), None when too many.
+
+    `deviation` is that of the logarithm of one process.
+    """
+    counts = range(2, MOST_PROCESSES + 1)
+    index = bisect.bisect_left(
+        counts,
+        -effect,
+        key=lambda count: -_visible(deviation * math.sqrt(2 / count), 2 * count - 2, min_effect),
+    )
+    return counts[index] if index < len(counts) else None
+
+
+def _visible(error: float, freedom: int, min_effect: float) -> float:
+    threshold = max(t_quantile((1 + CONFIDENCE) / 2, freedom) * error, math.log1p(min_effect))
+    exponent = threshold + t_quantile(POWER, freedom) * error
+    return math.expm1(exponent) if exponent < 700 else math.inf
+
+
+@functools.cache
+def t_quantile(probability: float, freedom: int) -> float:
+    """Return the quantile of Student's t distribution for a probability above one half."""
+    low, high = 0.0, 1.0
+    while _t_probability(high, freedom) < probability:
+        high *= 2
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_probability(middle, freedom) < probability else (low, middle)
+    return high
+
+
+def _t_probability(t: float, freedom: int) -> float:
+    """Return P(T <= t) for t >= 0: Abramowitz and Stegun, 26.7.3 and 26.7.4, exact for whole degrees."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for step in range(2 + odd, freedom - 1, 2):
+        term *= (step - 1) / step * cosine**2
+        total += term
+    central = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 + central) / 2

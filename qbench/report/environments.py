@@ -1,0 +1,229 @@
+"""What two software environments gave for the same points, as tables and as plain JSON values."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from qbench.compare.environments import (
+    INTERVAL_METHOD,
+    MIN_PAIRS,
+    ExactChange,
+    PackageChange,
+    PointChange,
+    TimeChange,
+    unit_of,
+)
+from qbench.compare.headline import describe
+from qbench.compare.methods import plain_text
+from qbench.compare.results import gather
+from qbench.report.tables import TITLES, Column, Table, Value
+from qbench.scenario.schema import Point
+from qbench.scenario.settings import point_settings
+from qbench.units import format_count, format_value
+
+_FEW_PAIRS = 5
+_DESCRIBED = (
+    "model",
+    "precision",
+    "r",
+    "per_device_train_batch_size",
+    "seq_len",
+    "gradient_checkpointing",
+)
+
+Row = tuple[Value, ...]
+
+
+def packages_table(changes: Sequence[PackageChange]) -> Table:
+    """Return one row for each package that differs."""
+    rows = tuple(
+        (change.name, change.a or "not installed", change.b or "not installed") for change in changes
+    )
+    return Table(columns=(Column("Package"), Column("A"), Column("B")), rows=rows)
+
+
+def point_title(change: PointChange) -> str:
+    """Return the settings of a point that matter most, and others that are no defaults."""
+    (result,) = gather([(change.a or change.b)[0]])
+    settings, defaults = point_settings(change.point), point_settings(Point(model=change.point.model))
+    others = [
+        f"{name} {plain_text(value)}"
+        for name, value in settings.items()
+        if value != defaults[name] and name not in _DESCRIBED and change.point.lora is not None
+    ]
+    return ", ".join([describe(result), *others])
+
+
+def point_table(change: PointChange) -> Table:
+    """Return one row for each metric: its value in A and in B, and B against A; endings where one failed."""
+    rows = [row for exact in change.exact for row in _exact_rows(exact, change)]
+    notes = [
+        f"{_title(exact.metric)} is not the same in all processes of one environment; medians are shown."
+        for exact in change.exact
+        if not exact.steady
+    ]
+    if change.time is not None:
+        rows.append(("Step time", *_time_cells(change.time)))
+    if not change.completed or {record.outcome for record in change.a + change.b} != {"ok"}:
+        rows.append(("Outcome", _endings(change.a), _endings(change.b), ""))
+    columns = (Column(""), Column("A"), Column("B"), Column("B against A"))
+    return Table(columns=columns, rows=tuple(rows), notes=tuple(notes))
+
+
+def _exact_rows(exact: ExactChange, change: PointChange) -> list[Row]:
+    unit = unit_of(exact.metric)
+    rows: list[Row] = [
+        (
+            _title(exact.metric),
+            format_value(statistics.median(exact.a), unit),
+            format_value(statistics.median(exact.b), unit),
+            difference_text(exact),
+        )
+    ]
+    if exact.metric == "peak_allocated_bytes" and not exact.equal:
+        rows += [
+            (f"  {category}", "", "", f"{difference:+,} B")
+            for category, difference in change.breakdown.items()
+        ]
+    return rows
+
+
+def _title(metric: str) -> str:
+    return {"total_params": "Parameters"}.get(metric) or TITLES.get(metric, metric)
+
+
+def difference_text(exact: ExactChange) -> str:
+    """Return 'equal', or the difference to the byte with its share of A."""
+    if exact.equal:
+        return "equal"
+    unit = " B" if unit_of(exact.metric) == "bytes" else ""
+    share = "" if exact.percent is None else f" ({exact.percent:+.3g} %)"
+    sign = "+" if exact.difference >= 0 else "-"
+    return f"{sign}{format_count(abs(exact.difference))}{unit}{share}"
+
+
+def _time_cells(time: TimeChange) -> Row:
+    return (
+        format_value(statistics.median(time.a), "s"),
+        format_value(statistics.median(time.b), "s"),
+        time_text(time),
+    )
+
+
+def time_text(time: TimeChange) -> str:
+    """Return the ratio of step times with its interval and the number of pairs of processes behind it."""
+    pairs = min(len(time.a), len(time.b))
+    if time.interval is None:
+        return (
+            f"x {time.ratio:.3f} (no interval from {pairs} {'pair' if pairs == 1 else 'pairs'} of processes)"
+        )
+    low, high = time.interval
+    return f"x {time.ratio:.3f} [{low:.3g}, {high:.3g}], {pairs} pairs of processes"
+
+
+def _endings(records: Sequence[Any]) -> str:
+    return ", ".join(dict.fromkeys(record.outcome for record in records)) or "not run"
+
+
+def summary_lines(changes: Sequence[PointChange]) -> list[str]:
+    """Return the answer in one sentence each: memory, parameters, speed, and points that failed."""
+    done = [change for change in changes if change.completed]
+    lines = [
+        _exact_sentence("Memory", "bytes", done),
+        _exact_sentence("Parameter counts", "count", done),
+        _speed_sentence(done),
+    ]
+    failed = len(changes) - len(done)
+    if failed:
+        lines.append(
+            f"{failed} of {len(changes)} points cannot be compared: no number from one side or both."
+        )
+    return [line for line in lines if line]
+
+
+def _exact_sentence(what: str, unit: str, changes: Sequence[PointChange]) -> str:
+    differing = [
+        (exact, change)
+        for change in changes
+        for exact in change.exact
+        if unit_of(exact.metric) == unit and not exact.equal
+    ]
+    points = {change.point for _, change in differing}
+    if not changes:
+        return ""
+    if not points:
+        return f"{what}: equal in {_all(len(changes))}."
+    largest, where = max(differing, key=lambda pair: abs(pair[0].percent or 0))
+    return (
+        f"{what}: different in {len(points)} of {len(changes)} points. The largest difference is "
+        f"{difference_text(largest)} of {_title(largest.metric).lower()}: {point_title(where)}."
+    )
+
+
+def _all(count: int) -> str:
+    return "the one point" if count == 1 else f"all {count} points"
+
+
+def _speed_sentence(changes: Sequence[PointChange]) -> str:
+    times = [change.time for change in changes if change.time is not None]
+    known = [time for time in times if time.resolved is not None]
+    if not times:
+        return ""
+    if not known:
+        return (
+            f"Step time: {MIN_PAIRS} pairs of processes or more tell a difference from chance; use --repeats."
+        )
+    slower = sum(1 for time in known if time.resolved and time.ratio > 1)
+    faster = sum(1 for time in known if time.resolved and time.ratio < 1)
+    few = (
+        f" {_fewest(known)} pairs of processes are few; --repeats gives more."
+        if _fewest(known) < _FEW_PAIRS
+        else ""
+    )
+    return (
+        f"Step time: B is slower in {slower}, faster in {faster} of {len(known)} points; in "
+        f"{len(known) - slower - faster} the interval holds no change.{few} "
+        f"The ratio is the {INTERVAL_METHOD}."
+    )
+
+
+def _fewest(times: Sequence[TimeChange]) -> int:
+    return min(min(len(time.a), len(time.b)) for time in times)
+
+
+def as_json(changes: Sequence[PointChange]) -> list[dict[str, Any]]:
+    """Return each point as plain JSON values: raw values of each process, differences, ratio and interval."""
+    return [
+        {
+            "point_id": change.point.point_id,
+            "point": change.point.model_dump(mode="json"),
+            "outcomes": {
+                "a": [record.outcome for record in change.a],
+                "b": [record.outcome for record in change.b],
+            },
+            "metrics": {exact.metric: _exact_json(exact) for exact in change.exact},
+            "breakdown_difference_bytes": change.breakdown,
+            "step_time_s": None if change.time is None else _time_json(change.time),
+        }
+        for change in changes
+    ]
+
+
+def _exact_json(exact: ExactChange) -> dict[str, Any]:
+    return {
+        "unit": unit_of(exact.metric),
+        "a": list(exact.a),
+        "b": list(exact.b),
+        "equal": exact.equal,
+        "difference": exact.difference,
+        "percent": exact.percent,
+    }
+
+
+def _time_json(time: TimeChange) -> dict[str, Any]:
+    interval = None if time.interval is None else list(time.interval)
+    method = None if time.interval is None else INTERVAL_METHOD
+    ratio = {"ratio": time.ratio, "interval": interval, "method": method}
+    return {"a": list(time.a), "b": list(time.b), **ratio}

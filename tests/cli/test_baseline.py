@@ -1,0 +1,63 @@
+"""`qbench baseline accept` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qbench.cli.main import main
+from qbench.records.store import encoded
+from tests.compare.hand_made import make_record
+
+GIB = 1 << 30
+
+
+def run(path: Path, *peaks: int) -> str:
+    records = [
+        make_record(r=8 * n, metrics={"peak_allocated_bytes": peak}) for n, peak in enumerate(peaks, 1)
+    ]
+    path.write_bytes(b"".join(map(encoded, records)))
+    return str(path)
+
+
+def test_accept_then_check_then_accept_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "baselines" / "plans.jsonl"
+    first, later = run(tmp_path / "a.jsonl", GIB, 2 * GIB), run(tmp_path / "b.jsonl", GIB, 3 * GIB)
+    assert main(["baseline", "accept", first, "--to", str(file), "--reason", "first"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{file}: 0 replaced, 2 added, 0 removed, 0 kept"
+    assert main(["check", later, "--baseline", str(file)]) == 1
+    before = file.read_text().splitlines()
+    capsys.readouterr()
+    assert main(["baseline", "accept", later, "--to", str(file), "--reason", "larger batch", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["replaced"] == ["Llama-2-7b-hf bf16 r=16 b=1 s=2048 (plan)"]
+    assert len(set(before) & set(file.read_text().splitlines())) == 1
+    assert main(["check", later, "--baseline", str(file)]) == 0
+    assert [path.name for path in file.parent.iterdir()] == ["plans.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--to", "b.jsonl", "--reason", " "], "--reason: given nothing"),
+        (["--to", "b.txt", "--reason", "why"], "a baseline is a .jsonl file"),
+        (["--to", "/proc/no/b.jsonl", "--reason", "why"], "cannot be written"),
+        (["--to", "b.jsonl"], "Missing option '--reason'"),
+    ],
+)
+def test_bad_options(tmp_path: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["baseline", "accept", run(tmp_path / "a.jsonl", GIB), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_damaged_baseline_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "b.jsonl"
+    file.write_text("hello\n")
+    assert (
+        main(["baseline", "accept", run(tmp_path / "a.jsonl", GIB), "--to", str(file), "--reason", "x"]) == 2
+    )
+    assert "b.jsonl:1: not JSON" in capsys.readouterr().err
+    assert file.read_text() == "hello\n"

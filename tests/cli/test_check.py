@@ -1,0 +1,158 @@
+"""`qbench check` from the command line: exit codes, its JSON, the Markdown summary, and bad input."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qbench.cli.main import main
+from qbench.records.record import Record
+from qbench.records.store import encoded
+from tests.compare.hand_made import ENVIRONMENT, make_record
+from tests.compare.test_regressions import STEADY, processes
+
+GIB = 1 << 30
+
+
+def written(path: Path, records: list[Record]) -> str:
+    path.write_bytes(b"".join(map(encoded, records)))
+    return str(path)
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> str:
+    return written(tmp_path / "before.jsonl", processes(*STEADY))
+
+
+def test_nothing_changed(baseline: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", baseline, "--baseline", baseline]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, seen = captured.out.splitlines()
+    assert first.startswith("No regression: 10 values of 1 point: 10 same.")
+    assert seen.startswith("The smallest change of step time that would have been seen is ")
+
+
+def test_a_regression_fails_and_is_told(tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]):
+    run = written(tmp_path / "now.jsonl", processes(1.2, 1.2, 1.21, peak=8 * GIB))
+    assert main(["check", run, "--baseline", baseline]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Llama-2-7b-hf bf16 r=16 b=1 s=2048, measured on cuda"
+    assert [line.split()[:2] for line in lines if line.startswith("  worse")] == [
+        ["worse", "peak_allocated_bytes"],
+        ["worse", "step_time_s"],
+        ["worse", "tokens_per_s"],
+        ["worse", "breakdown_bytes.weights"],
+    ]
+
+
+def test_json_is_one_document_with_every_finding(
+    tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]
+):
+    run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
+    assert main(["check", run, "--baseline", baseline, "--json"]) == 1
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert captured.err == ""
+    assert document["exit_code"] == 1
+    assert document["verdicts"]["worse"] == 2
+    (peak,) = [found for found in document["findings"] if found["metric"] == "peak_allocated_bytes"]
+    assert (peak["baseline"], peak["run"], peak["verdict"]) == (7 * GIB, 8 * GIB, "worse")
+    assert peak["change"] == pytest.approx(1 / 7)
+
+
+def test_what_is_ambiguous_fails_only_when_strict(tmp_path: Path, baseline: str):
+    run = written(tmp_path / "now.jsonl", processes(1.0, 1.3, 0.8))
+    assert main(["check", run, "--baseline", baseline]) == 0
+    assert main(["check", run, "--baseline", baseline, "--strict"]) == 1
+
+
+def test_another_machine_is_not_comparable(tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]):
+    other = processes(*STEADY, environment=ENVIRONMENT | {"device_name": "NVIDIA L4"})
+    assert main(["check", written(tmp_path / "now.jsonl", other), "--baseline", baseline]) == 2
+    out = capsys.readouterr().out
+    assert "machine: NVIDIA A100-SXM4-80GB against NVIDIA L4" in out
+    assert "Not comparable: " in out
+
+
+def test_a_plan_that_was_printed_is_a_run(tmp_path: Path):
+    before, now = (tmp_path / f"{name}.json" for name in ("before", "now"))
+    record = make_record()
+    before.write_text(json.dumps({"records": [record.to_dict()]}))
+    grown = replace(record, metrics=record.metrics | {"peak_allocated_bytes": 15 * GIB})
+    now.write_text(json.dumps({"records": [grown.to_dict()]}))
+    against = ["--baseline", str(before)]
+    assert main(["check", str(before), *against]) == 0
+    assert main(["check", str(now), *against]) == 1
+    assert main(["check", str(now), *against, "--tolerance", "peak_allocated_bytes=8%"]) == 0
+    assert main(["check", str(now), *against, "--tolerance", "peak_allocated_bytes=1GiB"]) == 0
+
+
+def test_a_summary_is_appended_as_markdown(tmp_path: Path, baseline: str):
+    run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
+    file = tmp_path / "summary.md"
+    file.write_text("before\n")
+    assert main(["check", run, "--baseline", baseline, "--summary", str(file)]) == 1
+    text = file.read_text()
+    assert text.startswith("before\n### qbench check: Failed\n")
+    assert "| worse | peak\\_allocated\\_bytes |" in text or "| worse | peak_allocated_bytes |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tolerance", "peak_allocatd=1%"], ["'peak_allocatd'", "did you mean peak_allocated_bytes?"]),
+        (["--tolerance", "peak_at=1%"], ["'peak_at' is no metric"]),
+        (["--tolerance", "step_time_s=1MiB"], ["step_time_s", "'1MiB'", "as 1%"]),
+        (["--tolerance", "step_time_s"], ["given ''"]),
+        (["--tolerance", "static_bytes=-1%"], ["given '-1%'"]),
+        (["--tolerance", "static_bytes=nan%"], ["given 'nan%'"]),
+        (["--summary", "/proc/no/summary.md"], ["--summary", "cannot be written"]),
+    ],
+)
+def test_bad_options(
+    baseline: str, arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["check", baseline, "--baseline", baseline, *arguments]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert captured.out == ""
+    assert all(word in line for word in words), line
+
+
+def changed(line: bytes, **values: Any) -> bytes:
+    return json.dumps(json.loads(line) | values).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no records"),
+        (changed(encoded(make_record()), schema_version=0), "schema_version 0 cannot be read; 1 to 1 can"),
+        (changed(encoded(make_record()), schema_version=9), "update qbench"),
+        (b"hello\n", "not JSON"),
+        (encoded(make_record(r=99)), "no point in common"),
+    ],
+)
+def test_a_bad_baseline(
+    tmp_path: Path, baseline: str, content: bytes, words: str, capsys: pytest.CaptureFixture[str]
+):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(content)
+    assert main(["check", baseline, "--baseline", str(bad)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_ten_thousand_records_take_little_time(tmp_path: Path):
+    records = [record for r in range(1, 2501) for record in [make_record(r=r), *processes(*STEADY, r=r)]]
+    file = written(tmp_path / "many.jsonl", records)
+    assert len(records) == 10_000
+    start = time.process_time()
+    assert main(["check", file, "--baseline", file]) == 0
+    assert time.process_time() - start < 6  # 10,000 records on either side

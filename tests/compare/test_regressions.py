@@ -1,0 +1,306 @@
+"""The gate: every case that a baseline can be in, with its verdict and its exit code."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qbench.compare.judgements import NEAR, Tolerance
+from qbench.compare.regressions import Check, Finding, check
+from qbench.errors import NotComparableError
+from qbench.records.record import Record
+from tests.compare.hand_made import ENVIRONMENT, make_point, make_record
+
+GIB, MIB = 1 << 30, 1 << 20
+DETAIL: dict[str, Any] = {
+    "model": {"quantized_modules": 224, "dtypes": {"norms": "float32"}},
+    "static_breakdown_bytes": {"adapters": 79 * MIB},
+    "protocol": {"warmup_steps": 2, "steps": 10},
+}
+
+
+def processes(*times: float, peak: int | tuple[int, ...] = 7 * GIB, **changes: Any) -> list[Record]:
+    """Return one measurement for each time (of each of its two steps), with the given peaks."""
+    peaks = (peak,) * len(times) if isinstance(peak, int) else peak
+    metrics = changes.pop("metrics", {})
+    detail = DETAIL | changes.pop("detail", {})
+    return [
+        make_record(
+            kind="measurement",
+            metrics={
+                "step_time_s": [time, time],
+                "peak_allocated_bytes": size,
+                "trainable_params": 39_976_960,
+                "breakdown_bytes": {"weights": size - GIB, "activations": GIB},
+                **metrics,
+            },
+            detail={**detail, "repeat": repeat},
+            **changes,
+        )
+        for repeat, (time, size) in enumerate(zip(times, peaks, strict=True))
+    ]
+
+
+STEADY = (1.0, 1.001, 0.999)
+
+
+def verdict_of(found: Check, metric: str) -> Finding:
+    (finding,) = [finding for finding in found.findings if finding.metric == metric]
+    return finding
+
+
+CASES: dict[str, tuple[list[Record], list[Record], str, str, int]] = {
+    # name: baseline, run, metric, verdict, exit code
+    "deterministic memory without variance": (
+        processes(*STEADY), processes(*STEADY), "peak_allocated_bytes", "same", 0,
+    ),
+    "memory 2 % up": (
+        processes(*STEADY), processes(*STEADY, peak=int(7.14 * GIB)), "peak_allocated_bytes", "worse", 1,
+    ),
+    "memory 2 % down": (
+        processes(*STEADY), processes(*STEADY, peak=int(6.86 * GIB)), "peak_allocated_bytes", "better", 0,
+    ),
+    "memory within a share of it": (
+        processes(*STEADY), processes(*STEADY, peak=int(7.06 * GIB)), "peak_allocated_bytes", "same", 0,
+    ),
+    "memory of a small model within a MiB": (
+        processes(*STEADY, peak=20 * MIB, metrics={"breakdown_bytes": None}),
+        processes(*STEADY, peak=21 * MIB, metrics={"breakdown_bytes": None}),
+        "peak_allocated_bytes", "same", 0,
+    ),
+    "processes that disagree about memory": (
+        processes(*STEADY, metrics={"breakdown_bytes": None}),
+        processes(*STEADY, peak=(7 * GIB, 7 * GIB, 8 * GIB), metrics={"breakdown_bytes": None}),
+        "peak_allocated_bytes", "ambiguous", 0,
+    ),
+    "a category that grew by more than 1 % of the peak": (
+        processes(*STEADY),
+        processes(*STEADY, metrics={"breakdown_bytes": {"weights": 5.9 * GIB, "activations": 1.1 * GIB}}),
+        "breakdown_bytes.activations", "worse", 1,
+    ),
+    "a category that grew by less": (
+        processes(*STEADY),
+        processes(*STEADY, metrics={"breakdown_bytes": {"weights": 6 * GIB, "activations": 1.06 * GIB}}),
+        "breakdown_bytes.activations", "same", 0,
+    ),
+    "unequal counts of processes": (processes(*STEADY), processes(1.0, 1.0), "step_time_s", "same", 0),
+    "unequal counts, slower": (processes(*STEADY), processes(1.1, 1.1), "step_time_s", "worse", 1),
+    "one process a side": (processes(1.0), processes(1.3), "step_time_s", "ambiguous", 0),
+    "one process against three": (processes(*STEADY), processes(1.3), "step_time_s", "worse", 1),
+    "faster": (processes(*STEADY), processes(0.8, 0.8, 0.81), "step_time_s", "better", 0),
+    "fewer tokens a second": (processes(*STEADY), processes(1.2, 1.2, 1.21), "tokens_per_s", "worse", 1),
+    "times without any variance": (processes(1.0, 1.0), processes(1.0, 1.0), "step_time_s", "same", 0),
+    "slower by less than the minimum effect": (
+        processes(*STEADY), processes(1.01, 1.011, 1.009), "step_time_s", "same", 0,
+    ),
+    "noise that hides the answer": (
+        processes(1.0, 1.2, 0.8), processes(1.1, 0.8, 1.3), "step_time_s", "ambiguous", 0,
+    ),
+    "not a number": (
+        processes(*STEADY), processes(*STEADY, metrics={"step_time_s": [math.nan]}),
+        "step_time_s", "missing", 1,
+    ),
+    "not a number on the disk": (
+        processes(*STEADY), processes(*STEADY, metrics={"step_time_s": [None]}), "step_time_s", "missing", 1,
+    ),
+    "a metric that the run lacks": (
+        processes(*STEADY, metrics={"static_bytes": 5 * GIB}), processes(*STEADY),
+        "static_bytes", "missing", 1,
+    ),
+    "a metric that the baseline lacks": (
+        processes(*STEADY), processes(*STEADY, metrics={"static_bytes": 5 * GIB}), "static_bytes", "new", 0,
+    ),
+    "one parameter more": (
+        processes(*STEADY), processes(*STEADY, metrics={"trainable_params": 39_976_961}),
+        "trainable_params", "changed", 1,
+    ),
+    "fewer quantized modules": (
+        processes(*STEADY), processes(*STEADY, detail={"model": {"quantized_modules": 223}}),
+        "quantized_modules", "changed", 1,
+    ),
+    "another dtype": (
+        processes(*STEADY),
+        processes(*STEADY, detail={"model": {"quantized_modules": 224, "dtypes": {"norms": "bfloat16"}}}),
+        "dtypes", "changed", 1,
+    ),
+    "larger adapters": (
+        processes(*STEADY), processes(*STEADY, detail={"static_breakdown_bytes": {"adapters": 80 * MIB}}),
+        "adapter_bytes", "changed", 1,
+    ),
+    "reserved memory is shown only": (
+        processes(*STEADY, metrics={"peak_reserved_bytes": 8 * GIB}),
+        processes(*STEADY, metrics={"peak_reserved_bytes": 10 * GIB}),
+        "peak_reserved_bytes", "worse", 0,
+    ),
+    "a measured speed that is not valid": (
+        processes(*STEADY),
+        processes(*STEADY, detail={"validity": [{"voids": ["step_time_s", "tokens_per_s"]}]}),
+        "step_time_s", "ambiguous", 0,
+    ),
+    "out of memory": (
+        processes(*STEADY), [make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL)],
+        "outcome", "worse", 1,
+    ),
+    "no longer out of memory": (
+        [make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL)], processes(*STEADY),
+        "outcome", "better", 0,
+    ),
+    "out of memory before and now": (
+        [make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL)] * 2,
+        [make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL)] * 2,
+        "outcome", "same", 0,
+    ),
+    "another GPU": (
+        processes(*STEADY), processes(*STEADY, environment=ENVIRONMENT | {"device_name": "NVIDIA L4"}),
+        "point", "not comparable", 2,
+    ),
+    "another device": (
+        processes(*STEADY), processes(*STEADY, environment=ENVIRONMENT | {"device": "cpu"}),
+        "point", "not comparable", 2,
+    ),
+    "other steps": (
+        processes(*STEADY), processes(*STEADY, detail={"protocol": {"warmup_steps": 0, "steps": 10}}),
+        "point", "not comparable", 2,
+    ),
+    "another model behind the same name": (
+        processes(*STEADY, environment=ENVIRONMENT | {"inputs": {"config.json": "aaa"}}),
+        processes(*STEADY, environment=ENVIRONMENT | {"inputs": {"config.json": "bbb"}}),
+        "point", "not comparable", 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdict_and_exit_code(name: str) -> None:
+    baseline, run, metric, verdict, code = CASES[name]
+    found = check(baseline, run)
+    assert verdict_of(found, metric).verdict == verdict
+    assert found.exit_code() == code
+    assert found.exit_code(strict=True) == (1 if verdict == "ambiguous" else code)
+
+
+@pytest.mark.parametrize("sides", [([], processes(1.0)), (processes(1.0), [])])
+def test_an_empty_side_is_not_comparable(sides: tuple[list[Record], list[Record]]) -> None:
+    with pytest.raises(NotComparableError, match="holds no records"):
+        check(*sides)
+
+
+def test_another_scenario_is_not_comparable() -> None:
+    with pytest.raises(NotComparableError, match=r"no point in common \(1 and 2 points\)"):
+        check([make_record(r=8), make_record(r=32)], [make_record(r=64)])
+
+
+def test_a_point_that_is_gone_fails_and_a_new_one_does_not() -> None:
+    found = check([make_record(r=8), make_record(r=16)], [make_record(r=16), make_record(r=32)])
+    assert [f.verdict for f in found.findings if f.metric == "point"] == ["missing", "new"]
+    assert found.exit_code() == 1
+    assert check([make_record(r=16)], [make_record(r=16), make_record(r=32)]).exit_code() == 0
+
+
+def test_what_differs_is_named_with_both_values() -> None:
+    other = ENVIRONMENT | {"device_name": "NVIDIA L4", "driver": "550.1"}
+    baseline = processes(*STEADY, environment=ENVIRONMENT | {"driver": "580.2"})
+    note = verdict_of(check(baseline, processes(*STEADY, environment=other)), "point").note
+    assert note == "machine: NVIDIA A100-SXM4-80GB against NVIDIA L4; driver: 580.2 against 550.1"
+
+
+def test_of_several_machines_in_a_baseline_the_like_one_counts() -> None:
+    other = ENVIRONMENT | {"device_name": "NVIDIA L4"}
+    baseline = [*processes(*STEADY), *processes(2.0, 2.0, 2.01, environment=other)]
+    assert verdict_of(check(baseline, processes(*STEADY)), "step_time_s").verdict == "same"
+    slow = verdict_of(check(baseline, processes(3.0, 3.0, 3.01, environment=other)), "step_time_s")
+    assert slow.baseline == 2.0
+
+
+def test_versions_may_differ_and_are_told() -> None:
+    newer = ENVIRONMENT | {"versions": {**ENVIRONMENT["versions"], "peft": "0.30.0"}}  # type: ignore[dict-item]
+    found = check([make_record()], [make_record(environment=newer)])
+    assert found.exit_code() == 0
+    assert found.differs == {"versions.peft": ("0.21.2", "0.30.0")}
+
+
+def test_a_plan_is_gated_without_any_machine() -> None:
+    grown = make_record(metrics={"peak_allocated_bytes": 15 * GIB, "trainable_params": 39_976_960})
+    found = check([make_record()], [grown])
+    assert verdict_of(found, "peak_allocated_bytes").change == pytest.approx(1 / 14)
+    assert found.exit_code() == 1
+
+
+def test_a_planned_time_is_shown_only() -> None:
+    records = [make_record(metrics={"step_time_s": time}) for time in (1.0, 2.0)]
+    finding = verdict_of(check(records[:1], records[1:]), "step_time_s")
+    assert (finding.verdict, finding.gated) == ("worse", False)
+
+
+def test_plans_for_other_kernels_are_not_comparable() -> None:
+    plans = [make_record(detail={"compute_capability": [major, 0]}) for major in (8, 9)]
+    found = check(plans[:1], plans[1:])
+    assert verdict_of(found, "point").note == "compute capability: 8.0 against 9.0"
+    assert found.exit_code() == 2
+
+
+def test_a_run_of_plans_alone_says_that_measurements_were_left_out() -> None:
+    found = check([make_record(), *processes(*STEADY)], [make_record()])
+    assert found.left_out == ("1 points of kind measurement: the run has none",)
+    assert (found.exit_code(), found.exit_code(strict=True)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "tolerance", "code"),
+    [
+        ("peak_reserved_bytes", Tolerance(relative=0.1), 1),
+        ("peak_reserved_bytes", Tolerance(relative=0.5), 0),
+        ("peak_reserved_bytes", Tolerance(absolute=3 * GIB), 0),
+        ("peak_reserved_bytes", NEAR, 1),
+    ],
+)
+def test_a_tolerance_gates_what_is_only_shown(metric: str, tolerance: Tolerance, code: int) -> None:
+    baseline = processes(*STEADY, metrics={"peak_reserved_bytes": 8 * GIB})
+    run = processes(*STEADY, metrics={"peak_reserved_bytes": 10 * GIB})
+    assert check(baseline, run, {metric: tolerance}).exit_code() == code
+
+
+def test_a_tolerance_of_a_speed_is_its_minimum_effect() -> None:
+    run = processes(1.1, 1.1, 1.101)
+    tolerances = dict.fromkeys(("step_time_s", "tokens_per_s"), Tolerance(relative=0.2))
+    assert check(processes(*STEADY), run).exit_code() == 1
+    assert check(processes(*STEADY), run, tolerances).exit_code() == 0
+
+
+def test_a_tolerance_of_the_breakdown_holds_for_each_category() -> None:
+    run = processes(*STEADY, metrics={"breakdown_bytes": {"weights": 6 * GIB, "activations": 1.5 * GIB}})
+    assert check(processes(*STEADY), run).exit_code() == 1
+    assert check(processes(*STEADY), run, {"breakdown_bytes": Tolerance(relative=0.2)}).exit_code() == 0
+
+
+def test_the_smallest_visible_change_is_told() -> None:
+    seen = check(processes(1.0, 1.01, 0.99), processes(1.0, 1.01, 0.99)).smallest_visible
+    assert seen is not None
+    # Deviation 1 %, four degrees of freedom: 0.01 x (2/3) ** 0.5 x (4.604 + 2.132) = 5.5 %, e ** 0.055 - 1.
+    assert seen == pytest.approx(0.0566, abs=2e-3)
+    assert check(processes(1.0), processes(1.0)).smallest_visible is None
+
+
+def test_an_ambiguous_speed_says_how_many_processes_would_do() -> None:
+    finding = verdict_of(check(processes(1.0, 1.05, 0.96), processes(1.03, 1.08, 0.99)), "step_time_s")
+    assert finding.verdict == "ambiguous"
+    assert "processes a side would show 6 %" in finding.note
+
+
+def test_stale_measurements_of_other_code_do_not_count() -> None:
+    old = [
+        replace(record, created_at="2026-11-20T00:00:00+00:00", environment=ENVIRONMENT | {"code_id": "old"})
+        for record in processes(5.0, 5.0, 5.0)
+    ]
+    new = processes(*STEADY, environment=ENVIRONMENT | {"code_id": "new"})
+    assert verdict_of(check(processes(*STEADY), [*old, *new]), "step_time_s").verdict == "same"
+
+
+def test_every_point_is_looked_at() -> None:
+    points = [make_point(r=r) for r in (4, 8, 16)]
+    records = [make_record(point=point) for point in points]
+    found = check(records, records)
+    assert {finding.point for finding in found.findings} == set(points)
