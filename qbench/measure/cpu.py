@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from qbench.measure import validity
+from qbench.measure.environment import git_state, machine
+from qbench.measure.host_load import busy_cpus_of_others, cpu_clock, load_average
 from qbench.measure.task import Measurement, Phase, Task
+from qbench.measure.warmup import PATIENCE, warm_up
 from qbench.memory.breakdown import profile
 from qbench.memory.recording import record_steps
 from qbench.step.training_step import TrainingStep, build_step
@@ -17,15 +21,24 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
     Memory is the sum of live tensor storages of the real step; times are wall times of whole optimizer
     steps. The losses are those of all steps in order, memory pass and warm-up included.
     """
+    load_before = load_average()
     start = time.perf_counter()
     step = build_step(task.point, "cpu")
     load_time = time.perf_counter() - start
     step.on_phase = on_phase
-    loss_before = _text_loss(step)
+    loss_before = text_loss(step)
     recording = record_steps(step, {"cpu"}, "cpu")
     memory = profile(recording.ledger)
-    warmup, losses = _timed_steps(step, task.settings.warmup_steps)
-    times, timed_losses = _timed_steps(step, task.settings.steps)
+    warm = warm_up(step, task.settings.warmup_steps, PATIENCE["cpu"])
+    graphs, clock = validity.compiled_graphs(), cpu_clock()
+    times, timed_losses = timed_steps(step, task.settings.steps)
+    busy_cpus = busy_cpus_of_others(clock, cpu_clock())
+    findings = [
+        validity.warm(warm),
+        validity.others_on_cpu(busy_cpus, load_before, machine("cpu")["cpu_count"]),
+        validity.compiled(graphs, validity.compiled_graphs()),
+        validity.code(git_state()["git_dirty"]),
+    ]
     tokens = task.point.tokens_per_step
     metrics: dict[str, Any] = {
         "trainable_params": step.facts.trainable_params,
@@ -36,7 +49,7 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         "peak_at": memory.peak_at,
         "step_time_s": times,
         "tokens_per_s": [tokens / seconds for seconds in times],
-        "loss": recording.losses + losses + timed_losses,
+        "loss": recording.losses + warm.losses + timed_losses,
     }
     detail = {
         "model": {"dtypes": step.facts.dtypes, "adapted_modules": step.facts.adapted_modules},
@@ -44,14 +57,16 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         "phases": memory.phases,
         "timeline": memory.timeline,
         "load_time_s": load_time,
-        "warmup_step_time_s": warmup,
+        "load_average_before": load_before,
+        **warm.as_detail(),
+        "validity": validity.as_detail(findings),
         "loss_before": loss_before,
-        "loss_after": _text_loss(step),
+        "loss_after": text_loss(step),
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
 
 
-def _text_loss(step: TrainingStep) -> float | None:
+def text_loss(step: TrainingStep) -> float | None:
     """Return the loss over the whole text; None for random tokens, of which nothing can be learnt."""
     if step.point.data == "random":
         return None
@@ -59,7 +74,7 @@ def _text_loss(step: TrainingStep) -> float | None:
     return step.evaluate()
 
 
-def _timed_steps(step: TrainingStep, count: int) -> tuple[list[float], list[float]]:
+def timed_steps(step: TrainingStep, count: int) -> tuple[list[float], list[float]]:
     """Return (seconds, loss) of each of `count` steps."""
     times, losses = [], []
     for _ in range(count):

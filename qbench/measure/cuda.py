@@ -1,7 +1,8 @@
 """Measure a point on CUDA: context, load phase, warm-up, a memory pass by phase, then a timing pass.
 
 The memory pass synchronises and resets the allocator's peaks at each phase boundary, which changes speed;
-so the timing pass uses other steps and synchronises only at its two ends.
+so the timing pass uses other steps and synchronises only at its two ends. A process at the side samples the
+card until the memory pass has ended; over the timing pass the driver's own counters are read at both ends.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ from typing import Any
 
 import torch
 
-from qbench.measure import nvml
+from qbench.measure import nvml, validity
+from qbench.measure.cpu import text_loss
+from qbench.measure.environment import git_state
+from qbench.measure.nvml import CardState
+from qbench.measure.probe import growth, nvml_probe
+from qbench.measure.reconciliation import Readings, reconcile
+from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Phase, Task
+from qbench.measure.warmup import PATIENCE, WarmUp, warm_up
 from qbench.step.training_step import TrainingStep, build_step
 
 MEMORY_STEPS = 2
+
+States = tuple[CardState, CardState, CardState]
+"""The card before CUDA started here, after the memory pass, and after the timing pass."""
 
 
 def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
@@ -26,65 +37,123 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     `on_phase` hears of each phase as it begins. Raises torch.OutOfMemoryError when the card is too small;
     the caller makes an outcome of it.
     """
-    foreign = nvml.foreign_processes()
-    context_bytes = _open_context()
-    torch.cuda.reset_peak_memory_stats()
-    step = build_step(task.point, "cuda")
-    step.on_phase = on_phase
-    torch.cuda.synchronize()
-    load_peak_bytes, load_reserved_bytes = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    static_bytes = torch.cuda.memory_allocated()
-    # The first step makes the optimizer's state and the cuBLAS workspaces; its peak counts as any other.
-    # Losses leave the card at once, so that they do not stand in the memory that is measured.
-    losses = [step.run().item() for _ in range(max(1, task.settings.warmup_steps))]
-    # Loading counts too: the memory of a run is the largest of its phases, as in a plan.
-    peaks = PhasePeaks(
-        on_phase,
-        by_phase={"load": load_peak_bytes},
-        allocated=load_peak_bytes,
-        reserved=load_reserved_bytes,
-    )
-    losses += _memory_pass(step, peaks)
-    device_used_bytes = nvml.device_used_bytes()
-    timing = _timing_pass(step, task.settings.steps)
-    losses += [loss.item() for loss in timing.losses]
+    choice = nvml.pin_device()
+    before = nvml.card_state()
+    with Sampler() as sampler:
+        context_bytes = _open_context(before)
+        loaded = _load(task, on_phase)
+        step = loaded.step
+        # The first step makes the optimizer's state and the cuBLAS workspaces; its peak counts as any other.
+        warm = warm_up(step, max(1, task.settings.warmup_steps), PATIENCE["cuda"])
+        # Loading counts too: the memory of a run is the largest of its phases, as in a plan.
+        peaks = loaded.peaks(on_phase)
+        memory_losses = _memory_pass(step, peaks)
+        during = nvml.card_state()
+        sampled = sampler.stop()
+    timing = _counted_timing_pass(step, task.settings.steps)
     stats = torch.cuda.memory_stats()
+    readings = Readings(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
+    peak_reserved = max(peaks.reserved, torch.cuda.max_memory_reserved())
+    outside = readings.outside_bytes
+    # All that may be disturbed has been read; only now are the losses fetched and the text gone through.
     metrics: dict[str, Any] = {
         "trainable_params": step.facts.trainable_params,
         "total_params": step.facts.total_params,
-        "static_bytes": static_bytes,
+        "static_bytes": loaded.static_bytes,
         "peak_allocated_bytes": peaks.allocated,
-        "peak_reserved_bytes": max(peaks.reserved, torch.cuda.max_memory_reserved()),
-        "device_bytes": device_used_bytes,
+        "peak_reserved_bytes": peak_reserved,
+        "device_bytes": None if outside is None else peak_reserved + outside,
         "step_time_s": timing.event_s,
         "tokens_per_s": [task.point.tokens_per_step / seconds for seconds in timing.event_s],
-        "loss": losses,
+        "loss": warm.losses + memory_losses + [loss.item() for loss in timing.losses],
     }
+    states = (before, during, readings.now)
+    findings = _findings(choice, states, warm, timing, stats)
     detail = {
         "phases": peaks.by_phase,
         "context_bytes": context_bytes,
-        "window_s": timing.window_s,
-        "num_alloc_retries": stats.get("num_alloc_retries"),
-        "num_ooms": stats.get("num_ooms"),
-        "inactive_split_bytes": stats.get("inactive_split_bytes.all.peak"),
-        "foreign_processes": foreign,
-        "foreign_processes_after": nvml.foreign_processes(own_is_listed=True),
+        "reconciliation_bytes": reconcile(readings, context_bytes),
+        "device_used_bytes": readings.now.used_bytes,
+        "foreign_processes": _foreign(states),
+        "load_reserved_bytes": loaded.peak_reserved_bytes,
+        "sampled": sampled,
+        **warm.as_detail(),
+        **timing.as_detail(),
+        **_allocator_detail(stats),
+        "managed_bytes": step.managed_bytes,
         "model": {"dtypes": step.facts.dtypes, "adapted_modules": step.facts.adapted_modules},
+        "validity": validity.as_detail(findings),
+        "load_time_s": loaded.seconds,
+        "loss_before": loaded.loss_before,
+        "loss_after": text_loss(step),
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
 
 
-def _open_context() -> int | None:
+def _open_context(before: CardState) -> int | None:
     """Initialise CUDA; return the device memory that this took, None where NVML is silent."""
-    before = nvml.device_used_bytes()
     torch.cuda.init()
     torch.zeros(1, device="cuda")
     torch.cuda.synchronize()
-    after = nvml.device_used_bytes()
-    return None if before is None or after is None else after - before - torch.cuda.memory_reserved()
+    opened = Readings(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
+    if opened.outside_bytes is not None:
+        return opened.outside_bytes
+    return None if opened.grown_bytes is None else opened.grown_bytes - opened.reserved_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The step as loaded, and what loading took."""
+
+    step: TrainingStep
+    seconds: float
+    peak_bytes: int
+    peak_reserved_bytes: int
+    static_bytes: int
+    loss_before: float | None
+
+    def peaks(self, on_phase: Phase) -> PhasePeaks:
+        """Return the peaks of loading, to be added to by the phases of the steps."""
+        return PhasePeaks(
+            on_phase,
+            by_phase={"load": self.peak_bytes},
+            allocated=self.peak_bytes,
+            reserved=self.peak_reserved_bytes,
+        )
+
+
+def _load(task: Task, on_phase: Phase) -> Loaded:
+    """Build the step; what loading left in the allocator's cache is given back before the rest counts."""
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    step = build_step(task.point, "cuda")
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    step.on_phase = on_phase
+    peak_bytes, peak_reserved_bytes = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    _start_afresh()
+    static_bytes = torch.cuda.memory_allocated()
+    loss_before = text_loss(step)
+    if loss_before is not None:
+        # The workspaces of cuBLAS are the first step's to make, where a plan has them, too.
+        torch._C._cuda_clearCublasWorkspaces()
+        _start_afresh()
+    return Loaded(
+        step=step,
+        seconds=seconds,
+        peak_bytes=peak_bytes,
+        peak_reserved_bytes=peak_reserved_bytes,
+        static_bytes=static_bytes,
+        loss_before=loss_before,
+    )
+
+
+def _start_afresh() -> None:
+    """Free what nothing holds any more, and let peaks count from what is left."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 
 
 @dataclass(slots=True)
@@ -118,6 +187,7 @@ def _memory_pass(step: TrainingStep, peaks: PhasePeaks) -> list[float]:
     before = step.on_phase
     step.on_phase = peaks.begin
     try:
+        # Losses leave the card at once, so that they do not stand in the memory that is measured.
         losses = [step.run().item() for _ in range(MEMORY_STEPS)]
         peaks.begin(None)
     finally:
@@ -130,8 +200,41 @@ class Timing:
     """Seconds of each step by CUDA events, and of the whole window by the host's clock."""
 
     event_s: list[float]
+    enqueue_s: float
+    """Until the host had handed out all work."""
     window_s: float
+    """Until the GPU had done it."""
     losses: list[torch.Tensor]
+    counters: dict[str, float | None] = field(default_factory=dict)
+    """How far the driver's counters grew, from just before to just after the window."""
+    graphs: tuple[int, int] = (0, 0)
+    """Graphs that torch.compile had made before and after."""
+
+    def as_detail(self) -> dict[str, Any]:
+        """Return what is stored beside the times of the steps."""
+        energy = self.counters.get("energy_j")
+        return {
+            "window_s": self.window_s,
+            "enqueue_s": self.enqueue_s,
+            "counters": self.counters,
+            "energy_j_per_step": None if energy is None else energy / len(self.event_s),
+        }
+
+
+def _counted_timing_pass(step: TrainingStep, count: int) -> Timing:
+    with nvml_probe() as probe:
+        before = probe.counters() if probe else {}
+        graphs = validity.compiled_graphs()
+        timing = _timing_pass(step, count)
+        counters = growth(before, probe.counters()) if probe else {}
+    return Timing(
+        event_s=timing.event_s,
+        enqueue_s=timing.enqueue_s,
+        window_s=timing.window_s,
+        losses=timing.losses,
+        counters=counters,
+        graphs=(graphs, validity.compiled_graphs()),
+    )
 
 
 def _timing_pass(step: TrainingStep, count: int) -> Timing:
@@ -143,7 +246,44 @@ def _timing_pass(step: TrainingStep, count: int) -> Timing:
     for event in events[1:]:
         losses.append(step.run())
         event.record()
+    enqueue_s = time.perf_counter() - start
     torch.cuda.synchronize()
     window_s = time.perf_counter() - start
     event_s = [events[i].elapsed_time(events[i + 1]) / 1e3 for i in range(count)]
-    return Timing(event_s=event_s, window_s=window_s, losses=losses)
+    return Timing(event_s=event_s, enqueue_s=enqueue_s, window_s=window_s, losses=losses)
+
+
+def _allocator_detail(stats: dict[str, Any]) -> dict[str, Any]:
+    """Return what the allocator counted: failures since the start, peaks since the memory pass."""
+    return {
+        "num_alloc_retries": stats.get("num_alloc_retries"),
+        "num_ooms": stats.get("num_ooms"),
+        "requested_bytes": stats.get("requested_bytes.all.peak"),
+        "active_bytes": stats.get("active_bytes.all.peak"),
+        "inactive_split_bytes": stats.get("inactive_split_bytes.all.peak"),
+    }
+
+
+def _foreign(states: States) -> dict[str, list[int] | None]:
+    before, during, after = states
+    return {"before": before.foreign(), "during": during.foreign(before), "after": after.foreign(before)}
+
+
+def _findings(
+    choice: nvml.Choice,
+    states: States,
+    warm: WarmUp,
+    timing: Timing,
+    stats: dict[str, Any],
+) -> list[validity.Finding | None]:
+    return [
+        validity.allocator(stats.get("num_alloc_retries"), stats.get("num_ooms")),
+        validity.warm(warm),
+        validity.driver_answers(states[-1].used_bytes),
+        validity.device_choice(choice.note),
+        validity.foreign_processes(*_foreign(states).values()),
+        *validity.throttled(timing.counters, timing.window_s),
+        validity.host_bound(timing.event_s, timing.enqueue_s, timing.window_s),
+        validity.compiled(*timing.graphs),
+        validity.code(git_state()["git_dirty"]),
+    ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -51,12 +53,26 @@ def machine(device: Device) -> dict[str, Any]:
     return {"device_name": host["cpu_name"], **host}
 
 
+def torch_has_cuda() -> bool:
+    """Say whether the installed torch was built for CUDA; it is not imported for that, and missing is no."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return True  # A build of another shape: let torch itself say.
+    built_for = re.search(r"^cuda\b[^=\n]*=\s*(.+)$", text, re.MULTILINE)
+    return built_for is None or built_for.group(1).strip() != "None"
+
+
 def inputs(point: Point) -> dict[str, str]:
     """Return the digest of each file that a point names and that is not part of its identity.
 
     These are `config.json` of a model's folder and the text that is trained on; weights are not read.
     """
-    config = Path(point.model).expanduser() / "config.json"
+    # Not Path.expanduser, which raises for the home of a user that does not exist.
+    config = Path(os.path.expanduser(point.model)) / "config.json"
     files = {"config.json": config} if config.is_file() else {}
     if point.data != "random":
         files["data"] = Path(point.data)

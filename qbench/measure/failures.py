@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
-from typing import Any
+from typing import Any, Literal
 
 from qbench.errors import QbenchError
 from qbench.measure.task import Measurement, Work
 from qbench.units import GIB, KIB, MIB
 
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED|bad_alloc",
-    re.IGNORECASE,
+OomKind = Literal["torch", "cuda", "bitsandbytes", "cublas", "host", "kernel"]
+"""Who had no memory left: torch's CUDA allocator, a bare call of CUDA, bitsandbytes' own library, cuBLAS,
+the host's allocator, or the kernel, which then ended the worker."""
+
+_KINDS: tuple[tuple[OomKind, re.Pattern[str]], ...] = (
+    # cuBLAS: torch/csrc/cuda, TORCH_CUDABLAS_CHECK; its handle and workspace are what does not fit.
+    ("cublas", re.compile(r"CUBLAS_STATUS_ALLOC_FAILED")),
+    # bitsandbytes/csrc: CUDA_CHECK_RETURN prints "Error out of memory at line 390 in file ..." and exits.
+    ("bitsandbytes", re.compile(r"^Error out of memory at line \d+ in file", re.MULTILINE)),
+    # c10/cuda/CUDACachingAllocator.cpp.
+    ("torch", re.compile(r"(CUDA|HIP) out of memory\. Tried to allocate")),
+    ("cuda", re.compile(r"CUDA.*out of memory|cudaErrorMemoryAllocation", re.IGNORECASE)),
+    # c10/core/impl/alloc_cpu.cpp; the C library's text for ENOMEM; C++.
+    ("host", re.compile(r"can(no|')t allocate memory|bad_alloc|out of memory", re.IGNORECASE)),
 )
 _SIZE = r"(\d+(?:\.\d*)?) (bytes|KiB|MiB|GiB|TiB)"
 # torch on the CPU: "you tried to allocate 64 bytes"; on CUDA: "Tried to allocate 2.00 GiB. GPU 0 has a total
 # capacity of 23.64 GiB of which 1.06 GiB is free."; numpy: "Unable to allocate 64. GiB for an array".
 _REQUESTED = re.compile(rf"allocate {_SIZE}")
 _FREE = re.compile(rf"of which {_SIZE} is free")
+_TOTAL = re.compile(rf"total capacity of {_SIZE}")
+_ALLOCATED = re.compile(rf"{_SIZE} is allocated by PyTorch")
+_UNUSED = re.compile(rf"{_SIZE} is reserved by PyTorch but unallocated")
 _SCALE = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
 
 
@@ -38,17 +53,50 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, QbenchError):
         return Measurement(outcome="error", detail={"error": text})
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
-        return Measurement(
-            outcome="oom", detail={"error": text.splitlines()[0], "oom": oom_facts(text, phase)}
-        )
+    kind = "host" if isinstance(error, MemoryError) else oom_kind(text)
+    if kind is not None:
+        facts = oom_facts(text, phase, kind)
+        if kind not in ("host", "kernel"):
+            facts |= {name: value for name, value in _card_now().items() if facts[name] is None}
+        return Measurement(outcome="oom", detail={"error": text.splitlines()[0], "oom": facts})
     detail = {"error": f"{type(error).__name__}: {text}", "phase": phase, "traceback": traceback.format_exc()}
     return Measurement(outcome="error", detail=detail)
 
 
-def oom_facts(text: str, phase: str | None) -> dict[str, Any]:
-    """Return phase, requested_bytes and free_bytes of running out of memory; None where unknown."""
-    return {"phase": phase, "requested_bytes": _size(_REQUESTED, text), "free_bytes": _size(_FREE, text)}
+def oom_kind(text: str) -> OomKind | None:
+    """Return who ran out of memory by the words of a message or log; None when nobody did."""
+    return next((kind for kind, words in _KINDS if words.search(text)), None)
+
+
+def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> dict[str, Any]:
+    """Return kind, phase and what a message says in bytes: requested, free, total, reserved; None if not.
+
+    free, total and reserved speak of the card; reserved is what torch's allocator held.
+    """
+    allocated, unused = _size(_ALLOCATED, text), _size(_UNUSED, text)
+    return {
+        "kind": kind,
+        "phase": phase,
+        "requested_bytes": _size(_REQUESTED, text),
+        "free_bytes": _size(_FREE, text),
+        "total_bytes": _size(_TOTAL, text),
+        "reserved_bytes": None if allocated is None or unused is None else allocated + unused,
+    }
+
+
+def _card_now() -> dict[str, int]:
+    """Return free, total and reserved bytes of the card where CUDA runs in this process, else nothing.
+
+    What failed is still held by the traceback, so this is the card as it was when memory ran out.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    try:
+        free, total = torch.cuda.mem_get_info()
+        return {"free_bytes": free, "total_bytes": total, "reserved_bytes": torch.cuda.memory_reserved()}
+    except RuntimeError:  # After some errors of CUDA the context answers nothing any more.
+        return {}
 
 
 def _size(pattern: re.Pattern[str], text: str) -> int | None:

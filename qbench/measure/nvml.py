@@ -3,37 +3,123 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pynvml
 
+NO_DEVICE = ("", "-1", "NoDevFiles")
+"""First entries of CUDA_VISIBLE_DEVICES that hide every GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The device that is measured."""
+
+    uuid: str | None
+    """UUID of the card, or of the MIG device on it; None where there is none."""
+    note: str | None
+    """Why it may not be the one that was meant; None when that is clear."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardState:
+    """Memory and processes of the device at one instant."""
+
+    used_bytes: int | None = None
+    """In use on the device by all processes, as nvidia-smi shows it."""
+    own_bytes: int | None = None
+    """In use by this process; None where the driver does not list it under its own id."""
+    pids: tuple[int, ...] | None = None
+    """Ids of the processes that compute on the device, as the driver knows them."""
+
+    def foreign(self, before: CardState | None = None) -> list[int] | None:
+        """Return the process ids other than this one's; None when not to be had.
+
+        `before` is the card before CUDA started in this process, and says that it must be listed now. In a
+        container the driver may show the host's ids: then a single one on a card that had none is this
+        process's, and of several none can be told apart from it, so that the answer is None.
+        """
+        if self.pids is None:
+            return None
+        if before is None or os.getpid() in self.pids:
+            return [pid for pid in self.pids if pid != os.getpid()]
+        return [] if self.is_taken_since(before) else None
+
+    def is_taken_since(self, before: CardState) -> bool:
+        """Say whether nobody was listed before and exactly one process is now."""
+        return before.pids == () and self.pids is not None and len(self.pids) == 1
+
 
 @contextlib.contextmanager
-def _device() -> Iterator[Any]:
-    """Yield the NVML handle of the first visible device, or None where there is no driver or device."""
+def device() -> Iterator[Any]:
+    """Yield the NVML handle of the chosen device, or None where there is no driver or device."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         yield None
         return
     try:
-        yield _handle()
+        yield _handle(_chosen())
     finally:
         pynvml.nvmlShutdown()
 
 
-def _handle() -> Any:
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    if chosen in ("", "-1", "NoDevFiles"):
+def _chosen() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+
+
+def _handle(chosen: str) -> Any:
+    if chosen in NO_DEVICE:
         return None
     try:
-        if chosen.startswith(("GPU-", "MIG-")):
+        if chosen.startswith("MIG-"):
             return pynvml.nvmlDeviceGetHandleByUUID(chosen)
-        return pynvml.nvmlDeviceGetHandleByIndex(int(chosen))
+        card = _card_by_uuid(chosen) if chosen.startswith("GPU-") else _card_by_number(int(chosen))
+        return None if card is None else _first_mig_device(card)
     except (pynvml.NVMLError, ValueError):
         return None
+
+
+def _card_by_number(number: int) -> Any:
+    return pynvml.nvmlDeviceGetHandleByIndex(number) if number >= 0 else None
+
+
+def _card_by_uuid(start: str) -> Any:
+    """Return the card whose UUID begins so, since CUDA lets it be cut short; None unless it is one."""
+    with contextlib.suppress(pynvml.NVMLError, ValueError):
+        return pynvml.nvmlDeviceGetHandleByUUID(start)
+    cards = [card for card in _cards() if _text(pynvml.nvmlDeviceGetUUID(card)).startswith(start)]
+    return cards[0] if len(cards) == 1 else None
+
+
+def _cards() -> list[Any]:
+    return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+
+
+def _first_mig_device(card: Any) -> Any:
+    """Return the card, or the first device on it where it is split by MIG; None where it has none yet."""
+    if asked("nvmlDeviceGetMigMode", card, default=(0, 0))[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+        return card
+    count = asked("nvmlDeviceGetMaxMigDeviceCount", card, default=0)
+    devices = (asked("nvmlDeviceGetMigDeviceHandleByIndex", card, number) for number in range(count))
+    return next((found for found in devices if found is not None), None)
+
+
+def whole_card(handle: Any) -> Any:
+    """Return the card that a MIG device is on, or the handle itself where it is a card."""
+    return asked("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle, default=handle)
+
+
+def asked(function: str, *arguments: Any, default: Any = None) -> Any:
+    """Return what a function of NVML answers; `default` where driver, card or bindings do not know it."""
+    try:
+        return getattr(pynvml, function)(*arguments)
+    except (pynvml.NVMLError, AttributeError):
+        return default
 
 
 def _text(value: str | bytes) -> str:
@@ -42,14 +128,46 @@ def _text(value: str | bytes) -> str:
 
 def cuda_present() -> bool:
     """Say whether the driver shows a device; CUDA itself is not initialised."""
-    with _device() as handle:
+    with device() as handle:
         return handle is not None
+
+
+def choose_device() -> Choice:
+    """Return the first device that CUDA_VISIBLE_DEVICES allows, with what is unclear about it.
+
+    A number counts as nvidia-smi counts, by PCI bus; CUDA alone would count the fastest card first.
+    """
+    with device() as handle:
+        uuid = None if handle is None else asked("nvmlDeviceGetUUID", handle)
+        note = None if handle is None else _note(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return Choice(uuid=None if uuid is None else _text(uuid), note=note)
+
+
+def _note(visible: str | None) -> str | None:
+    number = (visible or "").split(",")[0].strip()
+    by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    if not number.isdecimal() or by_bus or asked("nvmlDeviceGetCount", default=0) < 2:
+        return None
+    return (
+        f"CUDA_VISIBLE_DEVICES={visible} is counted by PCI bus, as nvidia-smi does; CUDA counts the fastest "
+        "card first; set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the card by its UUID"
+    )
+
+
+@functools.cache
+def pin_device() -> Choice:
+    """Show CUDA the chosen device alone, by its UUID, before CUDA starts in this process; return it."""
+    choice = choose_device()
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if choice.uuid is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = choice.uuid
+    return choice
 
 
 def describe_device() -> dict[str, Any]:
     """Return device_name, device_uuid, device_memory_bytes and driver; None where the driver is silent."""
     unknown = dict.fromkeys(("device_name", "device_uuid", "device_memory_bytes", "driver"))
-    with _device() as handle:
+    with device() as handle:
         if handle is None:
             return unknown
         try:
@@ -63,31 +181,28 @@ def describe_device() -> dict[str, Any]:
             return unknown
 
 
-def device_used_bytes() -> int | None:
-    """Return the bytes in use on the device, by all processes, as nvidia-smi shows them."""
-    with _device() as handle:
+def card_state() -> CardState:
+    """Return what is in use on the device and by whom; None for each thing that the driver keeps back."""
+    with device() as handle:
         if handle is None:
-            return None
-        try:
-            return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-        except pynvml.NVMLError:
-            return None
+            return CardState()
+        running = asked("nvmlDeviceGetComputeRunningProcesses", handle)
+        used = used_bytes(handle)
+    if running is None:
+        return CardState(used_bytes=used)
+    own = next((process.usedGpuMemory for process in running if process.pid == os.getpid()), None)
+    return CardState(
+        used_bytes=used,
+        own_bytes=None if own is None else int(own),
+        pids=tuple(int(process.pid) for process in running),
+    )
 
 
-def foreign_processes(own_is_listed: bool = False) -> list[int] | None:
-    """Return the process ids, other than this one, that compute on the device; None when not to be had.
+def used_bytes(handle: Any) -> int | None:
+    """Return the bytes in use on a device by all processes, without those that the driver keeps for itself.
 
-    In a container NVML may show the host's process ids. Where this process must be among them and is not,
-    none of them can be told apart from it, so that the answer is None.
+    Drivers before R510 know only the older form of the question, which counts the driver's own as used.
     """
-    with _device() as handle:
-        if handle is None:
-            return None
-        try:
-            running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except pynvml.NVMLError:
-            return None
-    listed = [int(process.pid) for process in running]
-    if own_is_listed and os.getpid() not in listed:
-        return None
-    return [pid for pid in listed if pid != os.getpid()]
+    info = asked("nvmlDeviceGetMemoryInfo", handle, getattr(pynvml, "nvmlMemory_v2", None))
+    info = info or asked("nvmlDeviceGetMemoryInfo", handle)
+    return None if info is None else int(info.used)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from qbench.measure.environment import environment
 from qbench.measure.task import Measurement, Task, Work
 from qbench.measure.worker import run_task
 from qbench.records.record import Record
 from qbench.scenario.schema import Device
+
+Key = TypeVar("Key")
 
 Engine = Callable[[Task], Measurement]
 """Measures a task in the process that it is called in; a module's function, since it travels by name."""
@@ -26,10 +28,41 @@ class Executor(Protocol):
         """
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """An executor that does several pieces of work at the same time."""
+
+    def stream(
+        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: Device
+    ) -> Iterator[tuple[Key, Measurement]]:
+        """Yield the key and the measurement of each piece of work as it ends.
+
+        Work is taken from `works` when there is room for it. Closing the iterator ends what still runs.
+        """
+
+
+def results(
+    executor: Executor, works: Iterable[tuple[Key, Work]], timeout_s: float, device: Device
+) -> Generator[tuple[Key, Measurement]]:
+    """Yield key and measurement of each piece of work, as many at a time as the executor can do."""
+    if isinstance(executor, Streaming):
+        yield from executor.stream(works, timeout_s, device)
+        return
+    for key, work in works:
+        yield key, executor.run(work, timeout_s, device)
+
+
 def measure(task: Task, executor: Executor, run_id: str, engine: Engine = run_task) -> Record:
-    """Return the record of one task. A worker that died says nothing of its machine; the parent does then."""
+    """Return the record of one task, done by an executor."""
+    return record_of(task, executor.run(partial(engine, task), task.settings.timeout_s, task.device), run_id)
+
+
+def record_of(task: Task, done: Measurement, run_id: str) -> Record:
+    """Return the record of a task and what became of it.
+
+    A worker that died says nothing of its machine; this process does then.
+    """
     settings = task.settings
-    done = executor.run(partial(engine, task), settings.timeout_s, task.device)
     protocol = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
     return Record(
         run_id=run_id,

@@ -111,7 +111,4 @@ def _choose_devices(device: Device) -> None:
         return
     from qbench.measure import nvml
 
-    uuid = nvml.describe_device()["device_uuid"]
-    if uuid is not None:
-        # CUDA counts the fastest GPU first, NVML and nvidia-smi by PCI bus: only the UUID names one of them.
-        os.environ["CUDA_VISIBLE_DEVICES"] = uuid
+    nvml.pin_device()

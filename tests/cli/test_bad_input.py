@@ -101,7 +101,7 @@ def test_plan_refuses(arguments: list[str], words: list[str], capsys: pytest.Cap
     [
         (["no_lm"], ["no_lm", "causal"]),
         (["good", "--target-modules", "query,q_proj"], ["query", "q_proj", "down_proj"]),
-        (["good", "--attn", "flash_attention_2"], ["flash"]),
+        (["good", "--attn", "flash_attention_2", "--precision", "fp32"], ["flash", "float32"]),
     ],
 )
 def test_plan_refuses_what_only_the_libraries_can_tell(

@@ -27,6 +27,7 @@ def tells_its_surroundings() -> Measurement:
         "group": os.getpgrp(),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "torch_is_loaded": "torch" in sys.modules,
+        "ray_is_loaded": "ray" in sys.modules,
     }
     return Measurement(outcome="ok", detail=seen)
 
@@ -59,6 +60,12 @@ def is_killed() -> Measurement:
 
 def exits() -> Measurement:
     raise SystemExit(3)
+
+
+def exits_as_bitsandbytes_does() -> Measurement:
+    """Its library prints what CUDA said and calls exit(1)."""
+    print("Error out of memory at line 390 in file /src/csrc/ops.cu", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def prints_garbage() -> Measurement:
@@ -118,6 +125,13 @@ def notes_itself(pid_file: str, holding_the_gil: bool) -> Measurement:
 
 def kills_the_fork_server() -> Measurement:
     os.kill(os.getppid(), signal.SIGKILL)
+    return hangs()
+
+
+def kills_the_ray_worker() -> Measurement:
+    """End the process of Ray that waits for the fork server that made this process."""
+    parent = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(parent), signal.SIGKILL)
     return hangs()
 
 

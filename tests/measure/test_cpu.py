@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from tiny import write_tiny_model
 
+from qbench.measure import warmup
 from qbench.measure.cpu import measure_cpu
+from qbench.measure.environment import git_state
 from qbench.measure.task import Task, measurement_from_json
 from qbench.measure.worker import PhaseNote, run_task
 from qbench.scenario.schema import MeasureSettings, Point
@@ -42,6 +44,27 @@ def test_times_are_raw_and_warm_up_is_kept_apart(model: str):
     assert done.detail["loss_before"] is None
 
 
+def test_what_speaks_for_and_against_the_numbers_is_stored_beside_them(model: str):
+    done = measure_cpu(task(model), PhaseNote())
+    found = {finding["name"]: finding for finding in done.detail["validity"]}
+    assert found["warmup_steady"]["value"] == done.detail["warmup_steady"]
+    # Timed steps of half a second tell who else was busy; shorter ones, only the load before them.
+    assert len({"other_cpus_busy", "load_average_before"} & set(found)) == 1
+    assert done.detail["load_average_before"] >= 0
+    assert {finding["verdict"] for finding in found.values()} <= {"ok", "warn"}
+    if git_state()["git_commit"] is not None:
+        assert found["git_dirty"]["value"] == git_state()["git_dirty"]
+
+
+def test_a_longer_warm_up_trains_no_more(model: str, monkeypatch: pytest.MonkeyPatch):
+    short = measure_cpu(task(model), PhaseNote())
+    monkeypatch.setattr(warmup, "is_steady", lambda seconds: len(seconds) >= 9)
+    monkeypatch.setitem(warmup.PATIENCE, "cpu", warmup.Patience(least_s=0.0, most_s=600.0))
+    long = measure_cpu(task(model), PhaseNote())
+    assert len(long.detail["rehearsal_time_s"]) == 9
+    assert long.metrics["loss"] == short.metrics["loss"]
+
+
 def test_a_measurement_survives_its_journey_as_json(model: str):
     done = run_task(task(model, precision="nf4-dq"))
     assert done.outcome == "ok", done.detail
@@ -53,8 +76,13 @@ def test_a_measurement_survives_its_journey_as_json(model: str):
 def test_each_phase_is_told_in_order(model: str):
     heard: list[str] = []
     measure_cpu(task(model), heard.append)
-    # The memory pass, the warm-up and the timed steps: 2 + 1 + 3 times the four phases.
-    assert heard == list(PHASES) * 6
+    # The memory pass and the warm-up, 2 + 1 times the four phases, and the timed steps, 3 times. Between them
+    # are the rehearsals, which have no optimizer's phase.
+    assert heard[:12] == list(PHASES) * 3
+    assert heard[-12:] == list(PHASES) * 3
+    assert heard.count("optimizer") == 6
+    rehearsed = heard[12:-12]
+    assert rehearsed == ["forward", "loss", "backward"] * (len(rehearsed) // 3)
 
 
 def test_an_error_of_the_step_is_the_outcome(model: str):

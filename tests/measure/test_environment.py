@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from tiny import write_tiny_model
 
-from qbench.measure.environment import environment, inputs
+from qbench.measure.environment import environment, inputs, torch_has_cuda
 from qbench.scenario.schema import Point
 
 
@@ -47,3 +48,37 @@ def test_the_files_of_a_point_count_by_their_content(tmp_path: Path):
     after = inputs(point)
     assert after["config.json"] != before["config.json"]
     assert after["data"] == before["data"]
+
+
+def test_the_home_of_nobody_is_no_folder():
+    assert inputs(Point(model="~no_such_user/model")) == {}
+
+
+@pytest.mark.parametrize(
+    ("version_file", "has_cuda"),
+    [
+        ("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", False),
+        ("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip = None\n", True),
+        ("cuda = None\n", False),
+        ("cuda = '12.1'\n", True),
+        ("git_version = 'abc'\n", True),
+        (None, True),
+    ],
+)
+def test_whether_torch_was_built_for_cuda_is_read_from_its_version_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version_file: str | None, has_cuda: bool
+):
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('torch was imported')")
+    if version_file is not None:
+        (package / "version.py").write_text(version_file)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert torch_has_cuda() == has_cuda
+
+
+def test_the_installed_torch_is_judged_as_it_judges_itself():
+    import torch
+
+    assert torch_has_cuda() == (torch.version.cuda is not None)

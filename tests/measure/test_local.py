@@ -59,6 +59,7 @@ def test_a_worker_for_the_cpu_sees_no_gpu_and_has_torch_loaded(executor: LocalEx
         (faults.is_killed, LONG_S, "crashed", "SIGKILL"),
         (faults.is_killed_while_it_answers, LONG_S, "crashed", "SIGKILL"),
         (faults.exits, LONG_S, "crashed", "exit code 3"),
+        (faults.exits_as_bitsandbytes_does, LONG_S, "oom", "bitsandbytes ended the worker"),
         (faults.sends_garbage, LONG_S, "crashed", "not a measurement"),
         (faults.allocates_in_python, LONG_S, "oom", "MemoryError"),
     ],

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from qbench.errors import MeasureError
-from qbench.measure.failures import oom_facts
+from qbench.measure.failures import oom_facts, oom_kind
 from qbench.measure.task import Measurement, Work, measurement_from_json
 from qbench.measure.worker import worker_main
 from qbench.scenario.schema import Device
@@ -165,6 +165,10 @@ def _crashed(exit_code: int, oom_kills: int, log: IO[bytes]) -> Measurement:
     if exit_code == -signal.SIGKILL and oom_kills > 0:
         error = "the kernel ended the worker because the machine or its cgroup ran out of memory"
         return Measurement(outcome="oom", detail={**detail, "error": error, "oom": oom_facts("", None)})
+    if oom_kind(detail["stderr_tail"]) == "bitsandbytes" and exit_code == 1:
+        error = "bitsandbytes ended the worker because its own allocation did not fit on the card"
+        facts = oom_facts("", None, "bitsandbytes")
+        return Measurement(outcome="oom", detail={**detail, "error": error, "oom": facts})
     return Measurement(outcome="crashed", detail=detail)
 
 

@@ -1,0 +1,125 @@
+"""`qbench ab`: the same scenario in two Python environments, against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qbench.cli.console import print_error, print_json, print_note, print_table, print_text
+from qbench.cli.run import DeviceChoice, check_names, chosen_device
+
+if TYPE_CHECKING:
+    from qbench.ab import Environments, Turn
+    from qbench.compare.environments import PointChange
+    from qbench.records.record import Record
+    from qbench.scenario.schema import Device, Scenario
+
+POINT_FAILED = 3
+
+
+def ab_command(
+    scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
+    a: Annotated[str, typer.Option("--a", help="Python of the first environment: .venv-old/bin/python")],
+    b: Annotated[str, typer.Option("--b", help="Python of the second environment.")],
+    device: Annotated[
+        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU, and always for plans.")
+    ] = DeviceChoice.auto,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the run folders a and b; default runs/NAME-ab.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Processes for each point and environment, instead of the scenario's.")
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Compare plans: takes seconds and needs no GPU.")
+    ] = False,
+    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Compare two environments, for example before and after an upgrade of torch, peft or bitsandbytes.
+
+    The points run interleaved, A B B A, each measurement in a fresh process. This is a report, not a gate:
+    the exit code is 0 whatever differs, and 3 when a point could not be measured.
+    """
+    from qbench.ab import inspect_both, measure_both, plan_both
+    from qbench.cli.target import read_scenario, scenario_path
+
+    loaded, points = read_scenario(scenario, max_points)
+    loaded = _with_repeats(loaded, repeats)
+    check_names(loaded, points)
+    environments = inspect_both(a, b)
+    if plan_only:
+        chosen: Device = "cpu" if device is DeviceChoice.cpu else "cuda"
+        changes = plan_both(loaded.name, scenario_path(scenario), environments, chosen, out)
+    else:
+        folder = out or Path("runs") / f"{loaded.name}-ab"
+        chosen = chosen_device(device)
+        changes = measure_both(loaded, points, environments, chosen, folder, _watch)
+    if as_json:
+        print_json(_document(environments, changes))
+    else:
+        _print(environments, changes, chosen)
+    return _exit_code(changes)
+
+
+def _with_repeats(scenario: Scenario, repeats: int | None) -> Scenario:
+    from qbench.errors import ScenarioError
+
+    if repeats is None:
+        return scenario
+    if repeats < 1:
+        raise ScenarioError(f"--repeats: given {repeats}; allowed: a whole number of at least 1")
+    settings = scenario.measure.model_copy(update={"repeats": repeats})
+    return scenario.model_copy(update={"measure": settings})
+
+
+def _watch(number: int, total: int, turn: Turn, record: Record | None) -> None:
+    from qbench.cli.progress import ending
+
+    if record is None:
+        print_note(f"[{number}/{total}] {turn.side.upper()} #{turn.repeat + 1} {turn.point.label}")
+    elif record.outcome != "ok":
+        print_note(f"    {ending(record)}")
+
+
+def _print(environments: Environments, changes: list[PointChange], device: Device) -> None:
+    from qbench.report.environments import packages_table, point_table, point_title, summary_lines
+
+    for name, interpreter in (("A", environments.a), ("B", environments.b)):
+        print_text(f"{name}  {interpreter.path} (Python {interpreter.python}, qbench {interpreter.code_id})")
+    if environments.packages:
+        print_table(packages_table(environments.packages))
+    else:
+        print_text("All installed packages have the same version.")
+    if not environments.same_code:
+        print_error("the two environments have different code of qbench; a difference may be its own")
+    for change in changes:
+        print_text(f"{point_title(change)}; {device}")
+        print_table(point_table(change))
+    for line in summary_lines(changes):
+        print_text(line)
+
+
+def _document(environments: Environments, changes: list[PointChange]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from qbench.report.environments import as_json, summary_lines
+
+    sides = {
+        name: {"path": side.path, "python": side.python, "code_id": side.code_id}
+        for name, side in (("a", environments.a), ("b", environments.b))
+    }
+    return {
+        "environments": sides,
+        "same_code": environments.same_code,
+        "packages": [asdict(change) for change in environments.packages],
+        "points": as_json(changes),
+        "summary": summary_lines(changes),
+    }
+
+
+def _exit_code(changes: list[PointChange]) -> int:
+    outcomes = {record.outcome for change in changes for record in change.a + change.b}
+    return 0 if outcomes <= {"ok", "oom"} else POINT_FAILED

@@ -1,0 +1,44 @@
+"""`qbench run-point`: measure the one point of a file into another, for whoever carries points elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qbench.cli.console import print_text
+
+
+def run_point_command(
+    point: Annotated[Path, typer.Argument(help="Request for one measurement, as `run --points` writes it.")],
+    result: Annotated[Path, typer.Argument(help="File to write the record into, whole or not at all.")],
+) -> int:
+    """Measure one point in a fresh process and write its record to a file.
+
+    For Slurm, SkyPilot, Kubernetes and others that carry points to machines. Whatever becomes of the point
+    is in the record; the exit code is 0 for ok and oom, 3 for another outcome, 2 when it was not tried.
+    """
+    from qbench.cli.progress import ending
+    from qbench.errors import RecordError
+    from qbench.measure.executors.local import LocalExecutor
+    from qbench.measure.request import read_request
+    from qbench.measure.runner import measure
+    from qbench.measure.settings import take_settings
+    from qbench.records.store import encoded, write_record
+    from qbench.sweep import FINISHED, with_inputs
+
+    request = read_request(point)
+    if not os.access(result.parent, os.W_OK):
+        raise RecordError(f"{result}: there is no folder {result.parent} that can be written; make it first")
+    if request.settings is not None:
+        take_settings(request.settings)
+    record = with_inputs(measure(request.task, LocalExecutor(), request.run_id))
+    try:
+        write_record(record, result)
+    except RecordError:
+        print_text(encoded(record).decode().rstrip())  # A job's output is kept, too.
+        raise
+    print_text(f"{result}: {ending(record)}")
+    return 0 if record.outcome in FINISHED else 3

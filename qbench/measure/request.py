@@ -1,0 +1,108 @@
+"""The document that asks for one measurement: what `qbench run-point` reads, whoever carries it there.
+
+    {"schema_version": 1, "point": {"model": "bigscience/bloom-560m", "precision": "nf4", ...},
+     "device": "cuda", "measure": {"warmup_steps": 2, "steps": 10, "timeout_s": 900}, "repeat": 0,
+     "run_id": "demo-20260101T000000Z", "settings": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}}
+
+`point` and `measure` are written as in a scenario, and what they leave out is what it is there. Keys are
+added to a version, never changed or taken away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from qbench.errors import ScenarioError, nearest
+from qbench.measure.task import Task
+from qbench.scenario.schema import Device, MeasureSettings, Name, Point, Strict
+from qbench.scenario.settings import group_model, shown
+from qbench.scenario.validate import key_text
+
+MAX_REPEAT = 1_000_000
+MAX_FILE_BYTES = 1 << 20
+
+
+class Request(Strict):
+    """One measurement to be made."""
+
+    schema_version: Literal[1] = Field(description="Version of this format: 1.")
+    point: Point = Field(description="The training step, as a scenario's point.")
+    device: Device = Field(description="cuda or cpu.")
+    measure: MeasureSettings = Field(default_factory=MeasureSettings, description="As in a scenario.")
+    repeat: Annotated[int, Field(ge=0, le=MAX_REPEAT, strict=True)] = Field(
+        default=0, description="Number of the process among those of its point, from 0."
+    )
+    run_id: Name = Field(default="run-point", description="Name of the run that the record will carry.")
+    settings: dict[str, str] | None = Field(
+        default=None,
+        description="Variables that move memory or speed, set before measuring and no others; "
+        "null leaves those of the process.",
+    )
+
+    @property
+    def task(self) -> Task:
+        """What a worker is told."""
+        return Task(point=self.point, device=self.device, settings=self.measure, repeat=self.repeat)
+
+    def to_json(self) -> str:
+        """Return the document as text."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def request_of(task: Task, run_id: str, settings: dict[str, str] | None = None) -> Request:
+    """Return the document that asks for a task."""
+    return Request(
+        schema_version=1,
+        point=task.point,
+        device=task.device,
+        measure=task.settings,
+        repeat=task.repeat,
+        run_id=run_id,
+        settings=settings,
+    )
+
+
+def read_request(file: Path) -> Request:
+    """Return the request that a file holds. Raises ScenarioError with one line for each problem."""
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ScenarioError(f"{file}: larger than 1 MiB, so it is no request for one point")
+        values = json.loads(text)
+    except OSError as error:
+        raise ScenarioError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ScenarioError(f"{file}: not JSON: {error}; `qbench run --points` writes such files") from error
+    try:
+        return Request.model_validate(values)
+    except ValidationError as error:
+        raise ScenarioError(f"{file}: {problem}" for problem in _problems(error)) from error
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for found in error.errors():
+        path = found["loc"]
+        where = f"{key_text(path)}: " if path else ""
+        if found["type"] == "extra_forbidden":
+            names = list(_model_at(path[:-1]).model_fields)
+            close = nearest(str(path[-1]), names, count=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            yield f"{where}unknown key; {hint}allowed: {', '.join(names)}"
+        elif found["type"] == "missing":
+            yield f"{where}missing; give it: {_model_at(path[:-1]).model_fields[str(path[-1])].description}"
+        else:
+            yield f"{where}given {shown(found['input'])}; {found['msg']}"
+
+
+def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the class whose keys stand at a path of a request."""
+    model: type[BaseModel] = Request
+    for part in path:
+        model = group_model(model, str(part)) or model
+    return model

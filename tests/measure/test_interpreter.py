@@ -1,0 +1,85 @@
+"""Other interpreters that end in every way; scripts stand for them, since only their ending counts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qbench.errors import MeasureError, QbenchError
+from qbench.measure import interpreter
+from qbench.measure.interpreter import Interpreter, inspect, measure_in, run_qbench
+from qbench.measure.task import Task
+from qbench.scenario.schema import MeasureSettings, Point
+
+TASK = Task(
+    point=Point(model="nowhere/model"), device="cpu", settings=MeasureSettings(timeout_s=0.3), repeat=2
+)
+
+
+def script(folder: Path, text: str) -> Interpreter:
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return Interpreter(path=str(file), python="3", code_id="0", packages={})
+
+
+def test_the_running_interpreter_is_described():
+    import typer
+
+    found = inspect(sys.executable)
+    assert found.python == sys.version.split()[0]
+    assert found.packages["typer"] == typer.__version__
+    assert len(found.code_id) == 12
+
+
+def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(interpreter, "START_GRACE_S", 0.0)
+    mark = tmp_path / "mark"
+    hanging = script(tmp_path, f"(sleep 1; touch {mark}) & wait")
+    record = measure_in(hanging, TASK, "run-a")
+    assert (record.outcome, record.run_id, record.detail["repeat"]) == ("timeout", "run-a", 2)
+    time.sleep(1.2)
+    assert not mark.exists()
+
+
+def test_a_process_that_gives_no_result_crashed_with_its_last_line(tmp_path: Path):
+    record = measure_in(script(tmp_path, "echo some >&2; echo 'no such command' >&2; exit 7"), TASK, "run-a")
+    assert record.outcome == "crashed"
+    assert record.detail["error"] == "the process ended with exit code 7 and gave no result: no such command"
+    assert record.detail["stderr_tail"] == "some\nno such command\n"
+
+
+def test_a_process_that_a_signal_ends_crashed(tmp_path: Path):
+    record = measure_in(script(tmp_path, "kill -SEGV $$"), TASK, "run-a")
+    assert record.outcome == "crashed"
+    assert "exit code -11" in record.detail["error"]
+
+
+def test_a_result_that_is_no_record_counts_as_none(tmp_path: Path):
+    # Called as: python -m qbench run-point REQUEST RESULT
+    record = measure_in(script(tmp_path, 'echo "{}" > "$5"'), TASK, "run-a")
+    assert record.outcome == "crashed"
+
+
+def test_no_gpu_is_shown_where_none_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    path = script(tmp_path, 'echo "<$CUDA_VISIBLE_DEVICES>"').path
+    assert run_qbench(path, [], 10, gpu=False).stdout == "<>\n"
+    assert run_qbench(path, [], 10).stdout == "<3>\n"
+
+
+def test_a_file_that_is_no_program_is_refused(tmp_path: Path):
+    (tmp_path / "python").write_text("text")
+    with pytest.raises(QbenchError, match="is no program that can be run"):
+        inspect(str(tmp_path / "python"))
+
+
+def test_a_program_of_another_kind_cannot_be_started(tmp_path: Path):
+    file = tmp_path / "python"
+    file.write_bytes(b"\x7fELF not really")
+    file.chmod(0o755)
+    with pytest.raises(MeasureError, match="cannot be started"):
+        run_qbench(str(file), [], 10)
