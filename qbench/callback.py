@@ -1,0 +1,282 @@
+"""Records of a real training: `callbacks=[QbenchCallback("runs/mine")]` for Trainer or TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import torch  # noqa: TID253 - a callback of transformers exists only beside both
+from transformers import TrainerCallback  # noqa: TID253
+
+from qbench.catalog.gpus import find_gpu
+from qbench.errors import CatalogError, MeasureError
+from qbench.measure.environment import environment
+from qbench.measure.interpreter import run_qbench
+from qbench.measure.training import Clock, CudaPeaks, LedgerWatch, Shapes
+from qbench.records.record import Record, record_from_dict
+from qbench.records.store import open_store
+from qbench.scenario.schema import Device, Point
+from qbench.step.observe import observed_point
+from qbench.step.verify import count_parameters
+
+PLAN_TIMEOUT_S = 600.0
+SCENARIO_FILE = "scenario.yaml"
+
+_log = logging.getLogger(__name__)
+
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that gives up with a warning where it fails: an instrument must not end a training."""
+
+    @functools.wraps(hook)
+    def call(self: QbenchCallback, *args: Any, **kwargs: Any) -> None:
+        if self.problem is not None:
+            return
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self._give_up(error)
+
+    return call
+
+
+class QbenchCallback(TrainerCallback):
+    """Measures a training from inside and sets the plan of its configuration beside it, in a run folder.
+
+    Memory is that of the steps: torch's allocator on CUDA, and on the CPU the ledger of live storages if
+    `ledger` asks for it, which makes the first two steps slow. The first `warmup_steps` are kept apart from
+    the step times, as are those under the ledger. With `plan`, the configuration is planned by a process of
+    its own once the training has ended, which takes seconds. `record` and `plan_record` hold the two
+    records then. Whatever fails here is a warning, and the training goes on; `problem` says what it was.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, warmup_steps: int = 2, ledger: bool = False, plan: bool = True
+    ) -> None:
+        self.folder = Path(folder).resolve()
+        self.warmup_steps = warmup_steps
+        self.record: Record | None = None
+        self.plan_record: Record | None = None
+        self.problem: str | None = None
+        self._wants_ledger = ledger
+        self._wants_plan = plan
+        self._watch: _Watch | None = None
+
+    @_guarded
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Put the instruments on the model."""
+        if not state.is_world_process_zero:
+            return
+        kind = next(model.parameters()).device.type
+        if kind not in ("cpu", "cuda"):
+            raise MeasureError(f"the model is on {kind}; measured are cpu and cuda")
+        self._watch = _Watch(model, cast(Device, kind), self._wants_ledger and kind == "cpu")
+
+    @_guarded
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the ledger before the first batch is made."""
+        if self._watch is not None:
+            self._watch.start_ledger()
+
+    @_guarded
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that a step begins."""
+        if self._watch is not None:
+            self._watch.begin()
+
+    @_guarded
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that the optimizer begins."""
+        if self._watch is not None and self._watch.ledger is not None:
+            self._watch.ledger.on_phase("optimizer")
+
+    @_guarded
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """Note that the step ends."""
+        if self._watch is not None:
+            self._watch.end(optimizer)
+
+    @_guarded
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Write the record of the training, and that of its plan."""
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return
+        watch.close()
+        self.record = self._measured(watch, model, args, state)
+        plan = _plan(self.record, self.folder) if self._wants_plan else None
+        if isinstance(plan, str):
+            self.record.detail["caveats"].append(f"no plan: {plan}")
+        else:
+            self.plan_record = plan
+        with open_store(self.folder) as store:
+            for record in (self.plan_record, self.record):
+                if record is not None:
+                    store.append(record)
+
+    def _measured(self, watch: _Watch, model: Any, args: Any, state: Any) -> Record:
+        shape = watch.shapes.largest
+        if shape is None:
+            raise MeasureError("no batch with input_ids of shape [sequences, tokens] was seen")
+        observed = observed_point(model, args, shape, self.folder, getattr(args, "world_size", 1))
+        trainable, total = count_parameters(model)
+        metrics, detail = watch.results(self.warmup_steps)
+        logged = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
+        metrics |= {
+            "trainable_params": trainable,
+            "total_params": total,
+            "loss": [loss for _, loss in logged],
+        }
+        detail |= {
+            "repeat": 0,
+            "arguments": type(args).__name__,
+            "unmapped": list(observed.unmapped),
+            "loss_steps": [step for step, _ in logged],
+        }
+        detail["caveats"] += [f"not in the plan: {setting}" for setting in observed.unmapped]
+        return Record(
+            run_id=f"training-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}",
+            point=observed.point,
+            kind="measurement",
+            outcome="ok",
+            metrics=metrics,
+            detail=detail,
+            environment=environment(watch.device),
+        )
+
+    def _give_up(self, error: Exception) -> None:
+        self.problem = f"{type(error).__name__}: {error}"
+        _log.warning("qbench stopped recording, the training goes on (%s)", self.problem)
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
+
+
+class _Watch:
+    """The instruments on one training."""
+
+    def __init__(self, model: Any, device: Device, wants_ledger: bool) -> None:
+        self.device: Device = device
+        self.shapes = Shapes(model)
+        self.ledger: LedgerWatch | None = None
+        self._model = model
+        self._wants_ledger = wants_ledger
+        self._clock = Clock(device)
+        self._peaks = CudaPeaks() if device == "cuda" else None
+        self._tokens: list[int] = []
+
+    def start_ledger(self) -> None:
+        if self._wants_ledger and self.ledger is None:
+            self.ledger = LedgerWatch(self._model)
+
+    def begin(self) -> None:
+        self._tokens.append(self.shapes.tokens)
+        if self._peaks is not None:
+            self._peaks.begin()
+        self._clock.begin()
+
+    def end(self, optimizer: Any) -> None:
+        self._clock.end()
+        if self._peaks is not None:
+            self._peaks.end()
+        if self.ledger is not None and self.ledger.running:
+            self.ledger.end(optimizer)
+
+    def close(self) -> None:
+        self.shapes.detach()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def results(self, warmup_steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return metrics and details of what was seen."""
+        times = self._clock.seconds()
+        first = warmup_steps + (0 if self.ledger is None else self.ledger.steps)
+        edges = [*self._tokens, self.shapes.tokens]
+        tokens = [after - before for before, after in itertools.pairwise(edges)]
+        rates = [count / seconds for count, seconds in zip(tokens, times, strict=False)]
+        metrics = {"step_time_s": times[first:], "tokens_per_s": rates[first:]}
+        detail: dict[str, Any] = {
+            "warmup_step_time_s": times[:first],
+            "batch_shapes": [[*shape, count] for shape, count in sorted(self.shapes.seen.items())],
+            "caveats": list(self._shape_caveats()),
+        }
+        memory, more = self._memory()
+        return metrics | memory, detail | more
+
+    def _shape_caveats(self) -> list[str]:
+        if len(self.shapes.seen) < 2:
+            return []
+        sequences, tokens = cast(tuple[int, int], self.shapes.largest)
+        return [
+            f"batches had {len(self.shapes.seen)} shapes; the point is the largest, {sequences} x {tokens}"
+        ]
+
+    def _memory(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self._peaks is not None:
+            peaks = self._peaks
+            steps = max(peaks.allocated, default=None)
+            allocated = None if steps is None else max(steps, peaks.before_bytes)
+            metrics: dict[str, Any] = {
+                "static_bytes": peaks.static_bytes,
+                "peak_allocated_bytes": allocated,
+                "peak_reserved_bytes": peaks.reserved,
+            }
+            phases = {"load": peaks.before_bytes, "step": steps}
+            return metrics, {"phases": phases, "step_peak_bytes": peaks.allocated}
+        memory = None if self.ledger is None else self.ledger.profile()
+        if memory is None:
+            return {}, {}
+        metrics = {
+            "static_bytes": memory.static_bytes,
+            "peak_allocated_bytes": memory.peak_bytes,
+            "breakdown_bytes": memory.breakdown,
+            "peak_at": memory.peak_at,
+        }
+        return metrics, {"phases": memory.phases, "static_breakdown_bytes": memory.static_breakdown}
+
+
+def _plan(record: Record, folder: Path) -> Record | str:
+    """Return the plan of a record's point, made by a process of its own, or why there is none.
+
+    The scenario that it is made from stays in the folder.
+    """
+    device = cast(Device, record.device)
+    scenario = folder / SCENARIO_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    scenario.write_text(json.dumps(_scenario(record.point, device), indent=2), encoding="utf-8")
+    try:
+        ended = run_qbench(
+            sys.executable, ["plan", str(scenario), "--device", device, "--json"], PLAN_TIMEOUT_S, gpu=False
+        )
+    except MeasureError as error:
+        return str(error)
+    if ended.exit_code != 0:
+        return ended.last_line
+    (values,) = json.loads(ended.stdout)["records"]
+    plan = record_from_dict(values, str(scenario))
+    return replace(plan, run_id=record.run_id, point=record.point)
+
+
+def _scenario(point: Point, device: Device) -> dict[str, Any]:
+    """Return a scenario of one point; JSON is YAML, too."""
+    return {
+        "name": "training",
+        "question": "What does this training need, and was it planned right?",
+        "base": point.model_dump(mode="json"),
+        "plan": {"gpus": _card() if device == "cuda" else []},
+    }
+
+
+def _card() -> list[str]:
+    try:
+        return [find_gpu(torch.cuda.get_device_name()).name]
+    except CatalogError:
+        return []  # The plan says which compute capability it is for.
