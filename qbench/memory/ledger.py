@@ -108,9 +108,7 @@ class Ledger(TorchDispatchMode):
         if handle is not None:
             self.allocations[handle].category = category
 
-    def allocate(
-        self, num_bytes: int, op: str, category: str, parts: Mapping[str, int] | None = None
-    ) -> int:
+    def allocate(self, num_bytes: int, op: str, category: str, parts: Mapping[str, int] | None = None) -> int:
         """Record memory that a library holds out of sight of the dispatcher; return its handle.
 
         `parts` says, for memory that is a sum over parameters, the bytes of each by its name.

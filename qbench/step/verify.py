@@ -189,13 +189,14 @@ def _check_targets(point: Point, adapted: dict[str, torch.nn.Module], head: Any)
 
 
 def _check_dtypes(point: Point, dtypes: dict[str, str]) -> None:
-    """Refuse embeddings, head or adapters in another dtype than the recipe leaves them in."""
+    """Refuse embeddings, head or adapters in another dtype than the recipe itself gives them."""
     is_prepared = point.method == "qlora" and point.train.recipe in ("peft", "trainer")
     rest = torch.float32 if is_prepared else base_dtype(point.precision)
-    # peft makes adapters in fp32 (`autocast_adapter_dtype`); trl casts those of a quantized base.
-    is_cast = point.method == "qlora" and point.train.recipe == "trl"
-    adapters = torch.bfloat16 if is_cast else torch.float32
-    for name, dtype in (("embeddings", rest), ("lm_head", rest), ("adapters", adapters)):
+    expected = {"embeddings": rest, "lm_head": rest}
+    if point.method == "qlora" and point.train.recipe == "trl":
+        # Elsewhere the dtype of adapters is peft's to choose, and older releases chose another one.
+        expected["adapters"] = torch.bfloat16
+    for name, dtype in expected.items():
         found, wanted = dtypes.get(name), str(dtype).removeprefix("torch.")
         if found not in (None, wanted):
             raise StepError(

@@ -90,7 +90,7 @@ def real_trainer(point: Point, folder: Path) -> Trainer:
 
 
 def real_sft_trainer(point: Point, folder: Path) -> Trainer:
-    trl = pytest.importorskip("trl")
+    trl = pytest.importorskip("trl", minversion="1.16")
     datasets = pytest.importorskip("datasets")
     from tokenizers import Tokenizer, models
 

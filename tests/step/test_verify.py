@@ -122,7 +122,6 @@ def test_8_bit_layer_without_8_bit_weights_is_named(
         ("nf4", "plain", "peft", "recipe peft leaves the embeddings of a nf4 base in float32, .* bfloat16"),
         ("nf4", "peft", "plain", "recipe plain leaves the embeddings of a nf4 base in bfloat16, .* float32"),
         ("int8", "trl", "trainer", "recipe trainer leaves the embeddings of a int8 base in float32"),
-        ("nf4", "trl", "plain", "recipe plain leaves the adapters of a nf4 base in float32, .* bfloat16"),
         ("nf4", "plain", "trl", "recipe trl leaves the adapters of a nf4 base in bfloat16, .* float32"),
     ],
 )
