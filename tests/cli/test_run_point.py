@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,7 +117,9 @@ def test_settings_of_the_request_are_those_of_the_measurement(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("CUDA_MODULE_LOADING", "EAGER")
     request, *_ = requests(tmp_path)
-    assert main(["run-point", str(request), str(result_of(request))]) == 0
+    # A process of its own: the fork server of this one has its settings already.
+    command = [sys.executable, "-m", "qbench", "run-point", str(request), str(result_of(request))]
+    subprocess.run(command, check=True, capture_output=True)
     (record,) = read_records(result_of(request))
     assert record.environment["settings"]["OMP_NUM_THREADS"] == "1"
     assert "CUDA_MODULE_LOADING" not in record.environment["settings"]
