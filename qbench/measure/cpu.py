@@ -52,7 +52,7 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         "loss": recording.losses + warm.losses + timed_losses,
     }
     detail = {
-        "model": {"dtypes": step.facts.dtypes, "adapted_modules": step.facts.adapted_modules},
+        "model": step.facts.checkable(),
         "static_breakdown_bytes": memory.static_breakdown,
         "phases": memory.phases,
         "timeline": memory.timeline,

@@ -81,7 +81,7 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         **timing.as_detail(),
         **_allocator_detail(stats),
         "managed_bytes": step.managed_bytes,
-        "model": {"dtypes": step.facts.dtypes, "adapted_modules": step.facts.adapted_modules},
+        "model": step.facts.checkable(),
         "validity": validity.as_detail(findings),
         "load_time_s": loaded.seconds,
         "loss_before": loaded.loss_before,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import bitsandbytes as bnb
@@ -41,12 +41,21 @@ class ModelFacts:
     total_params: int
     base_params: int
     quantized_modules: int
+    quantized_types: dict[str, int]
+    """Number of quantized modules by their class and kind of weight: "Linear4bit nf4 double"."""
     quantized_params: int
     quantized_bytes: int
     """Bytes of the packed weights, without their quantization state."""
     adapted_modules: int
     dtypes: dict[str, str]
     skipped: tuple[dict[str, Any], ...]
+
+    def checkable(self) -> dict[str, Any]:
+        """Return what a record of a measurement keeps: all facts but the counts it has as metrics."""
+        facts = asdict(self)
+        for name in ("trainable_params", "total_params", "skipped"):
+            del facts[name]
+        return facts
 
 
 def verify_model(model: torch.nn.Module, point: Point) -> ModelFacts:
@@ -74,6 +83,7 @@ def model_facts(model: torch.nn.Module, point: Point, times: Times = once) -> Mo
         total_params=total,
         base_params=base_params,
         quantized_modules=sum(times(name) for name in layers),
+        quantized_types=_types(layers, times),
         quantized_params=sum(
             times(name) * layer.in_features * layer.out_features for name, layer in layers.items()
         ),
@@ -91,6 +101,16 @@ def _quantized(model: torch.nn.Module) -> dict[str, Any]:
         for name, module in model.named_modules()
         if is_quantized_weight(module._parameters.get("weight"))
     }
+
+
+def _types(layers: dict[str, Any], times: Times) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, layer in layers.items():
+        state = getattr(layer.weight, "quant_state", None)
+        kind = "int8" if state is None else state.quant_type + (" double" if state.nested else "")
+        key = f"{type(layer).__name__} {kind}"
+        counts[key] = counts.get(key, 0) + times(name)
+    return counts
 
 
 def _adapted(model: torch.nn.Module) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def test_llama_2_7b_in_nf4_dq_is_below_4_2_gib() -> None:
     record = plan_llama_2_7b("nf4-dq")
     base, static = record.detail["base_weights"], record.detail["static_breakdown_bytes"]
     assert record.detail["model"]["quantized_modules"] == 32 * 7 == 224
+    assert record.detail["model"]["quantized_types"] == {"Linear4bit nf4 double": 224}
     assert base["quantized_params"] == LINEAR == 6_476_005_376
     assert base["quantized_bytes"] == LINEAR // 2
     # Absmax in 8 bit for 64 weights, fp32 for 256 of those; and in each layer two code books (16 and 256 x
