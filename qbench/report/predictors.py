@@ -26,8 +26,7 @@ READ_WITH_CARE = (
     "where it keeps the CUDA context or a safety margin apart, these are left out.",
     "The tools cannot be told versions of libraries, nor which kernels torch had: qbench plans the `cift` "
     "runs, measured on Windows, without flash attention. They were told SDPA, or flash where they have no "
-    "SDPA. Told eager attention, `fitcheck-llm` comes within 10 % of `cift-025`, which qbench plans with "
-    "torch's math kernel, and is further off on the runs of `fms` and `peft-mm`.",
+    "SDPA.",
     "`canifinetune` is of the project that measured the `cift` runs, and its formulas draw on such runs.",
     "`fitcheck-llm` states its accuracy for a Tesla T4 with checkpointing, `vramcalc` for an RTX A6000. "
     "Other steps and cards are outside what they claim.",
