@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from qbench.catalog.models import resolve_model
 from qbench.errors import QbenchError
 from qbench.measure.environment import inputs
 from qbench.records.plan_cache import PlanCache
-from qbench.records.record import Record
+from qbench.records.record import Record, utc_now
 from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
 
@@ -45,6 +45,9 @@ def plans(
     """
     done: dict[int, Record] = {}
     for index, record in _made(points, settings, cache):
+        files = inputs(points[index])
+        if files:
+            record = replace(record, environment={**record.environment, "inputs": files})
         done[index] = record
         if on_plan is not None:
             on_plan(index, record)
@@ -61,7 +64,7 @@ def _made(
         if found is None:
             missing.append(index)
         else:
-            yield index, found
+            yield index, replace(found, created_at=utc_now())
     for index, record in _planned(points, missing, settings):
         known = facts[index]
         if cache is not None and known is not None and record.outcome == "ok":
@@ -70,9 +73,9 @@ def _made(
 
 
 def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
-    """Return all that a plan depends on; None for a model of the hub, whose config may change there."""
+    """Return all that a plan depends on; None where that is not in sight, as on the hub or inside a GGUF."""
     try:
-        if resolve_model(point.model).kind == "hub":
+        if resolve_model(point.model).kind in ("hub", "gguf"):
             return None
     except QbenchError:
         return None

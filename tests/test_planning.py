@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_what_was_planned_is_not_planned_again(
     cache, point = PlanCache(tmp_path / "cache"), tiny_point(model)
     (first,) = plans([point], PlanFor(), cache)
     monkeypatch.setattr(planning, "plan_or_error", None)
-    assert plans([point], PlanFor(), cache) == [first]
+    (again,) = plans([point], PlanFor(), cache)
+    assert replace(again, created_at=first.created_at) == first
+    assert first.environment["inputs"].keys() == {"config.json"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from qbench.errors import NotComparableError
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
 
-KEPT_DETAIL = ("repeat", "protocol", "model", "static_breakdown_bytes", "compute_capability", "validity")
+KEPT_DETAIL = (
+    "repeat",
+    "protocol",
+    "model",
+    "static_breakdown_bytes",
+    "compute_capability",
+    "allocator",
+    "validity",
+)
 """What a check reads of the detail; timelines and the like would make every change a large one."""
 
 KEPT_ENVIRONMENT = (
@@ -51,11 +59,18 @@ def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prun
 
     A point that no gated value of moved keeps its records, so that a change to the file is as small as the
     change to the numbers. Points that the run lacks are kept, or removed with `prune`. Raises
-    NotComparableError when the run is empty or was measured on another machine than the file's.
+    NotComparableError when the run is empty, has a point that ended in anything but ok or oom, or was
+    measured on another machine than the file's.
     """
     latest = [record for result in gather(run) for record in result.records]
     if not latest:
         raise NotComparableError("the run holds no records; run a scenario or plan into it first")
+    failed = [record.point.label for record in latest if record.outcome not in ("ok", "oom")]
+    if failed:
+        raise NotComparableError(
+            f"{len(failed)} of {len(latest)} records have no numbers to accept ({failed[0]}); "
+            "run it again first"
+        )
     _same_machine([*before, *latest])
     old, new = _grouped(before), _grouped(latest)
     changed = _changed(before, latest) if old.keys() & new.keys() else set()

@@ -228,6 +228,8 @@ def _middle(reading: Reading | None) -> float | str | None:
 
 
 def _judge_outcome(before: str, now: str) -> Verdict:
+    if now not in ("ok", "oom"):
+        return "worse"  # Nothing was held against anything, whatever the baseline has.
     if before == now:
         return "same"
     if now == "ok":
@@ -238,15 +240,18 @@ def _judge_outcome(before: str, now: str) -> Verdict:
 def circumstances(result: Result) -> dict[str, str]:
     """Return what must be equal before numbers may be compared, by name; what is unknown is left out.
 
-    For a plan: device, compute capability and input files. For a measurement: the machine, the settings of
-    the process, how many steps were timed, and input files.
+    For a plan: device, compute capability, allocator and input files. For a measurement: the machine, the
+    settings of the process, how many steps were timed, and input files.
     """
     record = result.records[-1]
     env, detail = record.environment, record.detail
     facts = {"device": env.get("device"), **_named("content of", env.get("inputs"))}
     if result.kind == "plan":
-        capability = detail.get("compute_capability")
-        return _known(facts | {"compute capability": ".".join(map(str, capability)) if capability else None})
+        capability, allocator = detail.get("compute_capability"), detail.get("allocator")
+        facts["compute capability"] = ".".join(map(str, capability)) if capability else None
+        if allocator is not None:
+            facts["allocator"] = ", ".join(f"{n}={v}" for n, v in allocator.items() if v) or "defaults"
+        return _known(facts)
     machine = {"machine": env.get("device_name"), "driver": env.get("driver")}
     if env.get("device") == "cpu":
         machine["number of CPUs"] = env.get("cpu_count")

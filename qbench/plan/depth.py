@@ -16,6 +16,22 @@ _LEADS = ("first_k_dense_replace",)
 """Keys of configs that give how many layers at the start are of another kind."""
 
 
+_ALIKE = frozenset(
+    """
+    bloom deepseek_v2 deepseek_v3 falcon gemma gemma2 gemma3 gemma3_text gpt2 gpt_neox gpt_oss gptj llama
+    mistral mixtral olmo olmo2 olmo3 opt phi phi3 qwen2 qwen3 qwen3_5 qwen3_5_moe qwen3_moe qwen3_next smollm3
+    """.split()
+)
+"""Model types whose layers differ only by the keys above and by lists of one entry a layer.
+
+The history of their few layers was held against that of all. Other types may name layers by number, which
+few layers would hide.
+"""
+
+_BY_NUMBER = ("mlp_only_layers", "moe_layers")
+"""Keys that name single layers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shallow:
     """A config with few layers, and which of them stand for those left out."""
@@ -32,7 +48,9 @@ def shallow(config: PretrainedConfig) -> Shallow | None:
     """Return a config with as few layers as tell all of a model; None where it has hardly more."""
     text: Any = config.get_text_config()
     depth = getattr(text, "num_hidden_layers", None)
-    if not isinstance(depth, int):
+    if not isinstance(depth, int) or config.model_type not in _ALIKE:
+        return None
+    if any(getattr(text, key, None) for key in _BY_NUMBER):
         return None
     lists = {
         key: value for key, value in vars(text).items() if isinstance(value, list) and len(value) == depth

@@ -82,3 +82,22 @@ def test_stale_records_of_a_run_are_not_taken() -> None:
 def test_an_empty_run_is_refused() -> None:
     with pytest.raises(NotComparableError, match="holds no records"):
         accept(plans(GIB), [], "why")
+
+
+def test_a_point_without_numbers_is_not_accepted() -> None:
+    failed = replace(plans(GIB)[0], outcome="error", metrics={})
+    with pytest.raises(NotComparableError, match="1 of 1 records have no numbers to accept"):
+        accept([], [failed], "upgrade")
+
+
+def test_errors_on_both_sides_are_no_agreement() -> None:
+    failed = [replace(plans(GIB)[0], outcome="error", metrics={})]
+    assert check(failed, failed).exit_code() == 1
+
+
+def test_other_allocator_settings_are_not_compared() -> None:
+    usual = {"expandable_segments": False, "max_split_size_bytes": None}
+    before = plans(GIB, detail={"allocator": usual})
+    now = plans(GIB, detail={"allocator": {**usual, "expandable_segments": True}})
+    assert check(before, now).exit_code() == 2
+    assert check(before, before).exit_code() == 0

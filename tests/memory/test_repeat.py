@@ -137,3 +137,15 @@ def test_a_model_that_cannot_be_shortened_is_recorded_in_full(
     with kernels_of("cuda", Card()), without_gc():
         found = record_point(point, "cuda", load_config(point), Card())
     assert found.facts.adapted_modules == 7 * 7  # q, k, v, o, gate, up, down in each of seven layers
+
+
+def test_layers_named_by_number_are_not_left_out(tmp_path: Path) -> None:
+    """Of few layers nobody sees that layer 5 of 12 has no experts."""
+    model = deep_model(tmp_path / "model", "Qwen/Qwen3-30B-A3B", 12)
+    config = load_config(tiny_point(model))
+    assert shallow(config) is not None
+    config.mlp_only_layers = [5]
+    assert shallow(config) is None
+    config.mlp_only_layers = []
+    config.model_type = "ernie4_5_moe"
+    assert shallow(config) is None
