@@ -17,10 +17,36 @@ _LEADS = ("first_k_dense_replace",)
 
 
 _ALIKE = frozenset(
-    """
-    bloom deepseek_v2 deepseek_v3 falcon gemma gemma2 gemma3 gemma3_text gpt2 gpt_neox gpt_oss gptj llama
-    mistral mixtral olmo olmo2 olmo3 opt phi phi3 qwen2 qwen3 qwen3_5 qwen3_5_moe qwen3_moe qwen3_next smollm3
-    """.split()
+    [
+        "bloom",
+        "deepseek_v2",
+        "deepseek_v3",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "gpt_oss",
+        "gptj",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_moe",
+        "qwen3_next",
+        "smollm3",
+    ]
 )
 """Model types whose layers differ only by the keys above and by lists of one entry a layer.
 
