@@ -59,9 +59,7 @@ def plan_command(
     gradient_checkpointing: Annotated[bool | None, typer.Option(help="Recompute layers in backward.")] = None,
     optim: Annotated[list[str] | None, typer.Option(help="As TrainingArguments.optim.")] = None,
     autocast: Annotated[list[str] | None, typer.Option(help="none, bf16, fp16.")] = None,
-    recipe: Annotated[
-        list[str] | None, typer.Option(help="plain, peft, trainer (trl is not built yet).")
-    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="plain, peft, trainer, trl.")] = None,
     attn: Annotated[list[str] | None, typer.Option(help="auto, eager, sdpa, flash_attention_2.")] = None,
     gpu: Annotated[list[str] | None, typer.Option(help="GPU to hold the plan against.")] = None,
     gpu_memory: Annotated[str, typer.Option(help="Memory of a card that is not listed, as 24GiB.")] = "",

@@ -132,11 +132,6 @@ class AllocatorStats:
     """Device allocations tried again after the whole cache had been released."""
     num_ooms: int
 
-    @property
-    def peak_fragmentation_bytes(self) -> int:
-        """Return what the peak reservation holds beyond the most that was ever allocated at once."""
-        return self.peak_reserved_bytes - self.peak_allocated_bytes
-
 
 class OutOfMemory(Exception):
     """A request that did not fit even after the cache was released: a result of a replay, not an error.
