@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def mutated(record: dict[str, Any], source: random.Random) -> str:
     copy = json.loads(json.dumps(record))
     for _ in range(source.randint(1, 3)):
         container, key = source.choice(places(copy))
-        new = source.choice([*VALUES, deep(source.choice((3, 30, 300, 301)))])
+        # A copy: a later change within the same record must not reach into VALUES.
+        new = deepcopy(source.choice([*VALUES, deep(source.choice((3, 30, 300, 301)))]))
         kind = source.random()
         if kind < 0.7:
             container[key] = new
