@@ -19,7 +19,9 @@ from transformers import TrainerCallback  # noqa: TID253
 from qbench.catalog.gpus import find_gpu
 from qbench.errors import CatalogError, MeasureError
 from qbench.measure.environment import environment
+from qbench.measure.failures import failure
 from qbench.measure.interpreter import run_qbench
+from qbench.measure.task import Measurement
 from qbench.measure.training import Clock, CudaPeaks, LedgerWatch, Shapes
 from qbench.records.record import Record, record_from_dict
 from qbench.records.store import open_store
@@ -56,6 +58,9 @@ class QbenchCallback(TrainerCallback):
     the step times, as are those under the ledger. With `plan`, the configuration is planned by a process of
     its own once the training has ended, which takes seconds. `record` and `plan_record` hold the two
     records then. Whatever fails here is a warning, and the training goes on; `problem` says what it was.
+
+    A trainer tells its callbacks nothing of a training that fails. Inside `with callback:` it leaves a record
+    too, with outcome oom or error and what was measured until then; the error itself goes on.
     """
 
     def __init__(
@@ -69,6 +74,16 @@ class QbenchCallback(TrainerCallback):
         self._wants_ledger = ledger
         self._wants_plan = plan
         self._watch: _Watch | None = None
+        self._training: tuple[Any, Any, Any] | None = None
+
+    def __enter__(self) -> QbenchCallback:
+        """Record the training inside even when it fails."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Write the record of a training that ended in an error."""
+        if isinstance(error, Exception):
+            self._on_failure(error)
 
     @_guarded
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -79,6 +94,7 @@ class QbenchCallback(TrainerCallback):
         if kind not in ("cpu", "cuda"):
             raise MeasureError(f"the model is on {kind}; measured are cpu and cuda")
         self._watch = _Watch(model, cast(Device, kind), self._wants_ledger and kind == "cpu")
+        self._training = (model, args, state)
 
     @_guarded
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -105,13 +121,22 @@ class QbenchCallback(TrainerCallback):
             self._watch.end(optimizer)
 
     @_guarded
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the record of the training, and that of its plan."""
+        self._write(Measurement(outcome="ok"))
+
+    @_guarded
+    def _on_failure(self, error: Exception) -> None:
+        self._write(failure(error))
+
+    def _write(self, ended: Measurement) -> None:
         watch, self._watch = self._watch, None
-        if watch is None:
+        if watch is None or self._training is None:
             return
         watch.close()
-        self.record = self._measured(watch, model, args, state)
+        measured = self._measured(watch, *self._training)
+        detail = measured.detail | ended.detail
+        self.record = replace(measured, outcome=ended.outcome, detail=detail)
         plan = _plan(self.record, self.folder) if self._wants_plan else None
         if isinstance(plan, str):
             self.record.detail["caveats"].append(f"no plan: {plan}")

@@ -11,7 +11,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_config
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from qbench.callback import QbenchCallback
 from qbench.records.store import read_records
@@ -170,6 +177,29 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_training(
     assert trainer.state.global_step == STEPS
     assert callback.problem is not None
     assert "the training goes on" in caplog.text
+
+
+class Exploding(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 4:
+            raise MemoryError("the training is too large")
+
+
+def test_a_training_that_fails_leaves_its_record(tmp_path: Path):
+    callback = QbenchCallback(tmp_path / "run", plan=False)
+    data = [{"input_ids": ids, "labels": ids} for ids in rows(*[32] * 2 * STEPS)]
+    trainer = Trainer(
+        model=get_peft_model(base_model(), lora()),
+        args=TrainingArguments(**arguments(tmp_path)),
+        train_dataset=data,
+        callbacks=[callback, Exploding()],
+    )
+    with pytest.raises(MemoryError), callback, contextlib.redirect_stdout(None):
+        trainer.train()
+    (record,) = read_records(tmp_path / "run")
+    assert (record.outcome, record.detail["oom"]["kind"]) == ("oom", "host")
+    assert len(record.metrics["step_time_s"]) == 4 - 2  # Two of the four are the warm-up.
+    assert not trainer.model._forward_pre_hooks
 
 
 def test_what_a_point_cannot_say_is_listed(tmp_path: Path):

@@ -69,11 +69,15 @@ def torch_has_cuda() -> bool:
 def inputs(point: Point) -> dict[str, str]:
     """Return the digest of each file that a point names and that is not part of its identity.
 
-    These are `config.json` of a model's folder and the text that is trained on; weights are not read.
+    These are `config.json` of a model's folder or the one file of a GGUF, and the text that is trained on;
+    the weights of a folder are not read.
     """
     # Not Path.expanduser, which raises for the home of a user that does not exist.
-    config = Path(os.path.expanduser(point.model)) / "config.json"
-    files = {"config.json": config} if config.is_file() else {}
+    model = os.path.expanduser(point.model)
+    files = {"config.json": Path(model, "config.json")}
+    if model.endswith(".gguf"):
+        files["gguf"] = Path(model)
+    files = {name: file for name, file in files.items() if os.path.isfile(file)}
     if point.data != "random":
         files["data"] = Path(point.data)
     return {name: _digest(file) for name, file in files.items()}
@@ -82,9 +86,20 @@ def inputs(point: Point) -> dict[str, str]:
 def _digest(file: Path) -> str:
     """Return twelve hexadecimal digits of a file's content, empty when it cannot be read."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        known = file.stat()
+        return _content_digest(file, known.st_size, known.st_mtime_ns)
     except OSError:
         return ""
+
+
+@functools.lru_cache(maxsize=256)
+def _content_digest(file: Path, size: int, changed_ns: int) -> str:
+    """Return the digest of a file as it is at that size and time: a GGUF takes seconds a few GiB."""
+    with file.open("rb") as content:
+        digest = hashlib.sha256()
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def _cpu_name() -> str | None:

@@ -50,6 +50,15 @@ def test_the_files_of_a_point_count_by_their_content(tmp_path: Path):
     assert after["data"] == before["data"]
 
 
+def test_a_gguf_counts_by_its_content(tmp_path: Path):
+    file = tmp_path / "model.gguf"
+    file.write_text("one")
+    assert inputs(Point(model=str(file))) == {"gguf": "7692c3ad3540"}
+    file.write_text("other")
+    assert inputs(Point(model=str(file)))["gguf"] != "7692c3ad3540"
+    assert inputs(Point(model=str(tmp_path / "none.gguf"))) == {}
+
+
 def test_the_home_of_nobody_is_no_folder():
     assert inputs(Point(model="~no_such_user/model")) == {}
 
