@@ -1,0 +1,260 @@
+"""The Python API: `qbench.plan`, `qbench.load_run`, `qbench.compare`, `qbench.figures`.
+
+Records come as pandas tables, charts as plotly figures, and each result shows itself in a notebook.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from qbench.catalog.gpus import find_gpu
+from qbench.errors import QbenchError, ScenarioError
+from qbench.planning import PlanFor, plans
+from qbench.quiet import quiet_libraries
+from qbench.records.document import read_any
+from qbench.records.plan_cache import PlanCache
+from qbench.records.record import Record
+from qbench.scenario.expand import point_from
+from qbench.scenario.schema import Device
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from qbench.report.tables import Table
+
+ROWS_SHOWN = 100
+"""Rows of a table that a notebook shows; `frame` has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records(Sequence[Record]):
+    """Records of plans or of a run: a sequence, a table (`frame`), and what a notebook shows of it."""
+
+    records: tuple[Record, ...]
+    title: str
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each record: settings, each metric as one number (bytes as bytes), breakdown."""
+        from qbench.records.frame import records_frame
+
+        return records_frame(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        """Return one record, or a part of them as Records."""
+        if isinstance(index, slice):
+            return Records(self.records[index], self.title)
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"{self.title}: {len(self)} record{'' if len(self) == 1 else 's'}"
+
+    def _repr_html_(self) -> str:
+        from qbench.compare.results import gather
+        from qbench.report.tables import points_table
+
+        return _html(repr(self), [], points_table(gather(self.records)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What differs: `frame` is the table, `sentences` say what it means."""
+
+    title: str
+    sentences: tuple[str, ...]
+    table: Table | None
+    """The table as a report shows it; None where there is nothing to compare."""
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table with raw values: bytes as bytes, unknown as None."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows))
+
+    def __repr__(self) -> str:
+        return "\n".join((self.title, *self.sentences))
+
+    def _repr_html_(self) -> str:
+        return _html(self.title, self.sentences, self.table)
+
+
+class Figures(Mapping[str, "go.Figure"]):
+    """Charts by name, each a plotly figure with title and legend."""
+
+    def __init__(self, drawn: Mapping[str, go.Figure], captions: Mapping[str, str]) -> None:
+        """`captions` says by name what is drawn, for which settings."""
+        self._drawn, self.captions = dict(drawn), dict(captions)
+
+    def __getitem__(self, name: str) -> go.Figure:
+        """Return the figure of that name. Raises QbenchError, which names those that there are."""
+        if name not in self._drawn:
+            raise QbenchError(
+                f"no chart {name!r} of these records; there are: {', '.join(self._drawn) or 'none'}"
+            )
+        return self._drawn[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._drawn)
+
+    def __len__(self) -> int:
+        return len(self._drawn)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._drawn
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {figure.layout.title.text}" for name, figure in self._drawn.items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td><code>{escape(name)}</code></td><td>{escape(str(figure.layout.title.text))}</td></tr>"
+            for name, figure in self._drawn.items()
+        )
+        return f"<table><thead><tr><th>name</th><th>chart</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+def plan(
+    model: str,
+    *,
+    gpu: str | Sequence[str] = (),
+    device: Device = "cuda",
+    cache: bool = True,
+    **settings: Any,
+) -> Records:
+    """Return the plan of a training step, or of every combination where settings are given as lists.
+
+    `settings` go by the scenario's names: precision="nf4-dq", r=16, seq_len=[1024, 4096]; target_modules
+    is one setting where it is a list of names, and several where it is a list of lists. `gpu` names
+    cards to hold the plan against. Raises ScenarioError or CatalogError for what is not known, StepError's
+    text as QbenchError where the only point cannot be planned; of several, such a record has outcome error.
+    """
+    quiet_libraries()
+    cards = tuple(find_gpu(name) for name in ([gpu] if isinstance(gpu, str) else gpu))
+    choices = [[(name, value) for value in _listed(name, given)] for name, given in settings.items()]
+    points = [point_from({"model": model}, dict(chosen)) for chosen in itertools.product(*choices)]
+    if not points:
+        raise ScenarioError("a setting is an empty list; give at least one value")
+    made = plans(points, PlanFor(device=device, gpus=cards), PlanCache() if cache else None)
+    if len(made) == 1 and made[0].outcome == "error":
+        raise QbenchError(made[0].detail["error"])
+    return Records(tuple(made), f"Plans of {model}")
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    if not isinstance(given, (list, tuple)):
+        return [given]
+    names = name.rpartition(".")[2] == "target_modules" and all(isinstance(value, str) for value in given)
+    return [list(given)] if names else list(given)
+
+
+def load_run(path: str | Path) -> Records:
+    """Return the records of a run folder, a .jsonl file, or a .json file of `qbench plan --json`.
+
+    Raises RecordError when something in it is not a record.
+    """
+    return Records(tuple(read_any(Path(path))), Path(path).resolve().name)
+
+
+def compare(run: Sequence[Record], baseline: Sequence[Record] | None = None) -> Comparison:
+    """Return QLoRA against LoRA within `run`; with `baseline`, the run now against the one before.
+
+    Raises NotComparableError where the two runs have no point in common or must not be compared.
+    """
+    return _methods(run) if baseline is None else _against(run, baseline)
+
+
+def _methods(run: Sequence[Record]) -> Comparison:
+    from qbench.compare.headline import headline
+    from qbench.compare.methods import pair_results
+    from qbench.compare.results import gather
+    from qbench.report.tables import comparison_table
+
+    pairs = pair_results(gather(run))
+    table = comparison_table(pairs)
+    said = tuple(headline(pairs)) or ("No two points differ in precision alone.",)
+    titles = [column.title for column in table.columns] if table else []
+    rows = tuple(dict(zip(titles, row, strict=True)) for row in (table.rows if table else ()))
+    return Comparison(title="QLoRA against LoRA", sentences=said, table=table, rows=rows)
+
+
+def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
+    from qbench.compare.regressions import check
+    from qbench.report.gate import finding_text, point_text, told_findings, verdict_lines
+    from qbench.report.tables import Column, Table
+
+    found = check(baseline, run)
+    rows = tuple(
+        {
+            "point": point_text(finding),
+            "metric": finding.metric,
+            "unit": finding.unit,
+            "baseline": finding.baseline,
+            "run": finding.run,
+            "verdict": finding.verdict,
+            "gated": finding.gated,
+            "note": finding.note,
+        }
+        for finding in found.findings
+    )
+    told = tuple((point_text(finding), finding_text(finding)) for finding in told_findings(found))
+    table = Table(columns=(Column("Point"), Column("Found")), rows=told) if told else None
+    said = tuple(verdict_lines(found, found.exit_code()))
+    return Comparison(title="Now against before", sentences=said, table=table, rows=rows)
+
+
+def figures(records: Sequence[Record]) -> Figures:
+    """Return every chart that the records have data for, by name, such as 'peak' or 'waterfall'."""
+    from qbench.compare.results import gather
+    from qbench.report.figures import charts
+
+    drawn, captions = {}, {}
+    for chart in charts(gather(records)):
+        for number, figure in enumerate(chart.figures):
+            name = chart.name if number == 0 else f"{chart.name}-{number + 1}"
+            drawn[name], captions[name] = _titled(figure, chart.title), chart.caption
+    return Figures(drawn, captions)
+
+
+def _titled(figure: go.Figure, title: str) -> go.Figure:
+    """Return the figure with what a page writes around it: title and legend."""
+    figure.update_layout(title={"text": escape(title, quote=False)}, showlegend=True)
+    figure.update_layout(
+        height=figure.layout.height + 90, margin={"t": 60}, legend={"orientation": "h", "y": -0.25}
+    )
+    return figure
+
+
+def _html(title: str, sentences: Sequence[str], table: Table | None) -> str:
+    """Return a title, sentences and a table as HTML, all text escaped."""
+    from qbench.report.tables import cell_text
+
+    said = [f"<p><b>{escape(title)}</b></p>", *(f"<p>{escape(sentence)}</p>" for sentence in sentences)]
+    if table is None:
+        return "".join(said)
+    shown = table.first(ROWS_SHOWN)
+    head = "".join(f"<th>{escape(column.title)}</th>" for column in shown.columns)
+    units = [column.unit for column in shown.columns]
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td>{escape(cell_text(value, unit))}</td>" for value, unit in zip(row, units, strict=True)
+        )
+        + "</tr>"
+        for row in shown.rows
+    )
+    return f"{''.join(said)}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,107 @@
+"""How the page is wired: a question from the form, its answer, and the overview once it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dash import ClientsideFunction, Dash, Input, Output
+from dash.exceptions import PreventUpdate
+
+from qbench.catalog.gpus import find_gpu
+from qbench.errors import QbenchError
+from qbench.planning import PlanFor
+from qbench.scenario.schema import PRECISIONS, Point
+from qbench.web.state import State, read_state
+from qbench.web.uploads import Uploads
+from qbench.web.views import answer_view, details_view, overview_view, problem_view
+from qbench.web.worker import Part, Planner, Question, Superseded
+
+CARDS = (
+    "RTX 3060 12GB",
+    "RTX 4060 Ti 16GB",
+    "A10G",
+    "RTX 4090",
+    "RTX 5090",
+    "A100-SXM4-40GB",
+    "L40S",
+    "A100-SXM4-80GB",
+    "H100 SXM",
+    "H200 SXM",
+    "B200",
+)
+"""Cards of the overview, one of each size; the one in the form is added."""
+
+OVERVIEW_PRECISIONS = ("bf16", "int8", "nf4", "nf4-dq")
+
+LONGEST_READER = 64
+
+
+def add_callbacks(app: Dash, planner: Planner, uploads: Uploads) -> None:
+    """Wire the page. Its scripts put questions into the stores `asked` and `surveyed`."""
+
+    def planned(asked: Any, part: Part, questions: Callable[[State], Sequence[Question]]) -> Any:
+        query, reader, stamp = _question(asked)
+        try:
+            state = read_state(query, uploads.resolve)
+            records = planner.plan(reader, part, stamp, questions(state))
+        except Superseded:
+            raise PreventUpdate from None
+        return state, records
+
+    @app.callback(Output("answer", "children"), Output("answered", "data"), Input("asked", "data"))
+    def answer(asked: Any) -> tuple[list[Any], Any]:
+        try:
+            state, records = planned(asked, "answer", _of_each_setting)
+        except QbenchError as error:
+            return problem_view(str(error)), asked
+        return answer_view(state, records), asked
+
+    # The details come after the answer, which should not wait for them to be drawn.
+    @app.callback(Output("details", "children"), Input("answered", "data"))
+    def details(asked: Any) -> list[Any]:
+        try:
+            state, records = planned(asked, "details", _of_each_setting)
+        except QbenchError:
+            return []  # The answer says what is wrong.
+        return details_view(state, records)
+
+    @app.callback(Output("overview", "children"), Input("surveyed", "data"))
+    def overview(asked: Any) -> list[Any]:
+        try:
+            state, records = planned(asked, "overview", _of_each_precision)
+        except QbenchError:
+            return []
+        return overview_view(state.settings[0], records)
+
+    in_browser: Any = app.clientside_callback  # It has no annotations.
+    start = ClientsideFunction(namespace="qbench", function_name="start")
+    in_browser(start, Output("asked", "data"), Input("page", "id"))
+    rest = ClientsideFunction(namespace="qbench", function_name="answered")
+    in_browser(rest, Output("shown", "data"), Input("answered", "data"))
+
+
+def _question(asked: Any) -> tuple[str, str, float]:
+    """Return query, reader and stamp of what a page sent; whatever else comes is not answered."""
+    if not isinstance(asked, dict):
+        raise PreventUpdate
+    query, reader, stamp = asked.get("query"), asked.get("reader"), asked.get("stamp")
+    if not isinstance(query, str) or not isinstance(reader, str) or not isinstance(stamp, (int, float)):
+        raise PreventUpdate
+    return query, reader[:LONGEST_READER], float(stamp)
+
+
+def _of_each_setting(state: State) -> list[Question]:
+    return [(setting.point, PlanFor(gpus=(find_gpu(setting.gpu),))) for setting in state.settings]
+
+
+def _of_each_precision(state: State) -> list[Question]:
+    setting = state.settings[0]
+    chosen = {*OVERVIEW_PRECISIONS, setting.point.precision}
+    cards = dict.fromkeys((setting.gpu, *CARDS))
+    plan_for = PlanFor(gpus=tuple(find_gpu(name) for name in cards))
+    return [(_with_precision(setting.point, name), plan_for) for name in PRECISIONS if name in chosen]
+
+
+def _with_precision(point: Point, precision: str) -> Point:
+    return point.model_copy(update={"precision": precision})

@@ -1,0 +1,133 @@
+"""The server of the page: for the browser of this machine only, from the given folders only."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dash import Dash
+from flask import Flask, Response, abort, jsonify, request
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from qbench.errors import QbenchError
+from qbench.records.plan_cache import PlanCache, cache_folder
+from qbench.web.callbacks import add_callbacks
+from qbench.web.layout import index_page, page_layout
+from qbench.web.runs import RunFolder
+from qbench.web.uploads import LARGEST_CONFIG, Uploads
+from qbench.web.worker import Planner
+
+HOST = "127.0.0.1"
+OWN_NAMES = {"127.0.0.1", "localhost"}
+"""Names under which a browser may ask. Any other came from a page that had its own name point here."""
+
+EVERY_PATH = "/<path:path>"
+"""Dash's rule that answers each unknown path with the page."""
+
+LARGEST_REQUEST = 2 * LARGEST_CONFIG
+TYPES = {"html": "text/html", "md": "text/markdown", "csv": "text/csv"}
+
+
+class PlannerPage:
+    """The page with its planner. `app` is the WSGI application; `close` ends the planner's thread."""
+
+    def __init__(self, runs: Sequence[RunFolder] = (), folder: Path | None = None) -> None:
+        """`folder` keeps the configs that are dropped; None is the user's cache folder."""
+        self.planner = Planner(PlanCache())
+        self._uploads = Uploads(folder or cache_folder() / "configs")
+        self._runs = runs
+        dash = Dash(
+            "qbench.web",
+            title="qbench planner",
+            update_title="",
+            assets_folder=str(Path(__file__).with_name("assets")),
+            index_string=index_page(),
+        )
+        dash.layout = lambda: page_layout(self._runs, self._uploads.resolve)
+        add_callbacks(dash, self.planner, self._uploads)
+        self.app: Flask = dash.server
+        self._policy = _policy(dash.csp_hashes())
+        self._add_routes()
+        self.planner.start()
+
+    def close(self) -> None:
+        """Answer no more questions."""
+        self.planner.close()
+
+    def _add_routes(self) -> None:
+        self.app.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
+        self.app.before_request(_refuse_strangers)
+        self.app.after_request(self._with_headers)
+        self.app.add_url_rule("/config", view_func=self._keep_config, methods=["POST"])
+        self.app.add_url_rule("/run/<int:number>/", view_func=self._run_file, defaults={"suffix": "html"})
+        self.app.add_url_rule("/run/<int:number>/report.<suffix>", view_func=self._run_file)
+
+    def _keep_config(self) -> Response:
+        try:
+            name = self._uploads.keep(request.get_data())
+        except QbenchError as error:
+            return jsonify(error=str(error))
+        return jsonify(model=name, about=f"taken as {name}")
+
+    def _run_file(self, number: int, suffix: str) -> Response:
+        if number >= len(self._runs) or suffix not in TYPES:
+            abort(404)
+        try:
+            text = self._runs[number].file(suffix)
+        except QbenchError as error:
+            return Response(str(error), 503, mimetype="text/plain")
+        return Response(text, mimetype=TYPES[suffix])
+
+    def _with_headers(self, response: Response) -> Response:
+        # A report carries a policy of its own, which allows its inline scripts and no network.
+        if not request.path.startswith("/run/"):
+            response.headers["Content-Security-Policy"] = self._policy
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["X-Frame-Options"] = "DENY"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+
+def _policy(script_hashes: Sequence[str]) -> str:
+    """Return a content security policy that lets the page load from this server alone."""
+    return (
+        f"default-src 'none'; script-src 'self' {' '.join(script_hashes)}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; form-action 'none'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def _refuse_strangers() -> None:
+    """End a request with 403 that a foreign page may have sent, and with 404 for what the page never asks."""
+    host = request.headers.get("Host", "")
+    origin = request.headers.get("Origin")
+    if host.rpartition(":")[0] not in OWN_NAMES and host not in OWN_NAMES:
+        abort(403, "this server answers to 127.0.0.1 and localhost only")
+    if origin is not None and origin != f"http://{host}":
+        abort(403, "this server answers its own page only")
+    if request.url_rule is not None and request.url_rule.rule == EVERY_PATH:
+        abort(404)
+
+
+def bind(page: PlannerPage, port: int) -> BaseWSGIServer:
+    """Return a server of the page that listens on a port of this machine; 0 takes a free one.
+
+    Raises QbenchError when the port cannot be had.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise QbenchError(f"--port: {port} cannot be had ({error.strerror}); give another, or 0") from error
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    bound: Any = listening.getsockname()[1]
+    # werkzeug takes a copy of the socket.
+    server = make_server(HOST, bound, page.app, threaded=True, fd=listening.fileno())
+    listening.close()
+    return server

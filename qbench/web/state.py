@@ -1,0 +1,241 @@
+"""What the page is asked: a query string and the settings that it stands for, as command and scenario too."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from qbench.catalog.gpus import find_gpu
+from qbench.errors import QbenchError, ScenarioError
+from qbench.scenario.expand import point_from
+from qbench.scenario.schema import Point
+from qbench.scenario.settings import flatten, point_settings
+
+FIELDS = {
+    "model": "model",
+    "precision": "precision",
+    "r": "r",
+    "target_modules": "target_modules",
+    "batch": "per_device_train_batch_size",
+    "seq": "seq_len",
+    "recipe": "recipe",
+    "optim": "optim",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "lora_dropout": "lora_dropout",
+    "autocast": "autocast",
+    "attn": "attn_implementation",
+}
+"""Fields of the form and of a link, spelt as the flags of `qbench plan`, and the setting each stands for."""
+
+LARGEST = {"r": 4096, "batch": 1024, "seq": 2**20}
+"""What the page plans at most; a scenario may ask for more."""
+
+DEFAULTS = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "precision": "nf4-dq",
+    "r": "16",
+    "target_modules": "all-linear",
+    "batch": "1",
+    "seq": "2048",
+    "recipe": "peft",
+    "optim": "adamw_torch",
+    "gradient_checkpointing": "yes",
+    "lora_dropout": "0.05",
+    "autocast": "none",
+    "attn": "auto",
+    "gpu": "RTX 4090",
+}
+"""What the form holds when a link says nothing."""
+
+MOST_PINS = 4
+LONGEST_QUERY = 8192
+LONGEST_NAME = 200
+MOST_MODULES = 20
+_YES_NO = {"yes": True, "no": False}
+_YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null")
+
+Resolve = Callable[[str], str]
+"""Returns what a Point calls the model of that name; raises QbenchError for a name that is not allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One column of the page: what to train, and the card to hold it against."""
+
+    point: Point
+    gpu: str
+    """Name of a GPU of the catalog."""
+    texts: dict[str, str] = field(hash=False)
+    """Every field as the form holds it."""
+
+    @property
+    def query(self) -> str:
+        """The link that restores this setting, without its question mark; defaults are left out."""
+        return urlencode({name: text for name, text in self.texts.items() if text != DEFAULTS[name]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All columns of the page: the setting in the form, then those that were pinned."""
+
+    settings: tuple[Setting, ...]
+
+    @property
+    def query(self) -> str:
+        """The link that restores the page."""
+        current, *pinned = self.settings
+        pins = urlencode([("pin", setting.query) for setting in pinned])
+        return "&".join(filter(None, (current.query, pins)))
+
+
+def read_state(query: str, resolve: Resolve) -> State:
+    """Return what a query string asks for.
+
+    Raises ScenarioError with every problem of the setting in the form, and those of a pin under its number.
+    """
+    query = query.removeprefix("?")
+    if len(query) > LONGEST_QUERY:
+        raise ScenarioError(f"the link has {len(query):,} characters, at most {LONGEST_QUERY:,} are read")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    pins = [text for name, text in pairs if name == "pin"]
+    if len(pins) > MOST_PINS:
+        raise ScenarioError(f"{len(pins)} settings are pinned, at most {MOST_PINS} can be; remove one")
+    settings = [_setting([pair for pair in pairs if pair[0] != "pin"], resolve)]
+    for number, text in enumerate(pins, 1):
+        try:
+            settings.append(_setting(parse_qsl(text, keep_blank_values=True), resolve))
+        except QbenchError as error:
+            lines = str(error).splitlines()
+            raise ScenarioError(f"pinned setting {number}: {line}" for line in lines) from error
+    return State(settings=tuple(settings))
+
+
+def setting_of(point: Point, gpu: str, resolve: Resolve) -> Setting | None:
+    """Return the setting of a stored point; None where the form has no field for one of its settings."""
+    known = point_settings(point)
+    texts = {name: _as_text(known[setting]) for name, setting in FIELDS.items()} | {"gpu": gpu}
+    try:
+        setting = _setting(list(texts.items()), resolve)
+    except QbenchError:
+        return None
+    return setting if setting.point == point else None
+
+
+def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
+    texts, problems = dict(DEFAULTS), []
+    for name, text in pairs:
+        if name not in DEFAULTS:
+            problems.append(f"{name[:LONGEST_NAME]}: unknown; allowed: {', '.join(DEFAULTS)}, pin")
+        elif len(text) > LONGEST_QUERY // 4 or "\0" in text:
+            problems.append(f"{name}: the text is too long, or no text")
+        else:
+            texts[name] = text.strip()
+    changes = {FIELDS[name]: _value(name, texts[name], problems) for name in FIELDS if name != "model"}
+    if problems:
+        raise ScenarioError(problems)
+    gpu = find_gpu(texts["gpu"]).name
+    try:
+        point = point_from({"model": resolve(texts["model"])}, changes)
+    except ScenarioError as error:
+        raise ScenarioError(_as_field(problem) for problem in error.problems) from error
+    return Setting(point=point, gpu=gpu, texts=texts | {"gpu": gpu})
+
+
+def _value(name: str, text: str, problems: list[str]) -> Any:
+    """Return the value of a field, its text where it has none of its kind; `problems` hears of it."""
+    if name in LARGEST:
+        if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= LARGEST[name]:
+            problems.append(f"{name}: given {_cut(text)}; this page plans 1 to {LARGEST[name]:,}")
+            return text
+        return int(text)
+    if name == "lora_dropout":
+        return _number(name, text, problems)
+    if name == "gradient_checkpointing":
+        if text not in _YES_NO:
+            problems.append(f"{name}: given {_cut(text)}; allowed: yes, no")
+        return _YES_NO.get(text, text)
+    if name == "target_modules" and text != "all-linear":
+        modules = [part.strip() for part in text.split(",")]
+        if len(modules) > MOST_MODULES:
+            problems.append(f"{name}: {len(modules)} given; this page takes at most {MOST_MODULES}")
+        return modules
+    return text
+
+
+def _number(name: str, text: str, problems: list[str]) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        problems.append(f"{name}: given {_cut(text)}; allowed: a number of at least 0 and below 1")
+        return text
+
+
+def _cut(text: str) -> str:
+    return repr(text) if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]!r}..."
+
+
+def _as_field(problem: str) -> str:
+    """Return a problem of a setting under the name of its field."""
+    setting, colon, rest = problem.partition(":")
+    names = {path: name for name, path in FIELDS.items()}
+    return f"{names.get(setting.rpartition('.')[2], setting)}{colon}{rest}"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def command_of(setting: Setting) -> str:
+    """Return the command that plans a setting in a terminal."""
+    point, texts = setting.point, setting.texts
+    words = ["qbench", "plan", point.model]
+    for name in FIELDS:
+        if name == "gradient_checkpointing":
+            words += [] if point.train.gradient_checkpointing else ["--no-gradient-checkpointing"]
+        elif name != "model" and (
+            name in ("precision", "r", "batch", "seq") or texts[name] != DEFAULTS[name]
+        ):
+            words += [f"--{name.replace('_', '-')}", texts[name]]
+    return shlex.join([*words, "--gpu", setting.gpu])
+
+
+def scenario_of(state: State) -> str:
+    """Return a scenario file with every setting of the page: the first as base, the others as `include`."""
+    current, *pinned = state.settings
+    lines = [
+        "name: from-the-planner-page",
+        "question: What do these settings need?",
+        *_section("base:", current.point.model_dump(mode="json")),
+    ]
+    base = flatten(current.point.model_dump(mode="json"))
+    if pinned:
+        lines.append("include:")
+    for setting in pinned:
+        changed = flatten(setting.point.model_dump(mode="json")).items()
+        changes = {path: value for path, value in changed if value != base.get(path)}
+        lines.append(f"  - {_scalar(changes)}")
+    gpus = list(dict.fromkeys(setting.gpu for setting in state.settings))
+    return "\n".join([*lines, f"plan: {{gpus: {_scalar(gpus)}}}", ""])
+
+
+def _section(title: str, values: dict[str, Any]) -> list[str]:
+    groups = {name: value for name, value in values.items() if isinstance(value, dict)}
+    lines = [title, *(f"  {name}: {_scalar(value)}" for name, value in values.items() if name not in groups)]
+    for name, group in groups.items():
+        lines += [f"  {name}:", *(f"    {key}: {_scalar(value)}" for key, value in group.items())]
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    """Return a value as JSON, of which YAML is a superset; plain words need no quotes."""
+    if isinstance(value, str) and value.isascii() and value.replace("-", "").replace("_", "").isalpha():
+        return json.dumps(value) if value in _YAML_WORDS else value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,312 @@
+"""What the page shows for plans: figures of merit, charts, columns side by side, and which cards hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dash import dcc, html
+
+from qbench.catalog.gpus import find_gpu
+from qbench.compare.headline import short_model
+from qbench.compare.results import gather
+from qbench.records.metrics import BREAKDOWN, METRICS
+from qbench.records.record import Record
+from qbench.report import bars, curves
+from qbench.report.style import Chart, category_name
+from qbench.units import NOT_AVAILABLE, format_bytes, format_value
+from qbench.web.figures import Bar, memory_chart
+from qbench.web.state import DEFAULTS, Setting, State, command_of, scenario_of
+
+FIGURES = {
+    "peak_allocated_bytes": "Peak allocated",
+    "peak_reserved_bytes": "Peak reserved",
+    "device_bytes": "On the device",
+    "static_bytes": "At rest",
+    "trainable_params": "Trainable parameters",
+    "flops": "Arithmetic of a step",
+    "step_time_s": "Step time",
+    "tokens_per_s": "Throughput",
+    "cost_usd_per_mtok": "Cost",
+}
+"""Metrics of one plan, in the order in which they are shown; unknown ones are left out."""
+
+SETTING_TITLES = {
+    "model": "Model",
+    "precision": "Precision",
+    "r": "Rank",
+    "target_modules": "Target modules",
+    "batch": "Batch",
+    "seq": "Tokens in a sequence",
+    "recipe": "Recipe",
+    "optim": "Optimizer",
+    "gradient_checkpointing": "Checkpointing",
+    "lora_dropout": "LoRA dropout",
+    "autocast": "Autocast",
+    "attn": "Attention",
+    "gpu": "GPU",
+}
+"""Fields of the form as the page names them."""
+
+GRAPH: Any = {"displayModeBar": False, "responsive": True}
+
+
+def problem_view(problems: str) -> list[Any]:
+    """Return what stands in place of an answer when there is none, a line for each problem."""
+    lines = [html.P(line) for line in problems.splitlines()]
+    return [html.Div([html.H2("This cannot be planned"), *lines], className="problem", role="alert")]
+
+
+def answer_view(state: State, records: Sequence[Record]) -> list[Any]:
+    """Return what is said first: whether the setting in the form fits, and all settings side by side."""
+    failed = _failures(records)
+    if records[0].outcome != "ok":
+        return problem_view("\n".join(failed))
+    return [
+        _verdict(state.settings[0], records[0]),
+        *(problem_view("\n".join(failed)) if failed else []),
+        chart_view(_memory(state, records)),
+        _side_by_side(state, records),
+    ]
+
+
+def details_view(state: State, records: Sequence[Record]) -> list[Any]:
+    """Return what stands below: the way of the bytes, what the plan does not know, and texts to copy."""
+    if records[0].outcome != "ok":
+        return []
+    result = gather(records[:1])[0]
+    drawn = [bars.waterfall([result]), curves.timeline([result])]
+    return [
+        *(chart_view(chart) for chart in drawn if chart is not None),
+        *_caveats(records[0]),
+        _copies(state),
+    ]
+
+
+def _attributes(**values: str) -> dict[str, Any]:
+    """Return attributes whose names have a dash, which Python's keywords cannot have."""
+    return {name.replace("_", "-"): value for name, value in values.items()}
+
+
+def _failures(records: Sequence[Record]) -> list[str]:
+    return [_failure(number, record) for number, record in enumerate(records) if record.outcome != "ok"]
+
+
+def _failure(number: int, record: Record) -> str:
+    error = str(record.detail.get("error", record.outcome))
+    return error if number == 0 else f"pinned setting {number}: {error}"
+
+
+def _fit(record: Record, gpu: str) -> Mapping[str, Any]:
+    """Return what the plan says of one card; empty when it was not held against it."""
+    return next((fit for fit in record.detail.get("fits") or () if fit["gpu"] == gpu), {})
+
+
+def _verdict(setting: Setting, record: Record) -> html.Section:
+    fit = _fit(record, setting.gpu)
+    needed, memory = format_bytes(record.metrics["device_bytes"]), format_bytes(fit["memory_bytes"])
+    room = fit["headroom_bytes"]
+    said = f"Fits on {setting.gpu}" if fit["fits"] else f"Does not fit on {setting.gpu}"
+    left = f"{format_bytes(abs(room))} {'left' if fit['fits'] else 'short'} of {memory}"
+    how = fit.get("verdict") or "ok"
+    # What a card forces the allocator to give back is more than the card has, where it has no limit.
+    takes = f"{needed} needed" if how == "ok" else f"{how.removeprefix('ok ')}; {needed} without a limit"
+    values = [
+        (title, value) for name, title in FIGURES.items() if (value := _text(record, setting.gpu, name))
+    ]
+    return html.Section(
+        [
+            html.H2([html.Strong(f"{said}:"), f" {left}, {takes}."]),
+            html.P(_described(setting), className="scope"),
+            html.Button("Pin to compare", type="button", **_attributes(data_pin=setting.query)),
+            html.Dl([html.Div([html.Dt(title), html.Dd(value)]) for title, value in values]),
+            *([html.P(_price(fit), className="note")] if fit.get("usd_per_hour") is not None else []),
+        ],
+        className=f"verdict {'fits' if fit['fits'] else 'short'}",
+    )
+
+
+def _price(fit: Mapping[str, Any]) -> str:
+    return f"{fit['gpu']} from ${fit['usd_per_hour']:.2f}/h ({fit['price_from']})."
+
+
+def _text(record: Record, gpu: str, metric: str) -> str:
+    """Return a metric as text, of the card where it depends on the card; empty when unknown."""
+    value = _fit(record, gpu).get(metric, record.metrics.get(metric))
+    return "" if value is None else format_value(value, METRICS[metric].unit)
+
+
+def _described(setting: Setting) -> str:
+    train, lora = setting.point.train, setting.point.lora
+    rank = "full" if lora is None else f"rank {lora.r}"
+    checkpointing = "checkpointing" if train.gradient_checkpointing else "no checkpointing"
+    return (
+        f"{short_model(setting.texts['model'])}, {setting.point.precision}, {rank}, batch "
+        f"{train.per_device_train_batch_size}, {train.seq_len:,} tokens, {checkpointing}, {train.optim}, "
+        f"recipe {train.recipe}"
+    )
+
+
+def _memory(state: State, records: Sequence[Record]) -> Chart:
+    several = len(records) > 1
+    made = [
+        Bar(
+            name=_column_name(number) if several else setting.point.precision,
+            record=record,
+            card_bytes=find_gpu(setting.gpu).memory_bytes,
+        )
+        for number, (setting, record) in enumerate(zip(state.settings, records, strict=True))
+        if record.outcome == "ok"
+    ]
+    return memory_chart(made)
+
+
+def _column_name(number: int) -> str:
+    return "now" if number == 0 else f"pin {number}"
+
+
+def chart_view(chart: Chart) -> html.Figure:
+    """Return a chart as the report shows it: title, caption, legend, figures."""
+    legend = [
+        html.Span([html.I(className=item.shape, style={"--c": item.colour}), item.name])
+        for item in chart.legend
+    ]
+    return html.Figure(
+        [
+            html.Figcaption([html.H3(chart.title), html.P(chart.caption)]),
+            html.Div(legend, className="legend"),
+            *(_graph(chart, figure) for figure in chart.figures),
+        ],
+        id=f"chart-{chart.name}",
+    )
+
+
+def _graph(chart: Chart, figure: Any) -> html.Div:
+    height = f"{figure.layout.height}px"
+    graph = dcc.Graph(figure=figure, config=GRAPH, style={"height": height}, responsive=True)
+    return html.Div(graph, role="img", className="plot", **_attributes(aria_label=chart.title))
+
+
+def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
+    """Return a table with a column for each setting: in what they differ, what they need, where it goes."""
+    columns = list(zip(state.settings, records, strict=True))
+    names = [name for name in DEFAULTS if len({setting.texts[name] for setting, _ in columns}) > 1]
+    rows = [_row(SETTING_TITLES[name], [setting.texts[name] for setting, _ in columns]) for name in names]
+    rows.append(_row("Fits", [_room(record, setting.gpu) for setting, record in columns]))
+    for name, title in FIGURES.items():
+        cells = [_text(record, setting.gpu, name) for setting, record in columns]
+        if any(cells):
+            rows.append(_row(title, cells))
+    parts = [record.metrics.get("breakdown_bytes") or {} for record in records]
+    for name in BREAKDOWN:
+        if any(part.get(name) for part in parts):
+            rows.append(
+                _row(f"At the peak: {category_name(name)}", [_bytes(part.get(name)) for part in parts])
+            )
+    heads = [
+        html.Th("Setting", scope="col"),
+        *(_head(number, setting) for number, setting in enumerate(state.settings)),
+    ]
+    table = html.Table([html.Thead(html.Tr(heads)), html.Tbody(rows)])
+    return html.Section([html.H2("In numbers"), _scrolling(table, "Numbers of each setting")], id="numbers")
+
+
+def _head(number: int, setting: Setting) -> html.Th:
+    if number == 0:
+        return html.Th("now", scope="col")
+    name = _column_name(number)
+    remove = html.Button(
+        "remove",
+        type="button",
+        className="link",
+        **_attributes(data_unpin=str(number - 1), aria_label=f"remove {name}"),
+    )
+    use = html.A("use", href=f"?{setting.query}", **_attributes(aria_label=f"use {name}"))
+    return html.Th([name, html.Span([use, remove])], scope="col")
+
+
+def _row(title: str, cells: Sequence[str]) -> html.Tr:
+    return html.Tr([html.Th(title, scope="row"), *(html.Td(cell or NOT_AVAILABLE) for cell in cells)])
+
+
+def _room(record: Record, gpu: str) -> str:
+    fit = _fit(record, gpu)
+    if not fit:
+        return "cannot be planned"
+    room = fit["headroom_bytes"]
+    return f"{format_bytes(room)} left" if fit["fits"] else f"no, {format_bytes(-room)} short"
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else format_bytes(size)
+
+
+def _scrolling(table: html.Table, label: str) -> html.Div:
+    return html.Div(table, className="scroll", tabIndex="0", role="region", **_attributes(aria_label=label))
+
+
+def _caveats(record: Record) -> list[Any]:
+    said = list(record.detail.get("caveats") or ())
+    skipped = [
+        f"{100 * item['share']:.1f} % of the weights in {item['module']}: {item['reason']}"
+        for item in record.detail.get("skipped") or ()
+        if item.get("share") is not None
+    ]
+    groups = (("Caveats", said), ("Beyond reach of quantization or LoRA", skipped))
+    return [
+        html.Section([html.H2(title), html.Ul([html.Li(line) for line in lines])])
+        for title, lines in groups
+        if lines
+    ]
+
+
+def _copies(state: State) -> html.Section:
+    return html.Section(
+        [
+            html.H2("Take it along"),
+            *_copy("command", "Command of the setting in the form", command_of(state.settings[0])),
+            *_copy("scenario", "Scenario of all settings on the page", scenario_of(state)),
+        ]
+    )
+
+
+def _copy(name: str, title: str, text: str) -> list[Any]:
+    return [
+        html.H3(title),
+        html.Button(f"Copy as {name}", type="button", **_attributes(data_copy=name)),
+        html.Pre(text, id=name, tabIndex="0", role="region", **_attributes(aria_label=title)),
+    ]
+
+
+def overview_view(setting: Setting, records: Sequence[Record]) -> list[Any]:
+    """Return a table of what fits where: a row for each card, a column for each precision."""
+    held = next((record.detail["fits"] for record in records if record.outcome == "ok"), ())
+    cards = [fit["gpu"] for fit in held]
+    if not cards:
+        return []
+    heads = ["GPU", "Memory", *(record.point.precision for record in records)]
+    rows = [
+        html.Tr(
+            [
+                html.Th(card, scope="row"),
+                html.Td(format_bytes(find_gpu(card).memory_bytes)),
+                *(_fit_cell(record, card) for record in records),
+            ]
+        )
+        for card in sorted(cards, key=lambda card: find_gpu(card).memory_bytes)
+    ]
+    table = html.Table(
+        [html.Thead(html.Tr([html.Th(head, scope="col") for head in heads])), html.Tbody(rows)]
+    )
+    note = (
+        f"{_described(setting)}; each precision in its column. Kernels are those of {setting.gpu}; cards of "
+        "another generation may choose others."
+    )
+    return [html.H2("What fits where"), html.P(note, className="note"), _scrolling(table, "What fits where")]
+
+
+def _fit_cell(record: Record, gpu: str) -> html.Td:
+    fit = _fit(record, gpu)
+    if not fit:
+        return html.Td(NOT_AVAILABLE, className="na")
+    return html.Td(_room(record, gpu), className="fits" if fit["fits"] else "short")

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import write_tiny_model
+
+import qbench
+from qbench.errors import CatalogError, QbenchError, RecordError, ScenarioError
+from qbench.records.store import write_records
+from tests.report.sample_run import sample_run
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "qbench.ipynb"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"), "meta-llama/Llama-3.1-8B")
+
+
+ORDERS = [
+    "import qbench; f = qbench.plan; import qbench.plan.fit; assert f is qbench.plan",
+    "import qbench.plan.families; import qbench",
+    "from qbench.plan import families; import qbench",
+    "from qbench import plan; import qbench; assert plan is qbench.plan",
+    "import qbench.compare.results, qbench.records.record; import qbench; from qbench import compare",
+]
+
+
+@pytest.mark.parametrize("code", ORDERS)
+def test_package_and_function_are_one_in_every_order_of_imports(code: str):
+    ask = (
+        "\nplan, compare = (lambda: qbench.plan('x', rank=1)), (lambda: qbench.compare([]))"
+        "\nfor ask in (plan, compare, plan):"
+        "\n    try: print(ask())"
+        "\n    except qbench.errors.QbenchError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}{ask}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rank: unknown") == 2
+    assert "QLoRA against LoRA" in done.stdout
+
+
+def test_importing_qbench_loads_nothing():
+    code = "import sys, qbench; print(sorted(name for name in sys.modules if name.startswith('qbench')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "['qbench']"
+
+
+def test_what_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'plans'"):
+        _ = qbench.plans  # type: ignore[attr-defined]
+
+
+def test_lists_are_planned_in_every_combination(model: str):
+    plans = qbench.plan(model, precision=["bf16", "nf4-dq"], r=[4, 8], seq_len=32, gpu="RTX 4090")
+    assert [(record.point.precision, record.point.lora.r) for record in plans if record.point.lora] == [
+        ("bf16", 4),
+        ("bf16", 8),
+        ("nf4-dq", 4),
+        ("nf4-dq", 8),
+    ]
+    assert list(plans.frame["peak_allocated_bytes"]) == [
+        record.metrics["peak_allocated_bytes"] for record in plans
+    ]
+    assert plans[0].detail["fits"][0]["gpu"] == "RTX 4090"
+    assert len(plans[1:3]) == 2
+    assert "<td>nf4-dq</td>" in plans._repr_html_()
+
+
+def test_target_modules_are_one_setting(model: str):
+    (one,) = qbench.plan(model, target_modules=["q_proj", "v_proj"], seq_len=32)
+    assert one.point.lora is not None
+    assert one.point.lora.target_modules == ("q_proj", "v_proj")
+    assert len(qbench.plan(model, target_modules=[["q_proj"], "all-linear"], seq_len=32)) == 2
+
+
+def test_bad_settings_are_told(model: str):
+    with pytest.raises(ScenarioError, match="rank"):
+        qbench.plan(model, rank=4)
+    with pytest.raises(ScenarioError, match="at least one value"):
+        qbench.plan(model, r=[])
+    with pytest.raises(CatalogError, match="GPU 'RTX'"):
+        qbench.plan(model, gpu="RTX")
+    with pytest.raises(QbenchError, match="no_such_module"):
+        qbench.plan(model, target_modules="no_such_module", seq_len=32)
+    with pytest.raises(RecordError, match="nowhere"):
+        qbench.load_run("nowhere")
+
+
+def test_a_run_is_compared_within_and_with_a_baseline(tmp_path: Path):
+    write_records(tmp_path / "records.jsonl", sample_run())
+    run = qbench.load_run(tmp_path)
+    assert list(run) == sample_run()
+    methods = qbench.compare(run)
+    assert "less" in methods.sentences[0]
+    assert len(methods.frame) > 0
+    assert methods.frame["Saved"].dtype.kind in "if"
+    assert methods.sentences[0].split()[0] in methods._repr_html_()
+    grown = [
+        replace(
+            record,
+            metrics=record.metrics | {"peak_allocated_bytes": 2 * record.metrics["peak_allocated_bytes"]},
+        )
+        if record.kind == "plan"
+        else record
+        for record in sample_run()
+    ]
+    against = qbench.compare(grown, baseline=run)
+    worse = against.frame[against.frame["verdict"] == "worse"]
+    assert set(worse["metric"]) == {"peak_allocated_bytes"}
+    assert (worse["run"] == 2 * worse["baseline"]).all()
+    assert "worse" in against._repr_html_()
+
+
+def test_charts_are_plotly_figures_by_name():
+    charts = qbench.figures(sample_run())
+    figure = charts["peak"]
+    assert figure.layout.title.text == "Where the memory is at the peak of a step"
+    assert figure.layout.showlegend
+    assert charts.captions["peak"]
+    assert "<code>waterfall</code>" in charts._repr_html_()
+    assert "nothing" not in charts
+    with pytest.raises(QbenchError, match="no chart 'nothing' of these records; there are: "):
+        charts["nothing"]
+
+
+def test_hostile_names_are_escaped():
+    (record,) = sample_run()[:1]
+    point = record.point.model_copy(update={"model": "<script>alert(1)</script>"})
+    shown = qbench.notebook.Records((replace(record, point=point),), "<b>title")  # type: ignore[attr-defined]
+    assert "<script>" not in shown._repr_html_()
+    assert "&lt;b&gt;title" in shown._repr_html_()
+
+
+def test_the_example_runs():
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(EXAMPLE, as_version=4)
+    resources = {"metadata": {"path": str(EXAMPLE.parent)}}
+    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3", resources=resources).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    kinds = {kind for output in shown for kind in output.get("data", {})}
+    assert {"text/html", "application/vnd.plotly.v1+json"} <= kinds
+    assert not [output for output in shown if output.output_type in ("error", "stream")]

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from qbench.errors import QbenchError, RecordError
+from qbench.records.store import write_records
+from qbench.web.runs import open_runs
+from qbench.web.server import PlannerPage, bind
+from qbench.web.uploads import LARGEST_CONFIG
+from tests.report.sample_run import sample_run
+
+HOSTILE = "<img src=x onerror=alert(1)>&{%scripts%}\"'\u202e"
+OWN = {"Host": "127.0.0.1:8050"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("served")
+    write_records(folder / HOSTILE / "records.jsonl", sample_run())
+    (folder / "secret.txt").write_text("the secret")
+    page = PlannerPage(open_runs([folder / HOSTILE]), folder / "configs")
+    yield page.app.test_client()
+    page.close()
+
+
+def asked(client, query: object, reader: object = "me", stamp: object = 1):
+    """Return the answer to what a page sends when its form changes."""
+    outputs = [("answer", "children"), ("answered", "data")]
+    body = {
+        "output": ".." + "...".join(f"{name}.{prop}" for name, prop in outputs) + "..",
+        "outputs": [{"id": name, "property": prop} for name, prop in outputs],
+        "inputs": [
+            {"id": "asked", "property": "data", "value": {"query": query, "reader": reader, "stamp": stamp}}
+        ],
+        "changedPropIds": ["asked.data"],
+    }
+    return client.post("/_dash-update-component", json=body, headers=OWN)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8050", "127.0.0.1.evil.example", "", "[::1]:80", "x@localhost"]
+)
+@pytest.mark.parametrize("path", ["/", "/assets/page.js", "/_dash-layout", "/run/0/"])
+def test_another_host_name_is_refused(client, host: str, path: str):
+    assert client.get(path, headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8050", "localhost:9", "localhost"])
+def test_own_names_are_answered(client, host: str):
+    assert client.get("/", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:8050", "http://127.0.0.1:81"]
+)
+def test_other_pages_cannot_ask(client, origin: str):
+    answer = client.post("/config", data=b"{}", headers={**OWN, "Origin": origin})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../secret.txt",
+        "/assets/../server.py",
+        "/assets/..%2f..%2f..%2fpyproject.toml",
+        "/assets/%2e%2e/%2e%2e/secret.txt",
+        "/assets//etc/passwd",
+        "/run/0/../../secret.txt",
+        "/run/0/report.../../secret.txt",
+        "/run/0/records.jsonl",
+        "/run/0/report.html%00.csv",
+        "/run/1/",
+        "/run/-1/",
+        "/run/%2e%2e/",
+        "/_dash-component-suites/dash/../../../etc/passwd",
+        "/_dash-component-suites/qbench/web/server.py",
+        "/etc/passwd",
+        "/secret.txt",
+        "/proc/self/environ",
+    ],
+)
+def test_no_path_leads_out(client, path: str):
+    answer = client.get(path, headers=OWN)
+    assert answer.status_code in (400, 403, 404, 500)
+    assert b"the secret" not in answer.data
+    assert b"root:" not in answer.data
+
+
+def test_the_page_loads_from_itself_alone(client):
+    answer = client.get("/", headers=OWN)
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert "script-src 'self' 'sha256-" in policy
+    assert "//cdn" not in answer.text
+    assert 'lang="en"' in answer.text
+
+
+def test_a_run_is_shown_with_its_report_and_tables(client):
+    page = client.get("/run/0/", headers=OWN)
+    assert page.mimetype == "text/html"
+    assert "<img src=x" not in page.text
+    assert "&lt;img src=x onerror" in page.text
+    assert client.get("/run/0/report.csv", headers=OWN).text.count("\n") == len(sample_run()) + 1
+    assert client.get("/run/0/report.md", headers=OWN).text.startswith("## ")
+    layout = json.dumps(client.get("/_dash-layout", headers=OWN).get_json())
+    assert json.dumps(HOSTILE)[1:-1] in layout.replace("\\\\", "\\")
+    assert "/run/0/" in layout
+
+
+def test_the_settings_of_a_model_path_are_never_opened(client):
+    for number, model in enumerate(("/etc", "..", "org/unknown", "%3Cscript%3E")):
+        said = asked(client, f"model={model}", stamp=number).text
+        assert "is not in the catalog" in said
+
+
+@pytest.mark.parametrize(
+    ("query", "reader", "stamp"),
+    [(None, "me", 1), (["x"], "me", 1), ("", None, 1), ("", "me", "x"), ("", "me", None)],
+)
+def test_a_question_of_another_kind_has_no_answer(client, query, reader, stamp):
+    assert asked(client, query, reader, stamp).status_code == 204
+
+
+def test_a_config_is_taken_and_planned(client):
+    from tiny import tiny_config
+
+    content = json.dumps(tiny_config("meta-llama/Llama-3.1-8B"))
+    taken = client.post("/config", data=content, headers=OWN).get_json()
+    answer = asked(client, f"model={taken['model']}&seq=128", reader="config").get_json()["response"]
+    assert "Fits on RTX 4090" in json.dumps(answer["answer"])
+    assert taken["model"] in json.dumps(answer["answer"])
+
+
+def test_a_broken_config_is_a_line_and_a_huge_one_is_cut_off(client):
+    assert "is not JSON" in client.post("/config", data=b"{", headers=OWN).get_json()["error"]
+    too_large = client.post("/config", data=b" " * (LARGEST_CONFIG + 1), headers=OWN)
+    assert "at most 1,048,576" in too_large.get_json()["error"]
+    assert client.post("/config", data=b" " * (3 * LARGEST_CONFIG), headers=OWN).status_code == 413
+
+
+def test_what_is_no_run_is_told_at_the_start(tmp_path: Path):
+    with pytest.raises(RecordError, match="nowhere"):
+        open_runs([tmp_path / "nowhere"])
+
+
+def test_a_run_is_read_again_when_it_has_grown(tmp_path: Path):
+    file = tmp_path / "records.jsonl"
+    write_records(file, sample_run()[:2])
+    (run,) = open_runs([tmp_path])
+    assert run.file("csv").count("\n") == 3
+    write_records(file, sample_run()[:5])
+    assert run.file("csv").count("\n") == 6
+    with pytest.raises(KeyError):
+        run.file("exe")
+
+
+def test_a_port_in_use_is_a_line():
+    page = PlannerPage()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(QbenchError, match=f"--port: {port} cannot be had"):
+            bind(page, port)
+    server = bind(page, 0)
+    assert server.host == "127.0.0.1"
+    server.server_close()
+    page.close()
