@@ -1,10 +1,11 @@
 """How long plans take, beside what importing the libraries takes, in one run.
 
-    python -m benchmarks.plan_speed [--points N]
+    python -m benchmarks.plan_speed [--points N] [--out FILE]
+    python -m benchmarks.plan_speed --verify 100
 
 A plan of few layers repeated is told beside one of all layers; a sweep runs on all cores; a plan from the
 cache is a process of its own from its start. The sweep is 5 models x 4 precisions x 5 ranks x 10 lengths, of
-which `--points` takes a part, evenly.
+which `--points` takes a part, evenly; `--verify` plans some of it again, each point on its own.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import platform
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 from qbench.measure.pool import num_cores
 from qbench.plan.trace import trace
-from qbench.planning import PlanFor, plans
+from qbench.planning import PlanFor, plan_or_error, plans
 from qbench.quiet import quiet_libraries
+from qbench.records.record import Record
+from qbench.records.software import library_versions
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 
@@ -64,42 +70,87 @@ def trace_again(model: str, *, all_layers: bool) -> float:
     )
 
 
-def sweep(count: int) -> tuple[int, float]:
-    """Return the number of points planned and how long the sweep took, imports of its processes included."""
+def sweep_points(count: int) -> list[Point]:
+    """Return so many points of the sweep, evenly."""
     product = list(itertools.product(MODELS, PRECISIONS, RANKS, LENGTHS))
-    chosen = product[:: max(1, len(product) // count)]
-    points: list[Point] = [
+    return [
         point_from({"model": model}, {"precision": precision, "lora.r": r, "seq_len": seq_len})
-        for model, precision, r, seq_len in chosen
+        for model, precision, r, seq_len in product[:: max(1, len(product) // count)]
     ]
-    return len(points), seconds_of(lambda: plans(points, PlanFor()))
 
 
-def main() -> None:
-    """Print each time and its ratio to the imports."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--points", type=int, default=1000)
-    count = parser.parse_args().points
-    quiet_libraries()
-    imports = min(command("-c", "import torch, transformers, peft, bitsandbytes") for _ in range(3))
-    print(f"importing torch, transformers, peft and bitsandbytes: {imports:.2f} s")
+def differing(points: list[Point], found: list[Record], count: int) -> list[str]:
+    """Return which of so many random points have another record when each is planned on its own."""
+    chosen = random.Random(count).sample(range(len(points)), min(count, len(points)))
+    alone = (plan_or_error(points[index], PlanFor()) for index in chosen)
+    return [
+        points[index].label
+        for index, record in zip(chosen, alone, strict=True)
+        if (record.outcome, record.metrics, record.detail)
+        != (found[index].outcome, found[index].metrics, found[index].detail)
+    ]
+
+
+def rows_of_plans(imports: float) -> Iterator[tuple[str, float]]:
+    """Yield what was timed and the seconds it took, the sweep left aside."""
+    yield "importing torch, transformers, peft and bitsandbytes", imports
     for model in ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-405B"):
         for all_layers in (False, True):
-            taken = trace_again(model, all_layers=all_layers)
             run = "all layers run" if all_layers else "few layers run and repeated"
-            print(f"{model}, {run}: {taken:.2f} s, {taken / imports:.2f} of the imports")
+            yield f"{model}, {run}", trace_again(model, all_layers=all_layers)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QBENCH_CACHE_DIR"] = folder
         arguments = ("-m", "qbench", "plan", MODELS[-1], "--precision", "nf4-dq")
-        first = command(*arguments)
+        yield f"a process that plans {MODELS[-1]}", command(*arguments)
         cached = statistics.median(command(*arguments) for _ in range(5))
-    print(f"a process that plans {MODELS[-1]}: {first:.2f} s, {first / imports:.2f} of the imports")
-    print(
-        f"a process that finds that plan in the cache: {cached:.2f} s, {cached / imports:.2f} of the imports"
+        yield "a process that finds that plan in the cache", cached
+
+
+def document(rows: list[tuple[str, float]], imports: float) -> str:
+    """Return the times as a page of Markdown."""
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version)
+    table = [f"| {what} | {taken:.2f} | {taken / imports:.2f} |" for what, taken in rows]
+    return "\n".join(
+        [
+            "# How long plans take",
+            "",
+            f"Written by `python -m benchmarks.plan_speed` on {num_cores()} cores ({platform.machine()}), "
+            f"Python {platform.python_version()}; {versions}.",
+            "",
+            "| What | Seconds | Of the imports |",
+            "|---|--:|--:|",
+            *table,
+            "",
+        ]
     )
-    points, taken = sweep(count)
-    each = taken / points
-    print(f"a sweep of {points} points on {num_cores()} cores: {taken:.1f} s, {each:.3f} s a point")
+
+
+def main() -> None:
+    """Print each time and its ratio to the imports; exit 1 when a shared plan is not that of the point."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--points", type=int, default=1000)
+    parser.add_argument(
+        "--verify", type=int, default=0, help="plan so many of them each on its own and compare"
+    )
+    parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
+    asked = parser.parse_args()
+    quiet_libraries()
+    imports = min(command("-c", "import torch, transformers, peft, bitsandbytes") for _ in range(3))
+    # With few points to verify, the sweep alone is of interest.
+    rows = [] if asked.verify else list(rows_of_plans(imports))
+    points = sweep_points(asked.points)
+    found: list[Record] = []
+    taken = seconds_of(lambda: found.extend(plans(points, PlanFor())))
+    rows.append((f"a sweep of {len(points)} points on {num_cores()} cores", taken))
+    for what, seconds in rows:
+        print(f"{what}: {seconds:.2f} s, {seconds / imports:.2f} of the imports")
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(document(rows, imports), encoding="utf-8")
+    if asked.verify:
+        wrong = differing(points, found, asked.verify)
+        print(f"{len(wrong)} of {asked.verify} points differ from a plan of their own", *wrong, sep="\n")
+        sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.models import resolve_model
 from qbench.errors import QbenchError
-from qbench.measure.environment import inputs
+from qbench.measure.environment import inputs, machine
+from qbench.plan.families import family_of
+from qbench.records.calibration import Calibration, describe, find_calibration, gpu_calibrations, has_calibration
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record, utc_now
 from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
+
+if TYPE_CHECKING:
+    from qbench.plan.trace import Tracer
 
 POINTS_WORTH_PROCESSES = 16
 """Fewer are planned sooner here than the processes have started; measured in benchmarks/plan_speed.py."""
 
 POINTS_PER_TASK = 8
 """How many points of one model a process takes at a time: they share what is known of its operators."""
+
+FAMILY_PER_TASK = 25, 100
+"""Least and most points of one family in a task: a family in two tasks is sampled twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +39,24 @@ class PlanFor:
     gpus: tuple[GpuSpec, ...] = ()
     alloc_conf: str = ""
     """CUDA's allocator as PYTORCH_ALLOC_CONF sets it."""
+    calibrations: tuple[Calibration, ...] = ()
+    """What is known of the speed of devices (`usable_calibrations`)."""
+
+
+def usable_calibrations(device: Device) -> tuple[Calibration, ...]:
+    """Return what was measured of the speed of this CPU, or of GPUs, with the libraries that are installed.
+
+    Raises RecordError for a damaged file.
+    """
+    if device == "cuda":
+        return tuple(found for found in gpu_calibrations() if found.is_current)
+    name = str(machine("cpu")["device_name"])
+    if not has_calibration("cpu", name):
+        return ()
+    import torch  # Only it knows how many threads it would take.
+
+    found = find_calibration("cpu", name, torch.get_num_threads())
+    return () if found is None or not found.is_current else (found,)
 
 
 def plans(
@@ -81,6 +107,7 @@ def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
         return None
     gpus = [repr(gpu) for gpu in settings.gpus]
     known = {"device": settings.device, "gpus": gpus, "alloc_conf": settings.alloc_conf}
+    known |= {"calibrations": [describe(found) for found in settings.calibrations]}
     return {"point": point.model_dump(mode="json"), "inputs": inputs(point), **known}
 
 
@@ -88,11 +115,13 @@ def _planned(
     points: Sequence[Point], missing: Sequence[int], settings: PlanFor
 ) -> Iterator[tuple[int, Record]]:
     """Yield (index, record) of points to be planned, in processes where there are many."""
-    from qbench.measure.pool import in_processes, num_cores  # For many points only: the start is short.
+    if not missing:
+        return
+    from qbench.measure.pool import in_processes, num_cores  # A plan from the cache needs none.
 
     if len(missing) < POINTS_WORTH_PROCESSES or num_cores() == 1:
-        for index in missing:
-            yield index, plan_or_error(points[index], settings)
+        batch = [points[index] for index in missing]
+        yield from zip(missing, _planned_here(settings, batch), strict=True)
         return
     tasks = _tasks(points, missing)
     work = partial(_plan_task, settings)
@@ -102,30 +131,54 @@ def _planned(
 
 
 def _tasks(points: Sequence[Point], missing: Sequence[int]) -> list[list[int]]:
-    """Return the points of each task: neighbours of one model and precision."""
-    by_model: dict[tuple[str, str], list[int]] = {}
-    for index in missing:
-        by_model.setdefault((points[index].model, points[index].precision), []).append(index)
-    return [
-        group[start : start + POINTS_PER_TASK]
-        for group in by_model.values()
-        for start in range(0, len(group), POINTS_PER_TASK)
-    ]
+    """Return the points of each task: of one family where there are many, else of one model and precision."""
+    from qbench.measure.pool import num_cores
+
+    least, most = FAMILY_PER_TASK
+    large = min(most, max(least, len(missing) // (4 * num_cores())))
+    families = _grouped(missing, lambda index: family_of(points[index]))
+    tasks = [part for group in families if len(group) >= least for part in _parts(group, large)]
+    alone = [index for group in families if len(group) < least for index in group]
+    by_model = _grouped(alone, lambda index: f"{points[index].model} {points[index].precision}")
+    return tasks + [part for group in by_model for part in _parts(group, POINTS_PER_TASK)]
+
+
+def _grouped(indices: Sequence[int], key: Callable[[int], str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index in indices:
+        groups.setdefault(key(index), []).append(index)
+    return list(groups.values())
+
+
+def _parts(group: list[int], size: int) -> list[list[int]]:
+    return [group[start : start + size] for start in range(0, len(group), size)]
 
 
 def _plan_task(settings: PlanFor, batch: tuple[Point, ...]) -> list[Record]:
-    return [plan_or_error(point, settings) for point in batch]
+    return list(_planned_here(settings, batch))
 
 
-def plan_or_error(point: Point, settings: PlanFor) -> Record:
-    """Return the plan of a point, or the record of why there is none."""
+def _planned_here(settings: PlanFor, batch: Sequence[Point]) -> Iterator[Record]:
+    """Yield the plan of each point, made in this process, with what points of one family share."""
+    if not batch:
+        return
+    from qbench.plan.shared import SharedTraces  # The heavy libraries, as below.
+
+    tracer = SharedTraces(batch)
+    for point in batch:
+        yield plan_or_error(point, settings, tracer)
+
+
+def plan_or_error(point: Point, settings: PlanFor, tracer: Tracer | None = None) -> Record:
+    """Return the plan of a point, or the record of why there is none; `tracer` as for `plan`."""
     # The heavy libraries: whoever finds all plans in the cache never waits for them.
     from qbench.memory.allocator import AllocatorConfig
     from qbench.plan.planner import plan
 
     allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
     try:
-        return plan(point, settings.device, settings.gpus, allocator=allocator)
+        return plan(point, settings.device, settings.gpus, allocator=allocator, tracer=tracer,
+            calibrations=settings.calibrations)
     except QbenchError as error:
         return failed_plan(point, settings.device, "plan", error)
 

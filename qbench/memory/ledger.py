@@ -37,9 +37,31 @@ Place = tuple[str, str, bool]
 class History(Protocol):
     """What happened to memory, in order: what a ledger has seen, or what was worked out from it."""
 
-    allocations: list[Allocation]
-    events: list[tuple[int, int]]
-    marks: list[tuple[int, str]]
+    @property
+    def allocations(self) -> list[Allocation]:
+        """What each handle is."""
+
+    @property
+    def events(self) -> list[tuple[int, int]]:
+        """(handle, bytes), negative on a free."""
+
+    @property
+    def marks(self) -> list[tuple[int, str]]:
+        """(number of its first event, name) of each phase."""
+
+
+class CostNotes(Protocol):
+    """What takes down the cost of each operator, where that is asked for (`costs.CostLog`)."""
+
+    @property
+    def num_entries(self) -> int:
+        """Operators noted so far."""
+
+    def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Take down one operator that ran."""
+
+    def note_opened(self, ledger: Any, start: int, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Take down what the function put in an operator's place does not show."""
 
 
 @dataclass(slots=True)
@@ -89,6 +111,7 @@ class Ledger(TorchDispatchMode):
         self.events: list[tuple[int, int]] = []
         self.marks: list[tuple[int, str]] = []
         self.phase = "build"
+        self.costs: CostNotes | None = None
         self.workspaces: dict[str, int] = {}
         """Bytes that the cuBLAS handle of a thread will take, by the phase that runs there: forward is the
         caller's thread, backward autograd's."""
@@ -136,12 +159,21 @@ class Ledger(TorchDispatchMode):
             self._track_all(args[1], func)
         decomposition = self._decompositions.get(func)
         if decomposition is not None:
-            with self:
-                return decomposition(*args, **kwargs)
+            return self._run_opened(decomposition, func, args, kwargs)
         out = self._run(func, args, kwargs)
         self._track_all(out, func)
+        if self.costs is not None:
+            self.costs.note(self, func, args, kwargs, out)
         if self.workspaces and func in _CUBLAS:
             self._take_workspace()
+        return out
+
+    def _run_opened(self, replacement: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
+        start = 0 if self.costs is None else self.costs.num_entries
+        with self:
+            out = replacement(*args, **kwargs)
+        if self.costs is not None:
+            self.costs.note_opened(self, start, func, args, kwargs, out)
         return out
 
     def _take_workspace(self) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from qbench.memory.autocast import keep_rotary_tables, meta_autocast
 from qbench.memory.choices import Card
+from qbench.memory.costs import CostLog, WorkTable
 from qbench.memory.layers import Block
 from qbench.memory.ledger import History, Ledger
 from qbench.memory.recording import record_steps
@@ -39,32 +40,48 @@ class Recorded:
     facts: ModelFacts
     history: History
     managed_bytes: int
+    work: WorkTable | None = None
+    """What the second step's operators cost and how often each runs; None where it was not asked for."""
 
 
 def record_point(
-    point: Point, device: Device, config: PretrainedConfig, card: Card, *, all_layers: bool = False
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    *,
+    all_layers: bool = False,
+    with_costs: bool = False,
 ) -> Recorded:
     """Return the history of a point's training step, the same whether or not layers were left out.
 
-    `all_layers` leaves none out. Raises what the libraries raise when they cannot run the step.
+    `all_layers` leaves none out; `with_costs` takes down what operators cost. Raises what the libraries raise when they cannot run the step.
     """
     few = None if all_layers else shallow(config)
     if few is not None:
         # The few layers are a shortcut: whatever does not hold of them is asked of all, errors too.
         with contextlib.suppress(Exception):
-            return record_few_layers(point, device, few, card)
-    step, ledger = _record(point, device, config, card, Ledger)
+            return record_few_layers(point, device, few, card, with_costs=with_costs)
+    costs = CostLog() if with_costs else None
+    step, ledger = _record(point, device, config, card, Ledger, costs)
     return Recorded(
-        model=step.model, facts=step.facts, history=ledger, managed_bytes=managed_bytes(step.optimizer)
+        model=step.model,
+        facts=step.facts,
+        history=ledger,
+        managed_bytes=managed_bytes(step.optimizer),
+        work=None if costs is None else costs.work(),
     )
 
 
-def record_few_layers(point: Point, device: Device, few: Shallow, card: Card) -> Recorded:
+def record_few_layers(
+    point: Point, device: Device, few: Shallow, card: Card, *, with_costs: bool = False
+) -> Recorded:
     """Return what is recorded of a shallow model, its layers repeated.
 
     Raises IrregularError where they are not alike, and what the libraries raise.
     """
-    step, ledger = _record(point, device, few.config, card, SitedLedger)
+    costs = CostLog() if with_costs else None
+    step, ledger = _record(point, device, few.config, card, SitedLedger, costs)
     assert isinstance(ledger, SitedLedger)
     block = Block(_stack(step.model, few.depth), few.first, few.period, few.copies)
     times = {parameter: block.times(name) for name, parameter in step.model.named_parameters()}
@@ -73,6 +90,7 @@ def record_few_layers(point: Point, device: Device, few: Shallow, card: Card) ->
         facts=model_facts(step.model, point, block.times),
         history=stretched(ledger, block),
         managed_bytes=managed_bytes(step.optimizer, times),
+        work=None if costs is None else costs.work(ledger, block),
     )
 
 
@@ -89,7 +107,12 @@ def _stack(model: torch.nn.Module, depth: int) -> str:
 
 
 def _record(
-    point: Point, device: Device, config: PretrainedConfig, card: Card, ledger_type: type[Ledger]
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    ledger_type: type[Ledger],
+    costs: CostLog | None,
 ) -> tuple[TrainingStep, Ledger]:
     autocast = _meta_autocast(point, device)
     step = build_step(point, "meta", kernels=device, config=config, meta_autocast=autocast)
@@ -102,7 +125,9 @@ def _record(
     if device == "cuda":
         load = partial(record_loading, model=step.model, point=point)
         buffers = library_buffers(card)
-    recording = record_steps(step, device_types, device, buffers, load, card=card, ledger_type=ledger_type)
+    recording = record_steps(
+        step, device_types, device, buffers, load, card=card, ledger_type=ledger_type, costs=costs
+    )
     return step, recording.ledger
 
 

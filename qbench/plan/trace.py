@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qbench.errors import StepError, first_line
 from qbench.memory.allocator import AllocatorConfig, replay
-from qbench.memory.breakdown import MemoryProfile, profile
+from qbench.memory.breakdown import MemoryProfile, profile_of
 from qbench.memory.choices import Backend, Card
+from qbench.memory.costs import WorkTable
 from qbench.memory.kernels import kernels_of
 from qbench.memory.ledger import History
+from qbench.memory.outline import Ints, SizedHistory, declared_bytes, event_bytes
+from qbench.memory.quick_replay import quick_replay
 from qbench.memory.recording import without_gc
+from qbench.plan.account import Account, account_of
 from qbench.plan.recorded import Recorded, record_point
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config, model_caveats
 from qbench.step.recipe import recipe_caveats
-from qbench.step.verify import ModelFacts, has_stacked_experts
+from qbench.step.verify import ModelFacts
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig
 
 
@@ -31,6 +36,8 @@ class Trace:
     facts: ModelFacts
     memory: MemoryProfile
     ledger: History
+    declared_bytes: dict[str, int]
+    """Bytes as asked for, of all allocations by the category that they were made with."""
     reserved_bytes: int | None
     """Peak of the CUDA caching allocator's reserve; None on the CPU."""
     managed_bytes: int
@@ -39,6 +46,12 @@ class Trace:
     """CUDA's kernels of scaled_dot_product_attention that were taken (`choices.ATTENTION`)."""
     caveats: tuple[str, ...]
     """What a reader should know before trusting the numbers."""
+    work: WorkTable | None
+    """What the step's operators cost and how often each runs; None where it was not asked for."""
+
+
+Tracer = Callable[[Point, Device, Card, AllocatorConfig], Trace]
+"""Gives the trace of a point, as `trace` does."""
 
 
 def trace(
@@ -48,37 +61,76 @@ def trace(
     allocator: AllocatorConfig | None = None,
     *,
     all_layers: bool = False,
+    with_costs: bool = False,
 ) -> Trace:
     """Return the trace of a point with the kernels of `device`; takes seconds and no memory to speak of.
 
     `card` and the settings of the `allocator` are those to plan for, on CUDA. `all_layers` runs every layer,
-    where otherwise few are run and repeated.
+    where otherwise few are run and repeated. `with_costs` takes down what operators cost.
     Raises StepError when the step cannot be built as the point says.
     """
     config = load_config(point)
+    chosen = card or Card()
+    account = record_account(point, device, config, chosen, all_layers=all_layers, with_costs=with_costs)
+    return trace_of(account, point, device, config, allocator or AllocatorConfig())
+
+
+def record_account(
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    *,
+    all_layers: bool = False,
+    with_costs: bool = False,
+) -> Account:
+    """Return the account of a point's step, run on meta. Raises StepError as `trace` does."""
     with without_gc():
-        recorded, attention = _recorded(point, device, config, card or Card(), all_layers)
-        history = recorded.history
-        replayed = replay(history.events, allocator or AllocatorConfig()) if device == "cuda" else None
-        memory = profile(history, None if replayed is None else replayed.events)
+        return account_of(*_recorded(point, device, config, card, all_layers, with_costs))
+
+
+def trace_of(
+    account: Account, point: Point, device: Device, config: PretrainedConfig, allocator: AllocatorConfig
+) -> Trace:
+    """Return the trace of a point whose step has this account."""
+    outline = account.outline
+    history = SizedHistory(outline, account.asked)
+    sizes, reserved_bytes = event_bytes(outline, account.asked), None
+    with without_gc():
+        if device == "cuda":
+            sizes, reserved_bytes = _served(history, sizes, allocator)
+        memory = profile_of(outline, sizes)
     return Trace(
-        facts=recorded.facts,
+        facts=account.facts,
         memory=memory,
         ledger=history,
-        reserved_bytes=None if replayed is None else replayed.stats.peak_reserved_bytes,
-        managed_bytes=recorded.managed_bytes,
-        attention=tuple(sorted(attention)),
-        caveats=tuple(_caveats(point, config, recorded.model)),
+        declared_bytes=declared_bytes(outline, account.asked),
+        reserved_bytes=reserved_bytes,
+        managed_bytes=account.managed_bytes,
+        attention=account.attention,
+        caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
+        work=account.work,
     )
 
 
+def _served(history: SizedHistory, sizes: Ints, allocator: AllocatorConfig) -> tuple[Ints, int]:
+    """Return the block sizes of all events and the peak of what the caching allocator reserves."""
+    if allocator == AllocatorConfig():
+        blocks, reserved_bytes = quick_replay(history.outline, sizes)
+        return np.array(blocks, dtype=np.int64), reserved_bytes
+    replayed = replay(history.events, allocator)
+    blocks = [size for _, size in replayed.events]
+    return np.array(blocks, dtype=np.int64), replayed.stats.peak_reserved_bytes
+
+
 def _recorded(
-    point: Point, device: Device, config: PretrainedConfig, card: Card, all_layers: bool
+    point: Point, device: Device, config: PretrainedConfig, card: Card, all_layers: bool, with_costs: bool
 ) -> tuple[Recorded, set[Backend]]:
     """Return the recorded step and the attention kernels that it took."""
     with kernels_of(device, card) as attention:
         try:
-            return record_point(point, device, config, card, all_layers=all_layers), attention
+            recorded = record_point(point, device, config, card, all_layers=all_layers, with_costs=with_costs)
+            return recorded, attention
         except StepError:
             raise
         except Exception as error:
@@ -93,10 +145,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _caveats(point: Point, config: PretrainedConfig, model: torch.nn.Module) -> Iterator[str]:
+def _caveats(point: Point, config: PretrainedConfig, stacked_experts: bool) -> Iterator[str]:
     yield from recipe_caveats(point)
     yield from model_caveats(config, point)
-    if has_stacked_experts(model):
+    if stacked_experts:
         yield (
             "experts run as one grouped matrix product (transformers' grouped_mm; on CUDA from compute "
             "capability 8.0), so memory does not depend on how tokens are routed"

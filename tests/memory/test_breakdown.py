@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from qbench.memory.breakdown import TIMELINE_POINTS, MemoryProfile, profile
+import numpy as np
+
+from qbench.memory.breakdown import TIMELINE_POINTS, MemoryProfile, profile, profile_of
 from qbench.memory.ledger import Ledger
+from qbench.memory.outline import outline_of
 from qbench.records.metrics import BREAKDOWN
 from qbench.units import round_up
 
@@ -108,8 +111,8 @@ def test_peak_may_be_what_is_at_rest() -> None:
 
 def test_sizes_of_an_allocator_take_the_place_of_the_ledgers() -> None:
     ledger = one_step()
-    blocks = [(handle, 2 * size) for handle, size in ledger.events]
-    memory, plain = profile(ledger, blocks), profile(ledger)
+    blocks = np.array([2 * size for _, size in ledger.events])
+    memory, plain = profile_of(outline_of(ledger), blocks), profile(ledger)
     assert memory.peak_bytes == 2 * plain.peak_bytes
     assert memory.static_bytes == 2 * plain.static_bytes
     assert memory.breakdown == {name: 2 * size for name, size in plain.breakdown.items()}

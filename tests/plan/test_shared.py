@@ -1,0 +1,143 @@
+"""Plans that share work are those of each point on its own; where they could not be, nothing is shared."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, tiny_point, write_tiny_model
+
+from qbench.errors import StepError
+from qbench.memory.choices import NUM_MULTIPROCESSORS, Card, fuses_4bit
+from qbench.plan import shared
+from qbench.plan.account import Account
+from qbench.plan.families import resized, sizes_of
+from qbench.plan.planner import plan
+from qbench.plan.shared import SharedTraces, sampled_family
+from qbench.plan.trace import record_account
+from qbench.scenario.schema import Device, Point
+from qbench.step.model import load_config
+
+RANKS, LENGTHS = (2, 8, 16, 24, 32), (128, 256, 384, 512, 640, 768)
+
+
+def family(point: Point) -> list[Point]:
+    return [resized(point, (rank, length, 1)) for rank, length in itertools.product(RANKS, LENGTHS)]
+
+
+@pytest.mark.parametrize(
+    ("hub", "precision", "device", "changes", "num_recorded"),
+    [
+        ("llama", "nf4-dq", "cuda", {"gradient_checkpointing": True}, 7),
+        ("gemma2", "fp32", "cuda", {"recipe": "trainer", "optim": "paged_adamw_32bit"}, 7),
+        ("mistral", "nf4", "cuda", {"recipe": "trl", "autocast": "bf16"}, 7),
+        # 160 x 24 elements are below the 4096 from which on the state is in 8 bit, 160 x 32 are not: so the
+        # seven samples do not fit, and three points are recorded each for itself.
+        ("qwen2", "bf16", "cpu", {"optim": "adamw_8bit"}, 7 + 3),
+    ],
+)
+def test_shared_plans_are_those_of_each_point(
+    hub: str,
+    precision: str,
+    device: Device,
+    changes: dict[str, Any],
+    num_recorded: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = write_tiny_model(tmp_path / "model", FAMILIES[hub], num_hidden_layers=2)
+    points = family(tiny_point(model, precision, **changes))
+    ran: list[Point] = []
+
+    def counted(point: Point, *rest: Any) -> Account:
+        ran.append(point)
+        return record_account(point, *rest)
+
+    monkeypatch.setattr(shared, "record_account", counted)
+    tracer = SharedTraces(points)
+    # The largest, one between samples of both sizes, and one whose rank is not a multiple of eight.
+    for index in (29, 19, 3):
+        together = plan(points[index], device, tracer=tracer)
+        alone = plan(points[index], device)
+        assert (together.metrics, together.detail) == (alone.metrics, alone.detail)
+    assert len(ran) == num_recorded
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    return family(tiny_point(write_tiny_model(folder, FAMILIES["llama"]), "nf4"))
+
+
+_ACCOUNTS: dict[str, Account] = {}
+
+
+def recorded(point: Point) -> Account:
+    """Return the account of a point, recorded once for all tests."""
+    if point.point_id not in _ACCOUNTS:
+        _ACCOUNTS[point.point_id] = record_account(point, "cuda", load_config(point), Card())
+    return _ACCOUNTS[point.point_id]
+
+
+def test_one_allocation_out_of_line_and_nothing_is_shared(llama: list[Point]) -> None:
+    # 512 B more from 400 tokens on, of some ten thousand allocations in one.
+    def bent(point: Point) -> Account:
+        account = recorded(point)
+        more = np.zeros_like(account.asked)
+        more[-1] = 512 * (point.train.seq_len > 400)
+        return replace(account, asked=account.asked + more)
+
+    assert sampled_family(llama, recorded) is not None
+    assert sampled_family(llama, bent) is None
+
+
+def test_another_operator_and_nothing_is_shared(llama: list[Point]) -> None:
+    def renamed(point: Point) -> Account:
+        account = recorded(point)
+        made = [
+            ("forward", *rest[1:]) if point.train.seq_len > 400 else rest for rest in account.outline.made
+        ]
+        return replace(account, outline=replace(account.outline, made=made))
+
+    assert sampled_family(llama, renamed) is None
+
+
+def test_few_points_are_not_worth_samples(llama: list[Point]) -> None:
+    def unasked(point: Point) -> Account:
+        raise AssertionError("nothing is to be recorded for so few")
+
+    assert sampled_family(llama[:4], unasked) is None
+
+
+def test_samples_that_cannot_be_recorded_leave_the_error_to_the_points(llama: list[Point]) -> None:
+    def refused(point: Point) -> Account:
+        raise StepError("no")
+
+    assert sampled_family(llama, refused) is None
+
+
+def test_sizes_that_rounding_could_tell_apart_are_recorded(llama: list[Point]) -> None:
+    found = sampled_family(llama, recorded)
+    assert found is not None
+    assert found.account((24, 512, 1)) is not None
+    assert found.account((12, 512, 1)) is None  # No multiple of eight, and not sampled.
+    assert found.account((24, 512, 2)) is None  # A batch that no sample has.
+    assert sizes_of(llama[0]) == (2, 128, 1)
+
+
+def test_the_choice_of_the_4bit_kernel_changes_once_as_tokens_grow() -> None:
+    """So that two samples that agree on it speak for all between them."""
+    shapes = [(896, 896), (4864, 896), (896, 4864), (2048, 8192), (14336, 4096), (4096, 14336), (128, 896)]
+    for capability, shape in itertools.product(NUM_MULTIPROCESSORS, shapes):
+        card = Card(capability=capability)
+        for dtype in ("bfloat16", "float16", "float32"):
+            chosen = [
+                fuses_4bit(card, getattr(torch, dtype), tokens, shape, 64)
+                for tokens in (1, 4, 8, 16, 32, 64, 128, 256, 320, 512, 768, 1024, 1536, 1537, 4096)
+            ]
+            assert chosen == sorted(chosen, reverse=True), (capability, shape, dtype)
