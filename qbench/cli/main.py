@@ -9,7 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from qbench.cli import ab, baseline, catalog, check, plan, report, run, run_point, validate
+from qbench.cli import (
+    ab,
+    baseline,
+    calibrate,
+    catalog,
+    check,
+    fit,
+    gate,
+    plan,
+    rank,
+    report,
+    run,
+    run_point,
+    serve,
+    trend,
+    validate,
+)
 from qbench.cli.console import print_error, print_note, print_text
 from qbench.errors import QbenchError
 from qbench.quiet import quiet_libraries
@@ -30,13 +46,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("plan")(plan.plan_command)
+app.command("fit")(fit.fit_command)
+app.command("rank")(rank.rank_command)
 app.command("run")(run.run_command)
 app.command("run-point")(run_point.run_point_command)
 app.command("ab")(ab.ab_command)
 app.command("report")(report.report_command)
 app.command("check")(check.check_command)
+app.command("gate")(gate.gate_command)
+app.command("calibrate")(calibrate.calibrate_command)
 app.add_typer(baseline.baseline_app)
+app.command("trend")(trend.trend_command)
 app.command("validate")(validate.validate_command)
+app.command("serve")(serve.serve_command)
 app.command("models")(catalog.models_command)
 app.command("gpus")(catalog.gpus_command)
 app.command("scenarios")(catalog.scenarios_command)

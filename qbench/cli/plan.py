@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qbench.cli.console import print_error, print_json, print_text
+from qbench.cli import options
+from qbench.cli.console import print_error, print_json, print_note, print_text
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -28,71 +29,57 @@ class DeviceName(str, Enum):
     cpu = "cpu"
 
 
-TargetName = Annotated[
-    str, typer.Argument(help="Scenario file, model of the catalog or hub, or folder with config.json.")
-]
 Device = Annotated[DeviceName, typer.Option(help="Whose kernels to plan for.")]
-TargetModules = Annotated[
-    list[str] | None, typer.Option(help="Modules to adapt, separated by commas, or all-linear.")
-]
-AllocConf = Annotated[
-    str, typer.Option(help="CUDA's allocator as PYTORCH_ALLOC_CONF sets it; the environment is not asked.")
-]
+SaveScenario = Annotated[Path | None, typer.Option(help="Write the points as a scenario file.")]
 SnapshotFile = Annotated[
     Path | None, typer.Option(help="Write every allocation for pytorch.org/memory_viz (a single point).")
 ]
 
 
 def plan_command(
-    target: TargetName,
+    context: typer.Context,
+    target: options.TargetName = None,
+    from_file: options.FromFile = None,
+    from_format: options.FromFormat = "",
+    save_scenario: SaveScenario = None,
     device: Device = DeviceName.cuda,
-    precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, bf16, fp16, nf4, nf4-dq, fp4, fp4-dq, int8.")
-    ] = None,
-    r: Annotated[list[int] | None, typer.Option("--r", help="Rank of the adapters.")] = None,
-    target_modules: TargetModules = None,
-    lora_dropout: Annotated[
-        list[float] | None, typer.Option(help="Dropout before lora_A; adapted experts allow 0 only.")
-    ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Sequences in one forward pass.")] = None,
-    seq: Annotated[list[int] | None, typer.Option(help="Tokens in one sequence.")] = None,
-    gradient_checkpointing: Annotated[bool | None, typer.Option(help="Recompute layers in backward.")] = None,
-    optim: Annotated[list[str] | None, typer.Option(help="As TrainingArguments.optim.")] = None,
-    autocast: Annotated[list[str] | None, typer.Option(help="none, bf16, fp16.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="plain, peft, trainer, trl.")] = None,
-    attn: Annotated[list[str] | None, typer.Option(help="auto, eager, sdpa, flash_attention_2.")] = None,
-    gpu: Annotated[list[str] | None, typer.Option(help="GPU to hold the plan against.")] = None,
-    gpu_memory: Annotated[str, typer.Option(help="Memory of a card that is not listed, as 24GiB.")] = "",
-    compute_capability: Annotated[str, typer.Option(help="Compute capability of that card, as 8.9.")] = "",
+    precision: options.Precision = None,
+    r: options.Rank = None,
+    target_modules: options.TargetModules = None,
+    lora_dropout: options.LoraDropout = None,
+    batch: options.Batch = None,
+    seq: options.Seq = None,
+    gradient_checkpointing: options.Checkpointing = None,
+    optim: options.Optim = None,
+    autocast: options.Autocast = None,
+    recipe: options.Recipe = None,
+    attn: options.Attn = None,
+    gpu: options.Gpu = None,
+    gpu_memory: options.GpuMemory = "",
+    compute_capability: options.ComputeCapability = "",
     max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
-    alloc_conf: AllocConf = "",
+    alloc_conf: options.AllocConf = "",
     snapshot: SnapshotFile = None,
     out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,
-    use_cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Take plans made before with the same libraries.")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    use_cache: options.UseCache = True,
+    as_json: options.AsJson = False,
 ) -> int:
     """Plan the memory of a training step without a GPU.
 
     It says what the step needs, where it goes, and whether it fits. Flags of a setting can be repeated,
     which plans every combination.
     """
-    flags: dict[str, Any] = {
-        "precision": precision,
-        "r": r,
-        "target_modules": [_modules(text) for text in target_modules or []],
-        "lora_dropout": lora_dropout,
-        "per_device_train_batch_size": batch,
-        "seq_len": seq,
-        "gradient_checkpointing": None if gradient_checkpointing is None else [gradient_checkpointing],
-        "optim": optim,
-        "autocast": autocast,
-        "recipe": recipe,
-        "attn_implementation": attn,
-    }
+    from qbench.cli.target import read_asked
+
+    flags = options.step_flags(context.params)
     card, memory = (gpu_memory, compute_capability), _MemoryOptions(alloc_conf, snapshot)
-    records = _planned(target, flags, gpu or [], card, device.value, max_points, memory, use_cache)
+    asked = read_asked(target, (from_file, from_format), flags, gpu or [], max_points)
+    if save_scenario is not None:
+        _save_scenario(asked, from_file or Path(target or ""), save_scenario)
+    cards = _cards(asked, card, device, bool(gpu))
+    for caveat in asked.caveats:
+        print_note(f"{from_file}: {caveat}")
+    records = [_told(record, asked) for record in _planned(asked, cards, device.value, memory, use_cache)]
     if out is not None:
         _store(records, out)
     if as_json:
@@ -100,11 +87,6 @@ def plan_command(
     else:
         _print_plans(records)
     return _exit_code(records, bool(gpu or gpu_memory))
-
-
-def _modules(text: str) -> str | list[str]:
-    names = [name.strip() for name in text.split(",")]
-    return names[0] if names == ["all-linear"] else names
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,25 +125,34 @@ class _MemoryOptions:
             raise QbenchError(f"--snapshot: {self.snapshot} cannot be written ({error.strerror})") from error
 
 
+def _save_scenario(asked: Target, source: Path, file: Path) -> None:
+    from qbench.scenario.importers.configs import scenario_of
+    from qbench.scenario.load import scenario_text
+
+    text = scenario_text(scenario_of(source, asked.points, asked.gpus))
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise QbenchError(f"--save-scenario: {file} cannot be written ({error.strerror})") from error
+
+
+def _told(record: Record, asked: Target) -> Record:
+    """Return a record with what was not understood of a config among its caveats."""
+    if not asked.caveats:
+        return record
+    caveats = [*record.detail.get("caveats", []), *asked.caveats]
+    return replace(record, detail={**record.detail, "caveats": caveats})
+
+
 def _planned(
-    name: str,
-    flags: dict[str, Any],
-    gpus: list[str],
-    card: tuple[str, str],
-    device: Any,
-    max_points: int,
-    memory: _MemoryOptions,
-    use_cache: bool,
+    target: Target, cards: list[GpuSpec], device: Any, memory: _MemoryOptions, use_cache: bool
 ) -> list[Record]:
     from qbench.catalog.models import resolve_model
     from qbench.cli.progress import shown_plans
-    from qbench.cli.target import read_target
     from qbench.planning import PlanFor, plans
     from qbench.records.plan_cache import PlanCache
 
-    target = read_target(name, flags, gpus, max_points)
     memory.check(device, len(target.points))
-    cards = _cards(target, card, device, bool(gpus))
     for point in target.points:
         resolve_model(point.model)
 
@@ -194,14 +185,13 @@ def _store(records: list[Record], folder: Path) -> None:
             store.append(record)
 
 
-def _cards(target: Target, card: tuple[str, str], device: str, gpu_named: bool) -> list[GpuSpec]:
-    from qbench.catalog.gpus import find_gpu
-    from qbench.cli.target import described_gpu
+def _cards(target: Target, card: tuple[str, str], device: DeviceName, gpu_named: bool) -> list[GpuSpec]:
+    from qbench.cli.target import named_cards
 
-    if device == "cpu" and (gpu_named or any(card)):
+    if device is DeviceName.cpu and (gpu_named or any(card)):
         raise QbenchError("a GPU is named, but --device cpu plans for the CPU; leave one of the two out")
-    described = [described_gpu(*card)] if any(card) else []
-    return [*described, *(find_gpu(name) for name in target.gpus)]
+    # The GPUs that a scenario names are no part of a plan for the CPU.
+    return [] if device is DeviceName.cpu else named_cards(target.gpus, card)
 
 
 def _print_plans(records: list[Record]) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qbench.catalog.gpus import DTYPES, GpuSpec
+from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu
 from qbench.errors import CatalogError, ScenarioError
-from qbench.scenario.expand import expand, point_from
+from qbench.scenario.expand import MAX_POINTS, expand, point_from
 from qbench.scenario.load import load_scenario, shipped_scenarios
 from qbench.scenario.schema import Point, Scenario
 from qbench.units import format_bytes, parse_bytes
@@ -27,6 +27,8 @@ class Target:
 
     points: tuple[Point, ...]
     gpus: tuple[str, ...]
+    caveats: tuple[str, ...] = ()
+    """What a config of another tool asks for that was not understood."""
 
 
 def is_scenario(target: str) -> bool:
@@ -54,6 +56,47 @@ def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, 
     return scenario, expand(scenario, max_points)
 
 
+def read_asked(
+    name: str | None,
+    config: tuple[Path | None, str],
+    flags: Mapping[str, Sequence[Any]],
+    gpus: Sequence[str],
+    max_points: int = MAX_POINTS,
+) -> Target:
+    """Return the points of TARGET, or of another tool's config (file, format).
+
+    Beside a config, TARGET is the model that stands in for the one it names, and flags change its settings.
+    Raises ScenarioError where there is neither, and for a scenario beside a config.
+    """
+    file, form = config
+    if file is None and form:
+        raise ScenarioError(f"--from-format {form}: given without --from; name the file, or leave it out")
+    if file is None and name is None:
+        raise ScenarioError("nothing to plan: give TARGET (a scenario or a model) or --from FILE")
+    if file is None:
+        assert name is not None
+        return read_target(name, flags, gpus, max_points)
+    from qbench.scenario.importers.configs import import_config
+
+    if is_scenario(name or ""):
+        raise ScenarioError(f"--from {file}: given beside the scenario {name}; leave one of the two out")
+    found = import_config(file, _model_type, form, name or "")
+    points = _points_of(found.settings, {name: values for name, values in flags.items() if values})
+    return Target(points=points, gpus=tuple(gpus), caveats=found.caveats)
+
+
+def _model_type(model: str) -> str | None:
+    """Return the model type of a catalog model or a folder; None for others and where there is none."""
+    from qbench.catalog.models import resolve_model
+
+    try:
+        config = resolve_model(model).config or {}
+    except CatalogError:
+        return None
+    found = config.get("text_config", config).get("model_type")
+    return found if isinstance(found, str) else None
+
+
 def read_target(
     target: str, flags: Mapping[str, Sequence[Any]], gpus: Sequence[str], max_points: int
 ) -> Target:
@@ -64,9 +107,9 @@ def read_target(
     """
     given = {name: values for name, values in flags.items() if values}
     if not is_scenario(target):
-        return Target(points=_points_of_model(target, given), gpus=tuple(gpus))
+        return Target(points=_points_of({"model": target}, given), gpus=tuple(gpus))
     if given:
-        names = ", ".join(f"--{_flag(name)}" for name in given)
+        names = ", ".join(f"--{flag_name(name)}" for name in given)
         raise ScenarioError(
             f"flags of single points ({names}) do not go with the scenario {target}; edit its matrix"
         )
@@ -74,10 +117,10 @@ def read_target(
     return Target(points=points, gpus=tuple(gpus) or scenario.plan.gpus)
 
 
-def _points_of_model(model: str, flags: Mapping[str, Sequence[Any]]) -> tuple[Point, ...]:
+def _points_of(base: Mapping[str, Any], flags: Mapping[str, Sequence[Any]]) -> tuple[Point, ...]:
     combinations = itertools.product(*([(name, value) for value in values] for name, values in flags.items()))
     try:
-        points = [point_from({"model": model}, dict(chosen)) for chosen in combinations]
+        points = [point_from(base, dict(chosen)) for chosen in combinations]
     except ScenarioError as error:
         raise ScenarioError(map(_as_flag, error.problems)) from error
     return tuple(dict.fromkeys(points))
@@ -86,11 +129,21 @@ def _points_of_model(model: str, flags: Mapping[str, Sequence[Any]]) -> tuple[Po
 def _as_flag(problem: str) -> str:
     """Return a problem of a setting under the name of its flag."""
     setting, colon, rest = problem.partition(":")
-    return problem if setting == "model" or " " in setting else f"--{_flag(setting)}{colon}{rest}"
+    return problem if setting == "model" or " " in setting else f"--{flag_name(setting)}{colon}{rest}"
 
 
-def _flag(setting: str) -> str:
+def flag_name(setting: str) -> str:
+    """Return a setting as its flag is spelt, without the dashes."""
     return FLAGS.get(setting, setting.replace("_", "-"))
+
+
+def named_cards(gpus: Sequence[str], card: tuple[str, str]) -> list[GpuSpec]:
+    """Return the card that is described by (memory, compute capability), if any, and those of the catalog.
+
+    Raises CatalogError for a name that the catalog does not hold.
+    """
+    described = [described_gpu(*card)] if any(card) else []
+    return [*described, *(find_gpu(name) for name in gpus)]
 
 
 def described_gpu(memory: str, compute_capability: str) -> GpuSpec:

@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 
 from qbench.memory.autocast import lowered
-from qbench.memory.choices import HALF, HOLDS_128_ROWS, AttentionCall, Backend, Card, attention_backend
+from qbench.memory.choices import (
+    HALF,
+    HOLDS_128_ROWS,
+    AttentionCall,
+    Backend,
+    Card,
+    attention_backend,
+    chosen_by_card,
+)
 from qbench.units import round_up
 
 aten: Any = torch.ops.aten
@@ -250,6 +258,7 @@ def efficient_workspace_bytes(
     return 4 * batch * heads * elements
 
 
+@chosen_by_card
 def _efficient_tile(head_dim: int, half: bool, dropout: bool, card: Card) -> tuple[int, int, bool]:
     """Return (rows, columns, whether gradients of key and value stay in registers) of a kernel's tile."""
     ampere = card.capability >= (8, 0)

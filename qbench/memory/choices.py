@@ -7,12 +7,13 @@ The rows speak for torch 2.13, with the cuDNN that its CUDA 13 wheels require (9
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -213,11 +214,67 @@ ATTENTION: tuple[Rule, ...] = (
 """The backends in the order in which torch asks them (SDP, priority_order)."""
 
 
+Choice = TypeVar("Choice", bound=Callable[..., Any])
+
+
+class Decisions:
+    """What cards were asked to choose while a step was traced, and what was answered.
+
+    A trace depends on its card by these answers and by the size of library workspaces alone. So where another
+    card gives the same ones, it would run the same operators.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[Callable[..., Any], tuple[Any, ...]], Any] = {}
+
+    def note(self, choice: Callable[..., Any], arguments: tuple[Any, ...], answer: Any) -> None:
+        """Keep an answer; the card is left out of the question."""
+        self._answers[choice, tuple(None if isinstance(value, Card) else value for value in arguments)] = (
+            answer
+        )
+
+    def same_on(self, asked: Card, other: Card) -> bool:
+        """Return whether `other` gives every answer that `asked` gave."""
+        return asked.workspace_bytes == other.workspace_bytes and all(
+            choice(*(other if value is None else value for value in question)) == answer
+            for (choice, question), answer in self._answers.items()
+        )
+
+
+_listening: list[Decisions] = []
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[Decisions]:
+    """Yield the decisions that are made inside, in this process."""
+    decisions = Decisions()
+    _listening.append(decisions)
+    try:
+        yield decisions
+    finally:
+        _listening.remove(decisions)
+
+
+def chosen_by_card(choice: Choice) -> Choice:
+    """Let `heard` know of each call of a function that chooses by its card."""
+
+    @functools.wraps(choice)
+    def told(*arguments: Any) -> Any:
+        answer = choice(*arguments)
+        for decisions in _listening:
+            decisions.note(choice, arguments, answer)
+        return answer
+
+    return told  # type: ignore[return-value]
+
+
+@chosen_by_card
 def attention_backend(call: AttentionCall, card: Card) -> Backend:
     """Return the first backend of `ATTENTION` that takes a call on a card."""
     return next(rule.backend for rule in ATTENTION if rule.takes(call, card))
 
 
+@chosen_by_card
 def fuses_4bit(card: Card, dtype: torch.dtype, tokens: int, shape: tuple[int, int], blocksize: int) -> bool:
     """Say whether bitsandbytes multiplies packed 4-bit weights at once, without a 16-bit copy of them.
 

@@ -19,7 +19,7 @@ from transformers.integrations import flash_attention as integration
 
 from qbench.errors import StepError
 from qbench.memory.attention import flash_attention
-from qbench.memory.choices import FLASH_HEAD_DIM, HALF, Backend, Card
+from qbench.memory.choices import FLASH_HEAD_DIM, HALF, Backend, Card, chosen_by_card
 
 _get_target_dtype: Any = integration.get_target_dtype
 
@@ -79,9 +79,14 @@ def _attention_of(card: Card, used: set[Backend]) -> Callable[..., torch.Tensor]
     return flash_attn_func
 
 
+@chosen_by_card
+def _runs_flash_attn(card: Card) -> bool:
+    return card.capability >= (8, 0)
+
+
 def _check(query: torch.Tensor, card: Card) -> None:
     """Refuse what flash-attn refuses (csrc/flash_attn/flash_api.cpp, mha_fwd)."""
-    if card.capability < (8, 0):
+    if not _runs_flash_attn(card):
         version = ".".join(map(str, card.capability))
         raise StepError(f"flash_attention_2 needs compute capability 8.0 or more, not {version}; take sdpa")
     if query.dtype not in HALF:

@@ -20,7 +20,7 @@ Recipe = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 _UNCACHEABLE = object()
 
 
-class _UnhashableError(Exception):
+class UnhashableError(Exception):
     """An argument of a kind that the cache does not know."""
 
 
@@ -39,8 +39,8 @@ class MetaKernelCache:
         if not pure:
             return func(*args, **kwargs)
         try:
-            key = (func, _key(args), _key(tuple(kwargs.items())) if kwargs else None)
-        except _UnhashableError:
+            key = (func, metadata_key(args), metadata_key(tuple(kwargs.items())) if kwargs else None)
+        except UnhashableError:
             return func(*args, **kwargs)
         answer = self._answers.get(key)
         if answer is None:
@@ -64,17 +64,21 @@ def _is_pure(func: Any) -> bool:
     )
 
 
-def _key(value: Any) -> Hashable:
+def metadata_key(value: Any) -> Hashable:
+    """Return what an operator's answer depends on, of one argument: metadata of tensors, other values.
+
+    Raises UnhashableError for a value of an unknown kind.
+    """
     if isinstance(value, torch.Tensor):
         return (value.shape, value.stride(), value.dtype, value.device.type)
     if isinstance(value, (tuple, list)):
-        return tuple([_key(item) for item in value])
+        return tuple([metadata_key(item) for item in value])
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
         # 1, 1.0 and True are equal and hash alike, but may promote to other dtypes.
         return (type(value), value)
     if isinstance(value, (torch.layout, torch.memory_format)):
         return value
-    raise _UnhashableError
+    raise UnhashableError
 
 
 def _storages(value: Any) -> set[int]:

@@ -12,6 +12,7 @@ import torch
 
 from qbench.memory.attribution import Attribution
 from qbench.memory.choices import Card
+from qbench.memory.costs import CostLog
 from qbench.memory.kernels import decompositions
 from qbench.memory.ledger import Ledger, Place
 
@@ -56,15 +57,18 @@ def record_steps(
     num_steps: int = NUM_STEPS,
     ledger_type: type[Ledger] = Ledger,
     card: Card | None = None,
+    costs: CostLog | None = None,
 ) -> Recording:
     """Return the recording of `num_steps` steps of a freshly built training step; the step stays usable.
 
     `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives the bytes that
     cuBLAS takes and keeps at the first matrix product of a thread (`Ledger.workspaces`). `load` tells the
     ledger how the model came into memory; without it, it was there. `card` is the one to run on, for CUDA.
+    `costs` takes down what the last step's operators cost.
     """
     ledger = ledger_type(device_types, decompositions(kernels, "meta" in device_types, card))
     ledger.workspaces = dict(library_buffers or {})
+    ledger.costs = costs
     if load is not None:
         load(ledger)
     for name, category, tensor in step.static_tensors():
@@ -73,6 +77,8 @@ def record_steps(
     losses: list[float] = []
     with recorded(step, ledger):
         for _ in range(num_steps):
+            if costs is not None:
+                costs.begin_step()
             losses.append(step.run().item())
             for tensor in step.optimizer_tensors():
                 ledger.register(tensor, "optimizer")

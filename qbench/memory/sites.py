@@ -62,29 +62,30 @@ class SitedLedger(Ledger):
                 self._link(made, known[0], first_new)
 
     def _link(self, made: torch.Tensor, origin: torch.Tensor, first_new: int) -> None:
-        handle, source = self._handle(made), self._handle(origin)
+        handle, source = self.handle(made), self.handle(origin)
         if handle is not None and source is not None and source < first_new <= handle:
             self.sources.setdefault(handle, source)
 
     def _sum_up(self, outs: list[torch.Tensor], given: list[torch.Tensor], first_new: int) -> None:
         """Note that an output holds all tensors of a list side by side, as stacking and joining make it."""
         for made in outs:
-            handle = self._handle(made)
+            handle = self.handle(made)
             if handle is None or handle < first_new:
                 continue
             num_bytes, total = self.allocations[handle].num_bytes, sum(tensor.numel() for tensor in given)
             for tensor in given:
-                source = self._handle(tensor)
+                source = self.handle(tensor)
                 if source is not None:
                     share = num_bytes * tensor.numel() / total
                     parts = self.parts.setdefault(handle, {})
                     parts[source] = parts.get(source, 0.0) + share
 
     def _known_before(self, tensor: torch.Tensor, first_new: int) -> bool:
-        handle = self._handle(tensor)
+        handle = self.handle(tensor)
         return handle is not None and handle < first_new
 
-    def _handle(self, tensor: torch.Tensor) -> int | None:
+    def handle(self, tensor: torch.Tensor) -> int | None:
+        """Return the handle of a tensor's storage, None where it is not known."""
         known = self._live.get(tensor.untyped_storage()._cdata)
         return None if known is None else known.handle
 

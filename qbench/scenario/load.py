@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,42 @@ def load_scenario(path: Path, max_points: int = MAX_POINTS) -> Scenario:
     if problems or document.problems:
         raise ScenarioError(document.located(problems))
     return Scenario.model_validate(values)
+
+
+def load_mapping(file: Path) -> dict[str, Any]:
+    """Return the values of any YAML or JSON file that holds keys, as another tool's config does.
+
+    Raises ScenarioError when the file cannot be read or holds something else.
+    """
+    if not file.exists():
+        raise ScenarioError(f"{file}: no such file; give the config of a training tool")
+    try:
+        values = _parsed(_text_of(file), file.suffix == ".json")
+    except _RefusedError as refused:
+        where = f"{file}" if refused.line is None else f"{file}:{refused.line}"
+        raise ScenarioError(f"{where}: {refused.text}") from refused
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ScenarioError(f"{file}: given {shown(values)}; allowed: keys and values, as in key: value")
+    return values
+
+
+def _parsed(text: str, is_json: bool) -> Any:
+    try:
+        return json.loads(text) if is_json else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise _RefusedError(f"not valid JSON: {error.msg}", error.lineno) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        raise _RefusedError(f"not valid YAML: {error.problem or error.context}", line) from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise _RefusedError(f"not valid YAML or JSON: {type(error).__name__}") from error
+
+
+def scenario_text(scenario: Scenario) -> str:
+    """Return a scenario as the text of a file that loads as the same one."""
+    values = scenario.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def scenario_folder() -> Path:

@@ -1,0 +1,76 @@
+"""`qbench fit` against brute force: every step of a grid planned for Llama-3.1-8B on two cards.
+
+python -m benchmarks.fit_grid --out reports/fit
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from qbench.catalog.gpus import GpuSpec, find_gpu
+from qbench.plan.fit import Planner, axis_of, largest, with_value
+from qbench.planning import PlanFor, plans
+from qbench.quiet import quiet_libraries
+from qbench.records.record import Record
+from qbench.scenario.expand import point_from
+from qbench.scenario.schema import Point
+
+STEP, MOST = 256, 8192
+CARDS = ("RTX 4090", "RTX 4060 Ti 16GB")
+POINTS = tuple(
+    {"precision": name, "recipe": recipe} for name in ("bf16", "nf4-dq") for recipe in ("peft", "trl")
+)
+
+
+def remembering(gpu: GpuSpec) -> Planner:
+    """Return a planner for a card that plans each point once."""
+    made: dict[Point, Record] = {}
+
+    def planned(points: Sequence[Point]) -> list[Record]:
+        missing = [point for point in points if point not in made]
+        made.update(zip(missing, plans(missing, PlanFor(gpus=(gpu,))), strict=True))
+        return [made[point] for point in points]
+
+    return planned
+
+
+def row(gpu: GpuSpec, settings: dict[str, str]) -> str:
+    """Return a line of the table: what fit found, and all values of the grid that fit."""
+    planned = remembering(gpu)
+    point = point_from({"model": "meta-llama/Llama-3.1-8B"}, settings)
+    axis = dataclasses.replace(axis_of(point, "seq_len", STEP), limit=MOST, limited_by="range")
+    found = largest(point, axis, planned)
+    values = range(STEP, MOST + 1, STEP)
+    records = planned([with_value(point, "seq_len", value) for value in values])
+    fitting = [v for v, record in zip(values, records, strict=True) if record.detail["fits"][0]["fits"]]
+    agrees = found.value == (max(fitting) if fitting else None) and fitting == list(values[: len(fitting)])
+    name = f"{settings['precision']}, recipe {settings['recipe']}"
+    count = f"{len(fitting)} of {len(values)}"
+    return f"| {gpu.name} | {name} | {found.value} | {max(fitting, default=None)} | {count} | {agrees} |"
+
+
+def main() -> None:
+    """Plan the grid and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out: Path = parser.parse_args().out
+    quiet_libraries()
+    lines = [
+        f"# Largest sequence of Llama-3.1-8B: `qbench fit` against every multiple of {STEP} up to {MOST:,}",
+        "",
+        "| card | point | fit | brute force | values that fit | agree, without a gap |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for name in CARDS:
+        for settings in POINTS:
+            lines.append(row(find_gpu(name), settings))
+            print(lines[-1], flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""`qbench rank`: what a training costs on each card, in hours, money and energy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qbench.cli import options
+from qbench.cli.console import print_json, print_note, print_table
+from qbench.errors import QbenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.catalog.gpus import GpuSpec
+    from qbench.catalog.rates import Rate
+    from qbench.cli.target import Target
+    from qbench.plan.ranking import Ranked
+    from qbench.plan.workload import Workload
+    from qbench.scenario.schema import Point
+
+PRECISIONS = ("bf16", "nf4")
+"""LoRA, and QLoRA for the cards that do not hold it, where no precision is named."""
+
+
+class SortName(str, Enum):
+    """What the best card has least of."""
+
+    cost = "cost"
+    time = "time"
+    energy = "energy"
+
+
+Tokens = Annotated[str, typer.Option(help="Tokens of the dataset, as 10M.")]
+Lengths = Annotated[
+    Path | None, typer.Option(help="Tokens of each sequence, one number a line, instead of --tokens.")
+]
+Packing = Annotated[bool, typer.Option(help="Pack sequences into full rows, instead of padding each batch.")]
+Epochs = Annotated[float, typer.Option(help="Times that the dataset is trained on.")]
+Sort = Annotated[SortName, typer.Option(help="What the best card has least of.")]
+Spot = Annotated[bool, typer.Option(help="Sort by the price of spot instances.")]
+Prices = Annotated[
+    Path | None,
+    typer.Option(help="CSV of prices that replace the catalog's: gpu,usd_per_hour[,spot_usd_per_hour]."),
+]
+NumGpus = Annotated[int, typer.Option(help="Cards that share the batches; communication is left out.")]
+
+
+def rank_command(
+    context: typer.Context,
+    target: options.TargetName = None,
+    from_file: options.FromFile = None,
+    from_format: options.FromFormat = "",
+    tokens: Tokens = "",
+    lengths: Lengths = None,
+    packing: Packing = False,
+    epochs: Epochs = 1.0,
+    sort: Sort = SortName.cost,
+    spot: Spot = False,
+    prices: Prices = None,
+    num_gpus: NumGpus = 1,
+    gpu: options.Gpu = None,
+    precision: options.Precision = None,
+    r: options.Rank = None,
+    target_modules: options.TargetModules = None,
+    lora_dropout: options.LoraDropout = None,
+    batch: options.Batch = None,
+    seq: options.Seq = None,
+    gradient_checkpointing: options.Checkpointing = None,
+    optim: options.Optim = None,
+    autocast: options.Autocast = None,
+    recipe: options.Recipe = None,
+    attn: options.Attn = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Rank the cards of the catalog for a training by cost, time or energy.
+
+    Each card is listed with the first precision that fits it: bf16 (LoRA), else nf4 (QLoRA), or those given.
+    """
+    flags = options.step_flags(context.params)
+    asked = _asked(target, (from_file, from_format), flags)
+    for caveat in asked.caveats:
+        print_note(f"{from_file}: {caveat}")
+    workloads = _workloads(asked.points, tokens, lengths, packing, epochs)
+    cards = _cards(gpu or list(asked.gpus))
+    rates = _rates(cards, prices, must=bool(gpu) and sort is SortName.cost)
+    key = "spot" if spot and sort is SortName.cost else sort.value
+    rows = _ranked(asked.points, cards, workloads, rates, num_gpus)
+    if as_json:
+        print_json(_document(rows, key, workloads, epochs, num_gpus))
+    else:
+        _print(rows, key, workloads, num_gpus)
+    return 0 if any(row.fits for row in rows) else 1
+
+
+def _asked(name: str | None, config: tuple[Path | None, str], flags: dict[str, Sequence[Any]]) -> Target:
+    from qbench.cli.target import is_scenario, read_asked
+
+    if "precision" not in flags and config[0] is None and not is_scenario(name or ""):
+        flags = {**flags, "precision": PRECISIONS}
+    asked = read_asked(name, config, flags, ())
+    if len({point.model for point in asked.points}) > 1:
+        raise QbenchError("several models given; allowed: one, whose cards are to be ranked")
+    return asked
+
+
+def _workloads(
+    points: Sequence[Point], tokens: str, lengths: Path | None, packing: bool, epochs: float
+) -> dict[Point, Workload]:
+    from qbench.plan.workload import of_lengths, of_tokens, parse_tokens, read_lengths
+
+    if bool(tokens) == (lengths is not None):
+        raise QbenchError("give either --tokens (as 10M) or --lengths FILE: how much there is to train on")
+    if not 0 < epochs <= 1_000_000:
+        raise QbenchError(f"--epochs: given {epochs:g}; allowed: a number above 0, as 3")
+    if lengths is None:
+        if packing:
+            raise QbenchError("--packing: given without --lengths; --tokens are always in full sequences")
+        count = parse_tokens(tokens)
+        return {point: of_tokens(count, epochs, point) for point in points}
+    found = read_lengths(lengths)
+    return {point: of_lengths(found, epochs, point, packing=packing) for point in points}
+
+
+def _cards(names: Sequence[str]) -> list[GpuSpec]:
+    from qbench.catalog.gpus import find_gpu, gpus
+
+    return list(dict.fromkeys(map(find_gpu, names))) if names else list(gpus())
+
+
+def _rates(cards: Sequence[GpuSpec], file: Path | None, must: bool) -> dict[str, Rate]:
+    from qbench.catalog.rates import catalog_rates, read_rates
+
+    names = [card.name for card in cards]
+    rates = catalog_rates(names) | ({} if file is None else read_rates(file))
+    missing = [name for name in names if name not in rates]
+    if must and missing:
+        raise QbenchError(
+            f"no price is known for {', '.join(missing)}; give it in a file (--prices), or --sort time"
+        )
+    return rates
+
+
+def _ranked(
+    points: Sequence[Point],
+    cards: Sequence[GpuSpec],
+    workloads: Mapping[Point, Workload],
+    rates: Mapping[str, Rate],
+    num_gpus: int,
+) -> list[Ranked]:
+    from qbench.catalog.models import resolve_model
+
+    if num_gpus < 1:
+        raise QbenchError(f"--num-gpus: given {num_gpus}; allowed: a whole number of at least 1")
+    resolve_model(points[0].model)
+    from qbench.plan.ranking import Terms, ranked
+    from qbench.planning import usable_calibrations
+
+    terms = Terms(rates=rates, num_gpus=num_gpus, calibrations=usable_calibrations("cuda"))
+    return ranked(points, cards, workloads, terms)
+
+
+_NOTES = (
+    "Times are planned, from datasheet rates unless the card was calibrated here; energy is the board's "
+    "power limit over the whole time, host left out.",
+    "A price is the lowest found for one GPU of an instance, an order of magnitude and no offer.",
+)
+_SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
+_NO_SHARDING = "A model that one card does not hold is not planned: sharding is not part of qbench yet."
+
+
+def _document(
+    rows: Sequence[Ranked],
+    key: str,
+    workloads: Mapping[Point, Workload],
+    epochs: float,
+    num_gpus: int,
+) -> dict[str, Any]:
+    from qbench.plan.ranking import best_of_each_card, sorted_rows
+
+    best = {id(row) for row in best_of_each_card(rows)}
+    fitting = sorted_rows(rows, key)
+    return {
+        "sorted_by": key,
+        "epochs": epochs,
+        "num_gpus": num_gpus,
+        "workloads": [
+            {"point": point.model_dump(mode="json"), **_workload_row(workload)}
+            for point, workload in workloads.items()
+        ],
+        "cards": [_row_document(row) | {"is_first_to_fit": id(row) in best} for row in fitting],
+        "not_fitting": [_row_document(row) for row in rows if not row.fits],
+        "notes": [*_NOTES, _NO_SHARDING, *([_SHARED] if num_gpus > 1 else [])],
+    }
+
+
+def _workload_row(workload: Workload) -> dict[str, Any]:
+    values = asdict(workload)
+    values["passes"] = sorted(workload.passes.items())
+    return values
+
+
+def _row_document(row: Ranked) -> dict[str, Any]:
+    return {
+        "gpu": row.gpu.name,
+        "memory_bytes": row.gpu.memory_bytes,
+        "method": row.point.method,
+        "precision": row.point.precision,
+        "seq_len": row.point.train.seq_len,
+        "fits": row.fits,
+        "why": row.why,
+        "step_time_s": row.step_time_s,
+        "hours": row.hours,
+        "cost_usd": row.cost_usd,
+        "spot_cost_usd": row.spot_cost_usd,
+        "energy_kwh": row.energy_kwh,
+        "rate": None if row.rate is None else asdict(row.rate),
+    }
+
+
+def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload], num_gpus: int) -> None:
+    from qbench.plan.ranking import best_of_each_card, sorted_rows
+    from qbench.report.tables import Column, Table
+
+    columns = (
+        Column("GPU"),
+        Column("Method"),
+        Column("Hours", "h"),
+        Column("Cost", "USD"),
+        Column("Spot", "USD"),
+        Column("Energy", "kWh"),
+        Column("Price from"),
+    )
+    best = sorted_rows(best_of_each_card(rows), key)
+    cells = tuple(
+        (
+            row.gpu.name,
+            f"{row.point.method} {row.point.precision}",
+            row.hours,
+            row.cost_usd,
+            row.spot_cost_usd,
+            row.energy_kwh,
+            _sellers(row.rate),
+        )
+        for row in best
+    )
+    first = next(iter(workloads))
+    title = f"{first.model}, {workloads[first].says}, by {key}"
+    print_table(Table(columns=columns, rows=cells, notes=tuple(_notes(rows, workloads, num_gpus))), title)
+
+
+def _sellers(rate: Rate | None) -> str:
+    """Return who asks the prices, without their dates."""
+    if rate is None:
+        return ""
+    names = [(source or "n/a").partition(" (")[0] for source in (rate.on_demand_from, rate.spot_from)]
+    return names[0] if names[0] == names[1] or rate.spot_from is None else f"{names[0]}, spot {names[1]}"
+
+
+def _sources(rows: Sequence[Ranked]) -> str:
+    rates = [row.rate for row in rows if row.rate is not None and row.fits]
+    sources = {source for rate in rates for source in (rate.on_demand_from, rate.spot_from) if source}
+    return f"Prices: {'; '.join(sorted(sources))}." if sources else "No prices are known."
+
+
+def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:
+    held = {row.gpu.name for row in rows if row.fits}
+    left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))
+    notes = [*_NOTES, _sources(rows)]
+    workload = next(iter(workloads.values()))
+    if workload.num_truncated:
+        notes.append(f"{workload.num_truncated:,} sequences are longer than seq_len and are cut to it.")
+    if workload.padded_tokens > workload.tokens:
+        share = 1 - workload.tokens / workload.padded_tokens
+        notes.append(f"{share:.0%} of the computed tokens are padding.")
+    if num_gpus > 1:
+        notes.append(_SHARED)
+    if any(row.fits and row.hours is None for row in rows):
+        notes.append("Hours are n/a where no rate is known for a dtype of the step, as bf16 before Ampere.")
+    if left:
+        notes.append(f"{len(left)} cards do not hold it: {', '.join(left)}. {_NO_SHARDING}")
+    return notes

@@ -1,0 +1,100 @@
+"""Configs of other training tools as scenarios: which tool a file is for, and one point out of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qbench.errors import ScenarioError, nearest
+from qbench.scenario.expand import point_from
+from qbench.scenario.importers.axolotl import from_axolotl
+from qbench.scenario.importers.llama_factory import from_llama_factory
+from qbench.scenario.importers.reading import Imported, ModelTypes
+from qbench.scenario.importers.trl import from_trainer, from_trl
+from qbench.scenario.load import load_mapping
+from qbench.scenario.schema import PlanSettings, Point, Scenario
+from qbench.scenario.settings import flatten
+
+FORMATS: dict[str, Callable[[Mapping[str, Any], ModelTypes], Imported]] = {
+    "axolotl": from_axolotl,
+    "llama-factory": from_llama_factory,
+    "trl": from_trl,
+    "trainer": from_trainer,
+}
+"""Importers by the name of their format."""
+
+_MARKS = {
+    "axolotl": {"base_model"},
+    "llama-factory": {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"},
+    "trl": {
+        "use_peft",
+        "max_length",
+        "max_seq_length",
+        "packing",
+        "dataset_mixture",
+        "load_in_4bit",
+        "lora_r",
+    },
+    "trainer": {"block_size", "train_file", "do_train", "per_device_train_batch_size"},
+}
+"""Keys that tell a format, asked in this order."""
+
+
+def import_config(file: Path, model_type_of: ModelTypes, form: str = "", model: str = "") -> Imported:
+    """Return the settings of a training tool's config file; `form` names the tool, else its keys tell.
+
+    `model_type_of` is asked where peft's choice of modules depends on the model. `model` stands in for the
+    one that the file names, as for a mirror of a catalog model or a local copy.
+
+    Raises ScenarioError where the file cannot be read, belongs to no tool known here, or makes no step.
+    """
+    values = load_mapping(file)
+    form = form or _format_of(file, values)
+    if form not in FORMATS:
+        close = nearest(form, FORMATS, count=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ScenarioError(f"--from-format: given {form!r}; {hint}allowed: {', '.join(FORMATS)}")
+    if model:
+        values = values | {"base_model" if form == "axolotl" else "model_name_or_path": model}
+    try:
+        found = FORMATS[form](values, model_type_of)
+        found = replace(found, settings=found.settings | {"model": _model(found.settings["model"])})
+        point_from(found.settings, {})
+    except ScenarioError as error:
+        raise ScenarioError([f"{file}: {problem}" for problem in error.problems]) from error
+    return found
+
+
+def _format_of(file: Path, values: Mapping[str, Any]) -> str:
+    for form, marks in _MARKS.items():
+        if marks & values.keys():
+            return form
+    raise ScenarioError(
+        f"{file}: its keys do not tell which tool it is for; say so with --from-format ({', '.join(FORMATS)})"
+    )
+
+
+def _model(name: str) -> str:
+    """Return a model's name, as an absolute path where it is a path, so that it can be saved."""
+    return os.path.abspath(name) if name.startswith((".", "/")) else name
+
+
+def scenario_of(file: Path, points: Sequence[Point], gpus: Sequence[str]) -> Scenario:
+    """Return a scenario of these points, named after the file that they come from."""
+    first = flatten(points[0].model_dump(mode="json"))
+    others = [flatten(point.model_dump(mode="json")) for point in points[1:]]
+    include = [
+        {path: value for path, value in other.items() if path not in first or value != first[path]}
+        for other in others
+    ]
+    return Scenario(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._") or "imported",
+        question=f"What does the training step of {file.name} need?",
+        base=points[0].model_dump(mode="json"),
+        include=include,
+        plan=PlanSettings(gpus=tuple(gpus)),
+    )

@@ -1,0 +1,92 @@
+"""LLaMA-Factory's YAML as settings of a scenario.
+
+Source: llamafactory/hparams, model/adapter.py, model/model_utils/quantization.py and checkpointing.py:
+4-bit loading is nf4 with double quantization unless told otherwise, checkpointing is on unless disabled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qbench.errors import ScenarioError
+from qbench.scenario.importers.reading import REENTRANT, Imported, ModelTypes, Reader
+
+_NO_UPCAST = (
+    "LLaMA-Factory leaves norms, embeddings and head of a quantized model in 16 bit; recipe trainer has them "
+    "in fp32, so the plan is an upper bound"
+)
+_ATTENTION = {"auto": "auto", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
+
+
+def from_llama_factory(values: Mapping[str, Any], model_type_of: ModelTypes) -> Imported:
+    """Return the settings of a LLaMA-Factory config. Raises ScenarioError for values that no training has."""
+    reader = Reader(values, model_type_of)
+    model = reader.model("model_name_or_path")
+    kind = reader.get("finetuning_type", default="lora")
+    if kind not in ("lora", "full"):
+        raise ScenarioError(f"finetuning_type: given {kind!r}; allowed: lora, full")
+    stage = reader.get("stage", default="sft")
+    if stage not in ("sft", "pt"):
+        reader.tell(f"stage: {stage} runs other passes than training on text; planned as sft")
+    precision, autocast = _precision(reader, kind)
+    lora = _lora(reader, model)
+    settings = {
+        "model": model,
+        "precision": precision,
+        "lora": lora if kind == "lora" else None,
+        "train": _train(reader) | {"autocast": autocast},
+    }
+    if precision not in ("bf16", "fp16", "fp32"):
+        reader.tell(_NO_UPCAST)
+    if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
+        reader.tell("packing is off: batches are as long as their longest sequence; planned as full ones")
+    return Imported(format="llama-factory", settings=settings, caveats=reader.caveats())
+
+
+def _precision(reader: Reader, kind: str) -> tuple[str, str]:
+    """Return the precision of the base and the dtype of autocast."""
+    pure, bf16, fp16 = reader.is_on("pure_bf16"), reader.is_on("bf16"), reader.is_on("fp16")
+    autocast = "none" if pure else "bf16" if bf16 else "fp16" if fp16 else "none"
+    bits, method = reader.get("quantization_bit"), reader.get("quantization_method", default="bnb")
+    quant_type = reader.get("quantization_type", default="nf4")
+    double = reader.is_on("double_quantization", default=True)
+    if bits is not None:
+        if bits not in (4, 8) or method not in ("bnb", "bitsandbytes") or quant_type not in ("nf4", "fp4"):
+            raise ScenarioError(
+                f"quantization_bit: given {bits} by {method}, {quant_type}; allowed: 4 (nf4, fp4) or 8 by bnb"
+            )
+        return "int8" if bits == 8 else f"{quant_type}{'-dq' if double else ''}", autocast
+    if kind == "full" and not pure:
+        return "fp32", autocast  # What trains is cast to fp32 (model/adapter.py, `_setup_full_tuning`).
+    return "bf16" if pure or bf16 else "fp16" if fp16 else "fp32", autocast
+
+
+def _lora(reader: Reader, model: str) -> dict[str, Any]:
+    rank = reader.whole("lora_rank", default=8)
+    return {
+        "r": rank,
+        "lora_alpha": reader.get("lora_alpha", default=2 * rank),
+        "lora_dropout": reader.get("lora_dropout", default=0.0),
+        "target_modules": reader.modules(model, "lora_target") if reader.get("lora_target") else "all-linear",
+        "use_dora": reader.is_on("use_dora"),
+        "use_rslora": reader.is_on("use_rslora"),
+    }
+
+
+def _train(reader: Reader) -> dict[str, Any]:
+    off = reader.is_on("disable_gradient_checkpointing")
+    if reader.is_on("use_reentrant_gc", default=True) and not off:
+        reader.tell(f"use_reentrant_gc is on, LLaMA-Factory's default: {REENTRANT}")
+    attention = reader.get("flash_attn", default="auto")
+    if attention not in _ATTENTION:
+        reader.tell(f"flash_attn: {attention} is not planned; what transformers would choose is")
+    return {
+        "per_device_train_batch_size": reader.whole("per_device_train_batch_size", default=8),
+        "seq_len": reader.whole("cutoff_len", default=2048),
+        "gradient_accumulation_steps": reader.whole("gradient_accumulation_steps", default=1),
+        "gradient_checkpointing": not off,
+        "optim": reader.optimizer("optim"),
+        "attn_implementation": _ATTENTION.get(attention, "auto"),
+        "recipe": "trainer",
+    }

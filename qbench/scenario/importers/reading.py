@@ -1,0 +1,173 @@
+"""What all importers share: taking keys out of a foreign config, and what of it was not understood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qbench.errors import ScenarioError
+from qbench.scenario.importers.keys import HARMLESS, MEMORY
+
+ModelTypes = Callable[[str], str | None]
+"""Gives the model_type of a model's config by its name, None where that is not known."""
+
+REENTRANT = (
+    "re-entrant checkpointing keeps other tensors than the form that is planned (use_reentrant: false)"
+)
+
+ADAPTED_BY_DEFAULT = {
+    "bloom": ("query_key_value",),
+    "falcon": ("query_key_value",),
+    "gemma": ("q_proj", "v_proj"),
+    "gemma2": ("q_proj", "v_proj"),
+    "gemma3_text": ("q_proj", "v_proj"),
+    "gpt2": ("c_attn",),
+    "gpt_neox": ("query_key_value",),
+    "gptj": ("q_proj", "v_proj"),
+    "llama": ("q_proj", "v_proj"),
+    "mistral": ("q_proj", "v_proj"),
+    "mixtral": ("q_proj", "v_proj"),
+    "opt": ("q_proj", "v_proj"),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+    "qwen2": ("q_proj", "v_proj"),
+    "qwen3": ("q_proj", "v_proj"),
+}
+"""Modules that peft adapts where none are named, by model type.
+
+Source: peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING; a test compares them.
+"""
+
+OPTIMIZERS = {
+    "adamw_torch": "adamw_torch",
+    "adamw_torch_fused": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw_32bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "sgd": "sgd",
+}
+"""Names of optimizers in transformers.OptimizerNames that keep the same state as one that is planned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A foreign config as settings of a scenario."""
+
+    format: str
+    settings: dict[str, Any]
+    """Nested settings, as `base` of a scenario."""
+    caveats: tuple[str, ...]
+    """Keys that move memory and were not understood, unknown keys, and where the plan departs."""
+
+
+class Reader:
+    """The keys of a foreign config; each one is taken, known to be harmless, or told."""
+
+    def __init__(self, values: Mapping[str, Any], model_type_of: ModelTypes) -> None:
+        self._values = values
+        self._model_type_of = model_type_of
+        self._taken: set[str] = set()
+        self._told: list[str] = []
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        """Return the value of the first of these keys that has one; all of them count as taken."""
+        self._taken.update(names)
+        return next((self._values[name] for name in names if self._values.get(name) is not None), default)
+
+    def is_on(self, *names: str, default: bool = False) -> bool:
+        """Return whether a switch is on; `auto` counts as on, as these tools take it on current cards.
+
+        Raises ScenarioError for anything else than a switch.
+        """
+        value = self.get(*names, default=default)
+        text = str(value).casefold()
+        if text in ("true", "yes", "auto", "1"):
+            return True
+        if text in ("false", "no", "0", ""):
+            return False
+        raise ScenarioError(f"{names[0]}: given {value!r}; allowed: true, false or auto")
+
+    def whole(self, *names: str, default: int) -> int:
+        """Return a whole number of at least 1. Raises ScenarioError for anything else."""
+        value = self.get(*names, default=default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ScenarioError(f"{names[0]}: given {value!r}; allowed: a whole number of at least 1")
+        return value
+
+    def model(self, *names: str) -> str:
+        """Return the name of the model. Raises ScenarioError where there is none."""
+        value = self.get(*names)
+        if not isinstance(value, str) or not value.strip():
+            raise ScenarioError(
+                f"{names[0]}: given {value!r}; allowed: a hub id or a folder with config.json"
+            )
+        return value.strip()
+
+    def optimizer(self, *names: str, default: str = "adamw_torch") -> str:
+        """Return the optimizer by qbench's name; one that is not planned is told and stands as AdamW."""
+        value = self.get(*names, default=default)
+        known = OPTIMIZERS.get(str(value))
+        if known is None:
+            self.tell(f"{names[0]}: {value} is not planned; AdamW stands for it, whose state may be larger")
+        return known or "adamw_torch"
+
+    def modules(self, model: str, key: str) -> str | list[str]:
+        """Return target modules from a list, names with commas, `all`, or, for nothing, peft's own choice.
+
+        Raises ScenarioError when there is nothing and peft's choice for the model is not known.
+        """
+        value = self.get(key)
+        if isinstance(value, str):
+            names = [name.strip() for name in value.split(",") if name.strip()]
+            return "all-linear" if names and names[0] in ("all", "all-linear") else names
+        if isinstance(value, list) and value:
+            return "all-linear" if value in (["all-linear"], ["all"]) else [str(name) for name in value]
+        model_type = self._model_type_of(model)
+        if model_type not in ADAPTED_BY_DEFAULT:
+            raise ScenarioError(
+                f"{key}: missing, and what peft adapts by default in {model} is not known; name the modules"
+            )
+        return list(ADAPTED_BY_DEFAULT[model_type])
+
+    def tell_if_reentrant(self, key: str) -> None:
+        """Add a caveat where the arguments of checkpointing ask for its re-entrant form."""
+        arguments = self.get(key)
+        if isinstance(arguments, Mapping) and arguments.get("use_reentrant"):
+            self.tell(f"{key}: {REENTRANT}")
+
+    def tell(self, caveat: str) -> None:
+        """Add something that the reader of the plan should know."""
+        self._told.append(caveat)
+
+    def caveats(self) -> tuple[str, ...]:
+        """Return all that was told, then the keys that were not taken and may move memory."""
+        left = {
+            key: value for key, value in self._values.items() if key not in self._taken and _is_set(value)
+        }
+        moving = sorted(key for key in left if _is_among(key, MEMORY))
+        unknown = sorted(key for key in left if not _is_among(key, MEMORY) and not _is_among(key, HARMLESS))
+        lists = (
+            ("not understood, and they move memory", moving),
+            ("unknown here, and they may move memory", unknown),
+        )
+        return (*self._told, *(f"{what}: {', '.join(keys)}" for what, keys in lists if keys))
+
+
+def _is_set(value: Any) -> bool:
+    """Return whether a value asks for something: null, false, 0, none and empty ones do not."""
+    return bool(value) and str(value).casefold() not in ("none", "no", "false", "off", "disabled")
+
+
+def _is_among(key: str, names: Iterable[str]) -> bool:
+    """Return whether a key is one of the names; a name that ends in * stands for all that begin so."""
+    return any(key.startswith(name[:-1]) if name.endswith("*") else key == name for name in names)
+
+
+def dtype_name(value: Any) -> str | None:
+    """Return fp32, bf16 or fp16 for a dtype as torch spells it; None for auto and nothing."""
+    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "fp32": "fp32"}
+    names |= {"bf16": "bf16", "fp16": "fp16"}
+    return names.get(str(value).removeprefix("torch."))

@@ -1,0 +1,123 @@
+"""`qbench fit`, `qbench rank` and `qbench plan --from`: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qbench.cli.main import main
+from tests.tiny import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("sizing") / "tiny", "HuggingFaceTB/SmolLM2-135M")
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = main([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_fit_says_where_the_model_ends(model: str, capsys: pytest.CaptureFixture[str]):
+    code, found = document(capsys, "fit", model, "--gpu", "RTX 4090", "--precision", "bf16")
+    (fit,) = found["fits"]
+    # The tiny model has 256 positions.
+    assert (code, fit["largest"], fit["bound_by"], fit["step"]) == (0, 256, "model", 64)
+    assert fit["point"]["train"]["seq_len"] == 256
+
+
+def test_fit_prints_what_frees_memory(model: str, capsys: pytest.CaptureFixture[str]):
+    card = ("--gpu-memory", "467MiB", "--compute-capability", "8.9")
+    code = main(["fit", model, *card, "--precision", "bf16", "--batch", "32"])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "memory" in out
+    assert "cheapest first" in out
+
+
+def test_rank_lists_the_cards_by_cost(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    prices = tmp_path / "prices.csv"
+    prices.write_text("gpu,usd_per_hour\nRTX 4090,1.0\nL4,1000\n")
+    code, found = document(
+        capsys, "rank", model, "--tokens", "1M", "--epochs", "2", "--seq", "128", "--precision", "bf16",
+        "--gpu", "L4", "--gpu", "RTX 4090", "--prices", str(prices),
+    )  # fmt: skip
+    assert code == 0
+    assert [card["gpu"] for card in found["cards"]] == ["RTX 4090", "L4"]
+    first = found["cards"][0]
+    assert first["cost_usd"] == pytest.approx(first["hours"] * 1.0)
+    assert first["rate"]["on_demand_from"] == "prices.csv (undated)"
+    assert found["workloads"][0]["tokens"] == 2_000_000
+
+
+def test_rank_prints_a_table_with_sources(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("100\n20\n300\n")
+    arguments = [
+        "rank",
+        model,
+        "--lengths",
+        str(lengths),
+        "--seq",
+        "128",
+        "--precision",
+        "nf4",
+        "--gpu",
+        "L4",
+    ]
+    assert main([*arguments, "--num-gpus", "2", "--sort", "energy"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for text in ("qlora nf4", "by energy", "1 sequences are longer than seq_len", "exchange of gradients"):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "gpt2"], "no card to fit: give --gpu NAME"),
+        (["fit", "gpt2", "--gpu", "L4", "--seq", "9"], "--seq: given, but it is what is to be found"),
+        (["fit", "gpt2", "--gpu", "L4", "--step", "0"], "--step: given 0; allowed: 1 to 1,024"),
+        (["fit", "gpt2", "--gpu", "L5"], "GPU 'L5' is not in the catalog"),
+        (["rank", "gpt2"], "give either --tokens (as 10M) or --lengths FILE"),
+        (["rank", "gpt2", "--tokens", "many"], "--tokens: given 'many'"),
+        (["rank", "gpt2", "--tokens", "1M", "--epochs", "0"], "--epochs: given 0"),
+        (["rank", "gpt2", "--tokens", "1M", "--num-gpus", "0"], "--num-gpus: given 0"),
+        (["rank", "gpt2", "--tokens", "1M", "--packing"], "--packing: given without --lengths"),
+        (["rank", "gpt2", "--tokens", "1M", "--gpu", "RTX 2080 Ti"], "no price is known for RTX 2080 Ti"),
+        (["rank", "gpt2", "--tokens", "1M", "--prices", "no.csv"], "--prices: no.csv cannot be read"),
+        (["plan"], "nothing to plan: give TARGET (a scenario or a model) or --from FILE"),
+        (["plan", "gpt2", "--from-format", "trl"], "--from-format trl: given without --from"),
+        (["plan", "a.yaml", "--from", "b.yml"], "--from b.yml: given beside the scenario a.yaml"),
+        (["plan", "--from", "none.yml"], "none.yml: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_imported_config_is_planned_and_its_scenario_gives_the_same_plan(
+    model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    config, saved = tmp_path / "config.yml", tmp_path / "saved.yaml"
+    values = {"base_model": model, "adapter": "qlora", "load_in_4bit": True, "lora_r": 4, "sequence_len": 32}
+    values |= {"lora_target_linear": True, "bf16": "auto", "sample_packing": True, "torch_compile": True}
+    config.write_text(yaml.safe_dump(values))
+    code = main(["plan", "--from", str(config), "--save-scenario", str(saved), "--json"])
+    first = capsys.readouterr()
+    assert code == 0
+    told = "not understood, and they move memory: torch_compile"
+    assert told in first.err
+    (record,) = json.loads(first.out)["records"]
+    assert told in record["detail"]["caveats"]
+    code, again = document(capsys, "plan", str(saved))
+    assert code == 0
+    assert again["records"][0]["point"] == record["point"]
+    assert again["records"][0]["metrics"] == record["metrics"]

@@ -1,0 +1,242 @@
+"""Configs of other tools as scenarios: real examples, what is told of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qbench.errors import ScenarioError
+from qbench.scenario.expand import expand, point_from
+from qbench.scenario.importers.configs import import_config, scenario_of
+from qbench.scenario.importers.reading import ADAPTED_BY_DEFAULT
+from qbench.scenario.load import load_scenario, scenario_text
+from qbench.scenario.schema import Point
+from qbench.scenario.settings import point_settings
+from tests.scenario.importers.examples import AXOLOTL, LLAMA_FACTORY, TRL
+
+UNSAID = {"examples/cli_configs/example_config.yaml": "trl"}
+"""Files whose keys do not tell the tool."""
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def model_type_of(model: str) -> str | None:
+    return {"gpt2": "gpt2"}.get(model)
+
+
+def imported(tmp_path: Path, values: dict[str, Any], form: str = "") -> tuple[Point, tuple[str, ...]]:
+    """Return the point and the caveats of a config."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values))
+    found = import_config(file, model_type_of, form)
+    return point_from(found.settings, {}), found.caveats
+
+
+# What each example asks for, read off its keys and, for those it leaves out, the tool's defaults.
+EXPECTED: dict[str, dict[str, Any]] = {
+    "examples/code-llama/7b/qlora.yml": {
+        "precision": "nf4-dq", "r": 32, "lora_alpha": 16, "target_modules": "all-linear", "seq_len": 4096,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "optim": "paged_adamw_32bit",
+        "autocast": "bf16", "attn_implementation": "flash_attention_2", "gradient_checkpointing": True,
+    },
+    "examples/gemma3/gemma-3-1b-qlora.yml": {
+        "precision": "nf4-dq", "r": 32, "lora_dropout": 0, "seq_len": 2048, "optim": "adamw_8bit",
+    },
+    # batch_size 2 in micro-batches of 1: two passes for an update.
+    "examples/falcon/config-7b-lora.yml": {
+        "precision": "int8", "r": 16, "gradient_accumulation_steps": 2, "attn_implementation": "auto",
+    },
+    "examples/llama-2/fft_optimized.yml": {"precision": "bf16", "r": None, "seq_len": 4096},
+    "examples/archived/tiny-llama/lora.yml": {"precision": "int8", "seq_len": 4096},
+    "examples/train_lora/llama3_lora_sft.yaml": {
+        "precision": "bf16", "r": 8, "lora_alpha": 16, "target_modules": "all-linear", "autocast": "bf16",
+        "gradient_accumulation_steps": 8, "gradient_checkpointing": True, "recipe": "trainer",
+    },
+    "examples/train_qlora/llama3_lora_sft_otfq.yaml": {"precision": "nf4-dq", "r": 8, "lora_dropout": 0},
+    "examples/extras/fsdp_qlora/llama3_lora_sft.yaml": {
+        "precision": "nf4-dq", "autocast": "fp16", "target_modules": ("q_proj", "v_proj"), "seq_len": 1024,
+    },
+    "examples/extras/pissa/llama3_lora_sft.yaml": {"precision": "bf16", "r": 8},
+    "examples/full_multi_gpu/llama3_full_sft.yaml": {"precision": "fp32", "r": None, "autocast": "fp16"},
+    # Nested quantization is off unless use_bnb_nested_quant says so.
+    "recipes/zephyr-7b-beta/sft/config_qlora.yaml": {
+        "precision": "nf4", "r": 16, "lora_alpha": 16, "target_modules": SEVEN, "seq_len": 2048,
+        "per_device_train_batch_size": 4, "recipe": "trl", "autocast": "bf16",
+    },
+    "recipes/zephyr-7b-beta/sft/config_full.yaml": {
+        "precision": "bf16", "r": None, "per_device_train_batch_size": 16, "seq_len": 2048,
+    },
+    "recipes/smollm2/sft/config.yaml": {"precision": "bf16", "r": None, "seq_len": 8192},
+    "recipes/smollm3/sft/sft.yaml": {"precision": "bf16", "seq_len": 65536, "gradient_accumulation_steps": 2},
+    # TRL's own defaults: 8 sequences of 1,024 tokens, checkpointing and bf16 on, weights in fp32.
+    "examples/cli_configs/example_config.yaml": {
+        "precision": "fp32", "r": None, "per_device_train_batch_size": 8, "seq_len": 1024,
+        "gradient_checkpointing": True, "autocast": "bf16",
+    },
+}  # fmt: skip
+
+TOLD = {
+    "examples/gemma3/gemma-3-1b-qlora.yml": "unfrozen_parameters",
+    "examples/falcon/config-7b-lora.yml": "xformers_attention",
+    "examples/llama-2/fft_optimized.yml": "flash_attn_fuse_mlp, flash_attn_rms_norm",
+    "examples/full_multi_gpu/llama3_full_sft.yaml": "deepspeed",
+    "recipes/smollm3/sft/sft.yaml": "use_liger_kernel",
+}
+"""Keys of the examples that move memory and are not planned."""
+
+
+@pytest.mark.parametrize("source", [*AXOLOTL, *LLAMA_FACTORY, *TRL])
+def test_real_examples_become_the_step_they_ask_for(tmp_path: Path, source: str):
+    values = (AXOLOTL | LLAMA_FACTORY | TRL)[source]
+    point, caveats = imported(tmp_path, values, UNSAID.get(source, ""))
+    settings = point_settings(point)
+    assert {name: settings[name] for name in EXPECTED[source]} == EXPECTED[source]
+    assert point.model == values.get("base_model", values.get("model_name_or_path"))
+    moving = [text for text in caveats if text.startswith("not understood")]
+    assert moving == ([f"not understood, and they move memory: {TOLD[source]}"] if source in TOLD else [])
+    assert not [text for text in caveats if text.startswith("unknown")]
+
+
+@pytest.mark.parametrize("source", [*AXOLOTL, *LLAMA_FACTORY, *TRL])
+def test_a_saved_scenario_has_the_same_point(tmp_path: Path, source: str):
+    point, _ = imported(tmp_path, (AXOLOTL | LLAMA_FACTORY | TRL)[source], UNSAID.get(source, ""))
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(scenario_text(scenario_of(tmp_path / "config.yaml", [point], ["RTX 4090"])))
+    scenario = load_scenario(saved)
+    assert expand(scenario) == (point,)
+    assert scenario.plan.gpus == ("RTX 4090",)
+
+
+def test_several_points_are_saved_too(tmp_path: Path):
+    points = [
+        point_from({"model": "gpt2"}, {"r": r, "precision": precision})
+        for r, precision in ((8, "bf16"), (4, "nf4"))
+    ]
+    points.append(point_from({"model": "gpt2"}, {"lora": None}))
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(scenario_text(scenario_of(Path("a b.yml"), points, [])))
+    assert expand(load_scenario(saved)) == tuple(points)
+
+
+def test_json_is_read_too(tmp_path: Path):
+    file = tmp_path / "args.json"
+    file.write_text(
+        json.dumps({"do_train": True, "model_name_or_path": "gpt2", "block_size": 512, "fp16": True})
+    )
+    found = import_config(file, model_type_of)
+    assert found.format == "trainer"
+    # Trainer's defaults: 8 sequences, no checkpointing; fp16 is autocast over fp32 weights.
+    assert found.settings["train"]["per_device_train_batch_size"] == 8
+    assert found.settings["train"]["gradient_checkpointing"] is False
+    assert (found.settings["precision"], found.settings["train"]["autocast"]) == ("fp32", "fp16")
+    assert found.settings["lora"] is None
+
+
+def test_keys_are_told_unless_they_are_off_or_harmless(tmp_path: Path):
+    values = {
+        "base_model": "gpt2", "adapter": "lora", "sample_packing": True, "learning_rate": 1e-4,
+        "fsdp": ["full_shard"], "torch_compile": True, "liger_glu_activation": True, "deepspeed": None,
+        "lora_modules_to_save": [], "flash_attn_fuse_mlp": False, "frobnicate": 3, "wandb_anything": "x",
+    }  # fmt: skip
+    _, caveats = imported(tmp_path, values)
+    assert caveats == (
+        "not understood, and they move memory: fsdp, liger_glu_activation, torch_compile",
+        "unknown here, and they may move memory: frobnicate",
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": True}}, True),
+        ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": False}}, False),
+        ({"model_name_or_path": "gpt2", "cutoff_len": 9}, True),
+        ({"model_name_or_path": "gpt2", "cutoff_len": 9, "use_reentrant_gc": False}, False),
+        ({"model_name_or_path": "gpt2", "cutoff_len": 9, "disable_gradient_checkpointing": True}, False),
+        (TRL["recipes/smollm3/sft/sft.yaml"], True),
+        (TRL["recipes/smollm2/sft/config.yaml"], False),
+    ],
+)
+def test_reentrant_checkpointing_is_told(tmp_path: Path, values: dict[str, Any], told: bool):
+    _, caveats = imported(tmp_path, values)
+    assert any("re-entrant" in text for text in caveats) == told
+
+
+def test_an_optimizer_that_is_not_planned_is_told(tmp_path: Path):
+    point, caveats = imported(
+        tmp_path, {"base_model": "gpt2", "optimizer": "lion_8bit", "sample_packing": True}
+    )
+    assert point.train.optim == "adamw_torch"
+    assert any(text.startswith("optimizer: lion_8bit is not planned") for text in caveats)
+
+
+def test_modules_that_are_not_named_are_those_that_peft_takes(tmp_path: Path):
+    point, _ = imported(tmp_path, {"base_model": "gpt2", "adapter": "lora"})
+    assert point.lora is not None
+    assert point.lora.target_modules == ("c_attn",)
+
+
+def test_the_model_can_be_replaced(tmp_path: Path):
+    file = tmp_path / "config.yml"
+    file.write_text("base_model: NousResearch/Llama-2-7b-hf\n")
+    assert (
+        import_config(file, model_type_of, "", "meta-llama/Llama-2-7b-hf").settings["model"]
+        == "meta-llama/Llama-2-7b-hf"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "message"),
+    [
+        ({"learning_rate": 1}, "", "its keys do not tell which tool it is for; say so with --from-format"),
+        ({"base_model": "gpt2"}, "axolotle", "given 'axolotle'; did you mean axolotl? allowed: axolotl,"),
+        ({"base_model": None}, "", "base_model: given None; allowed: a hub id or a folder"),
+        ({"base_model": "gpt2", "adapter": "ia3"}, "", "adapter: given 'ia3'; allowed: lora, qlora"),
+        ({"base_model": "gpt2", "micro_batch_size": "two"}, "", "micro_batch_size: given 'two'; allowed:"),
+        ({"base_model": "gpt2", "bf16": "maybe"}, "", "bf16: given 'maybe'; allowed: true, false or auto"),
+        ({"base_model": "a/b", "adapter": "lora"}, "", "lora_target_modules: missing, and what peft adapts"),
+        ({"base_model": "gpt2", "load_in_4bit": True}, "", "precision nf4-dq cannot be trained"),
+        ({"model_name_or_path": "gpt2", "finetuning_type": "oft"}, "", "finetuning_type: given 'oft'"),
+        ({"model_name_or_path": "gpt2", "cutoff_len": 9, "quantization_bit": 3}, "", "quantization_bit:"),
+        ({"base_model": "gpt2", "adapter": "lora", "lora_dropout": 7}, "", "lora_dropout: given 7; allowed"),
+    ],
+)  # fmt: skip
+def test_bad_configs_say_what_is_wrong(tmp_path: Path, values: dict[str, Any], form: str, message: str):
+    with pytest.raises(ScenarioError) as raised:
+        imported(tmp_path, values, form)
+    (problem,) = raised.value.problems
+    assert message in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yml", "- 1\n- 2\n", "allowed: keys and values"),
+        ("a.yml", "a: [1\n", "a.yml:2: not valid YAML"),
+        ("a.json", '{"a": }', "a.json:1: not valid JSON"),
+        ("a.yml", "", "given null; allowed: keys and values"),
+        ("a.yml", "a: !!python/object:os.system x\n", "not valid YAML"),
+        ("a.yml", "1: 2\n", "allowed: keys and values"),
+    ],
+)
+def test_unreadable_files_say_where(tmp_path: Path, name: str, content: str, message: str):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ScenarioError, match=r"^[^\n]+$") as raised:
+        import_config(tmp_path / name, model_type_of)
+    assert message in str(raised.value)
+
+
+def test_a_missing_file_is_told(tmp_path: Path):
+    with pytest.raises(ScenarioError, match="no such file"):
+        import_config(tmp_path / "none.yml", model_type_of)
+
+
+def test_modules_that_peft_adapts_by_default_are_those_of_the_installed_one():
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as BY_PEFT
+
+    assert {name: tuple(BY_PEFT[name]) for name in ADAPTED_BY_DEFAULT} == ADAPTED_BY_DEFAULT
