@@ -1,4 +1,4 @@
-"""`qbench report`: render run folders as HTML, Markdown and CSV."""
+"""`qbench report`: render run folders as HTML, Markdown, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.console import print_error, print_json, print_table, print_text
+from qbench.cli.console import print_error, print_json, print_note, print_table, print_text
 
 if TYPE_CHECKING:
-    from qbench.records.record import Record
+    from qbench.records.store import StoredRecords
     from qbench.report.content import Content
 
 NAMED_LINES = 3
@@ -21,32 +21,49 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or records.jsonl files.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write into; default RUN/report.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "",
+    static: Annotated[bool, typer.Option("--static", help="Draw each chart as SVG and PNG, too.")] = False,
+    pr: Annotated[
+        Path | None, typer.Option(help="Write Markdown for a pull request's comment to this file.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Append the same to this file, as GitHub's step summary.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Report on runs: HTML, Markdown and CSV.
+    """Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed.
 
     A line of a file that is no record is told and left out.
     """
-    records = [record for run in runs for record in _read(run)]
+    from qbench.records.store import collector_paused
 
-    # Only now the heavy libraries: a run that is not there is told at once.
-    from qbench.report.content import gather_content
-    from qbench.report.export import summary_document, write_report
+    with collector_paused():
+        stored = [_read(run) for run in runs]
+        records = [record for run in stored for record in run.records]
+        places = [place for run in stored for place in run.places]
 
-    folder = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report"
-    content = gather_content(records)
-    name = title or ", ".join(dict.fromkeys(run.resolve().name for run in runs))
-    paths = write_report(records, folder, name, content)
-    if as_json:
-        files = {suffix: str(path) for suffix, path in paths.items()}
-        print_json({"files": files, **summary_document(content)})
-    else:
+        # Only now the heavy libraries: a run that is not there is told at once.
+        from qbench.report.content import gather_content
+        from qbench.report.export import can_write_parquet, summary_document, write_report
+
+        folder = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report"
+        content = gather_content(records, places)
+        name = title or ", ".join(dict.fromkeys(run.resolve().name for run in runs))
+        paths = write_report(records, folder, name, content, places)
+        if static:
+            _draw(content, folder / "charts")
+        _write_comments(content, name, pr, summary)
+        if as_json:
+            files = {suffix: str(path) for suffix, path in paths.items()}
+            print_json({"files": files, **summary_document(content)})
+            return 0
         _print_summary(content, paths["html"])
-    return 0
+        if not can_write_parquet():
+            print_note("no report.parquet, which needs pyarrow: pip install 'qbench[parquet]'")
+        return 0
 
 
-def _read(run: Path) -> list[Record]:
-    """Return the records of a run; raises RecordError when none of its lines is one."""
+def _read(run: Path) -> StoredRecords:
+    """Return what a run holds; raises RecordError when none of its lines is a record."""
     from qbench.errors import RecordError
     from qbench.records.store import read_stored
 
@@ -59,13 +76,49 @@ def _read(run: Path) -> list[Record]:
         print_error(f"left out: {text}")
     if len(stored.damaged) > NAMED_LINES:
         print_error(f"left out: {len(stored.damaged) - NAMED_LINES} more lines of {run} that are no records")
-    return stored.records
+    return stored
+
+
+def _draw(content: Content, folder: Path) -> None:
+    from qbench.report.figures import charts
+    from qbench.report.static import write_static
+
+    paths = write_static(charts(content.results), folder)
+    print_note(f"charts: {len(paths)} files in {folder}")
+
+
+def _write_comments(content: Content, title: str, comment: Path | None, summary: Path | None) -> None:
+    from qbench.report.markdown import SUMMARY_LIMIT, comment_text
+
+    if comment is not None:
+        _write("--pr", comment, comment_text(content, title), "w")
+    if summary is not None:
+        # Several commands of one step share its summary.
+        written = summary.stat().st_size if summary.is_file() else 0
+        _write("--summary", summary, comment_text(content, title, SUMMARY_LIMIT - written), "a")
+
+
+def _write(flag: str, file: Path, text: str, mode: str) -> None:
+    from qbench.errors import QbenchError
+
+    try:
+        with file.open(mode, encoding="utf-8", errors="replace", newline="\n") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise QbenchError(f"{flag}: {file} cannot be written ({error.strerror}); name another") from error
 
 
 def _print_summary(content: Content, page: Path) -> None:
     from qbench.report.run_summary import run_lines
 
-    for line in (*run_lines(content.results), "", *content.headline, *content.warnings):
+    for line in (
+        *run_lines(content.results, content.pairs),
+        "",
+        *content.capacity,
+        *content.headline,
+        *content.quality,
+        *content.warnings,
+    ):
         print_text(line)
     if content.failures is not None:
         print_table(content.failures)

@@ -14,6 +14,16 @@ NAMED_DIFFERENCES = 3
 MANY_MODELS = 4
 """Models from which one sentence sums them up first."""
 
+DESCRIBED = (
+    "model",
+    "precision",
+    "r",
+    "per_device_train_batch_size",
+    "seq_len",
+    "gradient_checkpointing",
+)
+"""The settings that matter most, which `describe` writes out."""
+
 SAME_PERCENT = 0.5
 """Savings below this share are called the same."""
 

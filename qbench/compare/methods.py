@@ -183,7 +183,9 @@ def differences(baseline: Result, candidate: Result) -> tuple[str, ...]:
     for a quantized candidate the static facts of the built model.
     """
     found = list(_changed({"outcome": baseline.outcome}, {"outcome": candidate.outcome}))
-    found += _changed(_environment_facts(baseline), _environment_facts(candidate))
+    first, *others = (record.environment for record in (*baseline.records, *candidate.records))
+    if any(environment != first for environment in others):
+        found += _changed(_environment_facts(baseline), _environment_facts(candidate))
     if candidate.point.precision in QUANTIZED_PRECISIONS:
         ours, theirs = _static_facts(baseline), _static_facts(candidate)
         # A process that failed early has no facts of its model; that is no difference between the models.

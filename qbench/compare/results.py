@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qbench.records.metrics import METRICS, SCALARS, scalar
@@ -36,11 +36,15 @@ class Result:
     """Fingerprint of a measurement's environment; empty for a plan, which no machine can change."""
     records: tuple[Record, ...]
     """At least one record; several are the processes of one measurement."""
+    _values: dict[str, float | None] = field(default_factory=dict, repr=False)
+    """Medians that were asked for before: a report asks for each some dozen times."""
 
-    @property
-    def completed(self) -> tuple[Record, ...]:
-        """The records that ended ok."""
-        return tuple(record for record in self.records if record.outcome == "ok")
+    completed: tuple[Record, ...] = field(init=False, repr=False)
+    """The records that ended ok."""
+
+    def __post_init__(self) -> None:
+        completed = tuple(record for record in self.records if record.outcome == "ok")
+        object.__setattr__(self, "completed", completed)
 
     @property
     def outcome(self) -> str:
@@ -52,9 +56,11 @@ class Result:
 
     def value(self, metric: str) -> float | None:
         """Return the median over processes of each process's own number; None when none has a valid one."""
-        values = [number_of(record, metric) for record in self.completed]
-        known = [value for value in values if value is not None]
-        return statistics.median(known) if known else None
+        if metric not in self._values:
+            values = [number_of(record, metric) for record in self.completed]
+            known = [value for value in values if value is not None]
+            self._values[metric] = statistics.median(known) if known else None
+        return self._values[metric]
 
     def is_void(self, metric: str) -> bool:
         """Say whether a process has a number for a metric that must not be used."""

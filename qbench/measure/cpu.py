@@ -8,6 +8,7 @@ from typing import Any
 from qbench.measure import validity
 from qbench.measure.environment import git_state, machine
 from qbench.measure.host_load import busy_cpus_of_others, cpu_clock, load_average
+from qbench.measure.quality import quality_detail, quality_metrics, text_loss
 from qbench.measure.task import Measurement, Phase, Task
 from qbench.measure.warmup import PATIENCE, warm_up
 from qbench.memory.breakdown import profile
@@ -40,6 +41,9 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         validity.code(git_state()["git_dirty"]),
     ]
     tokens = task.point.tokens_per_step
+    losses = recording.losses + warm.losses + timed_losses
+    loss_after = text_loss(step)
+    quality = quality_detail(step, task, (loss_before, loss_after), len(losses))
     metrics: dict[str, Any] = {
         "trainable_params": step.facts.trainable_params,
         "total_params": step.facts.total_params,
@@ -49,7 +53,8 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         "peak_at": memory.peak_at,
         "step_time_s": times,
         "tokens_per_s": [tokens / seconds for seconds in times],
-        "loss": recording.losses + warm.losses + timed_losses,
+        "loss": losses,
+        **quality_metrics(quality),
     }
     detail = {
         "model": step.facts.checkable(),
@@ -61,17 +66,10 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         **warm.as_detail(),
         "validity": validity.as_detail(findings),
         "loss_before": loss_before,
-        "loss_after": text_loss(step),
+        "loss_after": loss_after,
+        "quality": quality,
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
-
-
-def text_loss(step: TrainingStep) -> float | None:
-    """Return the loss over the whole text; None for random tokens, of which nothing can be learnt."""
-    if step.point.data == "random":
-        return None
-    step.on_phase("evaluate")
-    return step.evaluate()
 
 
 def timed_steps(step: TrainingStep, count: int) -> tuple[list[float], list[float]]:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from qbench.measure import nvml, validity
-from qbench.measure.cpu import text_loss
 from qbench.measure.environment import git_state
 from qbench.measure.nvml import CardState
 from qbench.measure.probe import growth, nvml_probe
+from qbench.measure.quality import quality_detail, quality_metrics, text_loss
 from qbench.measure.reconciliation import Readings, reconcile
 from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Phase, Task
@@ -53,9 +53,11 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     timing = _counted_timing_pass(step, task.settings.steps)
     stats = torch.cuda.memory_stats()
     readings = Readings(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
-    peak_reserved = max(peaks.reserved, torch.cuda.max_memory_reserved())
-    outside = readings.outside_bytes
+    peak_reserved, outside = peaks.reserved_so_far(), readings.outside_bytes
     # All that may be disturbed has been read; only now are the losses fetched and the text gone through.
+    losses = warm.losses + memory_losses + [loss.item() for loss in timing.losses]
+    loss_after = text_loss(step)
+    quality = quality_detail(step, task, (loaded.loss_before, loss_after), len(losses))
     metrics: dict[str, Any] = {
         "trainable_params": step.facts.trainable_params,
         "total_params": step.facts.total_params,
@@ -65,10 +67,10 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         "device_bytes": None if outside is None else peak_reserved + outside,
         "step_time_s": timing.event_s,
         "tokens_per_s": [task.point.tokens_per_step / seconds for seconds in timing.event_s],
-        "loss": warm.losses + memory_losses + [loss.item() for loss in timing.losses],
+        "loss": losses,
+        **quality_metrics(quality),
     }
     states = (before, during, readings.now)
-    findings = _findings(choice, states, warm, timing, stats)
     detail = {
         "phases": peaks.by_phase,
         "context_bytes": context_bytes,
@@ -82,10 +84,11 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         **_allocator_detail(stats),
         "managed_bytes": step.managed_bytes,
         "model": step.facts.checkable(),
-        "validity": validity.as_detail(findings),
+        "validity": validity.as_detail(_findings(choice, states, warm, timing, stats)),
         "load_time_s": loaded.seconds,
         "loss_before": loaded.loss_before,
-        "loss_after": text_loss(step),
+        "loss_after": loss_after,
+        "quality": quality,
     }
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
 
@@ -169,6 +172,10 @@ class PhasePeaks:
     """Largest reserved bytes of all phases."""
     _phase: str | None = None
 
+    def reserved_so_far(self) -> int:
+        """Return the largest reserved bytes up to now, what ran after the last phase included."""
+        return max(self.reserved, torch.cuda.max_memory_reserved())
+
     def begin(self, phase: str | None) -> None:
         """Close the phase that runs and begin the next; None closes only."""
         if phase is not None:
@@ -178,7 +185,7 @@ class PhasePeaks:
         self.allocated = max(self.allocated, peak)
         if self._phase is not None:
             self.by_phase[self._phase] = max(self.by_phase.get(self._phase, 0), peak)
-        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+        self.reserved = self.reserved_so_far()
         self._phase = phase
         torch.cuda.reset_peak_memory_stats()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qbench.errors import RecordError
-from qbench.records.record import Record, record_from_dict
-from qbench.records.store import read_records
+from qbench.records.record import Kind, Record, record_from_dict
+from qbench.records.store import RECORDS_FILE, read_records
 
 
 def read_any(path: Path) -> list[Record]:
@@ -30,3 +32,48 @@ def _read_document(path: Path) -> list[Record]:
     if not isinstance(listed, list) or not all(isinstance(values, dict) for values in listed):
         raise RecordError(f"{path}: holds no list of records; write it with `qbench plan TARGET --json`")
     return [record_from_dict(values, f"{path}: record {number}") for number, values in enumerate(listed, 1)]
+
+
+def read_history(paths: Iterable[Path]) -> list[Record]:
+    """Return the records of many runs: of each run folder or file, and of all that a folder holds.
+
+    Raises RecordError when a path holds no records, or something in a file is not a record.
+    """
+    return [record for path in paths for file in _run_files(path) for record in read_any(file)]
+
+
+def _run_files(path: Path) -> list[Path]:
+    if not path.is_dir() or (path / RECORDS_FILE).exists():
+        return [path]
+    files = sorted({*path.glob("*.jsonl"), *path.rglob(RECORDS_FILE)})
+    if not files:
+        raise RecordError(f"{path}: holds no run folder and no .jsonl file; give a folder that does")
+    return files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPlaces:
+    """Where in a file each point's records are, for those who point a person at them."""
+
+    file: str
+    """The file, relative to the current folder where it is inside."""
+    lines: Mapping[tuple[Kind, str], int] = field(default_factory=dict)
+    """Line of the last record of each kind and point_id; empty for a document of several lines a record."""
+
+    def line(self, kind: Kind, point_id: str) -> int:
+        """Return the line of a point's record, the first of the file where it is not known."""
+        return self.lines.get((kind, point_id), 1)
+
+
+def record_places(path: Path) -> RecordPlaces:
+    """Return where the records are that `read_any` reads from a path."""
+    file = path / RECORDS_FILE if path.is_dir() else path
+    lines: dict[tuple[Kind, str], int] = {}
+    if file.suffix != ".json":
+        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+            if line.strip():
+                values = json.loads(line)
+                lines[values["kind"], values["point_id"]] = number
+    absolute, here = file.resolve(), Path.cwd()
+    name = absolute.relative_to(here) if absolute.is_relative_to(here) else file
+    return RecordPlaces(file=name.as_posix(), lines=lines)

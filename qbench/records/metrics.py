@@ -114,6 +114,13 @@ _ROWS = (
         "Price of training on a million tokens at the catalog's rate.",
     ),
     Metric("loss", "nats/token", "lower", "Cross-entropy of the training batch, step by step."),
+    Metric("text_loss", "nats/token", "lower", "Cross-entropy over the whole text after the steps of a run."),
+    Metric(
+        "weight_error",
+        "",
+        "lower",
+        "Norm of what quantization changed in the base weights, as a share of the norm of these weights.",
+    ),
 )
 
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}

@@ -54,6 +54,13 @@ class _Skipped(_Shape):
     share: Real | None = None
 
 
+class _Time(_Shape):
+    parts_s: dict[str, Real]
+    bound: Words
+    mfu: Real | None = None
+    rates: Words
+
+
 class _Fit(_Shape):
     gpu: Words
     fits: Flag
@@ -61,6 +68,10 @@ class _Fit(_Shape):
     headroom_bytes: Whole | None = None
     usd_per_hour: Real | None = None
     verdict: Words | None = None
+    step_time_s: Real | None = None
+    tokens_per_s: Real | None = None
+    cost_usd_per_mtok: Real | None = None
+    time: _Time | None = None
 
 
 class _BaseWeights(_Shape):
@@ -90,6 +101,17 @@ class _OutOfMemory(_Shape):
     free_bytes: Whole | None = None
 
 
+class _Quality(_Shape):
+    loss_before: Real | None = None
+    loss_after: Real | None = None
+    steps: Whole | None = None
+    tokens: Whole | None = None
+    data: Words | None = None
+    weight_error: Real | None = None
+    by_module: dict[Words, Real] | None = None
+    weights_error: Words | None = None
+
+
 class _Detail(_Shape):
     repeat: Whole | None = None
     error: Words | None = None
@@ -113,6 +135,7 @@ class _Detail(_Shape):
     oom: _OutOfMemory | None = None
     loss_before: Real | None = None
     loss_after: Real | None = None
+    quality: _Quality | None = None
 
 
 class _Head(_Shape):

@@ -20,6 +20,7 @@ from qbench.report.style import (
     category_name,
     new_figure,
     safe,
+    wrapped,
 )
 from qbench.units import format_bytes
 
@@ -39,6 +40,7 @@ def breakdown_at_peak(results: Sequence[Result]) -> Chart | None:
         title="Where the memory is at the peak of a step",
         caption=conditions(group, *_free(group)),
         figures=(_stacked(group, lambda result: result.breakdown),),
+        results=tuple(group),
     )
 
 
@@ -52,6 +54,7 @@ def breakdown_at_rest(results: Sequence[Result]) -> Chart | None:
         title="What the model takes at rest, before the first step",
         caption=conditions(group, *_free(group)),
         figures=(_stacked(group, _at_rest),),
+        results=tuple(group),
     )
 
 
@@ -109,8 +112,8 @@ def _stacked(group: Group, breakdown: Breakdown) -> go.Figure:
 def _bar_label(result: Result, total: int, with_model: bool) -> str:
     name: str = result.point.precision
     if with_model:
-        name = f"{short_model(result.point.model)} {name}"
-    return f"<b>{safe(name)}</b><br>{format_bytes(total)}"
+        name = f"{wrapped(short_model(result.point.model))} {name}"
+    return f"<b>{name}</b><br>{format_bytes(total)}"
 
 
 def waterfall(results: Sequence[Result]) -> Chart | None:
@@ -128,6 +131,7 @@ def waterfall(results: Sequence[Result]) -> Chart | None:
         title=f"Why {precision} is not {'a half' if precision == 'int8' else 'a quarter'} of 16 bit",
         caption=" ".join([conditions([chosen]), *notes]),
         figures=(_waterfall_figure(rows),),
+        results=(chosen,),
     )
 
 

@@ -6,12 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qbench.compare.capacity import capacity_sentences
 from qbench.compare.headline import accuracy_sentence, headline, short_model
-from qbench.compare.methods import near_results, pair_results
+from qbench.compare.methods import MethodPair, near_results, pair_results
+from qbench.compare.quality import quality_sentences
 from qbench.compare.results import Result, findings, gather
 from qbench.records.record import Record
-from qbench.report import fact_tables, tables
-from qbench.report.tables import Table
+from qbench.records.store import collector_paused
+from qbench.report import fact_tables, quality, tables
+from qbench.report.fits import fits_table
+from qbench.report.provenance import record_numbers, records_table
+from qbench.report.tables import Numbers, Table
 
 LARGE_SHARE = 0.1
 """Share of the base weights from which it is said loudly that quantization does not reach them."""
@@ -25,9 +30,14 @@ class Content:
     """Sentences and tables of a report; a table without rows is None."""
 
     results: Sequence[Result]
+    pairs: Sequence[MethodPair]
     scope: str
     """How many records, points and models, and of what time."""
     headline: list[str]
+    capacity: list[str]
+    """How far the methods get on a card."""
+    quality: list[str]
+    """What the memory saved costs in quality."""
     accuracy: str | None
     """How well plan and measurement agree, where both are known."""
     warnings: list[str]
@@ -41,33 +51,51 @@ class Content:
     near: Table | None
     points: Table | None
     fits: Table | None
+    losses: Table | None
+    worst: Table | None
+    """Modules that quantization moved most."""
     failures: Table | None
     caveats: Table | None
     skipped: Table | None
     environment: Table | None
+    records: Table | None
+    """The raw records by number."""
+    numbers: Numbers
 
 
-def gather_content(records: Sequence[Record]) -> Content:
-    """Return the sentences and tables that the records support."""
+@collector_paused()
+def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Content:
+    """Return the sentences and tables that the records support.
+
+    `places` says for each record where it is stored, as 'records.jsonl:12'.
+    """
     results = gather(records)
     pairs = pair_results(results)
+    numbers = record_numbers(records)
     return Content(
         results=results,
+        pairs=pairs,
         scope=_scope(records),
         headline=headline(pairs) or ["No two points differ in precision alone, so no method is compared."],
+        capacity=capacity_sentences(results),
+        quality=quality_sentences(pairs),
         accuracy=accuracy_sentence(results),
         warnings=_warnings(results),
         validity=_validity(records, results),
         findings=fact_tables.findings_table(results),
         card=fact_tables.card_table(results),
-        comparison=tables.comparison_table(pairs),
+        comparison=tables.comparison_table(pairs, numbers),
         near=tables.near_table(near_results(results)),
-        points=tables.points_table(results),
-        fits=tables.fits_table(results),
+        points=tables.points_table(results, numbers),
+        fits=fits_table(results, numbers),
+        losses=quality.losses_table(results, numbers),
+        worst=quality.worst_table(results, numbers),
         failures=fact_tables.failures_table(results),
         caveats=fact_tables.caveats_table(results),
         skipped=fact_tables.skipped_table(results),
         environment=fact_tables.environment_table(results),
+        records=records_table(records, places),
+        numbers=numbers,
     )
 
 

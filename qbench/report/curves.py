@@ -21,6 +21,7 @@ from qbench.report.style import (
     byte_axis,
     new_figure,
     safe,
+    wrapped,
 )
 from qbench.units import format_value
 
@@ -76,7 +77,9 @@ def _against(
     drawn = tuple(figure for figure in figures if figure.data)
     caption = conditions(group, "precision", factor)
     what = "Memory and throughput" if len(drawn) == 2 else "Memory" if figures[0].data else "Throughput"
-    return Chart(name=name, title=f"{what} {title}", caption=caption, figures=drawn) if drawn else None
+    if not drawn:
+        return None
+    return Chart(name=name, title=f"{what} {title}", caption=caption, figures=drawn, results=tuple(group))
 
 
 def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None], x_title: str) -> go.Figure:
@@ -161,7 +164,10 @@ def planned_against_measured(results: Sequence[Result]) -> Chart | None:
         return None
     capped = f" The {MOST_DOTS:,} points with the largest error are drawn." if len(met) > MOST_DOTS else ""
     caption = f"{accuracy_sentence(results) or ''}{capped}".strip()
-    return Chart(name="accuracy", title="Planned against measured", caption=caption, figures=drawn)
+    sides = tuple(side for prediction in met for side in (prediction.plan, prediction.measured))
+    return Chart(
+        name="accuracy", title="Planned against measured", caption=caption, figures=drawn, results=sides
+    )
 
 
 def _meeting(met: Sequence[Prediction], metric: str) -> go.Figure | None:
@@ -191,7 +197,7 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
     names = varying_settings(prediction.measured for prediction in met)
     models = len({point.model for point in points}) > 1
     labels = [
-        (f"{safe(short_model(p.measured.point.model))}<br>" if models else "") + _label(p.measured, names)
+        (f"{wrapped(short_model(p.measured.point.model))}<br>" if models else "") + _label(p.measured, names)
         for p in met
     ]
     rows = list(range(len(met)))
@@ -240,6 +246,9 @@ def _dots(met: Sequence[Prediction], metric: str) -> go.Figure:
     if ends[0] > 0 and ends[1] / ends[0] >= WIDE_RANGE:
         figure.update_xaxes(type="log")
         figure.update_yaxes(type="log")
+    elif metric == PEAK:
+        figure.update_xaxes(rangemode="tozero")
+        figure.update_yaxes(rangemode="tozero")
     return figure
 
 
@@ -253,7 +262,13 @@ def loss_by_step(results: Sequence[Result]) -> Chart | None:
     for result in by_precision(group):
         losses = _losses(result)
         _add_line(figure, result, list(range(1, len(losses) + 1)), losses)
-    return Chart(name="loss", title="Loss by step", caption=conditions(group, "precision"), figures=(figure,))
+    return Chart(
+        name="loss",
+        title="Loss by step",
+        caption=conditions(group, "precision"),
+        figures=(figure,),
+        results=tuple(group),
+    )
 
 
 def _losses(result: Result) -> list[float]:
@@ -286,7 +301,13 @@ def timeline(results: Sequence[Result]) -> Chart | None:
         _add_line(figure, result, x, y)
     figure.update_yaxes(rangemode="tozero")
     caption = f"{conditions(group, 'precision')} The highest point of a line is its peak."
-    return Chart(name="timeline", title="Memory through one step", caption=caption, figures=(figure,))
+    return Chart(
+        name="timeline",
+        title="Memory through one step",
+        caption=caption,
+        figures=(figure,),
+        results=tuple(group),
+    )
 
 
 def _thinned(samples: Sequence[Sequence[int]]) -> list[Sequence[int]]:

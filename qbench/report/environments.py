@@ -15,7 +15,7 @@ from qbench.compare.environments import (
     TimeChange,
     unit_of,
 )
-from qbench.compare.headline import describe
+from qbench.compare.headline import DESCRIBED, describe
 from qbench.compare.methods import plain_text
 from qbench.compare.results import gather
 from qbench.report.tables import TITLES, Column, Table, Value
@@ -24,14 +24,6 @@ from qbench.scenario.settings import point_settings
 from qbench.units import format_count, format_value
 
 _FEW_PAIRS = 5
-_DESCRIBED = (
-    "model",
-    "precision",
-    "r",
-    "per_device_train_batch_size",
-    "seq_len",
-    "gradient_checkpointing",
-)
 
 Row = tuple[Value, ...]
 
@@ -51,7 +43,7 @@ def point_title(change: PointChange) -> str:
     others = [
         f"{name} {plain_text(value)}"
         for name, value in settings.items()
-        if value != defaults[name] and name not in _DESCRIBED and change.point.lora is not None
+        if value != defaults[name] and name not in DESCRIBED and change.point.lora is not None
     ]
     return ", ".join([describe(result), *others])
 

@@ -1,25 +1,77 @@
-"""Reports as files: HTML, Markdown and CSV, each written whole or not at all."""
+"""Reports as files: HTML, Markdown, CSV and Parquet, each written whole or not at all."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qbench.compare.methods import MethodPair, pair_results
+from qbench.compare.methods import MethodPair
+from qbench.compare.results import voided
 from qbench.errors import RecordError
 from qbench.records.frame import records_frame
 from qbench.records.record import Record
+from qbench.records.store import collector_paused
+from qbench.report.chart_data import COLUMNS, chart_rows
 from qbench.report.content import Content, gather_content
+from qbench.report.figures import charts
 from qbench.report.html import html_page
 from qbench.report.markdown import markdown_text
+from qbench.report.style import Chart
+from qbench.report.trend import history_charts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""First characters by which a spreadsheet takes a text for a formula."""
 
 
-def csv_text(records: Sequence[Record]) -> str:
-    """Return one line for each record: settings, scalar metrics and breakdown, bytes as bytes."""
-    return str(records_frame(records).to_csv(index=False, lineterminator="\n"))
+def report_frame(records: Sequence[Record], places: Sequence[str] = ()) -> pd.DataFrame:
+    """Return `records_frame` with the number of each record first, and where it is stored.
+
+    `not_valid` names the metrics of a row that its own findings declare void; reports leave them out.
+    """
+    frame = records_frame(records)
+    frame.insert(0, "record", range(1, len(records) + 1))
+    frame.insert(1, "stored_at", list(places) or None)
+    frame["not_valid"] = [", ".join(sorted(voided(record))) or None for record in records]
+    return frame
+
+
+def csv_text(records: Sequence[Record], places: Sequence[str] = ()) -> str:
+    """Return one line for each record: settings, scalar metrics and breakdown, bytes as bytes.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    return _csv(report_frame(records, places))
+
+
+def charts_csv_text(drawn: Sequence[Chart], content: Content) -> str:
+    """Return one line for each mark of each chart, in the unit of its axis."""
+    import pandas as pd
+
+    return _csv(pd.DataFrame(chart_rows(drawn, content.numbers), columns=list(COLUMNS)))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    return str(
+        frame.assign(**{name: frame[name].map(_harmless) for name in texts}).to_csv(
+            index=False, lineterminator="\n"
+        )
+    )
+
+
+def _harmless(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # The csv module leaves a lone carriage return without quotes, and readers end the row there.
+    text = value.replace("\r", " ")
+    return f"'{text}" if value.startswith(FORMULA_STARTS) else text
 
 
 def summary_document(content: Content) -> dict[str, Any]:
@@ -27,9 +79,11 @@ def summary_document(content: Content) -> dict[str, Any]:
     return {
         "scope": content.scope,
         "headline": list(content.headline),
+        "capacity": list(content.capacity),
+        "quality": list(content.quality),
         "accuracy": content.accuracy,
         "warnings": list(content.warnings),
-        "comparison": [_pair_values(pair) for pair in pair_results(content.results)],
+        "comparison": [_pair_values(pair) for pair in content.pairs],
     }
 
 
@@ -58,38 +112,71 @@ def _pair_values(pair: MethodPair) -> dict[str, Any]:
 
 def write_csv(records: Sequence[Record], path: Path) -> None:
     """Write the records as CSV. Raises RecordError when `path` cannot be written."""
-    _write_whole(path, csv_text(records))
+    _write_text(path, csv_text(records))
 
 
+def can_write_parquet() -> bool:
+    """Say whether pyarrow, which the extra `parquet` brings, is installed."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+@collector_paused()
 def write_report(
-    records: Sequence[Record], folder: Path, title: str, content: Content | None = None
+    records: Sequence[Record],
+    folder: Path,
+    title: str,
+    content: Content | None = None,
+    places: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write report.html, report.md and report.csv into `folder`; return their paths by suffix.
+    """Write report.html, .md, .csv, .charts.csv, and .parquet where it can; return their paths by suffix.
 
-    `content` is that of `records` where it is gathered already. Raises RecordError when there are no
-    records, or the folder or a file cannot be written; a file that was there before is then as it was.
+    `content` is that of `records` where it is gathered already; `places` says where each is stored. Raises
+    RecordError when there are no records, or the folder or a file cannot be written; a file that was there
+    before is then as it was.
     """
     if not records:
         raise RecordError("no records to report on; run a scenario, or name a folder that holds results")
-    content = content or gather_content(records)
-    texts = {"html": html_page(content, title), "md": markdown_text(content, title), "csv": csv_text(records)}
+    content = content or gather_content(records, places)
+    drawn = [*charts(content.results), *history_charts(records)]
+    frame = report_frame(records, places)
+    make_folder(folder)
+    texts = {
+        "html": html_page(content, title, drawn),
+        "md": markdown_text(content, title),
+        "csv": _csv(frame),
+        "charts.csv": charts_csv_text(drawn, content),
+    }
+    paths = {suffix: folder / f"report.{suffix}" for suffix in texts}
+    for suffix, path in paths.items():
+        _write_text(path, texts[suffix])
+    if can_write_parquet():
+        paths["parquet"] = folder / "report.parquet"
+        _write_whole(paths["parquet"], frame.to_parquet)
+    return paths
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with those above it. Raises RecordError when that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(
             f"{folder}: cannot make the folder: {error.strerror}; name another with --out"
         ) from error
-    paths = {suffix: folder / f"report.{suffix}" for suffix in texts}
-    for suffix, path in paths.items():
-        _write_whole(path, texts[suffix])
-    return paths
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+
+    _write_whole(path, write)
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Replace `path` in one step, so that neither a reader nor a full disk ever leaves half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):

@@ -134,8 +134,12 @@ def card_table(results: Sequence[Result]) -> Table | None:
 def environment_table(results: Sequence[Result]) -> Table | None:
     """Return each fact of the environment, for plans and for measurements; all values where they differ."""
     values: dict[str, dict[str, dict[str, None]]] = {}
+    last: dict[str, Any] = {}
     for result in results:
         for record in result.records:
+            if last.get(record.kind) == record.environment:
+                continue  # Records of one run hardly differ here, and there may be thousands.
+            last[record.kind] = record.environment
             for name, value in environment_facts(record.environment).items():
                 by_kind = values.setdefault(name, {"plan": {}, "measurement": {}})
                 by_kind[record.kind][plain_text(value)] = None

@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from qbench.compare.results import Result
-from qbench.report import bars, curves
+from qbench.report import bars, curves, fits, frontier, quality
 from qbench.report.selection import by_device
 from qbench.report.style import Chart
 
 BUILDERS: tuple[Callable[[Sequence[Result]], Chart | None], ...] = (
+    fits.what_fits,
+    fits.how_far,
     bars.breakdown_at_peak,
     bars.breakdown_at_rest,
     bars.waterfall,
     curves.against_rank,
     curves.against_seq_len,
     curves.against_model_size,
+    frontier.memory_against_speed,
     curves.planned_against_measured,
+    quality.error_by_layer,
     curves.loss_by_step,
     curves.timeline,
 )

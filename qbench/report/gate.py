@@ -31,16 +31,17 @@ MOST_ROWS = 50
 
 def finding_lines(check: Check) -> list[str]:
     """Return each finding that is not 'same' as a line under the name of its point, the gravest first."""
-    told = _told(check)
+    told = told_findings(check)
     rows = aligned([_cells(finding) for finding in told[:MOST_ROWS]], "<<>>>")
     by_point: dict[str, list[str]] = {}
     for finding, row in zip(told, rows, strict=False):
-        by_point.setdefault(_point(finding), []).append(f"  {row}")
+        by_point.setdefault(point_text(finding), []).append(f"  {row}")
     lines = [line for point, members in by_point.items() for line in (point, *members)]
     return [*lines, *_more(told)]
 
 
-def _told(check: Check) -> list[Finding]:
+def told_findings(check: Check) -> list[Finding]:
+    """Return the findings that are not 'same', the gravest first."""
     told = [finding for finding in check.findings if finding.verdict != "same"]
     return sorted(told, key=lambda found: (not found.fails, not found.gated, ORDER.index(found.verdict)))
 
@@ -57,9 +58,20 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     return (verdict, finding.metric, *values, _change(finding), finding.note)
 
 
-def _point(finding: Finding) -> str:
+def point_text(finding: Finding) -> str:
+    """Return which point a finding is of, and whether it was planned or measured."""
     how = "planned for" if finding.kind == "plan" else "measured on"
     return f"{finding.point.label}, {how} {finding.device or 'an unknown device'}"
+
+
+def finding_text(finding: Finding) -> str:
+    """Return what was found on one line: 'worse: peak_allocated_bytes 7.00 GiB -> 8.00 GiB (+14.29 %)'."""
+    note = f"; {finding.note}" if finding.note else ""
+    if finding.metric == "point":
+        return f"{finding.verdict}: the whole point{note}"
+    was, now = _value(finding.baseline, finding.unit), _value(finding.run, finding.unit)
+    change = "" if finding.change is None else f" ({_change(finding)})"
+    return f"{finding.verdict}: {finding.metric} {was} -> {now}{change}{note}"
 
 
 def _value(value: float | str | None, unit: str) -> str:
@@ -81,6 +93,7 @@ def verdict_lines(check: Check, code: int) -> list[str]:
         _sensitivity(check),
         _differences(check),
         *(f"Left out: {text}." for text in check.left_out),
+        *(f"--tolerance {name}: no point has a value of it." for name in check.idle_tolerances),
     ]
     return [line for line in said if line]
 
@@ -116,11 +129,11 @@ def _differences(check: Check) -> str:
 
 def summary_markdown(check: Check, code: int) -> str:
     """Return a check as Markdown for the summary of a CI job."""
-    told = _told(check)
+    told = told_findings(check)
     titles = ("Point", "Verdict", "Metric", "Baseline", "Run", "Change", "Note")
     table = Table(
         columns=tuple(Column(title) for title in titles),
-        rows=tuple((_point(finding), *_cells(finding)) for finding in told[:MOST_ROWS]),
+        rows=tuple((point_text(finding), *_cells(finding)) for finding in told[:MOST_ROWS]),
         notes=_more(told),
     )
     parts = [f"### qbench check: {escaped(_outcome(code))}", *map(escaped, verdict_lines(check, code))]
@@ -135,6 +148,7 @@ def check_document(check: Check, code: int) -> dict[str, Any]:
         "smallest_visible_change": check.smallest_visible,
         "differs": {name: list(values) for name, values in check.differs.items()},
         "left_out": list(check.left_out),
+        "idle_tolerances": list(check.idle_tolerances),
         "findings": [_finding_values(finding) for finding in check.findings],
     }
 

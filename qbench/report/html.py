@@ -15,8 +15,9 @@ from qbench.records.record import Record
 from qbench.report.content import Content, gather_content
 from qbench.report.fact_tables import metrics_table
 from qbench.report.figures import charts
+from qbench.report.provenance import MOST_LISTED
 from qbench.report.style import Chart
-from qbench.report.tables import Table, Value, cell_text
+from qbench.report.tables import RECORDS, Table, Value, cell_text, numbers_text
 
 MOST_ROWS = 400
 """Rows of one table on the page; the CSV has all."""
@@ -27,8 +28,23 @@ LONG_TEXT = 36
 SOME_TEXT = 14
 """Characters from which a cell of words may take two or three lines, so that a table keeps to the page."""
 
+FILTERED_ROWS = 9
+"""Rows from which a table has a field to filter them."""
+
+TALL_ROWS = 16
+"""Rows from which a table scrolls in a frame of its own."""
+
 SENTENCES_SHOWN = 6
 """Sentences above the fold; more are folded away."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A number or a range of numbers of records, or other text beside some."""
+
+    text: str
+    record: str | None
+    """Number of the first record, where the page lists it, so that the text can be a link to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,8 @@ class _Cell:
     """What the column is sorted by; empty for unknown values, which go last."""
     style: str
     """CSS classes: n for numbers, some and long for text that may wrap."""
+    pieces: tuple[_Piece, ...] = ()
+    """The numbers of records that stand in place of the text."""
 
 
 def render_html(records: Sequence[Record], title: str) -> str:
@@ -48,15 +66,21 @@ def render_html(records: Sequence[Record], title: str) -> str:
     return html_page(gather_content(records), title)
 
 
-def html_page(content: Content, title: str) -> str:
-    """Return the page of content that is gathered already; see `render_html`."""
-    drawn = charts(content.results)
+def html_page(content: Content, title: str, drawn: Sequence[Chart] | None = None) -> str:
+    """Return the page of content that is gathered already; see `render_html`.
+
+    `drawn` are the charts of the content where they are there already.
+    """
+    drawn = charts(content.results) if drawn is None else drawn
     template = _environment().get_template("report.html.jinja")
     return template.render(
         title=title,
         content=content,
-        charts=drawn,
+        charts=[(chart, _pieces(numbers_text(chart.results, content.numbers))) for chart in drawn],
+        headline=[*content.capacity, *content.headline],
         sentences_shown=SENTENCES_SHOWN,
+        filtered_rows=FILTERED_ROWS,
+        tall_rows=TALL_ROWS,
         metrics=metrics_table(),
         figures_json=_script_json(drawn),
         plotly_js=Markup(get_plotlyjs() if drawn else ""),
@@ -92,10 +116,22 @@ def _cell(value: Value, unit: str) -> _Cell:
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     key = "" if value is None else repr(value) if numeric else ""
     text = cell_text(value, unit)
+    if unit == RECORDS:
+        return _Cell(text, "", _text_style(text), _pieces(text))
     style = "n" if numeric or unit else _text_style(text)
     if value is None:
         style = f"{style} na".strip()
     return _Cell(text, key, style)
+
+
+def _pieces(text: str | None) -> tuple[_Piece, ...]:
+    """Return the numbers of records in a text such as '3, 14-16, and 7 more', links where they are listed."""
+    return tuple(_Piece(part, _listed(part)) for part in text.split(", ")) if text else ()
+
+
+def _listed(part: str) -> str | None:
+    first = part.partition("-")[0]
+    return first if first.isdecimal() and int(first) <= MOST_LISTED else None
 
 
 def _text_style(text: str) -> str:

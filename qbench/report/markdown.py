@@ -14,7 +14,23 @@ MOST_ROWS = 40
 
 MOST_SENTENCES = 12
 
-_SPECIAL = re.compile(r"([\\`*\[\]|~])")
+COMMENT_LIMIT = 65_536
+"""Characters of a comment on GitHub."""
+
+SUMMARY_LIMIT = 1 << 20
+"""Bytes of the summary of a step in GitHub Actions
+(https://docs.github.com/actions/reference/workflow-commands-for-github-actions, "Step isolation and limits").
+"""
+
+MOST_COMPARED = 12
+"""Rows of the comparison in a pull request."""
+
+ROOM_FOR_NOTICE = 100
+LONG_CELL = 400
+"""Characters of one cell; a name or an error may be longer than all else."""
+
+_SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))")
+"""What Markdown reads as markup; underscores within a word are none."""
 
 
 def render_markdown(records: Sequence[Record], title: str) -> str:
@@ -24,13 +40,54 @@ def render_markdown(records: Sequence[Record], title: str) -> str:
 
 def markdown_text(content: Content, title: str) -> str:
     """Return the Markdown of content that is gathered already; see `render_markdown`."""
-    parts = [f"## {escaped(title)}", *_bullets(content.headline, content.accuracy)]
+    return "\n\n".join([*_lead(content, title), *_folded(content), _footer(content)]) + "\n"
+
+
+def comment_text(content: Content, title: str, limit: int = COMMENT_LIMIT) -> str:
+    """Return the form for a pull request: verdict, sentences, the comparison and details folded away.
+
+    It has at most `limit` characters and, in UTF-8, bytes: what does not fit is left out, and said to be.
+    """
+    footer = _footer(content)
+    room = limit - _size(footer) - ROOM_FOR_NOTICE
+    kept, left_out = [], 0
+    for part in [*_lead(content, title, MOST_COMPARED), *_folded(content)]:
+        size = _size(part) + 2
+        if size <= room:
+            kept.append(part)
+            room -= size
+        else:
+            left_out += 1
+    if left_out:
+        sections = "1 section is" if left_out == 1 else f"{left_out} sections are"
+        kept.append(f"{sections} too long for this place and left out; the report has all.")
+    return "\n\n".join([*kept, footer]) + "\n"
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def _lead(content: Content, title: str, most_rows: int = MOST_ROWS) -> list[str]:
+    """Return what stands above the details: title, verdict, sentences, warnings and the comparison."""
+    sentences = [*content.capacity, *content.headline]
+    rest = sentences[1:MOST_SENTENCES]
+    others = [*rest, *content.quality[:MOST_SENTENCES], *([content.accuracy] if content.accuracy else [])]
+    parts = [f"## {escaped(title)}", f"**{escaped(sentences[0])}**"]
+    if others:
+        parts.append("\n".join(f"- {escaped(sentence)}" for sentence in others))
     parts += [f"> **Note:** {escaped(warning)}" for warning in content.warnings]
     if content.comparison is not None:
-        parts.append(table_text(content.comparison.first(MOST_ROWS)))
+        parts.append(table_text(content.comparison.first(most_rows)))
+    return parts
+
+
+def _folded(content: Content) -> list[str]:
     folded = {
         "Not compared: more than precision differs": content.near,
         "Points, planned and measured": content.points,
+        "Quality: losses on one text, and errors of quantized weights": content.losses,
+        "Modules that quantization moved most": content.worst,
         "Validity: what was found against the measurements": content.findings,
         "Where the memory of the GPU went": content.card,
         "What fits": content.fits,
@@ -38,15 +95,13 @@ def markdown_text(content: Content, title: str) -> str:
         "Caveats": content.caveats,
         "Weights that quantization or LoRA did not reach": content.skipped,
         "Environment": content.environment,
+        "Raw records": content.records,
     }
-    parts += [_details(name, table) for name, table in folded.items() if table is not None]
-    parts.append(" ".join(escaped(sentence) for sentence in (content.scope, *content.validity)))
-    return "\n\n".join(parts) + "\n"
+    return [_details(name, table) for name, table in folded.items() if table is not None]
 
 
-def _bullets(headline: Sequence[str], accuracy: str | None) -> list[str]:
-    sentences = [*headline[:MOST_SENTENCES], *([accuracy] if accuracy else [])]
-    return ["\n".join(f"- {escaped(sentence)}" for sentence in sentences)]
+def _footer(content: Content) -> str:
+    return " ".join(escaped(sentence) for sentence in (content.scope, *content.validity))
 
 
 def _details(name: str, table: Table) -> str:
@@ -72,7 +127,11 @@ def table_text(table: Table) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
+    return "| " + " | ".join(escaped(_shortened(cell)) for cell in cells) + " |"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONG_CELL else f"{text[:LONG_CELL]}... ({len(text):,} characters)"
 
 
 def escaped(text: str) -> str:

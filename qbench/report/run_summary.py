@@ -13,13 +13,21 @@ from qbench.units import NOT_AVAILABLE, format_bytes
 
 PEAK = "peak_allocated_bytes"
 
+MOST_ROWS = 100
+"""Rows that a terminal is given."""
+
 _Row = tuple[Result | None, Result | None]
 
 
-def run_lines(results: Sequence[Result]) -> list[str]:
-    """Return one row for each point and device: peak planned and measured, what is saved, speed and loss."""
-    rows = _planned_and_measured(results)
-    pairs = {id(pair.candidate): pair for pair in pair_results(results)}
+def run_lines(results: Sequence[Result], known: Sequence[MethodPair] | None = None) -> list[str]:
+    """Return one row for each point and device: peak planned and measured, what is saved, speed and loss.
+
+    Of more than MOST_ROWS only the first are shown, and the rest counted. `known` are the pairs among the
+    results where they are there already.
+    """
+    every_row = _planned_and_measured(results)
+    rows = every_row[:MOST_ROWS]
+    pairs = {id(pair.candidate): pair for pair in (pair_results(results) if known is None else known)}
     shown = [measured or planned for planned, measured in rows]
     points = [result for result in shown if result is not None]
     columns: dict[str, list[str]] = {}
@@ -35,7 +43,8 @@ def run_lines(results: Sequence[Result]) -> list[str]:
     columns["tokens/s"] = [_rate(result) for result in points]
     columns["Speed"] = [_speed(pairs.get(id(result))) for result in points]
     columns["Loss"] = [_loss(measured) for _, measured in rows]
-    return fitted(columns, len(points))
+    rest = len(every_row) - len(rows)
+    return [*fitted(columns, len(points)), *([f"... and {rest:,} more"] if rest else [])]
 
 
 def _planned_and_measured(results: Sequence[Result]) -> list[_Row]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from qbench.compare.results import Result
 from qbench.units import GIB, KIB, MIB
 
 # Paul Tol's bright scheme, which colour-blind readers can tell apart, and two greys of their own lightness;
@@ -43,6 +44,12 @@ NEUTRAL = "#8A8A8A"
 """Lines and text of a figure; a page replaces it by its own ink."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+LABEL_WIDTH = 20
+"""Characters of a label's line: on a phone the bars need the rest."""
+
+WRAP = "<br />"
+"""Breaks a name, where `<br>` stands between two texts."""
+
 BAR_HEIGHT = 50
 FRAME_HEIGHT = 76
 
@@ -67,6 +74,8 @@ class Chart:
     caption: str
     """What is shown, for which settings, and what follows from it."""
     figures: tuple[go.Figure, ...]
+    results: tuple[Result, ...]
+    """What is drawn."""
 
     @property
     def legend(self) -> list[LegendItem]:
@@ -86,6 +95,17 @@ def _legend_item(trace: Any) -> LegendItem:
 def safe(text: object) -> str:
     """Return text in which plotly finds no markup of its own."""
     return html.escape(str(text), quote=False)
+
+
+def wrapped(name: str) -> str:
+    """Return a name as a label of a chart: two lines at most, without the middle of a longer one."""
+    if len(name) > 2 * LABEL_WIDTH:
+        name = f"{name[: LABEL_WIDTH - 1]}\u2026{name[-LABEL_WIDTH:]}"
+    if len(name) <= LABEL_WIDTH:
+        return safe(name)
+    places = [place + 1 for place, character in enumerate(name[:-1]) if character in "-_. \u2026"]
+    middle = min(places or [LABEL_WIDTH], key=lambda place: abs(place - len(name) / 2))
+    return f"{safe(name[:middle])}{WRAP}{safe(name[middle:])}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qbench.catalog.gpus import gpus
-from qbench.compare.headline import basis, describe, headline, short_model
+from qbench.compare.headline import DESCRIBED, basis, describe, headline, short_model
 from qbench.compare.methods import pair_results, plain_text
 from qbench.compare.results import Result, gather, varying_settings
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.fact_tables import caveats_table
+from qbench.report.frontier_text import frontier_sentences
 from qbench.report.gpu_columns import gpu_columns, gpu_tables
 from qbench.report.text_table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.schema import Point
@@ -29,15 +30,6 @@ SHORT_TITLES = {
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
 }
-_DESCRIBED = (
-    "model",
-    "precision",
-    "r",
-    "per_device_train_batch_size",
-    "seq_len",
-    "gradient_checkpointing",
-    "recipe",
-)
 
 
 def plan_lines(records: Sequence[Record]) -> list[str]:
@@ -63,7 +55,8 @@ def _several(results: Sequence[Result]) -> list[str]:
     varying = varying_settings(results)
     several_models = len({result.point.model for result in results}) > 1
     hidden = ("precision", *varying, *(["model"] if several_models else []))
-    said = [line for sentence in headline(pair_results(results)) for line in _wrapped(sentence)]
+    sentences = [*headline(pair_results(results)), *frontier_sentences(results)]
+    said = [line for sentence in sentences for line in _wrapped(sentence)]
     caveats = _caveats(results)
     blocks = [
         _wrapped(_title(results, hidden)),
@@ -111,7 +104,9 @@ def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     others = [
         f"{name} {plain_text(value)}"
         for name, value in settings.items()
-        if value != defaults[name] and name not in (*_DESCRIBED, *hidden) and first.point.lora is not None
+        if value != defaults[name]
+        and name not in (*DESCRIBED, "recipe", *hidden)
+        and first.point.lora is not None
     ]
     capability = first.detail.get("compute_capability")
     target = f" with compute capability {capability[0]}.{capability[1]}" if capability else ""

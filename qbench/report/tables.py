@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,14 @@ from qbench.records.metrics import METRICS
 from qbench.units import NOT_AVAILABLE, format_value
 
 Value = str | int | float | bool | None
+
+RECORDS = "records"
+"""Unit of a column that names records by their numbers, as '3, 14, 15'."""
+
+NAMED_RANGES = 8
+
+Numbers = Mapping[int, int]
+"""Number of each record by its `id`: its place in the report, from 1; the CSV has the same."""
 
 POINT_METRICS = (
     "static_bytes",
@@ -111,16 +119,36 @@ def _ratio_text(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}" if value else f"0 {unit}"
 
 
-def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
-    """Return one row for each pair: what both need, what is saved, how fast, and what else differs."""
+def numbers_text(results: Iterable[Result | None], numbers: Numbers) -> str | None:
+    """Return the numbers of the records behind some results: '3, 14-16'; None where unknown.
+
+    After NAMED_RANGES ranges the rest is only counted.
+    """
+    records = (record for result in results if result for record in result.records)
+    ranges: list[list[int]] = []
+    for number in sorted({numbers[id(record)] for record in records if id(record) in numbers}):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:NAMED_RANGES]]
+    rest = sum(last - first + 1 for first, last in ranges[NAMED_RANGES:])
+    return ", ".join([*named, *([f"and {rest:,} more"] if rest else [])]) or None
+
+
+def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None) -> Table | None:
+    """Return one row for each pair: what both need, what is saved, how fast, and what else differs.
+
+    With `numbers` a last column names the records behind each row, here as in the other tables.
+    """
     draft = Draft()
     ours = [pair.candidate for pair in pairs]
-    _add_settings(draft, ours)
+    add_settings(draft, ours)
     # The answer stands first: a phone shows three or four columns.
     peaks = [pair.peak for pair in pairs]
     draft.add("Candidate", [_method(pair.candidate) for pair in pairs])
     draft.add("Saved, share", [rounded(peak.percent) for peak in peaks], "%")
-    draft.add("Basis", [basis(result) for result in ours])
+    _add_basis(draft, ours)
     draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
     draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
     baselines = [_method(pair.baseline) for pair in pairs]
@@ -132,6 +160,7 @@ def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
     _add_other_savings(draft, pairs)
     _add_trainable(draft, [pair.trainable_params for pair in pairs])
     draft.add("Also differs", [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs])
+    _add_records(draft, [(pair.baseline, pair.candidate) for pair in pairs], numbers)
     return draft.table(
         "Peak is the largest memory allocated within a step. Saved is baseline less candidate: where it is "
         "negative, the candidate needs more."
@@ -139,6 +168,19 @@ def comparison_table(pairs: Sequence[MethodPair]) -> Table | None:
         *(["Speed is the candidate's tokens per second over the baseline's."] if draft.has("Speed") else []),
         *_differences_in_full(pairs),
     )
+
+
+def _add_basis(draft: Draft, results: Sequence[Result]) -> None:
+    """Say whether each row is planned or measured; a device that all share stands in the title."""
+    devices = {result.device for result in results}
+    device = next(iter(devices), None) if len(devices) == 1 else None
+    words = {"plan": "planned", "measurement": "measured"}
+    texts = [words[result.kind] if device else basis(result) for result in results]
+    draft.add(f"Basis, {device}" if device else "Basis", texts)
+
+
+def _add_records(draft: Draft, rows: Iterable[Iterable[Result | None]], numbers: Numbers | None) -> None:
+    draft.add("Records", [numbers_text(results, numbers or {}) for results in rows], RECORDS)
 
 
 def _differences_in_full(pairs: Sequence[MethodPair]) -> list[str]:
@@ -168,7 +210,7 @@ def _add_trainable(draft: Draft, trainable: Sequence[tuple[float | None, float |
     draft.add("Trainable, candidate", [candidate for _, candidate in trainable], "count")
 
 
-def _add_settings(draft: Draft, results: Sequence[Result]) -> None:
+def add_settings(draft: Draft, results: Sequence[Result]) -> None:
     """Add the model where there are several, and each setting but the precision in which results differ."""
     if len({result.point.model for result in results}) > 1:
         draft.add("Model", [short_model(result.point.model) for result in results])
@@ -202,13 +244,13 @@ def near_table(near: Sequence[NearPair]) -> Table | None:
     return draft.table("More than precision differs here, so these are not compared.")
 
 
-def points_table(results: Sequence[Result]) -> Table | None:
+def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> Table | None:
     """Return one row for each point and machine, plan beside measurement with the error in percent."""
     rows = _plan_beside_measurement(results)
     shown = [measured or plan for plan, measured in rows]
     points = [result for result in shown if result is not None]
     draft = Draft()
-    _add_settings(draft, points)
+    add_settings(draft, points)
     draft.add("Precision", [result.point.precision for result in points])
     devices = [result.device for result in points]
     if len(set(devices)) > 1:
@@ -223,6 +265,7 @@ def points_table(results: Sequence[Result]) -> Table | None:
         _add_metric(draft, name, rows)
     for title, key in (("Loss before, nats/token", "loss_before"), ("Loss after, nats/token", "loss_after")):
         draft.add(title, [measured.detail.get(key) if measured else None for _, measured in rows])
+    _add_records(draft, rows, numbers)
     medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
     return draft.table(*([medians] if draft.has("Processes") else []))
 
@@ -280,28 +323,3 @@ def _error_percent(plan: Result | None, measured: Result | None, name: str) -> f
     if plan is None or measured is None:
         return None
     return rounded(Prediction(plan=plan, measured=measured).error_percent(name))
-
-
-def fits_table(results: Sequence[Result]) -> Table | None:
-    """Return one row for each plan and GPU that it was held against (detail.fits)."""
-    asked = [(result, fit) for result in results for fit in _fits(result)]
-    draft = Draft()
-    _add_settings(draft, [result for result, _ in asked])
-    draft.add("Precision", [result.point.precision for result, _ in asked])
-    for key in dict.fromkeys(key for _, fit in asked for key in fit):
-        unit = "bytes" if key.endswith("_bytes") else ""
-        title = {"gpu": "GPU", "fits": "Fits"}.get(
-            key, key.removesuffix("_bytes").replace("_", " ").capitalize()
-        )
-        draft.add(title, [fit.get(key) for _, fit in asked], unit)
-    return draft.table()
-
-
-def _fits(result: Result) -> list[dict[str, Any]]:
-    """Return detail.fits as rows; it is a list of rows, or a mapping from GPU to a row or a yes or no."""
-    fits = result.detail.get("fits") or []
-    if isinstance(fits, dict):
-        fits = [
-            {"gpu": gpu, **(fit if isinstance(fit, dict) else {"fits": fit})} for gpu, fit in fits.items()
-        ]
-    return list(fits)

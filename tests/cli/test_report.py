@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from copy import deepcopy
@@ -27,7 +28,16 @@ def test_json_names_the_files_and_the_savings(tmp_path: Path, capsys: pytest.Cap
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert captured.err == ""
-    assert list(document) == ["files", "scope", "headline", "accuracy", "warnings", "comparison"]
+    assert list(document) == [
+        "files",
+        "scope",
+        "headline",
+        "capacity",
+        "quality",
+        "accuracy",
+        "warnings",
+        "comparison",
+    ]
     assert all(Path(path).exists() for path in document["files"].values())
     measured = {
         pair["candidate"]: pair["saved"]["peak_allocated_bytes"]
@@ -38,6 +48,32 @@ def test_json_names_the_files_and_the_savings(tmp_path: Path, capsys: pytest.Cap
     assert measured["nf4"]["baseline"] == 605_071_872
     assert measured["nf4"]["candidate"] == 569_080_320
     assert measured["nf4"]["saved"] == 35_991_552
+
+
+def test_a_comment_is_written_and_a_summary_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    comment, summary = tmp_path / "comment.md", tmp_path / "summary.md"
+    comment.write_text("old")
+    summary.write_text("# Earlier\n")
+    arguments = ["report", str(DEMO), "--out", str(tmp_path / "out"), "--pr", str(comment)]
+    assert main([*arguments, "--summary", str(summary)]) == 0
+    text = comment.read_text()
+    assert text.startswith("## ")
+    assert summary.read_text() == f"# Earlier\n{text}"
+    assert main([*arguments[:4], "--pr", str(tmp_path / "no" / "file")]) == 2
+    assert "--pr: " in capsys.readouterr().err
+
+
+def test_rows_say_which_line_they_are_of(tmp_path: Path):
+    assert main(["report", str(DEMO), "--out", str(tmp_path)]) == 0
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = DEMO.read_text().splitlines()
+    for row in rows:
+        path, _, number = row["stored_at"].rpartition(":")
+        assert Path(path) == DEMO
+        stored = json.loads(lines[int(number) - 1])
+        assert stored["point_id"] == row["point_id"]
+        assert stored["kind"] == row["kind"]
 
 
 def test_damaged_lines_are_told_and_the_others_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -291,7 +291,7 @@ def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
         RecordError, match=r"none: cannot be read: No such file or directory; give a run folder"
     ):
         read_records(tmp_path / "none")
-    with pytest.raises(RecordError, match=r"records\.jsonl: cannot be read: No such file or directory"):
+    with pytest.raises(RecordError, match=r"is no run folder, for it holds no records\.jsonl"):
         read_records(tmp_path)
 
 

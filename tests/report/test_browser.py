@@ -54,8 +54,8 @@ def test_charts_are_drawn_without_a_console_message(tmp_path, page):
     document, console = open_page(tmp_path, page)
     assert console == []
     plots = re.findall(r'<div class="plot js-plotly-plot" id="(chart-[a-z]+-\d)"', document)
-    assert len(plots) == 9
-    assert document.count('class="main-svg"') >= 9
+    assert len(plots) == 11
+    assert document.count('class="main-svg"') > 10
     assert document.count('class="point"') > 30
 
 
@@ -88,6 +88,44 @@ def test_tables_sort_by_value(tmp_path, page):
     assert console == []
     # fp32 costs 12.60 GiB where measured; nf4-dq saves 8.41 GiB there.
     assert "<title>true|-12.60 GiB|ascending|8.41 GiB|descending</title>" in document
+
+
+FILTER = """
+const input = document.querySelector(".filter input");
+const region = input.closest("label").nextElementSibling, rows = [...region.querySelectorAll("tbody tr")];
+const shown = () => rows.filter((row) => row.getClientRects().length).length;
+const type = (text) => { input.value = text; input.dispatchEvent(new Event("input")); };
+const seen = [shown()];
+type("nf4-dq measured"); seen.push(shown(), input.parentElement.querySelector("output").textContent);
+type("no such row"); seen.push(shown());
+type(""); seen.push(shown());
+document.title = seen.join("|");
+"""
+
+
+def test_tables_filter_by_words(tmp_path, page):
+    document, console = open_page(tmp_path, with_script(page, FILTER))
+    assert console == []
+    # 3 candidates at 7 ranks planned, and at 2 ranks measured.
+    assert "<title>27|2|2 of 27|0|27</title>" in document
+
+
+REVEAL = """
+addEventListener("load", () => {
+  const link = document.querySelector("figure a[href^='#record-']");
+  link.click();
+  setTimeout(() => {
+    const row = document.getElementById(link.hash.slice(1));
+    document.title = `${row.closest("details").open} ${row.cells[0].textContent === link.hash.slice(8)}`;
+  }, 200);
+});
+"""
+
+
+def test_a_number_of_a_record_leads_to_its_row(tmp_path, page):
+    document, console = open_page(tmp_path, with_script(page, REVEAL))
+    assert console == []
+    assert "<title>true true</title>" in document
 
 
 TOGGLE = """

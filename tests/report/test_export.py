@@ -1,29 +1,29 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 
+import pandas as pd
 import pytest
 
 from qbench.errors import RecordError
 from qbench.report import export
-from qbench.report.export import write_csv, write_report
-from tests.compare.hand_made import make_record
+from qbench.report.export import csv_text, write_csv, write_report
+from tests.compare.hand_made import finding, make_record
 from tests.report.sample_run import sample_run
 
+FILES = ["report.charts.csv", "report.csv", "report.html", "report.md", "report.parquet"]
 
-def test_a_report_is_three_files(tmp_path):
+if not export.can_write_parquet():
+    FILES.remove("report.parquet")
+
+
+def test_a_report_is_a_page_and_what_stands_beside_it(tmp_path):
     paths = write_report(sample_run(), tmp_path / "new" / "folder", "Title")
-    assert {suffix: path.name for suffix, path in paths.items()} == {
-        "html": "report.html",
-        "md": "report.md",
-        "csv": "report.csv",
-    }
-    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == [
-        "report.csv",
-        "report.html",
-        "report.md",
-    ]
+    assert sorted(path.name for path in paths.values()) == FILES
+    assert all(path.name == f"report.{suffix}" for suffix, path in paths.items())
+    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == FILES
     assert paths["html"].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
@@ -36,6 +36,38 @@ def test_csv_has_a_line_for_each_record(tmp_path):
     assert first["r"] == "16"
     assert second["peak_allocated_bytes"] == ""
     assert second["model"] == 'a,"b"\nc'
+
+
+def test_rows_have_the_numbers_that_the_report_names_and_their_place():
+    records = [make_record(), make_record(precision="nf4")]
+    first, second = csv.DictReader(io.StringIO(csv_text(records, ["a/records.jsonl:1", "a/records.jsonl:3"])))
+    assert (first["record"], first["stored_at"]) == ("1", "a/records.jsonl:1")
+    assert (second["record"], second["stored_at"]) == ("2", "a/records.jsonl:3")
+    assert next(csv.DictReader(io.StringIO(csv_text(records))))["stored_at"] == ""
+
+
+def test_a_speed_that_is_not_valid_is_marked():
+    detail = {"validity": [finding("others_on_gpu", "invalid")]}
+    records = [make_record(kind="measurement", detail=detail), make_record(precision="nf4")]
+    first, second = csv.DictReader(io.StringIO(csv_text(records)))
+    assert first["not_valid"] == "step_time_s, tokens_per_s"
+    assert second["not_valid"] == ""
+
+
+@pytest.mark.parametrize("start", list("=+-@\t\r"))
+def test_no_text_becomes_a_formula(start):
+    text = f"{start}1+cmd|' /C calc'!A0"
+    record = make_record(run_id=text, metrics={"peak_allocated_bytes": -5})
+    (row,) = csv.DictReader(io.StringIO(csv_text([record]), newline=""))
+    assert row["run_id"] == "'" + text.replace("\r", " ")
+    assert float(row["peak_allocated_bytes"]) == -5
+
+
+def test_parquet_holds_what_the_csv_does(tmp_path):
+    pytest.importorskip("pyarrow")
+    paths = write_report(sample_run(), tmp_path, "Title")
+    stored, written = pd.read_parquet(paths["parquet"]), export.report_frame(sample_run())
+    pd.testing.assert_frame_equal(stored, written, check_dtype=False)
 
 
 def test_no_records_is_an_error(tmp_path):
@@ -69,7 +101,7 @@ def test_a_report_that_is_there_is_replaced(tmp_path):
     write_report([make_record()], tmp_path, "Old title")
     paths = write_report([make_record()], tmp_path, "New title")
     assert "New title" in paths["md"].read_text()
-    assert len(os.listdir(tmp_path)) == 3
+    assert sorted(os.listdir(tmp_path)) == FILES
 
 
 def test_text_that_utf8_cannot_hold_does_not_stop_the_report(tmp_path):

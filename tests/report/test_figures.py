@@ -26,7 +26,7 @@ def names(found):
 
 def test_every_chart_of_a_full_run(results):
     found = names(charts(results))
-    assert found == ["peak", "rest", "waterfall", "rank", "accuracy", "loss", "timeline"]
+    assert found == ["fits", "peak", "rest", "waterfall", "rank", "frontier", "accuracy", "loss", "timeline"]
 
 
 def test_no_data_no_chart():

@@ -25,7 +25,7 @@ def page():
 class Structure(HTMLParser):
     """Collects the elements of a page, and complains about none that is left open."""
 
-    VOID = ("meta", "link", "br", "img", "hr")
+    VOID = ("meta", "link", "br", "img", "hr", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -53,7 +53,12 @@ def figures_of(page):
 def test_the_page_is_well_formed_and_asks_for_nothing(page):
     elements = Structure(page).elements
     assert not [tag for tag, attrs in elements if "src" in attrs]
-    assert [attrs["href"] for _, attrs in elements if "href" in attrs] == ["data:,", "report.csv"]
+    links = [attrs["href"] for _, attrs in elements if "href" in attrs]
+    assert [link for link in links if not link.startswith("#record-")] == [
+        "data:,",
+        "report.csv",
+        "report.charts.csv",
+    ]
     policy = next(attrs["content"] for _, attrs in elements if attrs.get("http-equiv"))
     assert policy.startswith("default-src 'none';")
 
@@ -84,7 +89,17 @@ def test_sentences_come_before_tables_and_charts(page):
 def test_every_chart_has_a_place(page):
     ids = {attrs["id"] for tag, attrs in Structure(page).elements if attrs.get("class") == "plot"}
     assert ids == set(figures_of(page))
-    assert len(ids) == 9  # seven charts, two of them with two figures
+    assert len(ids) == 11  # nine charts, two of them with two figures
+
+
+def test_each_number_leads_to_its_records(page):
+    elements = Structure(page).elements
+    ids = {attrs["id"] for tag, attrs in elements if tag == "tr" and "id" in attrs}
+    assert ids == {f"record-{number}" for number in range(1, 54)}
+    links = {attrs["href"] for tag, attrs in elements if tag == "a" and attrs["href"].startswith("#record-")}
+    # A range of the processes of one point leads to its first.
+    assert len(links) > 28
+    assert {link[1:] for link in links} <= ids
 
 
 def test_text_of_records_is_escaped_everywhere():

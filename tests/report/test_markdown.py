@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from qbench.report.markdown import MOST_ROWS, escaped, render_markdown, table_text
+import re
+
+from qbench.report.content import gather_content
+from qbench.report.markdown import MOST_ROWS, comment_text, escaped, render_markdown, table_text
 from qbench.report.tables import Column, Table
 from tests.compare.hand_made import make_record
 from tests.report.sample_run import sample_run
@@ -11,10 +14,13 @@ def test_sentences_then_the_table_then_folded_details():
     lines = text.splitlines()
     assert lines[0] == "## A title"
     assert lines[2].startswith(
+        "**On RTX 4090 QLoRA (nf4-dq) trains Llama-2-7b-hf at rank 256 where bf16 LoRA"
+    )
+    assert lines[4].startswith(
         "- QLoRA (nf4) of Llama-2-7b-hf needs 6.69 GiB where bf16 LoRA needs 14.82 GiB: 55 % less"
     )
     assert text.index("| r | Candidate |") < text.index("<details>")
-    assert text.count("<details>") == text.count("</details>") == 6
+    assert text.count("<details>") == text.count("</details>") == 7
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
 
@@ -47,6 +53,29 @@ def test_it_fits_a_comment():
     text = render_markdown(records, "large")
     assert len(text) < 65_536
     assert f"The first {MOST_ROWS} of 500 rows are shown" in text
+
+
+def test_the_form_for_a_pull_request_keeps_to_its_limit_and_says_what_is_missing():
+    content = gather_content(sample_run())
+    whole = comment_text(content, "t")
+    assert whole.count("<details>") == 7
+    assert "left out" not in whole
+    for limit in (2_000, 5_000, 9_000):
+        text = comment_text(content, "t", limit)
+        assert len(text.encode()) <= limit
+        assert re.search(r"\d sections? (is|are) too long for this place and left out", text)
+        assert text.startswith("## t\n\n**On RTX 4090")
+        assert text.endswith(whole.splitlines()[-1] + "\n")
+        assert text.count("<details>") == text.count("</details>")
+
+
+def test_hostile_names_neither_break_the_limit_nor_become_markup():
+    evil = "</details><script>alert(1)</script>|`_x_`\u202e" + "A" * 10_000
+    records = [make_record(model=evil, precision=p, r=r) for r in range(1, 30) for p in ("bf16", "nf4")]
+    text = comment_text(gather_content(records), evil[:80])
+    assert len(text) <= 65_536
+    assert "<script>" not in text
+    assert text.count("<details>") == text.count("</details>")
 
 
 def test_a_warning_stands_out():

@@ -5,6 +5,7 @@ import pytest
 from qbench.compare.methods import near_pairs, pair_methods
 from qbench.compare.results import gather
 from qbench.report import tables
+from qbench.report.fits import fits_table
 from qbench.units import GIB
 from tests.compare.hand_made import ENVIRONMENT, finding, make_record
 from tests.report.rows import texts
@@ -45,7 +46,7 @@ def test_comparison():
     assert texts(table) == [
         {
             "Candidate": "QLoRA nf4",
-            "Basis": "planned for cuda",
+            "Basis, cuda": "planned",
             "Peak, baseline": "10.00 GiB",
             "Peak, candidate": "4.00 GiB",
             "Saved": "6.00 GiB",
@@ -133,7 +134,7 @@ def test_points_name_the_machine_where_there_are_several():
     ],
 )
 def test_what_fits(fits):
-    rows = texts(tables.fits_table(gather([make_record(detail={"fits": fits})])))
+    rows = texts(fits_table(gather([make_record(detail={"fits": fits})])))
     assert rows == [
         {"Precision": "bf16", "GPU": "L4", "Fits": "no"},
         {"Precision": "bf16", "GPU": "A100", "Fits": "yes"},
@@ -142,12 +143,12 @@ def test_what_fits(fits):
 
 def test_bytes_of_a_fit_are_formatted():
     fits = [{"gpu": "L4", "fits": True, "free_bytes": GIB}]
-    (row,) = texts(tables.fits_table(gather([make_record(detail={"fits": fits})])))
+    (row,) = texts(fits_table(gather([make_record(detail={"fits": fits})])))
     assert row["Free"] == "1.00 GiB"
 
 
 def test_tables_without_data_are_none():
-    assert tables.fits_table(gather([make_record()])) is None
+    assert fits_table(gather([make_record()])) is None
     assert tables.comparison_table([]) is None
     assert tables.points_table([]) is None
 

@@ -1,0 +1,212 @@
+"""What fits where: plans held against cards, as a table and as a map of model, precision and GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from qbench.compare.capacity import fits_of
+from qbench.compare.headline import short_model
+from qbench.compare.results import Result
+from qbench.report.selection import Group, alike, by_precision, conditions, widest
+from qbench.report.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
+from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text
+from qbench.units import GIB
+
+MOST_CARDS = 12
+"""Cards that a map shows; the table has all."""
+
+MOST_MODELS = 30
+CELL_HEIGHT = 36
+TIGHT = 0.1
+"""Share of a card's memory below which what is left is called tight."""
+
+# Pale enough that the page's ink is read on them, on white and on near-black.
+SHADES = ("rgba(213,94,0,0.42)", "rgba(230,159,0,0.30)", "rgba(44,127,184,0.38)")
+"""Does not fit, fits tightly, fits."""
+
+
+def fits_table(results: Sequence[Result], numbers: Numbers | None = None) -> Table | None:
+    """Return one row for each plan and GPU that it was held against (detail.fits)."""
+    asked = [(result, fit) for result in results for fit in fits_of(result)]
+    draft = Draft()
+    add_settings(draft, [result for result, _ in asked])
+    draft.add("Precision", [result.point.precision for result, _ in asked])
+    for key in dict.fromkeys(key for _, fit in asked for key in fit):
+        draft.add(_title(key), [_plain(fit.get(key)) for _, fit in asked], _unit(key))
+    draft.add("Records", [numbers_text([result], numbers or {}) for result, _ in asked], RECORDS)
+    return draft.table()
+
+
+def _title(key: str) -> str:
+    named = {"gpu": "GPU", "fits": "Fits", "usd_per_hour": "USD an hour", "step_time_s": "Step time"}
+    return named.get(key) or key.removesuffix("_bytes").removesuffix("_per_s").replace("_", " ").capitalize()
+
+
+def _unit(key: str) -> str:
+    units = {"step_time_s": "s", "tokens_per_s": "tokens/s", "usd_per_mtok": "USD/Mtok"}
+    return "bytes" if key.endswith("_bytes") else units.get(key, "")
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell; what is no plain value, as a list of caveats, becomes text."""
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def what_fits(results: Sequence[Result]) -> Chart | None:
+    """Return a map of what each card holds: by precision, and by model where there are several."""
+    asked = [result for result in results if result.kind == "plan" and fits_of(result)]
+    group = by_precision(widest(alike(asked, "precision", "model"), _cells))
+    if not group:
+        return None
+    models = list(dict.fromkeys(result.point.model for result in group))
+    cards = _cards(group)
+    if len(models) == 1:
+        told = any(fit.get("headroom_bytes") is not None for result in group for fit in fits_of(result))
+        rows = [(card, card, models[0]) for card in cards]
+        figures = [_map(group, rows, "GiB left" if told else "Precision")]
+    else:
+        named = [(short_model(model), model) for model in models[:MOST_MODELS]]
+        figures = [
+            _map(group, [(name, card, model) for name, model in named], f"GiB left on {card}")
+            for card in cards
+        ]
+    drawn = [result for result in group if result.point.model in models[:MOST_MODELS]]
+    free = ("precision", *(["model"] if len(models) > 1 else []))
+    return Chart(
+        name="fits",
+        title="What fits where",
+        caption=f"{conditions(drawn, *free)} A negative number is what the card is short of; "
+        f"orange does not fit, yellow leaves less than {TIGHT:.0%}.",
+        figures=tuple(figures),
+        results=tuple(drawn),
+    )
+
+
+def _cells(group: Group) -> int:
+    return sum(len(fits_of(result)) for result in group)
+
+
+def how_far(results: Sequence[Result]) -> Chart | None:
+    """Return a map of the longest sequence that each card holds, by precision; None unless it varies."""
+    asked = [result for result in results if result.kind == "plan" and fits_of(result)]
+    group = by_precision(widest(alike(asked, "precision", "seq_len"), _lengths))
+    if _lengths(group) < 2:
+        return None
+    cards, columns = _cards(group), list(dict.fromkeys(result.point.precision for result in group))
+    longest: dict[tuple[str, str], int] = {}
+    for result in group:
+        for fit in fits_of(result):
+            cell = (fit["gpu"], result.point.precision)
+            held = result.point.train.seq_len if fit.get("fits") else 0
+            longest[cell] = max(longest.get(cell, 0), held)
+    most = max(result.point.train.seq_len for result in group)
+    cells = [[longest.get((card, column)) for column in columns] for card in cards]
+    figure = _figure(cards, columns, "Longest sequence that fits, tokens")
+    figure.add_heatmap(
+        z=[
+            [None if held is None else 0 if not held else 2 if held == most else 1 for held in row]
+            for row in cells
+        ],
+        text=[["" if held is None else f"{held:,}" if held else "none" for held in row] for row in cells],
+        hovertemplate="%{x} on %{y}: %{text}<extra></extra>",
+        **_look(cards, columns),
+    )
+    return Chart(
+        name="reach",
+        title="How long a sequence each card holds",
+        caption=f"{conditions(group, 'precision', 'seq_len')} The longest planned is {most:,} tokens; "
+        "yellow stops before it, orange holds none of the lengths planned.",
+        figures=(figure,),
+        results=tuple(group),
+    )
+
+
+def _lengths(group: Group) -> int:
+    return len({result.point.train.seq_len for result in group})
+
+
+def _cards(group: Group) -> list[str]:
+    """Return the cards that were asked about, smallest first, cut to MOST_CARDS."""
+    sizes: dict[str, float] = {}
+    for result in group:
+        for fit in fits_of(result):
+            sizes.setdefault(fit["gpu"], fit.get("memory_bytes") or 0)
+    return sorted(sizes, key=lambda card: sizes[card])[:MOST_CARDS]
+
+
+def _map(group: Group, rows: Sequence[tuple[str, str, str]], x_title: str) -> go.Figure:
+    """Return one map; `rows` are (label, card, model), columns are precisions."""
+    columns = list(dict.fromkeys(result.point.precision for result in group))
+    held = {
+        (result.point.model, result.point.precision, fit["gpu"]): fit
+        for result in group
+        for fit in fits_of(result)
+    }
+    cells = [[held.get((model, column, card)) for column in columns] for _, card, model in rows]
+    labels = [label for label, _, _ in rows]
+    figure = _figure(labels, columns, x_title)
+    figure.add_heatmap(
+        z=[[_shade(fit) for fit in row] for row in cells],
+        text=[[_text(fit) for fit in row] for row in cells],
+        customdata=[[_hover(fit) for fit in row] for row in cells],
+        hovertemplate="%{x}: %{customdata}<extra></extra>",
+        **_look(labels, columns),
+    )
+    return figure
+
+
+def _figure(labels: Sequence[str], columns: Sequence[str], x_title: str) -> go.Figure:
+    figure = new_figure(x_title=safe(x_title), height=FRAME_HEIGHT + CELL_HEIGHT * len(labels))
+    figure.update_xaxes(side="top", showgrid=False, type="category", tickangle=0)
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=[wrapped(label) for label in labels],
+        autorange="reversed",
+        showgrid=False,
+        zeroline=False,
+    )
+    return figure
+
+
+def _look(labels: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    return {
+        "x": list(columns),
+        "y": list(range(len(labels))),
+        "texttemplate": "%{text}",
+        "zmin": -0.5,
+        "zmax": 2.5,
+        "colorscale": [(edge / 3, SHADES[shade]) for shade in range(3) for edge in (shade, shade + 1)],
+        "showscale": False,
+        "showlegend": False,
+        "xgap": 3,
+        "ygap": 3,
+    }
+
+
+def _shade(fit: dict[str, Any] | None) -> int | None:
+    if fit is None:
+        return None
+    room, memory = fit.get("headroom_bytes"), fit.get("memory_bytes")
+    if not fit.get("fits"):
+        return 0
+    return 1 if room is not None and memory and room < TIGHT * memory else 2
+
+
+def _text(fit: dict[str, Any] | None) -> str:
+    """Return the GiB left on a card; a yes or no where the plan says no more."""
+    if fit is None:
+        return ""
+    room, fits = fit.get("headroom_bytes"), fit.get("fits")
+    if room is None:
+        return "fits" if fits else "no"
+    # A plan can fail with room to spare, in fragments or while loading.
+    return f"{room / GIB:.1f}" if fits or room < 0 else "no"
+
+
+def _hover(fit: dict[str, Any] | None) -> str:
+    if fit is None:
+        return "not planned"
+    return safe(fit.get("verdict") or ("fits" if fit.get("fits") else "does not fit"))

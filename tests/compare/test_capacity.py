@@ -1,0 +1,121 @@
+"""How far QLoRA and LoRA get on a card, in sentences of hand-made plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qbench.compare.capacity import capacity_sentences
+from qbench.compare.results import gather
+from qbench.records.record import Record
+from tests.compare.hand_made import make_record
+
+GIB = 1 << 30
+CARD = {"gpu": "RTX 4090", "memory_bytes": 23 * GIB + GIB // 2}
+
+
+def plan(precision: str, fits: bool, speed: float | None = None, **settings: Any) -> Record:
+    fit = {**CARD, "fits": fits, "headroom_bytes": GIB if fits else -GIB, "tokens_per_s": speed}
+    return make_record(precision=precision, detail={"fits": [fit]}, **settings)
+
+
+def lengths(precision: str, longest: int, speed: float | None = None) -> list[Record]:
+    """Return plans of 1,024 to 8,192 tokens, of which those up to `longest` fit."""
+    return [plan(precision, n <= longest, speed, seq_len=n) for n in (1024, 2048, 4096, 8192)]
+
+
+def said(*records: list[Record]) -> list[str]:
+    return capacity_sentences(gather([record for listed in records for record in listed]))
+
+
+def test_how_far_each_gets_and_what_it_costs():
+    # 760 of 1,000 tokens per second: 24 % of the speed.
+    (sentence,) = said(lengths("bf16", 1024, 1000), lengths("nf4-dq", 8192, 760))
+    assert sentence == (
+        "On RTX 4090 (23.5 GiB) QLoRA (nf4-dq) trains Llama-2-7b-hf at 8,192 tokens where bf16 LoRA stops at "
+        "1,024 tokens (planned; rank 16, batch 1, checkpointing). QLoRA costs 24 % of the speed at 1,024 "
+        "tokens."
+    )
+
+
+def test_a_side_that_never_fits_is_said_to():
+    (sentence,) = said(lengths("bf16", 0), lengths("nf4", 2048))
+    assert (
+        "QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where bf16 LoRA does not fit at any of the 4"
+        in sentence
+    )
+    assert "speed" not in sentence
+
+
+def test_qlora_being_worse_is_said_the_other_way_round():
+    (sentence,) = said(lengths("bf16", 4096, 500), lengths("nf4-dq", 2048, 600))
+    assert (
+        "bf16 LoRA trains Llama-2-7b-hf at 4,096 tokens where QLoRA (nf4-dq) stops at 2,048 tokens"
+        in sentence
+    )
+    assert sentence.endswith("QLoRA is 20 % faster at 2,048 tokens.")
+
+
+@pytest.mark.parametrize(("longest", "more"), [(8192, ", the most that was planned"), (4096, "")])
+def test_a_tie(longest: int, more: str):
+    (sentence,) = said(lengths("bf16", longest, 1000), lengths("nf4-dq", longest, 995))
+    assert f"both QLoRA (nf4-dq) and bf16 LoRA train Llama-2-7b-hf at {longest:,} tokens{more} (" in sentence
+    assert sentence.endswith("QLoRA trains at the same speed.")
+
+
+def test_when_neither_fits():
+    assert said(lengths("bf16", 0), lengths("nf4-dq", 0)) == [
+        "Neither QLoRA (nf4-dq) nor bf16 LoRA of Llama-2-7b-hf fits on RTX 4090 (23.5 GiB) at any of the 4 "
+        "settings planned."
+    ]
+
+
+@pytest.mark.parametrize("only", ["bf16", "nf4-dq", "fp32"])
+def test_a_missing_side_says_nothing(only: str):
+    assert said(lengths(only, 2048)) == []
+
+
+def test_plans_that_were_held_against_no_card_say_nothing():
+    assert said([make_record(precision="bf16"), make_record(precision="nf4")]) == []
+
+
+def test_a_single_point_needs_no_length():
+    (sentence,) = said([plan("bf16", False)], [plan("nf4-dq", True)])
+    assert "QLoRA (nf4-dq) trains Llama-2-7b-hf where bf16 LoRA does not fit (planned; rank 16" in sentence
+    (sentence,) = said([plan("bf16", True)], [plan("nf4-dq", True)])
+    assert "both QLoRA (nf4-dq) and bf16 LoRA train Llama-2-7b-hf (planned" in sentence
+
+
+def test_the_rank_is_named_where_it_varies():
+    bf16 = [plan("bf16", r <= 16, r=r) for r in (16, 64)]
+    nf4 = [plan("nf4", True, r=r) for r in (16, 64)]
+    (sentence,) = said(bf16, nf4)
+    assert "at rank 64 where bf16 LoRA stops at rank 16 (planned; batch 1" in sentence
+
+
+def test_the_card_on_which_they_differ_is_told():
+    def held(precision: str, fits_small: bool) -> Record:
+        fits = [
+            {"gpu": "T4", "memory_bytes": 15 * GIB, "fits": False},
+            {"gpu": "L4", "memory_bytes": 22 * GIB, "fits": fits_small},
+            {"gpu": "A100", "memory_bytes": 79 * GIB, "fits": True},
+        ]
+        return make_record(precision=precision, detail={"fits": fits})
+
+    (sentence,) = said([held("bf16", False), held("nf4", True)])
+    assert sentence.startswith("On L4 (22.0 GiB) QLoRA (nf4) trains")
+    (sentence,) = said([held("bf16", True), held("nf4", True)])
+    assert sentence.startswith("Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on T4 (15.0 GiB).")
+
+
+def test_each_model_has_a_sentence():
+    records = [plan(p, p == "nf4", model=m) for m in ("org/a", "org/b") for p in ("bf16", "nf4")]
+    assert [sentence.split("trains ")[1].split()[0] for sentence in said(records)] == ["a", "b"]
+
+
+def test_a_fit_that_is_a_bare_yes_or_no():
+    bf16 = make_record(precision="bf16", detail={"fits": {"RTX 4090": False}})
+    nf4 = make_record(precision="nf4", detail={"fits": {"RTX 4090": True}})
+    (sentence,) = said([bf16, nf4])
+    assert sentence.startswith("On RTX 4090 QLoRA (nf4) trains Llama-2-7b-hf where bf16 LoRA does not fit")
