@@ -35,6 +35,8 @@ def accept_command(
 
     if not reason.strip():
         raise QbenchError("--reason: given nothing; say in a sentence why the numbers may change")
+    if to.is_dir():
+        raise QbenchError(f"--to: {to} is a folder; name a file in it, such as {to / 'plan.jsonl'}")
     if to.suffix != ".jsonl":
         raise QbenchError(f"--to: given {to}; a baseline is a .jsonl file, such as baselines/a100.jsonl")
     before = read_records(to) if to.exists() else []

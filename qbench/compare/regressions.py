@@ -21,6 +21,9 @@ from qbench.scenario.schema import Point
 
 FAILING: tuple[Verdict, ...] = ("worse", "changed", "missing")
 
+FAILING_STRICTLY: tuple[Verdict, ...] = (*FAILING, "ambiguous", "new")
+"""What a strict check fails on: also what was not decided, and what no baseline holds."""
+
 LATER_THAN_BASELINE = ("versions.", "qbench", "code_id", "python", "git_commit")
 """Facts of the environment that may differ; they are told, since they may be why a number moved."""
 
@@ -55,6 +58,10 @@ class Finding:
         """Say whether it fails the check."""
         return self.gated and self.verdict in FAILING
 
+    def fails_if(self, strict: bool) -> bool:
+        """Say whether it fails a check that is strict or not."""
+        return self.gated and self.verdict in (FAILING_STRICTLY if strict else FAILING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
@@ -65,6 +72,8 @@ class Check:
     """What may differ and does: name to baseline's and run's value, of the last point that shows it."""
     left_out: tuple[str, ...] = ()
     """What of the baseline was not looked at, and why."""
+    idle_tolerances: tuple[str, ...] = ()
+    """Metrics that a tolerance was given for and that no compared point has."""
 
     @property
     def verdicts(self) -> Counter[Verdict]:
@@ -80,14 +89,13 @@ class Check:
     def exit_code(self, strict: bool = False) -> int:
         """Return 1 when a point regressed, 2 when one could not be compared, else 0.
 
-        `strict` also fails on what is ambiguous and on what was left out.
+        `strict` also fails on what is ambiguous, what the baseline does not hold, and what was left out.
         """
-        verdicts = self.verdicts
         if any(finding.fails for finding in self.findings):
             return 1
-        if verdicts["not comparable"]:
+        if self.verdicts["not comparable"]:
             return 2
-        return 1 if strict and (verdicts["ambiguous"] or self.left_out) else 0
+        return int(strict and (bool(self.left_out) or any(f.fails_if(strict) for f in self.findings)))
 
 
 def check(
@@ -111,7 +119,12 @@ def check(
     for key in dict.fromkeys((*before, *now)):
         if key[0] in kinds:
             checker.compare_point(before.get(key, ()), now.get(key, ()))
-    return Check(findings=tuple(checker.findings), differs=checker.differs, left_out=_left_out(before, kinds))
+    return Check(
+        findings=tuple(checker.findings),
+        differs=checker.differs,
+        left_out=_left_out(before, kinds),
+        idle_tolerances=tuple(name for name in checker.tolerances if name not in checker.used),
+    )
 
 
 _Key = tuple[Kind, Point]
@@ -137,6 +150,8 @@ class _Checker:
     """Gathers findings point by point."""
 
     tolerances: Mapping[str, Tolerance]
+    used: set[str] = field(default_factory=set)
+    """Names of tolerances that met a value."""
     findings: list[Finding] = field(default_factory=list)
     differs: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -169,7 +184,7 @@ class _Checker:
     def _compare_reading(self, result: Result, was: Reading | None, has: Reading | None) -> None:
         either = has or was
         assert either is not None
-        tolerance = self.tolerances.get(either.name) or self.tolerances.get(either.name.partition(".")[0])
+        tolerance = self._tolerance(either.name)
         if has is None and result.is_void(either.name):
             found = Judgement(verdict="ambiguous", note="measured, but not valid; see the report")
         elif was is None or has is None:
@@ -187,6 +202,12 @@ class _Checker:
             note=found.note,
             smallest_visible=found.smallest_visible,
         )
+
+    def _tolerance(self, metric: str) -> Tolerance | None:
+        """Return the tolerance of a metric; that of the breakdown holds for each of its categories."""
+        names = [name for name in (metric, metric.partition(".")[0]) if name in self.tolerances]
+        self.used.update(names)
+        return self.tolerances[names[0]] if names else None
 
     def _add(
         self,
@@ -292,9 +313,6 @@ def _later(before: Result, now: Result) -> dict[str, tuple[str, str]]:
         return {}
     ours = environment_facts(before.records[-1].environment)
     theirs = environment_facts(now.records[-1].environment)
-    names = [name for name in {**ours, **theirs} if name.startswith(LATER_THAN_BASELINE)]
-    return {
-        name: (str(ours.get(name, "unknown")), str(theirs.get(name, "unknown")))
-        for name in names
-        if ours.get(name) != theirs.get(name)
-    }
+    # A baseline file keeps no commit, for one; what one side does not know is no difference.
+    names = [name for name in ours if name in theirs and name.startswith(LATER_THAN_BASELINE)]
+    return {name: (str(ours[name]), str(theirs[name])) for name in names if ours[name] != theirs[name]}

@@ -42,6 +42,7 @@ def test_accept_then_check_then_accept_what_changed(tmp_path: Path, capsys: pyte
     ("options", "words"),
     [
         (["--to", "b.jsonl", "--reason", " "], "--reason: given nothing"),
+        (["--to", "/proc", "--reason", "why"], "--to: /proc is a folder; name a file in it, such as /proc/"),
         (["--to", "b.txt", "--reason", "why"], "a baseline is a .jsonl file"),
         (["--to", "/proc/no/b.jsonl", "--reason", "why"], "cannot be written"),
         (["--to", "b.jsonl"], "Missing option '--reason'"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qbench.cli.main import main
-from qbench.records.record import Record
+from qbench.records.record import UPGRADES, Record
 from qbench.records.store import encoded
 from tests.compare.hand_made import ENVIRONMENT, make_record
 from tests.compare.test_regressions import STEADY, processes
@@ -113,6 +113,9 @@ def test_a_summary_is_appended_as_markdown(tmp_path: Path, baseline: str):
         (["--tolerance", "static_bytes=-1%"], ["given '-1%'"]),
         (["--tolerance", "static_bytes=nan%"], ["given 'nan%'"]),
         (["--summary", "/proc/no/summary.md"], ["--summary", "cannot be written"]),
+        (["--junit", "/proc/no/junit.xml"], ["--junit", "cannot be written"]),
+        (["--sarif", "/proc/no/log.sarif"], ["--sarif", "cannot be written"]),
+        (["--annotations", "gitlab"], ["--annotations", "github"]),
     ],
 )
 def test_bad_options(
@@ -123,6 +126,43 @@ def test_bad_options(
     (line,) = captured.err.splitlines()
     assert captured.out == ""
     assert all(word in line for word in words), line
+
+
+def test_an_idle_tolerance_is_a_line_of_the_result(baseline: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", baseline, "--baseline", baseline, "--tolerance", "device_bytes=1%"]) == 0
+    assert "--tolerance device_bytes: no point has a value of it." in capsys.readouterr().out
+
+
+def test_a_new_point_fails_when_strict(tmp_path: Path):
+    before = written(tmp_path / "before.jsonl", [make_record(r=8)])
+    now = written(tmp_path / "now.jsonl", [make_record(r=8), make_record(r=16)])
+    assert main(["check", now, "--baseline", before]) == 0
+    assert main(["check", now, "--baseline", before, "--strict"]) == 1
+
+
+def test_files_and_marks_for_ci(
+    tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
+    files = ["--junit", "j.xml", "--sarif", "s.sarif", "--annotations", "github"]
+    assert main(["check", run, "--baseline", baseline, *files]) == 1
+    marks = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    # The last of the baseline's three processes is on line 3.
+    assert marks[0].startswith("::error file=before.jsonl,line=3,title=qbench%3A Llama-2-7b-hf bf16")
+    assert 'failures="1"' in (tmp_path / "j.xml").read_text()
+    (log,) = json.loads((tmp_path / "s.sarif").read_text())["runs"]
+    assert len(log["results"]) == len(marks) == 2
+    place = log["results"][0]["locations"][0]["physicalLocation"]
+    assert place == {"artifactLocation": {"uri": "before.jsonl"}, "region": {"startLine": 3}}
+
+
+def test_marks_leave_stdout_to_the_json(tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]):
+    run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
+    assert main(["check", run, "--baseline", baseline, "--json", "--annotations", "github"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["exit_code"] == 1
+    assert captured.err.startswith("::error file=")
 
 
 def changed(line: bytes, **values: Any) -> bytes:
@@ -147,6 +187,24 @@ def test_a_bad_baseline(
     assert main(["check", baseline, "--baseline", str(bad)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_a_baseline_of_an_older_schema_is_upgraded(
+    tmp_path: Path, baseline: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(UPGRADES, 0, lambda values: values | {"kind": values["kind"].lower()})
+    older = [changed(encoded(r), schema_version=0, kind="MEASUREMENT") for r in processes(*STEADY)]
+    (tmp_path / "older.jsonl").write_bytes(b"".join(older))
+    assert main(["check", baseline, "--baseline", str(tmp_path / "older.jsonl")]) == 0
+
+
+def test_a_folder_that_is_no_run_says_what_may_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", str(tmp_path), "--baseline", str(tmp_path)]) == 2
+    assert "is no run folder, for it holds no records.jsonl; give a folder" in capsys.readouterr().err
+    (tmp_path / "runs").mkdir()
+    written(tmp_path / "runs" / "records.jsonl", processes(*STEADY))
+    assert main(["check", str(tmp_path), "--baseline", str(tmp_path)]) == 2
+    assert f"did you mean {tmp_path / 'runs'}?" in capsys.readouterr().err
 
 
 def test_ten_thousand_records_take_little_time(tmp_path: Path):

@@ -119,12 +119,13 @@ def test_the_report_names_its_files_and_gathers_once(
 
     gathered = []
     original = content.gather_content
-    monkeypatch.setattr(content, "gather_content", lambda records: gathered.append(1) or original(records))
+    monkeypatch.setattr(content, "gather_content", lambda *given: gathered.append(1) or original(*given))
     assert main(["report", str(folder / "run"), "--out", str(folder / "report")]) == 0
     out = capsys.readouterr().out
     assert "QLoRA (nf4-dq)" in out
     assert out.splitlines()[-1] == f"report: {folder / 'report' / 'report.html'}"
-    assert {path.name for path in (folder / "report").iterdir()} == {"report.html", "report.md", "report.csv"}
+    names = {path.name for path in (folder / "report").iterdir()}
+    assert names - {"report.parquet"} == {"report.html", "report.md", "report.csv", "report.charts.csv"}
     assert gathered == [1]
 
 

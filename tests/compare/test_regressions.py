@@ -86,13 +86,19 @@ CASES: dict[str, tuple[list[Record], list[Record], str, str, int]] = {
         processes(*STEADY, metrics={"breakdown_bytes": {"weights": 6 * GIB, "activations": 1.06 * GIB}}),
         "breakdown_bytes.activations", "same", 0,
     ),
-    "unequal counts of processes": (processes(*STEADY), processes(1.0, 1.0), "step_time_s", "same", 0),
-    "unequal counts, slower": (processes(*STEADY), processes(1.1, 1.1), "step_time_s", "worse", 1),
+    "unequal counts of processes": (processes(*STEADY), processes(*[1.0] * 4), "step_time_s", "same", 0),
+    "unequal counts, slower": (processes(*STEADY), processes(*[1.1] * 4), "step_time_s", "worse", 1),
     "one process a side": (processes(1.0), processes(1.3), "step_time_s", "ambiguous", 0),
-    "one process against three": (processes(*STEADY), processes(1.3), "step_time_s", "worse", 1),
+    "one process against three": (processes(*STEADY), processes(1.3), "step_time_s", "ambiguous", 0),
+    "two processes a side": (processes(1.0, 1.0), processes(1.3, 1.3), "step_time_s", "ambiguous", 0),
+    "processes that agree although their steps do not": (
+        processes(*STEADY),
+        processes(*STEADY, metrics={"step_time_s": [0.9, 1.0, 1.1, 1.2, 1.3]}),
+        "step_time_s", "ambiguous", 0,
+    ),
     "faster": (processes(*STEADY), processes(0.8, 0.8, 0.81), "step_time_s", "better", 0),
     "fewer tokens a second": (processes(*STEADY), processes(1.2, 1.2, 1.21), "tokens_per_s", "worse", 1),
-    "times without any variance": (processes(1.0, 1.0), processes(1.0, 1.0), "step_time_s", "same", 0),
+    "times without any variance": (processes(*[1.0] * 3), processes(*[1.0] * 3), "step_time_s", "same", 0),
     "slower by less than the minimum effect": (
         processes(*STEADY), processes(1.01, 1.011, 1.009), "step_time_s", "same", 0,
     ),
@@ -179,7 +185,7 @@ def test_verdict_and_exit_code(name: str) -> None:
     found = check(baseline, run)
     assert verdict_of(found, metric).verdict == verdict
     assert found.exit_code() == code
-    assert found.exit_code(strict=True) == (1 if verdict == "ambiguous" else code)
+    assert found.exit_code(strict=True) == (1 if verdict in ("ambiguous", "new") else code)
 
 
 @pytest.mark.parametrize("sides", [([], processes(1.0)), (processes(1.0), [])])
@@ -193,11 +199,26 @@ def test_another_scenario_is_not_comparable() -> None:
         check([make_record(r=8), make_record(r=32)], [make_record(r=64)])
 
 
-def test_a_point_that_is_gone_fails_and_a_new_one_does_not() -> None:
+def test_a_point_that_is_gone_fails_and_a_new_one_only_when_strict() -> None:
     found = check([make_record(r=8), make_record(r=16)], [make_record(r=16), make_record(r=32)])
     assert [f.verdict for f in found.findings if f.metric == "point"] == ["missing", "new"]
     assert found.exit_code() == 1
-    assert check([make_record(r=16)], [make_record(r=16), make_record(r=32)]).exit_code() == 0
+    more = check([make_record(r=16)], [make_record(r=16), make_record(r=32)])
+    assert (more.exit_code(), more.exit_code(strict=True)) == (0, 1)
+
+
+def test_what_is_shown_only_does_not_fail_for_being_new() -> None:
+    reserved = processes(*STEADY, metrics={"peak_reserved_bytes": 8 * GIB})
+    found = check(processes(*STEADY), reserved)
+    assert verdict_of(found, "peak_reserved_bytes").verdict == "new"
+    assert found.exit_code(strict=True) == 0
+
+
+def test_a_tolerance_that_meets_no_value_is_told() -> None:
+    tolerances = dict.fromkeys(("peak_reserved_bytes", "peak_allocated_bytes", "breakdown_bytes"), NEAR)
+    assert check(processes(*STEADY), processes(*STEADY), tolerances).idle_tolerances == (
+        "peak_reserved_bytes",
+    )
 
 
 def test_what_differs_is_named_with_both_values() -> None:
@@ -279,15 +300,15 @@ def test_a_tolerance_of_the_breakdown_holds_for_each_category() -> None:
 def test_the_smallest_visible_change_is_told() -> None:
     seen = check(processes(1.0, 1.01, 0.99), processes(1.0, 1.01, 0.99)).smallest_visible
     assert seen is not None
-    # Deviation 1 %, four degrees of freedom: 0.01 x (2/3) ** 0.5 x (4.604 + 2.132) = 5.5 %, e ** 0.055 - 1.
-    assert seen == pytest.approx(0.0566, abs=2e-3)
+    # Deviation 1 %, doubled, four degrees: 0.02 x (2/3) ** 0.5 x (4.604 + 2.132) = 11 %, e ** 0.11 - 1.
+    assert seen == pytest.approx(0.1163, abs=4e-3)
     assert check(processes(1.0), processes(1.0)).smallest_visible is None
 
 
 def test_an_ambiguous_speed_says_how_many_processes_would_do() -> None:
-    finding = verdict_of(check(processes(1.0, 1.05, 0.96), processes(1.03, 1.08, 0.99)), "step_time_s")
+    finding = verdict_of(check(processes(1.0, 1.01, 0.99), processes(1.03, 1.04, 1.02)), "step_time_s")
     assert finding.verdict == "ambiguous"
-    assert "processes a side would show 6 %" in finding.note
+    assert "processes a side would show 5 %" in finding.note
 
 
 def test_stale_measurements_of_other_code_do_not_count() -> None:

@@ -1,0 +1,53 @@
+"""`qbench trend`: metrics over many runs, and where their level changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qbench.cli.console import print_json, print_table, print_text
+from qbench.errors import QbenchError, nearest
+
+
+def trend_command(
+    history: Annotated[
+        list[Path], typer.Argument(help="Run folders, .jsonl files, or folders that hold some of them.")
+    ],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric to follow; can be repeated. Default: memory and time.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Show how points changed over runs, and the runs with which a new level began.
+
+    It decides nothing and exits with 0: a step shows only when some runs are behind it. `qbench check` is
+    the gate. Needs Apache Otava: pip install 'qbench[trend]'.
+    """
+    from qbench.compare.trend import DEFAULT_METRICS, FEWEST_RUNS, trend
+    from qbench.records.document import read_history
+    from qbench.report.trend import trend_document, trend_table
+
+    metrics = tuple(dict.fromkeys(map(_metric, metric or DEFAULT_METRICS)))
+    series = trend(read_history(history), metrics)
+    if as_json:
+        print_json({"series": trend_document(series)})
+        return 0
+    if not series:
+        print_text(f"No point has a value of {', '.join(metrics)} in {FEWEST_RUNS} runs or more.")
+        return 0
+    print_table(trend_table(series))
+    steps = sum(len(one.changes) for one in series)
+    print_text(f"{len(series)} series, {steps} changes of level")
+    return 0
+
+
+def _metric(name: str) -> str:
+    from qbench.records.metrics import SCALARS
+
+    if name not in SCALARS:
+        close = nearest(name, SCALARS, count=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(SCALARS)}"
+        raise QbenchError(f"--metric: {name!r} is no metric with one number; {hint}")
+    return name

@@ -1,0 +1,54 @@
+"""`qbench trend` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qbench.cli.main import main
+from qbench.records.store import encoded
+from tests.compare.test_trend import GIB, plans
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    """Return a folder of run folders, and of a file that is no records."""
+    for number, record in enumerate(plans(*[14 * GIB] * 6, *[15 * GIB] * 6)):
+        folder = tmp_path / f"night-{number:02}"
+        folder.mkdir()
+        (folder / "records.jsonl").write_bytes(encoded(record))
+    (tmp_path / "night-00" / "other.jsonl").write_text("{}\n")
+    return tmp_path
+
+
+def test_a_folder_of_runs(history: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("otava", reason="Apache Otava is not installed")
+    assert main(["trend", str(history)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "1 series, 1 changes of level"
+    assert "+7.1 %" in out
+    assert main(["trend", str(history), "--json"]) == 0
+    (series,) = json.loads(capsys.readouterr().out)["series"]
+    assert len(series["samples"]) == 12
+    assert series["changes"][0]["run_id"] == "night-06"
+
+
+def test_too_few_runs_are_said(history: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["trend", str(history / "night-00"), str(history / "night-01")]) == 0
+    assert "in 3 runs or more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metric", "steptime"], "did you mean step_time_s?"),
+        (["nowhere"], "cannot be read"),
+        (["/proc/self/fd"], "holds no run folder and no .jsonl file"),
+    ],
+)
+def test_bad_input(history: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["trend", str(history), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

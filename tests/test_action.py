@@ -1,0 +1,133 @@
+"""The GitHub Action: its steps are run in bash as the YAML says, with installation left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import write_tiny_model
+
+ROOT = Path(__file__).parents[1]
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+SCENARIO = """
+name: ci
+question: Does it still train?
+base: {model: ./model, precision: nf4-dq, train: {seq_len: 16}}
+measure: {warmup_steps: 0, steps: 1, repeats: 1}
+"""
+
+
+class Job:
+    """A folder in which steps run one after another, as GitHub would run them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.summary = folder / "summary.md"
+        self.values: dict[str, str] = {"github.action_path": str(ROOT)}
+
+    def run(self, **inputs: str) -> list[subprocess.CompletedProcess[str]]:
+        """Run the steps until one fails; return what became of each."""
+        defaults = {name: spec.get("default", "") for name, spec in ACTION["inputs"].items()}
+        given = defaults | {"install": "false"} | {name.replace("_", "-"): v for name, v in inputs.items()}
+        self.values |= {f"inputs.{name}": value for name, value in given.items()}
+        ended: list[subprocess.CompletedProcess[str]] = []
+        for step in ACTION["runs"]["steps"]:
+            if self._wanted(step) and not (ended and ended[-1].returncode):
+                ended.append(self._step(step))
+        return ended
+
+    def _wanted(self, step: dict[str, Any]) -> bool:
+        """Return what a step's condition says; those of the action compare inputs with texts."""
+        for term in step.get("if", "").split(" && "):
+            name, operator, value = (
+                re.fullmatch(r"(\S+) (==|!=) '(.*)'", term).groups() if term else ("", "!=", "x")
+            )
+            if (self.values.get(name, "") == value) != (operator == "=="):
+                return False
+        return True
+
+    def _step(self, step: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        outputs = self.folder / "outputs"
+        outputs.write_text("")
+        files = {"GITHUB_OUTPUT": str(outputs), "GITHUB_STEP_SUMMARY": str(self.summary)}
+        env = {name: self.filled(text) for name, text in step["env"].items()}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # https://docs.github.com/actions/reference/workflows-and-actions/workflow-syntax: shell: bash
+        shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+        done = subprocess.run(
+            shell,
+            cwd=self.folder,
+            env=os.environ | files | env | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for line in outputs.read_text().splitlines():
+            name, _, value = line.partition("=")
+            self.values[f"steps.{step['id']}.outputs.{name}"] = value
+        return done
+
+    def filled(self, text: str) -> str:
+        return re.sub(r"\$\{\{ (.+?) \}\}", lambda match: self.values[match.group(1)], text)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    write_tiny_model(tmp_path / "model", "meta-llama/Llama-3.2-1B")
+    (tmp_path / "ci.yaml").write_text(SCENARIO, encoding="utf-8")
+    return Job(tmp_path)
+
+
+def test_a_plan_is_accepted_then_held_and_then_fails(job: Job):
+    (planned,) = job.run(scenario="ci.yaml")
+    assert planned.returncode == 0, planned.stderr
+    result = job.folder / job.filled(ACTION["outputs"]["result"]["value"])
+    document = json.loads(result.read_text())
+    (record,) = document["records"]
+    base = job.folder / "base.jsonl"
+    base.write_text(json.dumps(record) + "\n")
+    planned, checked = job.run(scenario="ci.yaml", baseline="base.jsonl")
+    assert checked.returncode == 0, checked.stderr
+    assert job.summary.read_text().startswith("### qbench check: No regression")
+
+    record["metrics"]["peak_allocated_bytes"] //= 2
+    base.write_text(json.dumps(record) + "\n")
+    planned, checked = job.run(scenario="ci.yaml", baseline="base.jsonl", summary="false")
+    assert checked.returncode == 1
+    assert "::error file=base.jsonl,line=1,title=qbench%3A model nf4-dq" in checked.stdout
+    assert "Failed" not in job.summary.read_text()
+    for output in ("junit", "sarif"):
+        assert (job.folder / job.filled(ACTION["outputs"][output]["value"])).stat().st_size > 0
+    tolerances = "peak_allocated_bytes=200%\n\n"
+    planned, checked = job.run(
+        scenario="ci.yaml", baseline="base.jsonl", tolerances=tolerances, strict="true"
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_an_unknown_mode_is_told(job: Job):
+    (planned,) = job.run(scenario="ci.yaml", mode="measure")
+    assert planned.returncode == 2
+    assert planned.stdout == "::error title=qbench::mode is measure; allowed: plan, run\n"
+
+
+def test_no_value_of_an_input_stands_in_a_script():
+    for step in ACTION["runs"]["steps"]:
+        assert "${{" not in step.get("run", "")
+
+
+@pytest.mark.parametrize("name", ["plan-only", "gpu-runner"])
+def test_examples_name_inputs_that_the_action_has(name: str):
+    text = (ROOT / "examples" / "github" / f"{name}.yml").read_text(encoding="utf-8")
+    (steps,) = [job["steps"] for job in yaml.safe_load(text)["jobs"].values()]
+    (used,) = [step for step in steps if "/qbench@" in step["uses"]]
+    assert set(used["with"]) <= set(ACTION["inputs"])
+    required = {name for name, spec in ACTION["inputs"].items() if spec.get("required")}
+    assert required <= set(used["with"])
