@@ -12,9 +12,10 @@ import pytest
 from qbench.quiet import quiet_libraries
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Tests leave the user's plans alone, and are not helped by them.
-os.environ["QBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="qbench-test-cache-")
-atexit.register(shutil.rmtree, os.environ["QBENCH_CACHE_DIR"], ignore_errors=True)
+# Tests leave the user's plans and calibrations alone, and are not helped by them.
+for name in ("QBENCH_CACHE_DIR", "QBENCH_CONFIG_DIR"):
+    os.environ[name] = tempfile.mkdtemp(prefix="qbench-test-")
+    atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; threads of OpenMP that wait for each other's would spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

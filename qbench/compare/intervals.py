@@ -1,7 +1,12 @@
 """How much slower one set of processes is than another, as an interval, and what the interval could miss.
 
 One value a process. Logarithms are compared, since noise of a machine is a share of the time; both sides
-share one variance, since it is the machine's. So one process against several can be judged too.
+share one variance, since it is the machine's.
+
+The processes of a run follow one another, and a machine that others use, too, is fast for a while and then
+slow for a while: they are more alike than they are like another run, and their mean is less certain than
+their number says. ALIKE makes up for that. And a few of them may agree by chance; on a machine whose steps
+differ, processes do, too, which sets a floor.
 """
 
 from __future__ import annotations
@@ -19,8 +24,18 @@ CONFIDENCE = 0.99
 POWER = 0.95
 """Chance with which the smallest visible change would be seen."""
 
+ALIKE = 2.0
+"""What the error of a run's mean is multiplied with. On the shared 2-core machine of reports/gate, neighbours
+correlate by 0.5, the next ones by 0.4 and 0.2, which makes 1.9 to 2.0 for 3 to 10 processes."""
+
+FLOOR = 2.0
+"""The least deviation of processes, in deviations of the steps of one. On that machine it is 1.8 and more."""
+
 MOST_PROCESSES = 100
 """A side; nobody waits for more."""
+
+LEAST_PROCESSES = 3
+"""A side; two that happen to agree would make any third look like a change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +51,17 @@ class LogRatio:
     """Standard deviation of one process, pooled over both sides."""
     freedom: int
     """Degrees of freedom of the deviation."""
+    confidence: float = CONFIDENCE
 
     def smallest_visible(self, min_effect: float) -> float:
         """Return the smallest change, as a share, that would have been told with a chance of POWER."""
-        return _visible(self.error, self.freedom, min_effect)
+        return visible(self.error, self.freedom, min_effect, self.confidence)
 
 
-def log_ratio(baseline: Sequence[float], run: Sequence[float]) -> LogRatio | None:
+def log_ratio(baseline: Sequence[float], run: Sequence[float], within: float = 0.0) -> LogRatio | None:
     """Return run over baseline with an interval of CONFIDENCE.
 
+    `within` is the deviation of the logarithm of the steps of one process.
     None with one process a side, which says nothing of the noise, or when a value is not above zero.
     """
     freedom = len(baseline) + len(run) - 2
@@ -53,8 +70,8 @@ def log_ratio(baseline: Sequence[float], run: Sequence[float]) -> LogRatio | Non
     before, now = [math.log(value) for value in baseline], [math.log(value) for value in run]
     means = statistics.fmean(before), statistics.fmean(now)
     squares = sum((value - means[0]) ** 2 for value in before) + sum((value - means[1]) ** 2 for value in now)
-    deviation = math.sqrt(squares / freedom)
-    error = deviation * math.sqrt(1 / len(before) + 1 / len(now))
+    deviation = max(math.sqrt(squares / freedom), FLOOR * within)
+    error = ALIKE * deviation * math.sqrt(1 / len(before) + 1 / len(now))
     estimate, reach = means[1] - means[0], t_quantile((1 + CONFIDENCE) / 2, freedom) * error
     return LogRatio(
         estimate=estimate,
@@ -71,17 +88,18 @@ def processes_needed(deviation: float, effect: float, min_effect: float) -> int 
 
     `deviation` is that of the logarithm of one process.
     """
-    counts = range(2, MOST_PROCESSES + 1)
+    counts = range(LEAST_PROCESSES, MOST_PROCESSES + 1)
     index = bisect.bisect_left(
         counts,
         -effect,
-        key=lambda count: -_visible(deviation * math.sqrt(2 / count), 2 * count - 2, min_effect),
+        key=lambda count: -visible(ALIKE * deviation * math.sqrt(2 / count), 2 * count - 2, min_effect),
     )
     return counts[index] if index < len(counts) else None
 
 
-def _visible(error: float, freedom: int, min_effect: float) -> float:
-    threshold = max(t_quantile((1 + CONFIDENCE) / 2, freedom) * error, math.log1p(min_effect))
+def visible(error: float, freedom: int, min_effect: float, confidence: float = CONFIDENCE) -> float:
+    """Return the smallest change, as a share, that an interval with a standard error tells by POWER."""
+    threshold = max(t_quantile((1 + confidence) / 2, freedom) * error, math.log1p(min_effect))
     exponent = threshold + t_quantile(POWER, freedom) * error
     return math.expm1(exponent) if exponent < 700 else math.inf
 

@@ -14,8 +14,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-from qbench.compare.intervals import log_ratio, processes_needed
+from qbench.compare.intervals import LEAST_PROCESSES, LogRatio, log_ratio, processes_needed
 from qbench.compare.readings import Reading
+from qbench.records.metrics import Better
 from qbench.units import MIB
 
 Verdict = Literal["same", "better", "worse", "changed", "ambiguous", "new", "missing", "not comparable"]
@@ -80,36 +81,54 @@ def _judge_nearly(baseline: Reading, run: Reading, tolerance: Tolerance) -> Judg
     if -allowed <= lowest and highest <= allowed:
         return Judgement(verdict="same")
     if lowest > allowed or highest < -allowed:
-        return Judgement(verdict=_directed(lowest > allowed, run))
+        return Judgement(verdict=_directed(lowest > allowed, run.better))
     return Judgement(verdict="ambiguous", note="the processes differ by more than the tolerance")
 
 
 def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgement:
     before, now = _numbers(baseline), _numbers(run)
-    ratio = log_ratio(before, now)
-    if ratio is None:
-        return Judgement(verdict="ambiguous", note="one process a side shows no noise; measure 3 or more")
-    effect = math.log1p(min_effect)
+    ratio = log_ratio(before, now, max(baseline.within, run.within))
+    if ratio is None or min(len(before), len(now)) < LEAST_PROCESSES:
+        note = (
+            f"fewer than {LEAST_PROCESSES} processes a side show no noise; measure {LEAST_PROCESSES} or more"
+        )
+        return Judgement(verdict="ambiguous", note=note)
     visible = ratio.smallest_visible(min_effect)
-    if abs(ratio.estimate) >= effect and (ratio.low > 0 or ratio.high < 0):
-        return Judgement(verdict=_directed(ratio.estimate > 0, run), smallest_visible=visible)
-    if -effect <= ratio.low and ratio.high <= effect:
-        return Judgement(verdict="same", smallest_visible=visible)
-    wanted = max(WANTED_EFFECT, 2 * min_effect)
+    verdict = verdict_of(ratio, min_effect, run.better)
+    if verdict != "ambiguous":
+        return Judgement(verdict=verdict, smallest_visible=visible)
+    wanted = wanted_effect(min_effect)
     needed = processes_needed(ratio.deviation, wanted, min_effect)
     count = f"{needed} processes" if needed else "no affordable number of processes"
     return Judgement(
         verdict="ambiguous",
-        note=f"{100 * math.expm1(ratio.low):+.1f} to {100 * math.expm1(ratio.high):+.1f} %; "
-        f"{count} a side would show {100 * wanted:.0f} %",
+        note=f"{range_text(ratio)}; {count} a side would show {100 * wanted:.0f} %",
         smallest_visible=visible,
     )
 
 
-def _directed(grew: bool, run: Reading) -> Verdict:
-    if run.better == "neither":
+def verdict_of(ratio: LogRatio, min_effect: float, better: Better) -> Verdict:
+    """Return what an interval says: a change, none within the minimum effect (a share), or ambiguous."""
+    effect = math.log1p(min_effect)
+    if abs(ratio.estimate) >= effect and (ratio.low > 0 or ratio.high < 0):
+        return _directed(ratio.estimate > 0, better)
+    return "same" if -effect <= ratio.low and ratio.high <= effect else "ambiguous"
+
+
+def wanted_effect(min_effect: float) -> float:
+    """Return the change, as a share, that a person is told the number of processes for."""
+    return max(WANTED_EFFECT, 1.5 * min_effect)
+
+
+def range_text(ratio: LogRatio) -> str:
+    """Return an interval in percent: '-1.2 to +6.1 %'."""
+    return f"{100 * math.expm1(ratio.low):+.1f} to {100 * math.expm1(ratio.high):+.1f} %"
+
+
+def _directed(grew: bool, better: Better) -> Verdict:
+    if better == "neither":
         return "changed"
-    return "worse" if grew == (run.better == "lower") else "better"
+    return "worse" if grew == (better == "lower") else "better"
 
 
 def _numbers(reading: Reading) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from qbench.compare.results import Result, number_of
 from qbench.records.metrics import FACTS, METRICS, SCALARS, Better, Gate, scalar
 from qbench.records.record import Record
+
+NORMAL_QUARTILES = 1.349
+"""Distance of the quartiles of a normal distribution, in its deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Reading:
     """One for each process that has it; texts for what is no number."""
     whole: float | None = None
     """What a relative tolerance is taken of, where it is not the value itself: the peak, for its parts."""
+    within: float = 0.0
+    """Deviation of the logarithm of a process's raw values, median over processes; 0 where it is unknown."""
 
 
 def readings_of(result: Result) -> dict[str, Reading]:
@@ -43,7 +49,21 @@ def _metrics(completed: Sequence[Record]) -> Iterator[Reading]:
         planned = row.gate == "statistical" and completed[0].kind == "plan"
         values = [number_of(record, name) for record in completed]
         known = tuple(value for value in values if value is not None and math.isfinite(value))
-        yield Reading(name, row.unit, row.better, "report" if planned else row.gate, known)
+        within = _within(completed, name) if row.gate == "statistical" else 0.0
+        yield Reading(name, row.unit, row.better, "report" if planned else row.gate, known, within=within)
+
+
+def _within(completed: Sequence[Record], name: str) -> float:
+    stored = (record.metrics.get(name) or record.metrics.get("step_time_s") for record in completed)
+    known = [_deviation(values) for values in stored if isinstance(values, list)]
+    return statistics.median(known) if known else 0.0
+
+
+def _deviation(values: Sequence[float | None]) -> float:
+    """Return the deviation of the logarithm, by the quartiles, which a burst leaves alone; 0 of a few."""
+    known = sorted(value for value in values if value is not None and value > 0)
+    quarter = len(known) // 4
+    return math.log(known[-1 - quarter] / known[quarter]) / NORMAL_QUARTILES if quarter else 0.0
 
 
 def _breakdown(completed: Sequence[Record]) -> Iterator[Reading]:

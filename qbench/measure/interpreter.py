@@ -44,6 +44,20 @@ print(json.dumps(facts))
 """Of a package that is found twice the first counts, as for an import."""
 
 
+@dataclass(frozen=True, slots=True)
+class CodeFolder:
+    """A checkout whose packages come before the installed ones, be they on its top or in src."""
+
+    path: Path
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What makes a Python look there first."""
+        folders = [self.path / "src", self.path]
+        before = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+        return {"PYTHONPATH": os.pathsep.join([*(str(each) for each in folders if each.is_dir()), *before])}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpreter:
     """A Python interpreter that can import qbench."""
@@ -56,6 +70,8 @@ class Interpreter:
     """Fingerprint of the qbench that is installed there."""
     packages: dict[str, str]
     """Version by name of every installed distribution."""
+    code: CodeFolder | None = None
+    """Where it looks for modules before all else; None: only where it would by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +90,8 @@ class Ended:
         return lines[-1][:LAST_LINE_CHARS] if lines else "it said nothing"
 
 
-def inspect(given: str) -> Interpreter:
-    """Return the facts of an interpreter, by path or by a name on PATH.
+def inspect(given: str, code: CodeFolder | None = None) -> Interpreter:
+    """Return the facts of an interpreter, by path or by a name on PATH, with the modules of a checkout.
 
     Raises QbenchError, which says what to do, when there is none or it cannot import qbench.
     """
@@ -85,26 +101,35 @@ def inspect(given: str) -> Interpreter:
             f"{given} is no program that can be run; give the path of a Python, as .venv/bin/python"
         )
     path = os.path.abspath(path)
-    ended = _run([path, "-c", _PROBE], PROBE_TIMEOUT_S)
+    ended = _run([path, "-c", _PROBE], PROBE_TIMEOUT_S, code=code)
     try:
         facts = json.loads(ended.stdout)
-        problem, code = facts["problem"], facts["code_id"]
+        problem, code_id = facts["problem"], facts["code_id"]
     except (ValueError, TypeError, KeyError):
         raise QbenchError(f"{given} does not answer as a Python does ({ended.last_line})") from None
-    if code is None:
+    if code_id is None:
         raise QbenchError(
             f"{given} cannot import qbench ({problem}); install it there: {given} -m pip install qbench"
         )
-    return Interpreter(path=path, python=facts["python"], code_id=code, packages=facts["packages"])
+    return Interpreter(
+        path=path, python=facts["python"], code_id=code_id, packages=facts["packages"], code=code
+    )
 
 
-def run_qbench(python: str, arguments: Sequence[str], timeout_s: float, *, gpu: bool = True) -> Ended:
+def run_qbench(
+    python: str,
+    arguments: Sequence[str],
+    timeout_s: float,
+    *,
+    gpu: bool = True,
+    code: CodeFolder | None = None,
+) -> Ended:
     """Run one command of the qbench that a Python has, in a fresh process of it; return how it ended.
 
     Without `gpu` the process sees none. Raises MeasureError when the process cannot be started.
     """
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    return _run([python, "-m", "qbench", *arguments], timeout_s, hidden)
+    return _run([python, "-m", "qbench", *arguments], timeout_s, hidden, code)
 
 
 def measure_in(interpreter: Interpreter, task: Task, run_id: str) -> Record:
@@ -125,7 +150,8 @@ def _measured(interpreter: Interpreter, task: Task, run_id: str, folder: Path) -
     request.write_text(request_of(task, run_id).to_json(), encoding="utf-8")
     timeout_s = task.settings.timeout_s + START_GRACE_S
     arguments = ["run-point", str(request), str(result)]
-    ended = run_qbench(interpreter.path, arguments, timeout_s, gpu=task.device == "cuda")
+    gpu = task.device == "cuda"
+    ended = run_qbench(interpreter.path, arguments, timeout_s, gpu=gpu, code=interpreter.code)
     try:
         return record_from_dict(json.loads(result.read_bytes()), str(result))
     except (OSError, ValueError, RecordError):
@@ -150,7 +176,12 @@ def _without_result(task: Task, run_id: str, ended: Ended, timeout_s: float) -> 
     )
 
 
-def _run(command: Sequence[str], timeout_s: float, variables: Mapping[str, str] | None = None) -> Ended:
+def _run(
+    command: Sequence[str],
+    timeout_s: float,
+    variables: Mapping[str, str] | None = None,
+    code: CodeFolder | None = None,
+) -> Ended:
     # Files, not pipes: a child that outlives the command would keep a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
@@ -160,7 +191,9 @@ def _run(command: Sequence[str], timeout_s: float, variables: Mapping[str, str] 
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                env={**os.environ, **(variables or {})},
+                env={**os.environ, **(variables or {}), **(code.variables if code else {})},
+                # Python looks into the folder that it is started in before any other.
+                cwd=code.path if code else None,
             )
         except OSError as error:
             raise MeasureError(f"{command[0]} cannot be started: {error.strerror}") from error

@@ -10,7 +10,7 @@ import pytest
 
 from qbench.errors import MeasureError, QbenchError
 from qbench.measure import interpreter
-from qbench.measure.interpreter import Interpreter, inspect, measure_in, run_qbench
+from qbench.measure.interpreter import CodeFolder, Interpreter, inspect, measure_in, run_qbench
 from qbench.measure.task import Task
 from qbench.scenario.schema import MeasureSettings, Point
 
@@ -83,3 +83,20 @@ def test_a_program_of_another_kind_cannot_be_started(tmp_path: Path):
     file.chmod(0o755)
     with pytest.raises(MeasureError, match="cannot be started"):
         run_qbench(str(file), [], 10)
+
+
+@pytest.mark.parametrize("layout", [".", "src"])
+def test_a_checkout_comes_before_what_is_installed(tmp_path: Path, layout: str):
+    package = tmp_path / layout / "qbench" / "records"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "software.py").write_text("def code_id():\n    return 'of this checkout'\n")
+    assert inspect(sys.executable, CodeFolder(tmp_path)).code_id == "of this checkout"
+    assert inspect(sys.executable).code_id != "of this checkout"
+
+
+def test_what_was_on_the_path_stays_behind_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    path = script(tmp_path, 'echo "$PYTHONPATH $PWD"').path
+    assert run_qbench(path, [], 10, code=CodeFolder(tmp_path)).stdout == f"{tmp_path}:/mine {tmp_path}\n"

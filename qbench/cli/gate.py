@@ -1,0 +1,161 @@
+"""`qbench gate`: this code against another, measured side by side until it is clear."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qbench.cli.console import print_note
+from qbench.cli.outputs import (
+    Annotations,
+    AnnotationsOption,
+    JunitOption,
+    Outputs,
+    SarifOption,
+    SummaryOption,
+    tell,
+)
+from qbench.cli.run import DeviceChoice, check_names, chosen_device
+from qbench.errors import QbenchError
+
+if TYPE_CHECKING:
+    from qbench.gate import Budget, Turn
+    from qbench.records.record import Record
+    from qbench.scenario.schema import Device
+
+DEFAULT_PROCESSES = 100
+"""A side, where this machine's noise is not known."""
+DEFAULT_SECONDS = 1800.0
+
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+TimeBudget = Annotated[str | None, typer.Option(help="Time for all points, as 30m (the default), 2h or 90s.")]
+MaxProcesses = Annotated[
+    int | None,
+    typer.Option(help="Most processes of each side for a point; default 100, or what calibrate proposes."),
+]
+MemoryTolerance = Annotated[
+    list[str] | None, typer.Option(help="METRIC=1% or METRIC=8MiB for memory; can be repeated.")
+]
+MinEffect = Annotated[str, typer.Option(help="Smallest change of speed of interest, as 3%.")]
+
+
+def gate_command(
+    scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
+    baseline: Annotated[
+        str,
+        typer.Option(help="Git ref of the repository here (main, HEAD~1), or another Python."),
+    ],
+    budget: TimeBudget = None,
+    max_processes: MaxProcesses = None,
+    tolerance: MemoryTolerance = None,
+    min_effect: MinEffect = "3%",
+    device: Annotated[
+        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")
+    ] = DeviceChoice.auto,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the runs baseline and run; default runs/NAME-gate.")
+    ] = None,
+    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on what stays ambiguous, too.")] = False,
+    summary: SummaryOption = None,
+    junit: JunitOption = None,
+    sarif: SarifOption = None,
+    annotations: AnnotationsOption = Annotations.none,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Measure this code and a baseline side by side, A B B A, until each point is decided or the budget gone.
+
+    Exit 1 when it got worse, 2 when they cannot be compared; what the budget does not decide is ambiguous and
+    passes, unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.
+    """
+    from qbench.cli.target import read_scenario
+    from qbench.compare.tolerances import parse_tolerance
+    from qbench.gate import run_gate, sides
+
+    smallest, seconds = _share(min_effect), None if budget is None else _seconds(budget)
+    _check_processes(max_processes)
+    tolerances = dict(parse_tolerance(text) for text in tolerance or [])
+    loaded, points = read_scenario(scenario, max_points)
+    check_names(loaded, points)
+    chosen, folder = chosen_device(device), out or Path("runs") / f"{loaded.name}-gate"
+    spent = _budget(seconds, max_processes, chosen)
+    with sides(baseline, Path.cwd()) as both:
+        found = run_gate(
+            loaded,
+            points,
+            both,
+            chosen,
+            folder,
+            spent,
+            _watch,
+            tolerances=tolerances,
+            min_effect=smallest,
+        )
+    code = found.exit_code(strict)
+    outputs = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
+    tell(found, code, outputs, places=folder / "baseline", strict=strict)
+    return code
+
+
+def _share(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if match is None or not 0 < float(match[1]) < 100:
+        raise QbenchError(f"--min-effect: given {text!r}; allowed: a share above 0 % and below 100 %, as 3%")
+    return float(match[1]) / 100
+
+
+def _check_processes(given: int | None) -> None:
+    from qbench.compare.sequential import FIRST_LOOK, MOST_PAIRS
+
+    if given is not None and not FIRST_LOOK <= given <= MOST_PAIRS:
+        raise QbenchError(f"--max-processes: given {given}; allowed: {FIRST_LOOK} to {MOST_PAIRS} a side")
+
+
+def _budget(seconds: float | None, processes: int | None, device: Device) -> Budget:
+    """Return the budget; a limit that is given alone is the only one."""
+    from qbench.compare.sequential import MOST_PAIRS
+    from qbench.gate import Budget
+
+    if seconds is not None:
+        return Budget(pairs=processes or MOST_PAIRS, seconds=seconds)
+    if processes is not None:
+        return Budget(pairs=processes)
+    return Budget(pairs=_proposed(device) or DEFAULT_PROCESSES, seconds=DEFAULT_SECONDS)
+
+
+def _proposed(device: Device) -> int | None:
+    """Return the processes a side that show WANTED_EFFECT on this machine, or the most where none do.
+
+    None where its noise was not measured.
+    """
+    from qbench.compare.judgements import WANTED_EFFECT
+    from qbench.compare.noise import proposals
+    from qbench.compare.sequential import MOST_PAIRS
+    from qbench.measure.environment import machine
+    from qbench.records.noise import read_noise
+
+    noise = read_noise(device, machine(device)["device_name"])
+    wished = proposals(noise) if noise is not None else []
+    return next((each.gate or MOST_PAIRS for each in wished if each.effect == WANTED_EFFECT), None)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
+    if match is None or float(match[1]) == 0:
+        raise QbenchError(f"--budget: given {text!r}; allowed: a time as 90s, 30m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _watch(turn: Turn, record: Record | None) -> None:
+    from qbench.cli.progress import ending
+
+    side = "baseline" if turn.is_baseline else "run"
+    if record is None:
+        print_note(f"[{turn.undecided} undecided] {side} #{turn.repeat + 1} {turn.point.label}")
+    elif record.outcome != "ok":
+        print_note(f"    {ending(record)}")

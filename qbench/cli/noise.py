@@ -1,0 +1,91 @@
+"""`qbench calibrate --noise`: how far processes of the same code differ on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from qbench.cli.console import print_json, print_note, print_text
+from qbench.errors import MeasureError, QbenchError
+
+if TYPE_CHECKING:
+    from qbench.compare.regressions import Check
+    from qbench.records.noise import Noise
+    from qbench.records.record import Record
+    from qbench.scenario.schema import Device, MeasureSettings, Point
+
+
+def calibrate_noise(
+    device: Device,
+    *,
+    scenario: str | None = None,
+    processes: int,
+    as_json: bool = False,
+) -> int:
+    """Measure one point in many processes, store how far they differ, and print what that asks for.
+
+    `scenario` names one whose first point is taken in place of a tiny one. Raises MeasureError when too few
+    processes end ok.
+    """
+    from qbench.compare.noise import LEAST_PROCESSES, noise_of
+    from qbench.measure.executors.local import LocalExecutor
+    from qbench.measure.noise import POINT, SETTINGS, noise_records
+    from qbench.records.noise import write_noise
+
+    if processes < LEAST_PROCESSES:
+        raise QbenchError(f"--processes: given {processes}; allowed: {LEAST_PROCESSES} or more")
+    point, settings = (POINT, SETTINGS) if scenario is None else _first_point(scenario)
+    print_note(f"noise: {processes} processes of {point.label} on {device}")
+    records: list[Record] = []
+    for record in noise_records(device, LocalExecutor(), point=point, settings=settings, processes=processes):
+        records.append(record)
+        if record.outcome != "ok":
+            print_note(f"    process {len(records)} ended in {record.outcome}")
+    noise = noise_of(records)
+    if noise is None:
+        raise MeasureError(
+            f"noise: fewer than {LEAST_PROCESSES} processes of {point.label} ended ok; take a smaller one"
+        )
+    file = write_noise(noise)
+    if as_json:
+        print_json({"file": str(file), **_document(noise)})
+    else:
+        _print(noise)
+        print_text(f"{file}: written; gate takes its default budget from it")
+    return 0
+
+
+def advise(found: Check, run: Sequence[Record]) -> None:
+    """Say on stderr what it takes to see through a machine's noise, where it hid a speed and is known."""
+    from qbench.compare.noise import noise_text
+    from qbench.records.noise import read_noise
+
+    hidden = any(each.metric == "step_time_s" and each.verdict == "ambiguous" for each in found.findings)
+    measured = (record for record in run if hidden and record.kind == "measurement")
+    machines = {(record.device, record.environment.get("device_name")) for record in measured}
+    for device, machine in sorted(machines, key=str):
+        noise = read_noise(device, machine)
+        if noise is not None:
+            print_note(noise_text(noise))
+
+
+def _first_point(scenario: str) -> tuple[Point, MeasureSettings]:
+    from qbench.cli.target import read_scenario
+
+    loaded, points = read_scenario(scenario, 10_000)
+    return points[0], loaded.measure
+
+
+def _print(noise: Noise) -> None:
+    from qbench.compare.noise import noise_text
+
+    for name, spread in noise.spreads.items():
+        print_text(f"{name:<22} {100 * spread.process:6.2f} %  {100 * spread.pair:6.2f} % between neighbours")
+    print_text(noise_text(noise))
+
+
+def _document(noise: Noise) -> dict[str, object]:
+    from qbench.compare.noise import proposals
+
+    return {**asdict(noise), "proposals": [asdict(each) for each in proposals(noise)]}

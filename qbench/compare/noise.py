@@ -1,0 +1,118 @@
+"""The noise of a machine, from processes of the same code, and what it takes to see through it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qbench.compare.intervals import processes_needed
+from qbench.compare.judgements import MIN_EFFECT
+from qbench.compare.results import number_of
+from qbench.compare.sequential import Pair, paired_ratio, pairs_needed
+from qbench.records.metrics import METRICS, SCALARS
+from qbench.records.noise import Noise, Spread
+from qbench.records.record import Record
+
+EFFECTS = (0.05, 0.08)
+"""Changes of speed, as shares, that the number of processes is told for."""
+
+CAUTION = 0.9
+"""Chance with which the true deviation is below the one that is planned with."""
+
+LEAST_PROCESSES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """How many processes a side show a change; None where no affordable number does."""
+
+    effect: float
+    check: int | None
+    """For `qbench check`."""
+    gate: int | None
+    """For `qbench gate`, whose sides are measured in pairs."""
+
+
+def noise_of(records: Sequence[Record]) -> Noise | None:
+    """Return the noise that processes of one point show, given in the order in which they ran.
+
+    None when fewer than LEAST_PROCESSES ended ok.
+    """
+    done = [record for record in records if record.outcome == "ok"]
+    if len(done) < LEAST_PROCESSES:
+        return None
+    found = {name: spread for name in SCALARS if (spread := _spread(done, name)) is not None}
+    environment = done[-1].environment
+    return Noise(
+        device=str(environment.get("device")),
+        machine=str(environment.get("device_name")),
+        label=done[-1].point.label,
+        processes=len(done),
+        spreads=found,
+    )
+
+
+def _spread(records: Sequence[Record], metric: str) -> Spread | None:
+    if METRICS[metric].gate == "exact" or metric == "loss":
+        return None
+    numbers = [number_of(record, metric) for record in records]
+    known = [number for number in numbers if number is not None and number > 0]
+    if len(known) < len(records):
+        return None
+    # A B, B A: as a gate runs them, so that a drift adds to the pairs what it would add there.
+    pairs: list[Pair] = [
+        (known[at], known[at + 1]) if at % 4 == 0 else (known[at + 1], known[at])
+        for at in range(0, len(known) - 1, 2)
+    ]
+    ratio = paired_ratio(pairs, 0.5)
+    assert ratio is not None  # Four pairs above zero have one.
+    return Spread(process=statistics.stdev(map(math.log, known)), pair=ratio.deviation)
+
+
+def proposals(noise: Noise, min_effect: float = MIN_EFFECT) -> list[Proposal]:
+    """Return for each of EFFECTS what it takes to see it with 95 % power at 1 % false alarms."""
+    spread = noise.spreads.get("step_time_s")
+    if spread is None:
+        return []
+    process = cautious(spread.process, noise.processes - 1)
+    pair = cautious(spread.pair, noise.processes // 2 - 1)
+    return [
+        Proposal(
+            effect=effect,
+            check=processes_needed(process, effect, min_effect),
+            gate=pairs_needed(pair, effect, min_effect),
+        )
+        for effect in EFFECTS
+    ]
+
+
+def cautious(deviation: float, freedom: int) -> float:
+    """Return what a deviation, estimated with some degrees of freedom, is below with a chance of CAUTION.
+
+    By the quantile of chi squared in Wilson and Hilferty's approximation (Abramowitz and Stegun, 26.4.17).
+    """
+    z, spread = statistics.NormalDist().inv_cdf(1 - CAUTION), 2 / (9 * freedom)
+    chi_squared = freedom * (1 - spread + z * math.sqrt(spread)) ** 3
+    return deviation * math.sqrt(freedom / chi_squared)
+
+
+def noise_text(noise: Noise) -> str:
+    """Return what is known of a machine's speed as one line, with what it takes to see 5 % and 8 %."""
+    spread = noise.spreads.get("step_time_s")
+    if spread is None:
+        return f"Noise of {noise.machine}: its speed was not valid in every process; calibrate it again."
+    wishes = "; ".join(
+        f"{100 * each.effect:.0f} %: {_count(each.gate)} a side by gate, {_count(each.check)} by check"
+        for each in proposals(noise)
+    )
+    return (
+        f"Noise of {noise.machine} ({noise.created_at[:10]}, {noise.processes} processes of {noise.label}): "
+        f"{100 * spread.process:.1f} % over processes, {100 * spread.pair:.1f} % between neighbours. "
+        f"Processes that show a change of {wishes}."
+    )
+
+
+def _count(number: int | None) -> str:
+    return "too many" if number is None else str(number)
