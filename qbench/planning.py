@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.models import resolve_model
 from qbench.errors import QbenchError
-from qbench.measure.environment import inputs, machine
+from qbench.measure.environment import inputs
 from qbench.plan.families import family_of
-from qbench.records.calibration import Calibration, describe, find_calibration, gpu_calibrations, has_calibration
+from qbench.records.calibration import Calibration, describe
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record, utc_now
 from qbench.records.software import software
@@ -40,23 +40,7 @@ class PlanFor:
     alloc_conf: str = ""
     """CUDA's allocator as PYTORCH_ALLOC_CONF sets it."""
     calibrations: tuple[Calibration, ...] = ()
-    """What is known of the speed of devices (`usable_calibrations`)."""
-
-
-def usable_calibrations(device: Device) -> tuple[Calibration, ...]:
-    """Return what was measured of the speed of this CPU, or of GPUs, with the libraries that are installed.
-
-    Raises RecordError for a damaged file.
-    """
-    if device == "cuda":
-        return tuple(found for found in gpu_calibrations() if found.is_current)
-    name = str(machine("cpu")["device_name"])
-    if not has_calibration("cpu", name):
-        return ()
-    import torch  # Only it knows how many threads it would take.
-
-    found = find_calibration("cpu", name, torch.get_num_threads())
-    return () if found is None or not found.is_current else (found,)
+    """What is known of the speed of devices (`measure.known_speed`)."""
 
 
 def plans(
@@ -106,7 +90,7 @@ def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
     except QbenchError:
         return None
     gpus = [repr(gpu) for gpu in settings.gpus]
-    known = {"device": settings.device, "gpus": gpus, "alloc_conf": settings.alloc_conf}
+    known: dict[str, Any] = {"device": settings.device, "gpus": gpus, "alloc_conf": settings.alloc_conf}
     known |= {"calibrations": [describe(found) for found in settings.calibrations]}
     return {"point": point.model_dump(mode="json"), "inputs": inputs(point), **known}
 
@@ -177,8 +161,14 @@ def plan_or_error(point: Point, settings: PlanFor, tracer: Tracer | None = None)
 
     allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
     try:
-        return plan(point, settings.device, settings.gpus, allocator=allocator, tracer=tracer,
-            calibrations=settings.calibrations)
+        return plan(
+            point,
+            settings.device,
+            settings.gpus,
+            allocator=allocator,
+            tracer=tracer,
+            calibrations=settings.calibrations,
+        )
     except QbenchError as error:
         return failed_plan(point, settings.device, "plan", error)
 

@@ -11,7 +11,8 @@ def quiet_libraries() -> None:
     """Show only errors of transformers and bitsandbytes, and none of their deprecation notes.
 
     bitsandbytes warns on import that an optional CPU kernel is missing; transformers that peft still uses
-    names which version 6 will drop. Neither concerns a user of qbench.
+    names which version 6 will drop; tqdm that a notebook lacks its widgets. None of it concerns a user of
+    qbench.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -19,3 +20,4 @@ def quiet_libraries() -> None:
     for name in ("bitsandbytes", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="IProgress not found")

@@ -215,12 +215,19 @@ def plan_point(point: Point, device: Device, gpus: tuple[str, ...]) -> Measureme
 
     CUDA's allocator is planned with the settings of this process's environment, which are the worker's, too.
     """
+    from qbench.measure.known_speed import usable_calibrations
     from qbench.memory.allocator import AllocatorConfig
     from qbench.plan.planner import plan
 
     conf = alloc_conf() if device == "cuda" else ""
     allocator, unknown = AllocatorConfig.of_environment(conf)
-    record = plan(point, device, [find_gpu(name) for name in gpus], allocator=allocator)
+    record = plan(
+        point,
+        device,
+        [find_gpu(name) for name in gpus],
+        allocator=allocator,
+        calibrations=usable_calibrations(device),
+    )
     detail = {**record.detail, "alloc_conf": conf}
     if unknown:
         detail["caveats"] = [*detail["caveats"], f"allocator settings not modelled: {', '.join(unknown)}"]

@@ -57,8 +57,11 @@ def test_own(qbench):
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Return a folder with a tiny model, whose pytest knows the plugin and pytest-benchmark."""
+    # Inside a worker of pytest-xdist, pytest-benchmark would not time.
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
     write_tiny_model(pytester.path / "model", "meta-llama/Llama-3.2-1B")
     options = f"-p {PLUGIN} -p no:dash --qbench-device cpu"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings =\n error\n {ALREADY}")

@@ -129,8 +129,9 @@ def _found(
 
 
 def _planner(alloc_conf: str, use_cache: bool, gpu: GpuSpec) -> Planner:
+    from qbench.measure.known_speed import usable_calibrations
     from qbench.memory.allocator import AllocatorConfig
-    from qbench.planning import PlanFor, plans, usable_calibrations
+    from qbench.planning import PlanFor, plans
     from qbench.records.plan_cache import PlanCache
 
     AllocatorConfig.from_env_text(alloc_conf)

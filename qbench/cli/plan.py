@@ -149,6 +149,7 @@ def _planned(
 ) -> list[Record]:
     from qbench.catalog.models import resolve_model
     from qbench.cli.progress import shown_plans
+    from qbench.measure.known_speed import usable_calibrations
     from qbench.planning import PlanFor, plans
     from qbench.records.plan_cache import PlanCache
 
@@ -156,7 +157,12 @@ def _planned(
     for point in target.points:
         resolve_model(point.model)
 
-    settings = PlanFor(device=device, gpus=tuple(cards), alloc_conf=memory.alloc_conf)
+    settings = PlanFor(
+        device=device,
+        gpus=tuple(cards),
+        alloc_conf=memory.alloc_conf,
+        calibrations=usable_calibrations(device),
+    )
     if memory.snapshot is not None:
         return [_with_snapshot(target.points[0], settings, memory)]
     with shown_plans(len(target.points)) as on_plan:
@@ -174,7 +180,14 @@ def _with_snapshot(point: Point, settings: PlanFor, memory: _MemoryOptions) -> R
     from qbench.plan.planner import plan
 
     allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
-    return plan(point, settings.device, settings.gpus, allocator=allocator, on_trace=memory.write)
+    return plan(
+        point,
+        settings.device,
+        settings.gpus,
+        allocator=allocator,
+        on_trace=memory.write,
+        calibrations=settings.calibrations,
+    )
 
 
 def _store(records: list[Record], folder: Path) -> None:

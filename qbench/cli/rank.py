@@ -157,8 +157,8 @@ def _ranked(
     if num_gpus < 1:
         raise QbenchError(f"--num-gpus: given {num_gpus}; allowed: a whole number of at least 1")
     resolve_model(points[0].model)
+    from qbench.measure.known_speed import usable_calibrations
     from qbench.plan.ranking import Terms, ranked
-    from qbench.planning import usable_calibrations
 
     terms = Terms(rates=rates, num_gpus=num_gpus, calibrations=usable_calibrations("cuda"))
     return ranked(points, cards, workloads, terms)

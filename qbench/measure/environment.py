@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import qbench
-from qbench.measure import nvml
 from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
 
@@ -49,6 +48,8 @@ def machine(device: Device) -> dict[str, Any]:
         "host_memory_bytes": _host_memory_bytes(),
     }
     if device == "cuda":
+        from qbench.measure import nvml  # Plans ask this module too, and never for a GPU.
+
         return {**nvml.describe_device(), **host}
     return {"device_name": host["cpu_name"], **host}
 

@@ -177,14 +177,11 @@ def _of_storages(
 def _growth(handle: int, ledger: SitedLedger, block: Block, layer_of: Callable[[str], int | None]) -> float:
     """Return how many times as large a storage that is a sum over layers is in the deep model."""
     parts = ledger.parts[handle]
-    times = (
-        share
-        * _times(
-            block, layer_of(part) if isinstance(part, str) else _layer_of_storage(part, ledger, layer_of)
-        )
-        for part, share in parts.items()
-    )
-    return sum(times) / sum(parts.values())
+    total = 0.0
+    for part, share in parts.items():
+        layer = layer_of(part) if isinstance(part, str) else _layer_of_storage(part, ledger, layer_of)
+        total += share * _times(block, layer)
+    return total / sum(parts.values())
 
 
 def _layer_of_storage(handle: int, ledger: SitedLedger, layer_of: Callable[[str], int | None]) -> int | None:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 Kind = Literal["matmul", "matmul_4bit", "attention", "dequantize", "reduction", "elementwise", "copy", "none"]
-"""What a kernel does, as far as its speed depends on it; `none` launches none: views, allocation, the host's."""
+"""What a kernel does, as far as its speed depends on it; `none` launches none, as views and allocation."""
 
 _FLOPS: dict[Any, Any] = flop_registry
 
@@ -167,7 +167,7 @@ _NAMES: dict[Kind, frozenset[str]] = {"matmul": _MATMUL, "copy": _COPY, "reducti
 
 
 def _dtype(inputs: list[torch.Tensor], out: Any, kind: Kind = "matmul") -> str:
-    """Return the dtype of the first tensor that has one of the known ones; what is dequantized has its own."""
+    """Return the dtype of the first tensor that has a known one; dequantizing is named after its output."""
     for tensor in (*tensors(out), *inputs) if kind == "dequantize" else (*inputs, *tensors(out)):
         if tensor.dtype in _DTYPES:
             return _DTYPES[tensor.dtype]
@@ -205,7 +205,7 @@ def _row_is_together(tensor: torch.Tensor) -> bool:
 
 
 def _flops(func: Any, name: str, args: Any, out: Any, shape: tuple[int, ...]) -> float:
-    """Return two operations for each multiplication of a product; what torch counts, for operators it knows."""
+    """Return two operations for each multiplication of a product, else what torch counts."""
     if "attention" in name:
         return _attention_flops(func, args, shape)
     if shape:

@@ -12,7 +12,9 @@ from qbench.catalog.prices import cheapest_on_demand
 from qbench.memory.allocator import AllocatorConfig
 from qbench.memory.choices import Card, kernel_caveats
 from qbench.plan.hardware import card_of, context_size, fit_on
-from qbench.plan.trace import Trace, trace
+from qbench.plan.timed import cpu_times, gpu_times
+from qbench.plan.trace import Trace, Tracer, trace
+from qbench.records.calibration import Calibration
 from qbench.records.record import Record
 from qbench.records.software import software
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Device, Point
@@ -29,28 +31,43 @@ def plan(
     run_id: str = "plan",
     allocator: AllocatorConfig | None = None,
     on_trace: Callable[[Trace], None] | None = None,
+    tracer: Tracer | None = None,
+    calibrations: Sequence[Calibration] = (),
 ) -> Record:
     """Return the planned record of a point, with the kernels of `device`.
 
     `gpus` are held against the plan (detail.fits); the first gives the compute capability. `allocator` has
     the settings of CUDA's caching allocator, None its defaults; the environment is never asked. `on_trace`
-    is given the trace, with every allocation. Raises StepError when the step cannot be built.
+    is given the trace, with every allocation. `tracer` is asked for it, None runs the step. Raises StepError
+    when the step cannot be built.
+
+    A plan has step times where a GPU is named, or a calibration of the device is among `calibrations`; on the
+    CPU that is the only source of them.
     """
     card, asked = card_of(gpus), allocator or AllocatorConfig()
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
-    traced = trace(point, device, card, allocator)
+    mine = [found for found in calibrations if found.device == device]
+    if gpus or (device == "cpu" and mine):
+        # What operators cost is not shared between points, so a plan with times runs its own step.
+        traced = trace(point, device, card, allocator, with_costs=True)
+    else:
+        traced = (tracer or trace)(point, device, card, allocator)
     if on_trace is not None:
         on_trace(traced)
     metrics = _metrics(traced)
     detail = _detail(traced, point)
     if device == "cuda":
         _add_cuda(traced, metrics, detail, gpus, card, allocator)
+        if traced.work is not None:
+            metrics |= gpu_times(traced.work, point, gpus, detail, mine)
         detail["allocator"] = asdict(asked)
         if asked != allocator:
             detail["caveats"].append(_NO_COLLECTION)
         tokens = point.train.per_device_train_batch_size * point.train.seq_len
         detail["caveats"] += kernel_caveats(card, traced.attention, tokens, _has_4bit(point))
+    elif traced.work is not None:
+        metrics |= cpu_times(traced.work, point, detail, mine[0])
     return Record(
         run_id=run_id,
         point=point,
@@ -104,16 +121,12 @@ def _base_weights(traced: Trace) -> dict[str, int]:
 
     These are the bytes of the tensors; what an allocator adds to them is no property of the weights.
     """
-    facts = traced.facts
-    asked = dict.fromkeys(("weights", "quant_state"), 0)
-    for allocation in traced.ledger.allocations:
-        if allocation.category in asked:
-            asked[allocation.category] += allocation.num_bytes
+    facts, asked = traced.facts, traced.declared_bytes
     return {
         "sixteen_bit_bytes": 2 * facts.base_params,
         "quantized_bytes": facts.quantized_bytes,
-        "quant_state_bytes": asked["quant_state"],
-        "unquantized_bytes": asked["weights"] - facts.quantized_bytes,
+        "quant_state_bytes": asked.get("quant_state", 0),
+        "unquantized_bytes": asked.get("weights", 0) - facts.quantized_bytes,
         "quantized_params": facts.quantized_params,
         "unquantized_params": facts.base_params - facts.quantized_params,
     }

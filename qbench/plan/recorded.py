@@ -55,7 +55,8 @@ def record_point(
 ) -> Recorded:
     """Return the history of a point's training step, the same whether or not layers were left out.
 
-    `all_layers` leaves none out; `with_costs` takes down what operators cost. Raises what the libraries raise when they cannot run the step.
+    `all_layers` leaves none out; `with_costs` takes down what operators cost. Raises what the libraries raise
+    when they cannot run the step.
     """
     few = None if all_layers else shallow(config)
     if few is not None:

@@ -96,10 +96,16 @@ _ROWS = (
         "flops",
         "FLOP",
         "lower",
-        "Floating-point operations of one optimizer step, recomputation included.",
+        "Floating-point operations of one optimizer step's matrix products and attention, recomputation included.",
         "near",
     ),
-    Metric("step_time_s", "s", "lower", "Wall time of one optimizer step.", "statistical"),
+    Metric(
+        "step_time_s",
+        "s",
+        "lower",
+        "Wall time of one optimizer step; of a plan, that of a roofline over its operators.",
+        "statistical",
+    ),
     Metric(
         "tokens_per_s",
         "tokens/s",

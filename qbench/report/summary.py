@@ -18,7 +18,7 @@ from qbench.report.gpu_columns import gpu_columns, gpu_tables
 from qbench.report.text_table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
-from qbench.units import format_bytes, format_count, format_value
+from qbench.units import format_bytes, format_count, format_seconds, format_value
 
 SHORT_TITLES = {
     "per_device_train_batch_size": "batch",
@@ -43,6 +43,7 @@ def _one(result: Result) -> list[str]:
         _wrapped(_title([result], ())),
         aligned(_figures(result), "<>"),
         ["At the peak:", *_indented(aligned(_breakdown(result), "<>>"))],
+        ["A step's time, planned:", *_indented(aligned(_time_parts(result), "<>>"))],
         ["The base model:", *_indented(aligned(_base_weights(result), "<>"))],
         ["GPUs:", *_indented(aligned(_cards(result), "<><"))],
         ["Beyond reach of quantization or LoRA:", *_indented(aligned(_skipped(result), "><"))],
@@ -127,6 +128,7 @@ def _figures(result: Result) -> list[Cells]:
         "peak_allocated_bytes": where,
         "device_bytes": f"with a CUDA context of up to {format_bytes(context)}" if context else "",
         "static_bytes": "before the first step",
+        **_time_remarks(result),
     }
     names = {
         "peak_allocated_bytes": "Peak allocated",
@@ -159,6 +161,36 @@ def _breakdown(result: Result) -> list[Cells]:
         )
         for name in BREAKDOWN
         if result.breakdown.get(name)
+    ]
+
+
+def _planned_time(result: Result) -> dict[str, Any]:
+    """Return where planned time goes on the first device that was asked about; empty where no time is known."""
+    fits = result.detail.get("fits") or []
+    return (fits[0].get("time") if fits else result.detail.get("time")) or {}
+
+
+def _time_remarks(result: Result) -> dict[str, str]:
+    time = _planned_time(result)
+    if not time:
+        return {}
+    fits = result.detail.get("fits") or []
+    device = fits[0]["gpu"] if fits else "this CPU"
+    shared = "" if time["mfu"] is None else f"{_percent(time['mfu'])} of the peak arithmetic (MFU)"
+    return {
+        "step_time_s": f"planned for {device}, bound by {time['bound']}; {time['rates']}",
+        "tokens_per_s": shared,
+    }
+
+
+def _time_parts(result: Result) -> list[Cells]:
+    """Return where the time of a step goes."""
+    parts: dict[str, float] = _planned_time(result).get("parts_s") or {}
+    total = sum(parts.values())
+    return [
+        (name, format_seconds(seconds), _percent(seconds / total))
+        for name, seconds in parts.items()
+        if seconds
     ]
 
 
@@ -208,7 +240,9 @@ def _verdict(fit: dict[str, Any]) -> str:
     how = fit.get("verdict") or "ok"
     if how != "ok":
         said += f" ({how.removeprefix('ok ')})"
-    price = fit.get("usd_per_hour")
+    price, seconds = fit.get("usd_per_hour"), fit.get("step_time_s")
+    if seconds is not None:
+        said += f"; {format_seconds(seconds)} a step"
     return said if price is None else f"{said}; from ${price:.2f}/h"
 
 
@@ -233,6 +267,7 @@ def _columns(results: Sequence[Result], varying: Sequence[str], several_models: 
         ("Peak", "peak_allocated_bytes"),
         ("Reserved", "peak_reserved_bytes"),
         ("Device", "device_bytes"),
+        ("Step", "step_time_s"),
         ("At rest", "static_bytes"),
         ("Trainable", "trainable_params"),
     ):

@@ -143,7 +143,7 @@ def test_run_refuses_a_gpu_that_is_not_there(
     ("arguments", "words"),
     [
         (["nowhere"], ["nowhere: cannot be read", "give a run folder"]),
-        (["empty"], [f"empty/{RECORDS_FILE}: cannot be read"]),
+        (["empty"], ["empty: is no run folder", RECORDS_FILE, "give a folder"]),
         (["no_records"], ["no records to report on"]),
         (["file.txt"], ["file.txt:1: not JSON"]),
         ([], ["Missing argument"]),

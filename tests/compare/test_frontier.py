@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.compare.hand_made import make_record
 
 from qbench.compare.frontier import frontier, payoffs
 from qbench.compare.results import gather
 from qbench.records.record import Record
+from tests.compare.hand_made import make_record
 
 
 def swept(r: int, reserved: int | None, speed: float | None, **changes: Any) -> Record:

@@ -78,7 +78,8 @@ def test_short_batches_take_less_time_than_full_ones(model: str):
     )
     assert short is not None
     assert full is not None
-    assert short <= full
+    # A model this small takes as long as its kernels' launches, whatever their length, but for rounding.
+    assert short <= full * (1 + 1e-9)
 
 
 def test_lengths_between_the_planned_ones_are_interpolated(model: str):

@@ -1,0 +1,69 @@
+"""Time of a planned step on the devices that were asked about, as a record carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qbench.catalog.gpus import GpuSpec
+from qbench.memory.costs import WorkTable
+from qbench.plan.calibrated import CalibratedRates
+from qbench.plan.rates import DatasheetRates
+from qbench.plan.timing import Rates, StepTime, step_time
+from qbench.records.calibration import Calibration
+from qbench.scenario.schema import Point
+
+FACTS = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
+"""What a plan says of time, as metrics for the first device and in `detail.fits` for each."""
+
+
+def gpu_times(
+    work: WorkTable,
+    point: Point,
+    gpus: Sequence[GpuSpec],
+    detail: dict[str, Any],
+    calibrations: Sequence[Calibration],
+) -> dict[str, Any]:
+    """Add the step's time on each GPU to `detail.fits`; return the metrics, which are the first one's."""
+    for gpu, fit in zip(gpus, detail["fits"], strict=True):
+        timed = step_time(work, rates_of(gpu, calibrations))
+        fit.update(time_facts(timed, point, fit["usd_per_hour"]))
+    first = detail["fits"][0]
+    return {"flops": _flops(work), **{name: first[name] for name in FACTS if first[name] is not None}}
+
+
+def cpu_times(
+    work: WorkTable, point: Point, detail: dict[str, Any], calibration: Calibration
+) -> dict[str, Any]:
+    """Add where the time goes to `detail.time`; return the metrics; without times where a rate is unknown."""
+    facts = time_facts(step_time(work, CalibratedRates(calibration)), point, None)
+    detail["time"] = facts["time"]
+    if facts["time"] is None:
+        detail["caveats"].append("no step time: the calibration has not timed all kernels of this step")
+    return {"flops": _flops(work), **{name: facts[name] for name in FACTS if facts[name] is not None}}
+
+
+def time_facts(timed: StepTime | None, point: Point, usd_per_hour: float | None) -> dict[str, Any]:
+    """Return step time, throughput and cost of a million tokens, and where the time goes; None unknown."""
+    if timed is None:
+        return dict.fromkeys((*FACTS, "time"))
+    tokens_per_s = point.tokens_per_step / timed.seconds
+    cost = None if usd_per_hour is None else usd_per_hour / 3600 / tokens_per_s * 1e6
+    return {
+        "step_time_s": timed.seconds,
+        "tokens_per_s": tokens_per_s,
+        "cost_usd_per_mtok": cost,
+        "time": timed.to_dict(),
+    }
+
+
+def rates_of(gpu: GpuSpec, calibrations: Sequence[Calibration]) -> Rates:
+    """Return what was measured of a card here, else what its datasheet says."""
+    for calibration in calibrations:
+        if calibration.device == "cuda" and calibration.device_name in (gpu.name, *gpu.aliases):
+            return CalibratedRates(calibration)
+    return DatasheetRates(gpu)
+
+
+def _flops(work: WorkTable) -> float:
+    return float(sum(times * entry.cost.flops for entry, times in work))

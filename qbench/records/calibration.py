@@ -1,0 +1,127 @@
+"""How fast this machine's device is, kernel by kernel: a file in the user's settings for each device."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from qbench.errors import RecordError
+from qbench.records.noise import config_folder
+from qbench.records.record import utc_now
+from qbench.records.software import library_versions
+
+VERSION = 1
+
+MOVES_SPEED = ("torch", "bitsandbytes")
+"""Libraries whose kernels were timed; a calibration speaks for these versions only."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """One kernel at one size; the fields up to `layout` are those of `memory.op_costs.OpCost`."""
+
+    op: str
+    kind: str
+    dtype: str
+    flops: float
+    num_bytes: float
+    shape: tuple[int, ...]
+    layout: str
+    seconds: float
+    """Median, without what the operator takes on tensors of no size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was measured of a device."""
+
+    device: str
+    """cpu or cuda."""
+    device_name: str
+    num_threads: int | None
+    """Threads of torch on the CPU; None for a GPU, which is one whole."""
+    versions: Mapping[str, str | None]
+    dispatch_s: Mapping[str, float]
+    """The host's time for one operator of a training step, by phase (forward, backward, optimizer)."""
+    kernels: Sequence[KernelTime]
+    created_at: str = field(default_factory=utc_now)
+    version: int = VERSION
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the libraries are those that were timed."""
+        now = library_versions()
+        return all(self.versions.get(name) == now[name] for name in MOVES_SPEED)
+
+
+def calibration_file(device: str, device_name: str, num_threads: int | None) -> Path:
+    """Return the file for a device, its name and the number of threads."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", device_name).strip("-").lower() or "unknown"
+    threads = "" if num_threads is None else f"-{num_threads}-threads"
+    return config_folder() / f"calibration-{device}-{name}{threads}.json"
+
+
+def write_calibration(found: Calibration) -> Path:
+    """Store what was measured in place of what was known; return the file. Raises RecordError."""
+    file = calibration_file(found.device, found.device_name, found.num_threads)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
+        os.replace(part, file)
+    except OSError as error:
+        raise RecordError(
+            f"{file}: cannot be written ({error.strerror}); set QBENCH_CONFIG_DIR to a folder that can"
+        ) from error
+    return file
+
+
+def read_calibration(file: Path) -> Calibration:
+    """Return the calibration in a file. Raises RecordError where it is none, or an empty one."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        version = values.get("version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise RecordError(f"{file}: version {version} is newer than {VERSION}; update qbench")
+        found: Calibration = TypeAdapter(Calibration).validate_python(values)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{file}: {_reason(error)}; run `qbench calibrate` again") from error
+    if not found.kernels or not found.dispatch_s:
+        raise RecordError(f"{file}: the calibration is empty; run `qbench calibrate` again")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return getattr(error, "strerror", None) or "not JSON"
+
+
+def find_calibration(device: str, device_name: str, num_threads: int | None) -> Calibration | None:
+    """Return what is known of a device, None where nothing is. Raises RecordError for a damaged file."""
+    file = calibration_file(device, device_name, num_threads)
+    return read_calibration(file) if file.is_file() else None
+
+
+def has_calibration(device: str, device_name: str) -> bool:
+    """Say whether a device was calibrated, for any number of threads; cheap."""
+    stem = calibration_file(device, device_name, None).stem
+    return any(config_folder().glob(f"{stem}*.json"))
+
+
+def gpu_calibrations() -> tuple[Calibration, ...]:
+    """Return what is known of GPUs, each with the name that its driver reports. Raises RecordError."""
+    return tuple(map(read_calibration, sorted(config_folder().glob("calibration-cuda-*.json"))))
+
+
+def describe(found: Calibration) -> dict[str, Any]:
+    """Return what names a calibration and tells its age: device, threads, versions, date."""
+    return {key: value for key, value in asdict(found).items() if key not in ("kernels", "dispatch_s")}
