@@ -86,13 +86,19 @@ class ScenarioFile(pytest.File):
             scenario = load_scenario(self.path)
             points = expand(scenario)
             known = {record.point for record in gate.baseline}
+            # A baseline may hold the points of several scenarios; what none of them has is gone.
+            all_points = {
+                point
+                for file in self.config.getoption("--qbench")
+                for point in expand(load_scenario(Path(file)))
+            }
         except QbenchError as error:
             raise self.CollectError(str(error)) from error
         for point in points:
             name = f"{point.label.replace(' ', '-')}[{point.point_id}]"
             yield PointItem.of(self, name, scenario, functools.partial(_measure_point, scenario, point))
         if gate.path is not None:
-            gone = tuple(sorted(point.label for point in known.difference(points)))
+            gone = tuple(sorted(point.label for point in known.difference(all_points)))
             call = functools.partial(_no_point_is_gone, gone)
             yield ScenarioItem.from_parent(self, name="points-of-the-baseline", callobj=call)
 

@@ -131,14 +131,19 @@ def _capacity(
     lora = next((name for name in BASELINE_PRECISIONS if name in by_precision), None)
     if qlora is None or lora is None:
         return None
+    # Only what was planned for both: a side does not stop where nobody asked any further.
+    both = {value for value, *_ in by_precision[qlora]} & {value for value, *_ in by_precision[lora]}
+    if not both:
+        return None
+    asked = {name: [row for row in by_precision[name] if row[0] in both] for name in (qlora, lora)}
     memory = next((fit.get("memory_bytes") for _, _, fit in by_precision[qlora]), None)
     return Capacity(
         model=by_precision[qlora][0][1].point.model,
         gpu=gpu,
         memory_bytes=memory,
         axis=axis,
-        qlora=_reach(qlora, by_precision[qlora]),
-        lora=_reach(lora, by_precision[lora]),
+        qlora=_reach(qlora, asked[qlora]),
+        lora=_reach(lora, asked[lora]),
     )
 
 

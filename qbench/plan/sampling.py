@@ -69,7 +69,8 @@ def choose_samples(family: Iterable[Sizes]) -> Samples:
 def _choose(*values: tuple[int, ...]) -> Samples:
     spread = [_spread(of_axis, most) for of_axis, most in zip(values, MOST_SAMPLED, strict=True)]
     grid: list[Sizes] = list(itertools.product(*spread))  # type: ignore[arg-type]
-    scaled = np.array(grid) / np.max(grid, axis=0)
+    # The rank of full fine-tuning is 0 throughout.
+    scaled = np.array(grid) / np.maximum(np.max(grid, axis=0), 1)
     terms = _independent(scaled, spread)
     systems = [_columns(scaled, terms), *_broken(scaled, terms)]
     chosen = _telling(systems)

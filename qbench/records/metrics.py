@@ -96,7 +96,7 @@ _ROWS = (
         "flops",
         "FLOP",
         "lower",
-        "Floating-point operations of one optimizer step's matrix products and attention, recomputation included.",
+        "Floating-point operations of a step's matrix products and attention, recomputed ones too.",
         "near",
     ),
     Metric(

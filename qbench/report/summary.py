@@ -165,7 +165,7 @@ def _breakdown(result: Result) -> list[Cells]:
 
 
 def _planned_time(result: Result) -> dict[str, Any]:
-    """Return where planned time goes on the first device that was asked about; empty where no time is known."""
+    """Return where planned time goes on the first device asked about; empty where no time is known."""
     fits = result.detail.get("fits") or []
     return (fits[0].get("time") if fits else result.detail.get("time")) or {}
 

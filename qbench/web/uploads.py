@@ -99,11 +99,11 @@ def _check(value: Any, path: str) -> None:
             raise CatalogError(f"{path}: a list of {len(value):,}, at most {LONGEST_LIST:,} are taken")
         for inner in value:
             _check(inner, path)
-    elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise CatalogError(f"{path}: a whole number above {LARGEST_NUMBER:,} is not taken")
+    elif isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER:  # NaN is refused, too.
+        raise CatalogError(f"{path}: a number above {LARGEST_NUMBER:,} is not taken")
 
 
 def _check_layers(name: str, value: Any, path: str) -> None:
     counts = "layers" in name or name in ("n_layer", "depth")
-    if counts and isinstance(value, int) and value > MOST_LAYERS:
+    if counts and isinstance(value, (int, float)) and value > MOST_LAYERS:
         raise CatalogError(f"{path}: {name}: at most {MOST_LAYERS:,} layers are planned")

@@ -68,6 +68,16 @@ def test_shared_plans_are_those_of_each_point(
     assert len(ran) == num_recorded
 
 
+def test_full_fine_tuning_has_no_rank_to_vary(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model", FAMILIES["llama"], num_hidden_layers=2)
+    start = tiny_point(model, "bf16", optim="sgd").model_copy(update={"lora": None})
+    points = [resized(start, (0, length, 1)) for length in range(128, 1408, 128)]
+    tracer = SharedTraces(points)
+    for index in (0, 6):
+        together, alone = plan(points[index], "cuda", tracer=tracer), plan(points[index], "cuda")
+        assert (together.metrics, together.detail) == (alone.metrics, alone.detail)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
     folder = tmp_path_factory.mktemp("tiny") / "model"

@@ -35,7 +35,7 @@ def test_a_dropped_config_is_a_model_by_its_name(tmp_path: Path):
         (b"\xff\xfe{", "is not JSON"),
         (b"[]", "must be a JSON object with model_type"),
         (b'{"model_type": 3}', "must be a JSON object with model_type"),
-        (content(hidden_size=2**40), "hidden_size: a whole number above"),
+        (content(hidden_size=2**40), "hidden_size: a number above"),
         (content(num_hidden_layers=10**6), "at most 1,000 layers"),
         (content(text_config={"n_layer": 10**6}), "text_config: n_layer: at most 1,000 layers"),
         (content(layer_types=["full_attention"] * 5000), "a list of 5,000"),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 _LEARNING = """
     adam_beta1 adam_beta2 adam_epsilon assistant_only_loss average_tokens_across_devices
-    completion_only_loss cosine_min_lr_ratio data_seed early_stopping_patience full_determinism
-    ignore_data_skip label_smoothing_factor learning_rate lora_fan_in_fan_out lora_task_type
+    completion_only_loss cosine_min_lr_ratio data_seed early_stopping_patience
+    ignore_data_skip learning_rate lora_fan_in_fan_out lora_task_type
     loraplus_lr_embedding loraplus_lr_ratio lr_scheduler lr_scheduler_kwargs lr_scheduler_type
     max_grad_norm max_steps num_epochs num_train_epochs peft_init_lora_weights pissa_convert
     pissa_init pissa_iter seed strict tf32 train_on_inputs warmup_ratio warmup_steps weight_decay
@@ -45,7 +45,8 @@ _MEMORY = """
     chunked_cross_entropy context_parallel_size create_new_adapter cut_cross_entropy
     ddp_bucket_cap_mb deepspeed device_map double_* ema embeddings_skip_upcast enable_liger_kernel
     expandable_segments expert_parallel_size flash_attn_* flash_optimum fp8 fp8_* freeze_* fsdp
-    fsdp_* galore_* gptq* gpu_memory_limit image_* include_for_metrics kernels liger_* lisa_*
+    fsdp_* full_determinism galore_* gptq* gpu_memory_limit image_* include_for_metrics kernels
+    label_smoothing_factor liger_* lisa_*
     llama4_linearized_experts loftq* lomo* lora_embedding_kernel lora_mlp_kernel
     lora_modules_to_save lora_o_kernel lora_on_cpu lora_qkv_kernel lora_target_parameters low_bit_*
     max_memory mixture_of_depths model_init_kwargs model_max_length moe_* neftune_*

@@ -59,7 +59,12 @@ def _precision(reader: Reader, kind: str) -> tuple[str, str]:
         return "int8" if bits == 8 else f"{quant_type}{'-dq' if double else ''}", autocast
     if kind == "full" and not pure:
         return "fp32", autocast  # What trains is cast to fp32 (model/adapter.py, `_setup_full_tuning`).
-    return "bf16" if pure or bf16 else "fp16" if fp16 else "fp32", autocast
+    if not (pure or bf16 or fp16):
+        reader.tell(
+            "no dtype is named: planned in bf16, which LLaMA-Factory takes for a bf16 model (patch_config)"
+        )
+        return "bf16", autocast
+    return "bf16" if pure or bf16 else "fp16", autocast
 
 
 def _lora(reader: Reader, model: str) -> dict[str, Any]:

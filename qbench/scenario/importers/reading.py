@@ -52,6 +52,10 @@ OPTIMIZERS = {
 """Names of optimizers in transformers.OptimizerNames that keep the same state as one that is planned."""
 
 
+EVALUATION = ("do_eval", "eval_strategy", "evaluation_strategy", "per_device_eval_batch_size", "val_set_size")
+"""Keys that have a model evaluated between steps of training."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """A foreign config as settings of a scenario."""
@@ -153,7 +157,10 @@ class Reader:
             ("not understood, and they move memory", moving),
             ("unknown here, and they may move memory", unknown),
         )
-        return (*self._told, *(f"{what}: {', '.join(keys)}" for what, keys in lists if keys))
+        told = [*self._told, *(f"{what}: {', '.join(keys)}" for what, keys in lists if keys)]
+        if any(_is_set(self._values.get(key)) for key in EVALUATION):
+            told.append("evaluation is not planned; larger batches there may need more than a training step")
+        return tuple(told)
 
 
 def _is_set(value: Any) -> bool:
