@@ -7,6 +7,9 @@ when SECONDS have passed and goes on from there when it is run again, since what
 folder to begin anew. Each configuration is measured in a process of its own. Everything runs on one thread:
 with two, each waits for the other whenever the machine has anything else to do.
 
+A vCPU is often half a core, so whatever runs beside a measurement may halve its speed: one during which
+others kept more than a twentieth of a CPU busy is made again, up to a few times.
+
 What calibration measures are single kernels on a fixed grid of sizes. No figure of it comes from the
 configurations.
 """
@@ -26,6 +29,9 @@ from pathlib import Path
 from typing import Any
 
 NUM_THREADS = 1
+QUIET = 0.05
+"""CPUs that others may keep busy meanwhile."""
+TRIES = 4
 WARMUP_STEPS = 2
 STEPS = 7
 
@@ -50,17 +56,20 @@ def points() -> Iterator[Any]:
                 yield Point(model=model, precision=precision, lora=LoraSettings(r=r), train=train)  # type: ignore[arg-type]
 
 
-def measure(index: int) -> list[float]:
-    """Return the seconds of each timed step of one configuration."""
+def measure(index: int) -> dict[str, Any]:
+    """Return the seconds of each timed step of one configuration, and how busy others were meanwhile."""
     import torch
 
     from qbench.measure.cpu import timed_steps
+    from qbench.measure.host_load import busy_cpus_of_others, cpu_clock
     from qbench.step.training_step import build_step
 
     torch.set_num_threads(NUM_THREADS)
     step = build_step(list(points())[index], "cpu")
     timed_steps(step, WARMUP_STEPS)
-    return timed_steps(step, STEPS)[0]
+    before = cpu_clock()
+    seconds = timed_steps(step, STEPS)[0]
+    return {"seconds": seconds, "others_busy": busy_cpus_of_others(before, cpu_clock())}
 
 
 def calibration_of(folder: Path) -> Any:
@@ -81,41 +90,56 @@ def calibration_of(folder: Path) -> Any:
     return found
 
 
-def measured(folder: Path, limit_s: float) -> list[list[float]]:
+def measured(folder: Path, limit_s: float) -> list[dict[str, Any]]:
     """Return the step times of the configurations measured so far, after measuring more of them."""
     file = folder / "measured.json"
-    known: list[list[float]] = json.loads(file.read_text()) if file.is_file() else []
+    known: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     start = time.monotonic()
     for index in range(len(known), len(list(points()))):
         if time.monotonic() - start > limit_s:
             break
-        environment = os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS)}
-        child = subprocess.run(
-            [sys.executable, "-m", "benchmarks.step_time", "--measure", str(index)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        known.append(json.loads(child.stdout.splitlines()[-1]))
+        known.append(_undisturbed(index))
         file.write_text(json.dumps(known) + "\n", encoding="utf-8")
     return known
 
 
-def rows(calibration: Any, times: list[list[float]]) -> list[dict[str, Any]]:
+def _undisturbed(index: int) -> dict[str, Any]:
+    """Return the first measurement that nobody disturbed, or the least disturbed of a few."""
+    found: list[dict[str, Any]] = []
+    while len(found) < TRIES:
+        found.append(_in_a_process(index))
+        if found[-1]["others_busy"] < QUIET:
+            break
+    return min(found, key=lambda one: float(one["others_busy"]))
+
+
+def _in_a_process(index: int) -> dict[str, Any]:
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step_time", "--measure", str(index)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS)},
+    )
+    one: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return one
+
+
+def rows(calibration: Any, times: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each measured configuration: planned and measured seconds, error, parts."""
     from qbench.plan.planner import plan
 
     found = []
-    for point, seconds in zip(points(), times, strict=False):
+    for point, one in zip(points(), times, strict=False):
         record = plan(point, "cpu", calibrations=[calibration])
-        planned, real = record.metrics["step_time_s"], statistics.median(seconds)
+        planned, real = record.metrics["step_time_s"], statistics.median(one["seconds"])
         found.append(
             {
                 "point": point,
                 "planned_s": planned,
                 "measured_s": real,
                 "error": planned / real - 1,
+                "others_busy": one["others_busy"],
                 "parts_s": record.detail["time"]["parts_s"],
             }
         )
@@ -155,14 +179,14 @@ def report(calibration: Any, found: list[dict[str, Any]]) -> str:
         f"- QLoRA over LoRA in bf16, {len(ratios)} pairs: median error {statistics.median(ratios):.1%}, "
         f"largest {max(ratios):.1%}.",
         "",
-        "| configuration | checkpointing | planned, s | measured, s | error |",
-        "|---|---|---:|---:|---:|",
+        "| configuration | checkpointing | planned, s | measured, s | error | CPUs of others |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for row in found:
         checkpointing = "yes" if row["point"].train.gradient_checkpointing else "no"
         lines.append(
             f"| {row['point'].label} | {checkpointing} | {row['planned_s']:.3f} | "
-            f"{row['measured_s']:.3f} | {row['error']:+.1%} |"
+            f"{row['measured_s']:.3f} | {row['error']:+.1%} | {row['others_busy']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

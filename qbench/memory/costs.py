@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,15 @@ from qbench.memory.op_costs import OpCost, dequantizations, op_cost, product_of_
 from qbench.memory.sites import PHASES_BY_LAYER, SitedLedger
 
 _GEMM_4BIT = "bitsandbytes::gemm_4bit"
+
+_NO_WORK = frozenset(
+    [
+        torch.ops.profiler._record_function_enter_new.default,
+        torch.ops.profiler._record_function_exit._RecordFunction,
+        torch.ops.aten.lift_fresh.default,
+    ]
+)
+"""What torch's optimizers tell profilers, and the marking of a constant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,9 @@ class _Entry(NamedTuple):
     is_recomputed: bool
     in_loss: bool
     handles: tuple[int, ...]
-    """Storages that tell the layer where no module runs, in the optimizer's phase."""
+    """Storages that tell the layer where no module runs, in the optimizer's phase: inputs, then outputs."""
+    on_host: bool
+    """Whether it works on the host's tensors only, as on the optimizer's counters of steps."""
 
 
 class CostLog:
@@ -48,7 +59,7 @@ class CostLog:
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
-        self._known: dict[Hashable, list[OpCost]] = {}
+        self._known: dict[Hashable, OpCost] = {}
 
     def begin_step(self) -> None:
         """Forget the step before."""
@@ -61,14 +72,15 @@ class CostLog:
 
     def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Take down one operator that ran under a ledger."""
+        if func in _NO_WORK:
+            return
         place = self._place(ledger)
         if place[0] not in PHASES_BY_LAYER and args and isinstance(args[0], (list, tuple)):
             name = func._schema.name
             if name.startswith(("aten::_foreach_", "aten::_fused_")):
                 self._note_each(ledger, place, func, args, kwargs, out)
                 return
-        for cost in self._costs(func, args, kwargs, out):
-            self._entries.append(_Entry(cost, *place, self._handles(ledger, place[0], (args, out))))
+        self._append(ledger, place, func, args, kwargs, out)
 
     def note_opened(self, ledger: Any, start: int, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Take down an operator that the ledger put another function in place of.
@@ -84,25 +96,29 @@ class CostLog:
             return
         hidden = dequantizations(args, kwargs) if "matmul" in inner else [product_of_4bit(args, kwargs, out)]
         place = self._place(ledger)
-        self._entries += [_Entry(cost, *place, ()) for cost in hidden]
+        self._entries += [_Entry(cost, *place, (), False) for cost in hidden]
 
-    def work(self, ledger: Any = None, block: Block | None = None) -> WorkTable:
+    def work(
+        self, ledger: Any = None, block: Block | None = None, growth: float = 1.0
+    ) -> list[tuple[Work, float]]:
         """Return the step's work and how often it is done; a block's layers count as often as they stand.
 
-        `ledger` and `block` are those of a shallow model, None where all layers were run.
+        `ledger` and `block` are those of a shallow model, None where all layers were run; the deep one trains
+        `growth` times as many tensors, for each of which the optimizer works on the host.
         """
         counted: dict[Work, float] = defaultdict(float)
-        layer_of = None if block is None else _layer_finder(ledger, block)
+        layers = None if block is None else _Layers(ledger, block)
         current: int | None = None
         for entry in self._entries:
             times, cost = 1.0, entry.cost
-            if block is not None and layer_of is not None:
-                if entry.phase in PHASES_BY_LAYER:
-                    number = layer_of(entry.module)
-                    current = current if number is None else number
-                    times = _times(block, current)
-                else:
-                    cost, times = _of_storages(entry, ledger, block, layer_of)
+            if layers is not None and entry.phase in PHASES_BY_LAYER:
+                number = layers.of_path(entry.module)
+                current = current if number is None else number
+                times = layers.times(current)
+            elif layers is not None and entry.on_host:
+                times = growth
+            elif layers is not None:
+                cost, times = layers.of_storages(entry)
             counted[Work(cost, entry.phase, entry.is_recomputed, entry.in_loss)] += times
         return list(counted.items())
 
@@ -111,17 +127,14 @@ class CostLog:
         phase = ledger.phase
         return phase, module, phase == "backward" and in_forward and module != "", category == "logits_loss"
 
-    def _costs(self, func: Any, args: Any, kwargs: Any, out: Any) -> list[OpCost]:
-        if all(tensor.device.type == "cpu" for tensor in tensors((args, tuple(kwargs.values()), out))):
-            # Counters of the optimizer, on the host.
-            return [OpCost(func._schema.name.rpartition("::")[2], "none", "other")]
+    def _cost(self, func: Any, args: Any, kwargs: Any, out: Any) -> OpCost:
         try:
             key: Hashable = (func, metadata_key(args), metadata_key(tuple(kwargs.items())))
         except UnhashableError:
-            return [op_cost(func, args, kwargs, out)]
+            return op_cost(func, args, kwargs, out)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = [op_cost(func, args, kwargs, out)]
+            found = self._known[key] = op_cost(func, args, kwargs, out)
         return found
 
     def _note_each(
@@ -132,13 +145,22 @@ class CostLog:
             each = tuple(_nth(value, index) for value in args)
             named = {name: _nth(value, index) for name, value in kwargs.items()}
             made = None if out is None else _nth(out, index)
-            cost = self._costs(func, each, named, made)[0]
-            self._entries.append(_Entry(cost, *place, self._handles(ledger, place[0], each)))
+            self._append(ledger, place, func, each, named, made)
 
-    def _handles(self, ledger: Any, phase: str, values: Any) -> tuple[int, ...]:
+    def _append(
+        self, ledger: Any, place: tuple[str, str, bool, bool], func: Any, args: Any, kwargs: Any, out: Any
+    ) -> None:
+        involved = tuple(tensors((args, tuple(kwargs.values()), out)))
+        on_host = all(tensor.device.type == "cpu" for tensor in involved)
+        name = func._schema.name.rpartition("::")[2]
+        cost = OpCost(name, "none", "other") if on_host else self._cost(func, args, kwargs, out)
+        handles = () if on_host else self._handles(ledger, place[0], involved)
+        self._entries.append(_Entry(cost, *place, handles, on_host))
+
+    def _handles(self, ledger: Any, phase: str, involved: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
         if phase in PHASES_BY_LAYER or not isinstance(ledger, SitedLedger):
             return ()
-        found = (ledger.handle(tensor) for tensor in tensors(values))
+        found = (ledger.handle(tensor) for tensor in involved)
         return tuple(handle for handle in found if handle is not None)
 
 
@@ -147,51 +169,46 @@ def _nth(value: Any, index: int) -> Any:
     return value[index] if is_list else value
 
 
-def _layer_finder(ledger: SitedLedger, block: Block) -> Callable[[str], int | None]:
-    known: dict[str, int | None] = {}
+class _Layers:
+    """Which layer work belongs to, and how often that layer stands in the deep model."""
 
-    def layer_of(path: str) -> int | None:
-        if path not in known:
-            known[path] = block.number(path)
-        return known[path]
+    def __init__(self, ledger: SitedLedger, block: Block) -> None:
+        self._ledger = ledger
+        self._block = block
+        self._known: dict[str, int | None] = {}
 
-    return layer_of
+    def of_path(self, path: str) -> int | None:
+        """Return the layer of a module's path or a parameter's name."""
+        if path not in self._known:
+            self._known[path] = self._block.number(path)
+        return self._known[path]
 
+    def times(self, layer: int | None) -> float:
+        """Return how often a recorded layer stands in the deep model."""
+        return 1.0 + self._block.copies if layer in self._block else 1.0
 
-def _times(block: Block, layer: int | None) -> float:
-    return 1.0 + block.copies if layer in block else 1.0
+    def of_storages(self, entry: _Entry) -> tuple[OpCost, float]:
+        """Return the cost and number of an operator of the optimizer, by the layers of what it works on."""
+        sums = [handle for handle in entry.handles if handle in self._ledger.parts]
+        if sums:
+            growth = self._growth(sums[0])
+            return entry.cost.scaled(growth, growth if entry.handles[-1] in sums else 1), 1.0
+        layers = (self._of_storage(handle) for handle in entry.handles)
+        return entry.cost, self.times(next((layer for layer in layers if layer is not None), None))
 
+    def _growth(self, handle: int) -> float:
+        """Return how many times as large a storage that is a sum over layers is in the deep model."""
+        parts = self._ledger.parts[handle]
+        total = 0.0
+        for part, share in parts.items():
+            layer = self.of_path(part) if isinstance(part, str) else self._of_storage(part)
+            total += share * self.times(layer)
+        return total / sum(parts.values())
 
-def _of_storages(
-    entry: _Entry, ledger: SitedLedger, block: Block, layer_of: Callable[[str], int | None]
-) -> tuple[OpCost, float]:
-    """Return the cost and number of an operator of the optimizer, by the layers of what it works on."""
-    for handle in entry.handles:
-        if handle in ledger.parts:
-            return entry.cost.scaled(_growth(handle, ledger, block, layer_of)), 1.0
-    layers = (_layer_of_storage(handle, ledger, layer_of) for handle in entry.handles)
-    first = next((layer for layer in layers if layer is not None), None)
-    return entry.cost, _times(block, first)
-
-
-def _growth(handle: int, ledger: SitedLedger, block: Block, layer_of: Callable[[str], int | None]) -> float:
-    """Return how many times as large a storage that is a sum over layers is in the deep model."""
-    parts = ledger.parts[handle]
-    total = 0.0
-    for part, share in parts.items():
-        layer = layer_of(part) if isinstance(part, str) else _layer_of_storage(part, ledger, layer_of)
-        total += share * _times(block, layer)
-    return total / sum(parts.values())
-
-
-def _layer_of_storage(handle: int, ledger: SitedLedger, layer_of: Callable[[str], int | None]) -> int | None:
-    seen = handle
-    while (number := layer_of(ledger.allocations[seen].module)) is None and seen in ledger.sources:
-        seen = ledger.sources[seen]
-    return number
-
-
-def total(work: WorkTable) -> tuple[float, float]:
-    """Return floating-point operations and bytes moved of a step."""
-    pairs = [(entry.cost.flops * times, entry.cost.num_bytes * times) for entry, times in work]
-    return sum(flops for flops, _ in pairs), sum(num_bytes for _, num_bytes in pairs)
+    def _of_storage(self, handle: int) -> int | None:
+        ledger = self._ledger
+        while (number := self.of_path(ledger.allocations[handle].module)) is None:
+            if handle not in ledger.sources:
+                return None
+            handle = ledger.sources[handle]
+        return number

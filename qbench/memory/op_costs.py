@@ -85,14 +85,9 @@ class OpCost:
         """Bytes read and written together."""
         return self.read_bytes + self.written_bytes
 
-    def scaled(self, factor: float) -> OpCost:
-        """Return the cost of the operator on tensors so many times as large."""
-        return replace(
-            self,
-            flops=self.flops * factor,
-            read_bytes=self.read_bytes * factor,
-            written_bytes=self.written_bytes * factor,
-        )
+    def scaled(self, read: float, written: float) -> OpCost:
+        """Return the cost where inputs are `read` times as large, and outputs `written` times."""
+        return replace(self, read_bytes=self.read_bytes * read, written_bytes=self.written_bytes * written)
 
 
 def op_cost(func: Any, args: Any, kwargs: Any, out: Any) -> OpCost:

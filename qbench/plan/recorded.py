@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -91,8 +91,14 @@ def record_few_layers(
         facts=model_facts(step.model, point, block.times),
         history=stretched(ledger, block),
         managed_bytes=managed_bytes(step.optimizer, times),
-        work=None if costs is None else costs.work(ledger, block),
+        work=None if costs is None else costs.work(ledger, block, _growth(times)),
     )
+
+
+def _growth(times: Mapping[torch.Tensor, int]) -> float:
+    """Return how many times as many tensors are trained in the deep model."""
+    trained = [count for parameter, count in times.items() if parameter.requires_grad]
+    return sum(trained) / len(trained)
 
 
 def _stack(model: torch.nn.Module, depth: int) -> str:
