@@ -186,9 +186,13 @@ def report(calibration: Any, found: list[dict[str, Any]]) -> str:
         checkpointing = "yes" if row["point"].train.gradient_checkpointing else "no"
         lines.append(
             f"| {row['point'].label} | {checkpointing} | {row['planned_s']:.3f} | "
-            f"{row['measured_s']:.3f} | {row['error']:+.1%} | {row['others_busy']:.2f} |"
+            f"{row['measured_s']:.3f} | {row['error']:+.1%} | {_busy_text(row['others_busy'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _busy_text(cpus: float | None) -> str:
+    return "not noted" if cpus is None else f"{cpus:.2f}"
 
 
 def main() -> None:
