@@ -1,0 +1,78 @@
+"""Calibration on this CPU, with small kernels: every one is of one operator, and takes time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from qbench.cli.main import main
+from qbench.measure import calibrate, known_speed, micro_kernels, stopwatch
+from qbench.measure.known_speed import usable_calibrations
+from qbench.records.calibration import calibration_file
+from qbench.units import MIB
+
+
+@pytest.fixture(autouse=True)
+def small_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setattr(micro_kernels, "ROWS", {"cpu": (4,)})
+    monkeypatch.setattr(micro_kernels, "PRODUCT_SIZES", {"cpu": (8, 16)})
+    monkeypatch.setattr(micro_kernels, "LENGTHS", {"cpu": (8,)})
+    monkeypatch.setattr(micro_kernels, "POOL_BYTES", 4 * MIB)
+    monkeypatch.setattr(stopwatch, "BUDGET_S", 1e-4)
+    monkeypatch.setattr(calibrate, "ROUNDS", 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kernel_is_one_operator(dtype: torch.dtype) -> None:
+    names = set()
+    with torch.no_grad():
+        for kernel in micro_kernels.kernels("cpu", dtype):
+            costs = micro_kernels._Costs()
+            with costs:
+                kernel.runs[0]()
+            working = [cost for cost in costs.seen if cost.kind != "none"]
+            assert len(working) == 1
+            names.add(working[0].op)
+    assert names >= {"mm", "bmm", "add", "silu", "clone", "sum", "_log_softmax", "dequantize_4bit"}
+    assert "_scaled_dot_product_flash_attention_for_cpu_backward" in names
+
+
+def test_products_are_timed_in_all_layouts_with_another_operand_each_time() -> None:
+    with torch.no_grad():
+        products = list(micro_kernels._products("cpu", torch.float32))
+    assert {micro_kernels.cost_of(kernel).layout for kernel in products} == {"nn", "nt", "tn"}
+    assert len(products) == 3 * 2**3
+    assert all(len(kernel.runs) > 1 for kernel in products)
+
+
+def test_a_stopwatch_counts_what_a_function_takes() -> None:
+    def wait() -> torch.Tensor:
+        time.sleep(0.002)
+        return torch.empty(1)
+
+    assert 0.002 <= stopwatch.seconds_of([wait], "cpu") < 0.02
+
+
+def test_calibrate_stores_what_plans_then_find(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usable_calibrations("cpu") == ()
+    assert main(["calibrate", "--device", "cpu", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (found,) = usable_calibrations("cpu")
+    assert said["file"] == str(calibration_file("cpu", found.device_name, torch.get_num_threads()))
+    assert found.num_threads == torch.get_num_threads()
+    assert all(kernel.seconds > 0 for kernel in found.kernels)
+    assert all(0 < seconds < 0.01 for seconds in found.dispatch_s.values())
+    assert set(said["rates"]) >= {"mm fp32", "mm bf16", "clone fp32", "host, forward"}
+
+
+def test_a_calibration_of_other_libraries_is_not_used() -> None:
+    assert main(["calibrate", "--device", "cpu"]) == 0
+    name = known_speed.machine("cpu")["device_name"]
+    file = calibration_file("cpu", str(name), torch.get_num_threads())
+    file.write_text(file.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
+    assert usable_calibrations("cpu") == ()

@@ -1,0 +1,89 @@
+"""Calibrations in the user's settings: whole, of this machine and these libraries, or refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from qbench.errors import RecordError
+from qbench.records.calibration import (
+    Calibration,
+    KernelTime,
+    calibration_file,
+    find_calibration,
+    gpu_calibrations,
+    has_calibration,
+    read_calibration,
+    write_calibration,
+)
+from qbench.records.software import library_versions
+
+CPU = Calibration(
+    device="cpu",
+    device_name="Some CPU (R) 9",
+    num_threads=2,
+    versions=library_versions(),
+    dispatch_s={"forward": 1e-6},
+    kernels=[KernelTime("mm", "matmul", "fp32", 2e3, 1e3, (1, 10, 10, 10), "nt", 1e-6)],
+)
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_CONFIG_DIR", str(tmp_path / "settings"))
+
+
+def test_what_was_written_is_read() -> None:
+    file = write_calibration(CPU)
+    assert file.name == "calibration-cpu-some-cpu-r-9-2-threads.json"
+    found = find_calibration("cpu", "Some CPU (R) 9", 2)
+    assert found is not None
+    assert found.kernels[0] == CPU.kernels[0]
+    assert found == replace(CPU, kernels=list(CPU.kernels))
+
+
+def test_it_speaks_for_its_device_and_threads_only() -> None:
+    write_calibration(CPU)
+    assert has_calibration("cpu", CPU.device_name)
+    assert find_calibration("cpu", CPU.device_name, 1) is None
+    assert find_calibration("cpu", "Another", 2) is None
+    assert gpu_calibrations() == ()
+    write_calibration(replace(CPU, device="cuda", num_threads=None))
+    assert [found.device for found in gpu_calibrations()] == ["cuda"]
+
+
+def test_it_speaks_for_its_libraries_only() -> None:
+    assert CPU.is_current
+    assert not replace(CPU, versions=library_versions() | {"torch": "1.0"}).is_current
+    assert replace(CPU, versions=library_versions() | {"peft": "0.1"}).is_current
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not JSON"),
+        ("[]", "run `qbench calibrate` again"),
+        ("{}", "Field required"),
+        (json.dumps(asdict(CPU) | {"kernels": []}), "the calibration is empty"),
+        (json.dumps(asdict(CPU) | {"version": 99}), "update qbench"),
+        (json.dumps(asdict(CPU) | {"dispatch_s": {"forward": "fast"}}), "dispatch_s.forward"),
+    ],
+)
+def test_a_damaged_file_is_refused(text: str, said: str) -> None:
+    file = calibration_file("cpu", "x", 1)
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(RecordError) as refusal:
+        read_calibration(file)
+    assert said in str(refusal.value)
+    assert str(file) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "settings").write_text("a file")
+    with pytest.raises(RecordError, match="QBENCH_CONFIG_DIR"):
+        write_calibration(CPU)
