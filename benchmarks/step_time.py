@@ -211,12 +211,13 @@ def main() -> None:
     start = time.monotonic()
     calibration = calibration_of(given.out)
     times = measured(given.out, given.limit - (time.monotonic() - start))
-    found = rows(calibration, times)
-    text = report(calibration, found)
+    left = len(list(points())) - len(times)
+    if left:
+        print(f"{left} configurations left; run again to go on")
+        return
+    text = report(calibration, rows(calibration, times))
     (given.out / "step_time.md").write_text(text, encoding="utf-8")
     print(text)
-    left = len(list(points())) - len(times)
-    print(f"{left} configurations left; run again to go on" if left else "all measured")
 
 
 if __name__ == "__main__":

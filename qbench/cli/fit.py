@@ -219,7 +219,19 @@ def _notes(found: Sequence[Largest]) -> list[str]:
         for largest in found
         if not largest.is_monotone
     ]
+    retried = [largest for largest in found if _after_retries(largest)]
+    if retried:
+        labels = ", ".join(largest.record.point.label for largest in retried)
+        notes.append(
+            f"{labels}: fits only after PyTorch has emptied its cache, which takes time;"
+            " the headroom is what is free then."
+        )
     return notes
+
+
+def _after_retries(found: Largest) -> bool:
+    verdict = found.record.detail["fits"][0]["verdict"]
+    return found.value is not None and str(verdict).startswith("ok after")
 
 
 def _print_changes(found: Largest) -> None:
@@ -233,9 +245,7 @@ def _print_changes(found: Largest) -> None:
     for relief in found.reliefs:
         held = "fits" if relief.fits else "not enough"
         ratio = "" if relief.step_time_ratio is None else f", step time x {relief.step_time_ratio:.2f}"
-        text = (
-            f"{_change_text(relief)}: frees {format_bytes(relief.freed_bytes)}, {held}{ratio}; {relief.cost}"
-        )
+        text = f"{_change_text(relief)}: reserves {format_bytes(relief.freed_bytes)} less, {held}{ratio}; {relief.cost}"
         print_text(f"  {text}")
     if found.grows is not None and found.grows_bytes is not None:
         grown = f"{format_bytes(found.grows_bytes)} for {found.axis.step} more of {found.axis.setting}"
