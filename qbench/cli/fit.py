@@ -245,7 +245,8 @@ def _print_changes(found: Largest) -> None:
     for relief in found.reliefs:
         held = "fits" if relief.fits else "not enough"
         ratio = "" if relief.step_time_ratio is None else f", step time x {relief.step_time_ratio:.2f}"
-        text = f"{_change_text(relief)}: reserves {format_bytes(relief.freed_bytes)} less, {held}{ratio}; {relief.cost}"
+        freed = format_bytes(relief.freed_bytes)
+        text = f"{_change_text(relief)}: reserves {freed} less, {held}{ratio}; {relief.cost}"
         print_text(f"  {text}")
     if found.grows is not None and found.grows_bytes is not None:
         grown = f"{format_bytes(found.grows_bytes)} for {found.axis.step} more of {found.axis.setting}"
