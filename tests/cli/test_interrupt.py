@@ -81,6 +81,8 @@ def test_ctrl_c_ends_all_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: 
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            # A shell starts what it runs in the background with the signal ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         assert wait_for(lambda: "measure #1" in log.read_text(), 60), log.read_text()
@@ -90,7 +92,7 @@ def test_ctrl_c_ends_all_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: 
         assert worker_is_there(runner.pid) == with_worker
         assert everyone
         os.killpg(runner.pid, signal.SIGINT)
-        assert runner.wait(timeout=20) == 130, log.read_text()
+        assert runner.wait(timeout=60) == 130, log.read_text()
         lines = log.read_text().splitlines()
         assert lines[-1] == LAST_LINE
         assert len(lines) == 4, lines  # The title, the plan and the measurement stand before it.
