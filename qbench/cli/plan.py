@@ -98,9 +98,10 @@ class _MemoryOptions:
 
     def check(self, device: str, num_points: int) -> None:
         """Raise QbenchError where they ask for what a plan cannot give."""
-        from qbench.memory.allocator import AllocatorConfig
+        if self.alloc_conf:
+            from qbench.memory.allocator import AllocatorConfig
 
-        AllocatorConfig.from_env_text(self.alloc_conf)
+            AllocatorConfig.from_env_text(self.alloc_conf)
         if device == "cpu" and (self.alloc_conf or self.snapshot):
             raise QbenchError("--alloc-conf and --snapshot are of CUDA's allocator; leave out --device cpu")
         if self.snapshot and num_points > 1:
@@ -129,7 +130,7 @@ def _save_scenario(asked: Target, source: Path, file: Path) -> None:
     from qbench.scenario.importers.configs import scenario_of
     from qbench.scenario.load import scenario_text
 
-    text = scenario_text(scenario_of(source, asked.points, asked.gpus))
+    text = scenario_text(scenario_of(source, asked.points, asked.gpus), asked.caveats)
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:

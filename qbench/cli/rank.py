@@ -167,6 +167,8 @@ def _ranked(
 _NOTES = (
     "Times are planned, from datasheet rates unless the card was calibrated here; energy is the board's "
     "power limit over the whole time, host left out.",
+    "Bound by is what most of a step's time goes to, and its share: arithmetic (compute), memory traffic, or "
+    "waiting for the host; where that is memory, bandwidth counts for more than peak arithmetic.",
     "A price is the lowest found for one GPU of an instance, an order of magnitude and no offer.",
 )
 _SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
@@ -214,6 +216,8 @@ def _row_document(row: Ranked) -> dict[str, Any]:
         "fits": row.fits,
         "why": row.why,
         "step_time_s": row.step_time_s,
+        "bound": row.bound,
+        "bound_share": row.bound_share,
         "hours": row.hours,
         "cost_usd": row.cost_usd,
         "spot_cost_usd": row.spot_cost_usd,
@@ -230,6 +234,7 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
         Column("GPU"),
         Column("Method"),
         Column("Hours", "h"),
+        Column("Bound by"),
         Column("Cost", "USD"),
         Column("Spot", "USD"),
         Column("Energy", "kWh"),
@@ -241,6 +246,7 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
             row.gpu.name,
             f"{row.point.method} {row.point.precision}",
             row.hours,
+            "" if row.bound_share is None else f"{row.bound} {row.bound_share:.0%}",
             row.cost_usd,
             row.spot_cost_usd,
             row.energy_kwh,

@@ -13,7 +13,6 @@ from typing import Any
 from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu
 from qbench.errors import CatalogError, ScenarioError
 from qbench.scenario.expand import MAX_POINTS, expand, point_from
-from qbench.scenario.load import load_scenario, shipped_scenarios
 from qbench.scenario.schema import Point, Scenario
 from qbench.units import format_bytes, parse_bytes
 
@@ -41,6 +40,8 @@ def scenario_path(target: str) -> Path:
     path = Path(target)
     if path.exists():
         return path
+    from qbench.scenario.load import shipped_scenarios  # YAML, which a model named by its id never needs.
+
     shipped = {shipped.name: shipped for shipped in shipped_scenarios()}
     return shipped.get(target) or shipped.get(f"{target}.yaml", path)
 
@@ -52,6 +53,8 @@ def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, 
     """
     if max_points < 1:
         raise ScenarioError(f"--max-points: given {max_points}; allowed: a whole number of at least 1")
+    from qbench.scenario.load import load_scenario
+
     scenario = load_scenario(scenario_path(target), max_points)
     return scenario, expand(scenario, max_points)
 
@@ -80,21 +83,23 @@ def read_asked(
 
     if is_scenario(name or ""):
         raise ScenarioError(f"--from {file}: given beside the scenario {name}; leave one of the two out")
-    found = import_config(file, _model_type, form, name or "")
+    found = import_config(
+        file, _language_config, form, name or "", next(iter(flags.get("seq_len", ())), None)
+    )
     points = _points_of(found.settings, {name: values for name, values in flags.items() if values})
     return Target(points=points, gpus=tuple(gpus), caveats=found.caveats)
 
 
-def _model_type(model: str) -> str | None:
-    """Return the model type of a catalog model or a folder; None for others and where there is none."""
+def _language_config(model: str) -> Mapping[str, Any]:
+    """Return the config of the language part of a catalog model or a folder; empty for others."""
     from qbench.catalog.models import resolve_model
 
     try:
         config = resolve_model(model).config or {}
     except CatalogError:
-        return None
-    found = config.get("text_config", config).get("model_type")
-    return found if isinstance(found, str) else None
+        return {}
+    dtypes = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    return {**dtypes, **config.get("text_config", config)}
 
 
 def read_target(

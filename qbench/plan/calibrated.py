@@ -2,7 +2,8 @@
 
 A kernel larger than any measured goes on at the rate of the largest; a product smaller than any takes as long
 as the smallest. An operator that was not timed takes as long as one of its kind. What has no such stand-in,
-as a dtype that was not measured, has no time.
+as a dtype that was not measured, has no time. Sizes far beyond the measured ones have a time that is none of
+this device's; a plan tells its share.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ _STANDS_FOR = {
 """Operator or kind of operators -> the timed operator that is as fast."""
 
 
+REACH = 8
+"""How many times as large as the largest of its kind a kernel may be for its rate to count as measured."""
+
+
 class CalibratedRates:
     """Rates of a calibrated device."""
 
@@ -60,6 +65,11 @@ class CalibratedRates:
             else:
                 self._curves[timed.op, timed.dtype, timed.layout].append(timed)
         self._peaks = _peaks(calibration)
+        self._largest: dict[tuple[str, str], float] = defaultdict(float)
+        for timed in calibration.kernels:
+            of_kind = (timed.kind if timed.shape else "", timed.dtype)
+            work = timed.flops if timed.shape else timed.num_bytes
+            self._largest[of_kind] = max(self._largest[of_kind], work)
 
     def kernel_s(self, cost: OpCost) -> KernelSeconds | None:
         """Return the time of an operator's kernel; None where nothing like it was timed."""
@@ -77,6 +87,12 @@ class CalibratedRates:
     def peak_flops(self, dtype: str) -> float | None:
         """Return the rate of the fastest product that was timed."""
         return self._peaks.get(dtype)
+
+    def is_beyond(self, cost: OpCost) -> bool:
+        """Return whether a kernel is far larger than any of its kind and dtype that was timed."""
+        work = cost.flops if cost.shape else cost.num_bytes
+        of_kind = (cost.kind if cost.shape else "", "fp32" if cost.dtype == "other" else cost.dtype)
+        return work > REACH * self._largest.get(of_kind, math.inf)
 
     def _product_s(self, cost: OpCost) -> float | None:
         op = _STANDS_FOR.get(cost.op, cost.op)

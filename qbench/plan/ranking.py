@@ -17,7 +17,7 @@ from qbench.memory.allocator import AllocatorConfig
 from qbench.memory.choices import Card, heard
 from qbench.plan.hardware import card_of, context_size, fit_on
 from qbench.plan.timed import rates_of
-from qbench.plan.timing import Rates, step_time
+from qbench.plan.timing import Bound, Rates, StepTime, step_time
 from qbench.plan.trace import Trace, trace
 from qbench.plan.workload import Workload
 from qbench.records.calibration import Calibration
@@ -39,6 +39,10 @@ class Ranked:
     """ok, or why the card cannot train this."""
     step_time_s: float | None
     """One optimizer step at the longest padded length; None where the card's rates are not known."""
+    bound: Bound | None
+    """What most of that time goes to: arithmetic, memory traffic or waiting for the host."""
+    bound_share: float | None
+    """Share of that time which goes to it."""
     hours: float | None
     rate: Rate | None
     """Price of an hour, with its source; None where there is none."""
@@ -133,6 +137,8 @@ def _unfit(gpu: GpuSpec, point: Point, why: str, terms: Terms) -> Ranked:
         fits=False,
         why=why,
         step_time_s=None,
+        bound=None,
+        bound_share=None,
         hours=None,
         rate=terms.rates.get(gpu.name),
         cost_usd=None,
@@ -146,9 +152,12 @@ def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Work
     if why:
         return _unfit(gpu, point, why, terms)
     rates = rates_of(gpu, terms.calibrations)
-    times = {length: _seconds(traced, rates) for length, traced in traces.items()}
-    row = replace(_unfit(gpu, point, "ok", terms), fits=True, step_time_s=times[point.train.seq_len])
-    known = {length: seconds for length, seconds in times.items() if seconds is not None}
+    times = {length: _timed(traced, rates) for length, traced in traces.items()}
+    longest = times[point.train.seq_len]
+    row = replace(_unfit(gpu, point, "ok", terms), fits=True)
+    if longest is not None:
+        row = replace(row, step_time_s=longest.seconds, bound=longest.bound, bound_share=longest.bound_share)
+    known = {length: timed.seconds for length, timed in times.items() if timed is not None}
     if len(known) < len(times):
         return replace(row, why="ok; its rates are not known")
     rate, num_gpus = row.rate, terms.num_gpus
@@ -172,10 +181,9 @@ def _too_small(gpu: GpuSpec, traced: Trace) -> str:
     return "" if fit.fits else fit.verdict
 
 
-def _seconds(traced: Trace, rates: Rates) -> float | None:
+def _timed(traced: Trace, rates: Rates) -> StepTime | None:
     assert traced.work is not None
-    timed = step_time(traced.work, rates)
-    return None if timed is None else timed.seconds
+    return step_time(traced.work, rates)
 
 
 def _hours(times: Mapping[int, float], workload: Workload, point: Point, num_gpus: int) -> float:

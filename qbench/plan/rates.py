@@ -37,7 +37,7 @@ class DatasheetRates:
         movement = cost.num_bytes / (self.gpu.memory_bandwidth_bytes_per_s * self._share["bandwidth"])
         arithmetic = 0.0
         if cost.flops:
-            peak = self.peak_flops(cost.dtype)
+            peak = self._attention_peak() if _is_fp32_attention(cost) else self.peak_flops(cost.dtype)
             if peak is None:
                 return None
             arithmetic = cost.flops / (peak * self._share[_arithmetic(cost)])
@@ -52,6 +52,21 @@ class DatasheetRates:
     def peak_flops(self, dtype: str) -> float | None:
         """Return the datasheet's dense peak for a dtype; torch multiplies fp32 without TF32 by default."""
         return self.gpu.peak_flops.get(dtype)
+
+    def _attention_peak(self) -> float | None:
+        """Return the peak of fused attention in fp32: from Ampere on, three products in TF32 stand for one.
+
+        Source: pytorch/pytorch aten/src/ATen/native/transformers/cuda/mem_eff_attention/gemm_kernel_utils.h
+        (DefaultGemmType of float, OpMultiplyAddFastF32); allow_tf32 does not matter to it.
+        """
+        tf32 = self.gpu.peak_flops.get("tf32")
+        if tf32 is None or (self.gpu.compute_capability or (0, 0)) < (8, 0):
+            return self.peak_flops("fp32")
+        return tf32 / 3
+
+
+def _is_fp32_attention(cost: OpCost) -> bool:
+    return cost.kind == "attention" and cost.dtype == "fp32"
 
 
 def _arithmetic(cost: OpCost) -> str:

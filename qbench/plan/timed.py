@@ -7,7 +7,7 @@ from typing import Any
 
 from qbench.catalog.gpus import GpuSpec
 from qbench.memory.costs import WorkTable
-from qbench.plan.calibrated import CalibratedRates
+from qbench.plan.calibrated import REACH, CalibratedRates
 from qbench.plan.rates import DatasheetRates
 from qbench.plan.timing import Rates, StepTime, step_time
 from qbench.records.calibration import Calibration
@@ -15,6 +15,9 @@ from qbench.scenario.schema import Point
 
 FACTS = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
 """What a plan says of time, as metrics for the first device and in `detail.fits` for each."""
+
+_TOLD_SHARE = 0.1
+"""Share of the kernels' time outside of what was measured, from which on a plan tells it."""
 
 
 def gpu_times(
@@ -26,8 +29,10 @@ def gpu_times(
 ) -> dict[str, Any]:
     """Add the step's time on each GPU to `detail.fits`; return the metrics, which are the first one's."""
     for gpu, fit in zip(gpus, detail["fits"], strict=True):
-        timed = step_time(work, rates_of(gpu, calibrations))
-        fit.update(time_facts(timed, point, fit["usd_per_hour"]))
+        rates = rates_of(gpu, calibrations)
+        fit.update(time_facts(step_time(work, rates), point, fit["usd_per_hour"]))
+        if isinstance(rates, CalibratedRates):
+            detail["caveats"] += [f"{gpu.name}: {caveat}" for caveat in calibration_caveats(work, rates)]
     first = detail["fits"][0]
     return {"flops": _flops(work), **{name: first[name] for name in FACTS if first[name] is not None}}
 
@@ -36,11 +41,32 @@ def cpu_times(
     work: WorkTable, point: Point, detail: dict[str, Any], calibration: Calibration
 ) -> dict[str, Any]:
     """Add where the time goes to `detail.time`; return the metrics; without times where a rate is unknown."""
-    facts = time_facts(step_time(work, CalibratedRates(calibration)), point, None)
+    rates = CalibratedRates(calibration)
+    facts = time_facts(step_time(work, rates), point, None)
     detail["time"] = facts["time"]
-    if facts["time"] is None:
-        detail["caveats"].append("no step time: the calibration has not timed all kernels of this step")
+    detail["caveats"] += calibration_caveats(work, rates)
     return {"flops": _flops(work), **{name: facts[name] for name in FACTS if facts[name] is not None}}
+
+
+def calibration_caveats(work: WorkTable, rates: CalibratedRates) -> list[str]:
+    """Return what of a step lies outside of what a calibration measured, nothing where it is little."""
+    kernels = [(entry.cost, times) for entry, times in work if entry.cost.kind != "none"]
+    times_of = {cost: rates.kernel_s(cost) for cost, _ in kernels}
+    unknown = sorted({f"{cost.op} in {cost.dtype}" for cost, timed in times_of.items() if timed is None})
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        return [f"no step time: the calibration timed nothing like {', '.join(unknown[:3])}{more}"]
+    seconds: dict[bool, float] = {False: 0.0, True: 0.0}
+    for cost, times in kernels:
+        timed = times_of[cost]
+        seconds[rates.is_beyond(cost)] += times * timed.seconds if timed else 0.0
+    share = seconds[True] / (sum(seconds.values()) or 1.0)
+    if share < _TOLD_SHARE:
+        return []
+    return [
+        f"{share:.0%} of the planned kernel time is of kernels more than {REACH} times as large as any that "
+        "was calibrated; their rates are not measured ones"
+    ]
 
 
 def time_facts(timed: StepTime | None, point: Point, usd_per_hour: float | None) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class StepTime:
     """Seconds by part (PARTS); they sum to `seconds`."""
     bound: Bound
     """What most of the time is spent on."""
+    bound_share: float
+    """Share of the time that is spent on it."""
     mfu: float | None
     """Useful arithmetic (nothing twice) over what the peak would do in that time; None without a peak."""
     source: str
@@ -96,10 +98,12 @@ def step_time(work: WorkTable, rates: Rates) -> StepTime | None:
     waits = sum(_wait(device[phase], host[phase], rates.overlaps) for phase in host)
     parts["launches"] = bounds["host"] = waits
     seconds = sum(parts.values())
+    bound = max(bounds, key=lambda name: bounds[name])
     return StepTime(
         seconds=seconds,
         parts=parts,
-        bound=max(bounds, key=lambda name: bounds[name]),
+        bound=bound,
+        bound_share=bounds[bound] / seconds if seconds else 0.0,
         mfu=_mfu(work, rates, seconds),
         source=rates.source,
     )

@@ -11,6 +11,10 @@ from pathlib import Path
 from qbench.errors import QbenchError
 from qbench.scenario.schema import Point
 
+_LENGTH = re.compile(r"0*[1-9][0-9]{0,11}")
+_MOST_PROBLEMS = 10
+"""Lines of a file of lengths that are told to be none; the rest is counted."""
+
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
@@ -42,26 +46,29 @@ def parse_tokens(text: str) -> int:
 def read_lengths(file: Path) -> list[int]:
     """Return the lengths of a file with one whole number a line.
 
-    Raises QbenchError with the line that is none, and for a file without any.
+    Raises QbenchError with the lines that are none, the first ones of many, and for a file without any.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise QbenchError(f"--lengths: {file} cannot be read ({reason}); name a text file") from error
-    lengths = []
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text:
-            continue
-        if not re.fullmatch(r"[0-9]{1,12}", text) or int(text) < 1:
-            raise QbenchError(
-                f"{file}:{number}: given {text[:40]!r}; allowed: the tokens of one sequence, at least 1"
-            )
-        lengths.append(int(text))
-    if not lengths:
+    texts = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    junk = [(number, text) for number, text in texts if not _LENGTH.fullmatch(text)]
+    if junk:
+        raise QbenchError("\n".join(_junk_problems(file, junk)))
+    if not texts:
         raise QbenchError(f"{file}: no lengths in it; write the tokens of each sequence on a line of its own")
-    return lengths
+    return [int(text) for _, text in texts]
+
+
+def _junk_problems(file: Path, junk: list[tuple[int, str]]) -> list[str]:
+    told = [
+        f"{file}:{number}: given {text[:40]!r}; allowed: the tokens of one sequence, at least 1"
+        for number, text in junk[:_MOST_PROBLEMS]
+    ]
+    left = len(junk) - len(told)
+    return [*told, f"{file}: {left:,} more lines are no lengths"] if left else told
 
 
 def of_tokens(tokens: int, epochs: float, point: Point) -> Workload:

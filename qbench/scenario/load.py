@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,11 @@ def _parsed(text: str, is_json: bool) -> Any:
         raise _RefusedError(f"not valid YAML or JSON: {type(error).__name__}") from error
 
 
-def scenario_text(scenario: Scenario) -> str:
-    """Return a scenario as the text of a file that loads as the same one."""
+def scenario_text(scenario: Scenario, remarks: Sequence[str] = ()) -> str:
+    """Return a scenario as the text of a file that loads as the same one, below remarks as comments."""
     values = scenario.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    comments = "".join(f"# {' '.join(remark.split())}\n" for remark in remarks)
+    return comments + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def scenario_folder() -> Path:

@@ -25,6 +25,27 @@ from qbench.scenario.settings import (
 
 KeyPath = tuple[str | int, ...]
 
+SPOKEN_NAMES = {
+    "rank": "r",
+    "lora_r": "r",
+    "lora_rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "quantization": "precision",
+    "dtype": "precision",
+    "batch": "per_device_train_batch_size",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "seq": "seq_len",
+    "max_length": "seq_len",
+    "max_seq_length": "seq_len",
+    "sequence_len": "seq_len",
+    "grad_accum": "gradient_accumulation_steps",
+    "attn": "attn_implementation",
+    "attention": "attn_implementation",
+}
+"""What flags, other tools and people call settings; they are not taken, but answered with the right name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -125,7 +146,11 @@ def _as_nested(path: str) -> str:
 
 
 def _not_a_name(what: str, given: str, names: Iterable[str], also: Iterable[str] = ()) -> str:
-    close = nearest(given, [*names, *also], count=1)
+    known = [*names, *also]
+    spoken = SPOKEN_NAMES.get(given.casefold())
+    # A single letter is like anything that has it.
+    alike = nearest(given, [name for name in known if len(name) > 1], count=1)
+    close = [spoken] if spoken in known else alike
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{what}; {hint}allowed: {', '.join(names)}"
 

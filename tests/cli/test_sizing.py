@@ -52,6 +52,8 @@ def test_rank_lists_the_cards_by_cost(model: str, capsys: pytest.CaptureFixture[
     first = found["cards"][0]
     assert first["cost_usd"] == pytest.approx(first["hours"] * 1.0)
     assert first["rate"]["on_demand_from"] == "prices.csv (undated)"
+    assert first["bound"] in ("compute", "memory", "host")
+    assert 1 / 3 <= first["bound_share"] <= 1
     assert found["workloads"][0]["tokens"] == 2_000_000
 
 

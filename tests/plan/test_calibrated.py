@@ -9,6 +9,7 @@ from qbench.memory.costs import Work
 from qbench.memory.op_costs import OpCost
 from qbench.plan.calibrated import CalibratedRates
 from qbench.plan.planner import plan
+from qbench.plan.timed import calibration_caveats
 from qbench.records.calibration import Calibration, KernelTime
 
 
@@ -163,3 +164,27 @@ def test_a_plan_of_a_calibrated_cpu_has_times(tmp_path: object) -> None:
     assert "step_time_s" not in without.metrics
     assert any("no step time" in caveat for caveat in without.detail["caveats"])
     assert without.metrics["flops"] == record.metrics["flops"]
+
+
+def table(*costs: OpCost) -> list[tuple[Work, float]]:
+    return [(Work(cost, "forward", False, False), 1) for cost in costs]
+
+
+def test_what_lies_beyond_the_measured_sizes_is_told():
+    # The largest product timed has 2 x 1000 x 1000 x 10 operations; one of 8 times that is within reach.
+    within = OpCost("mm", "matmul", "fp32", 1.6e8, shape=(1, 1000, 1000, 80), layout="nn")
+    beyond = OpCost("mm", "matmul", "fp32", 2e8, shape=(1, 1000, 1000, 100), layout="nn")
+    assert calibration_caveats(table(within), RATES) == []
+    (told,) = calibration_caveats(table(beyond), RATES)
+    assert told.startswith("100% of the planned kernel time is of kernels more than 8 times as large")
+    # 1e5 bytes of the largest add; nine times that is the longer of two kernels, 36 of 37 us.
+    adds = [OpCost("add", "elementwise", "fp32", read_bytes=size) for size in (9e5, 1e3)]
+    (told,) = calibration_caveats(table(*adds), RATES)
+    assert told.startswith("97% of")
+
+
+def test_what_was_not_timed_is_named():
+    cost = OpCost("mm", "matmul", "bf16", 2e3, shape=(1, 10, 10, 10), layout="nn")
+    assert calibration_caveats(table(cost), RATES) == [
+        "no step time: the calibration timed nothing like mm in bf16"
+    ]

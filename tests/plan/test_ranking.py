@@ -99,7 +99,9 @@ def test_a_card_that_runs_no_such_kernel_does_not_end_the_ranking(model: str):
 
 
 def row(gpu: str, point: Point, **values: float | None) -> Ranked:
-    fields = dict.fromkeys(("step_time_s", "hours", "cost_usd", "spot_cost_usd", "energy_kwh"))
+    fields = dict.fromkeys(
+        ("step_time_s", "bound", "bound_share", "hours", "cost_usd", "spot_cost_usd", "energy_kwh")
+    )
     return Ranked(gpu=find_gpu(gpu), point=point, fits=True, why="ok", rate=None, **(fields | values))
 
 

@@ -39,6 +39,16 @@ def test_attention_has_shares_of_its_own() -> None:
     assert backward.seconds == pytest.approx(2e-6 + 1e12 / (0.53 * 312e12))
 
 
+def test_fused_attention_in_fp32_takes_three_products_in_tf32_from_ampere_on() -> None:
+    cost = OpCost("_efficient_attention_forward", "attention", "fp32", 1e12)
+    found, before = A100.kernel_s(cost), DatasheetRates(find_gpu("V100")).kernel_s(cost)
+    assert found is not None
+    assert before is not None
+    # 156 / 3 = 52 TFLOP/s on the A100; 15.7 in fp32 on the V100.
+    assert found.seconds == pytest.approx(2e-6 + 1e12 / (0.615 * 52e12))
+    assert before.seconds == pytest.approx(2e-6 + 1e12 / (0.615 * 15.7e12))
+
+
 def test_a_card_without_the_dtype_has_no_time() -> None:
     assert DatasheetRates(find_gpu("T4")).kernel_s(PRODUCT) is None
 

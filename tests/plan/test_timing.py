@@ -64,6 +64,8 @@ def test_a_host_that_runs_ahead_shows_only_where_it_is_late() -> None:
     }
     assert timed.seconds == 39
     assert timed.bound == "compute"
+    # Of 39 s, the arithmetic of forward, backward and loss takes 26.
+    assert timed.bound_share == pytest.approx(26 / 39)
     # What is computed again is not useful: 2100 operations, where the peak would make 200 x 39.
     assert timed.mfu == pytest.approx(2100 / 7800)
 

@@ -66,6 +66,20 @@ def test_junk_is_told_with_its_line(tmp_path: Path, content: str, message: str):
     assert message in str(raised.value)
 
 
+def test_all_junk_is_told_up_to_ten_lines(tmp_path: Path):
+    file = tmp_path / "lengths.txt"
+    file.write_text("12\nabc\n7\n-1\n")
+    with pytest.raises(QbenchError) as raised:
+        read_lengths(file)
+    assert [line.split(": ")[0][-1] for line in str(raised.value).splitlines()] == ["2", "4"]
+    file.write_text("x\n" * 12)
+    with pytest.raises(QbenchError) as raised:
+        read_lengths(file)
+    told = str(raised.value).splitlines()
+    assert len(told) == 11
+    assert told[-1].endswith("lengths.txt: 2 more lines are no lengths")
+
+
 def test_blank_lines_are_no_sequences(tmp_path: Path):
     file = tmp_path / "lengths.txt"
     file.write_text("12\n\n 7 \n")

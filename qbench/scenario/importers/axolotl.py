@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import Imported, ModelTypes, Reader
+from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
 
 _UPCAST = (
     "axolotl casts norms and embeddings of a quantized model back to 16 bit; recipe trainer keeps them in "
@@ -18,9 +18,9 @@ _UPCAST = (
 )
 
 
-def from_axolotl(values: Mapping[str, Any], model_type_of: ModelTypes) -> Imported:
+def from_axolotl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
     """Return the settings of an axolotl config. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, model_type_of)
+    reader = Reader(values, config_of)
     model = reader.model("base_model")
     reader.get("base_model_config")
     precision, autocast = _precision(reader)
@@ -85,7 +85,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         accumulation = total // batch
     return {
         "per_device_train_batch_size": batch,
-        "seq_len": reader.whole("sequence_len", default=512),
+        "seq_len": reader.length("sequence_len", default=512),
         "gradient_accumulation_steps": accumulation,
         "gradient_checkpointing": _checkpointing(reader),
         "optim": reader.optimizer("optimizer", default="adamw_torch"),
@@ -95,7 +95,7 @@ def _train(reader: Reader) -> dict[str, Any]:
 
 
 def _checkpointing(reader: Reader) -> bool:
-    reader.tell_if_reentrant("gradient_checkpointing_kwargs")
+    reader.tell_if_reentrant()
     value = reader.get("gradient_checkpointing", default=False)
     if value in ("offload", "offload_disk"):
         reader.tell(f"gradient_checkpointing: {value} moves activations off the card; planned as kept on it")

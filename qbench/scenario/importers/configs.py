@@ -13,13 +13,14 @@ from qbench.errors import ScenarioError, nearest
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.axolotl import from_axolotl
 from qbench.scenario.importers.llama_factory import from_llama_factory
-from qbench.scenario.importers.reading import Imported, ModelTypes
-from qbench.scenario.importers.trl import from_trainer, from_trl
+from qbench.scenario.importers.reading import Imported, ModelConfigs
+from qbench.scenario.importers.trainer import OF_SCRIPTS, from_trainer
+from qbench.scenario.importers.trl import from_trl
 from qbench.scenario.load import load_mapping
 from qbench.scenario.schema import PlanSettings, Point, Scenario
 from qbench.scenario.settings import flatten
 
-FORMATS: dict[str, Callable[[Mapping[str, Any], ModelTypes], Imported]] = {
+FORMATS: dict[str, Callable[[Mapping[str, Any], ModelConfigs], Imported]] = {
     "axolotl": from_axolotl,
     "llama-factory": from_llama_factory,
     "trl": from_trl,
@@ -27,28 +28,44 @@ FORMATS: dict[str, Callable[[Mapping[str, Any], ModelTypes], Imported]] = {
 }
 """Importers by the name of their format."""
 
-_MARKS = {
-    "axolotl": {"base_model"},
-    "llama-factory": {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"},
-    "trl": {
-        "use_peft",
-        "max_length",
-        "max_seq_length",
-        "packing",
-        "dataset_mixture",
-        "load_in_4bit",
-        "lora_r",
-    },
-    "trainer": {"block_size", "train_file", "do_train", "per_device_train_batch_size"},
+_KEYS = {
+    "axolotl": ("base_model", "sequence_len"),
+    "llama-factory": ("model_name_or_path", "cutoff_len"),
+    "trl": ("model_name_or_path", "max_length"),
+    "trainer": ("model_name_or_path", "max_length"),
 }
+"""How each format names the model, and the longest sequence."""
+
+_MARKS = (
+    ("trainer", OF_SCRIPTS),
+    ("axolotl", {"base_model"}),
+    ("llama-factory", {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"}),
+    (
+        "trl",
+        {
+            "use_peft",
+            "use_peft_lora",
+            "max_length",
+            "max_seq_length",
+            "packing",
+            "dataset_mixture",
+            "load_in_4bit",
+            "lora_r",
+        },
+    ),
+    ("trainer", {"block_size", "train_file", "do_train", "per_device_train_batch_size"}),
+)
 """Keys that tell a format, asked in this order."""
 
 
-def import_config(file: Path, model_type_of: ModelTypes, form: str = "", model: str = "") -> Imported:
+def import_config(
+    file: Path, config_of: ModelConfigs, form: str = "", model: str = "", seq_len: int | None = None
+) -> Imported:
     """Return the settings of a training tool's config file; `form` names the tool, else its keys tell.
 
-    `model_type_of` is asked where peft's choice of modules depends on the model. `model` stands in for the
-    one that the file names, as for a mirror of a catalog model or a local copy.
+    `config_of` is asked where peft's choice of modules or the dtype depends on the model. `model` stands in
+    for the one that the file names, as for a mirror of a catalog model or a local copy, and `seq_len` for its
+    longest sequence.
 
     Raises ScenarioError where the file cannot be read, belongs to no tool known here, or makes no step.
     """
@@ -58,10 +75,10 @@ def import_config(file: Path, model_type_of: ModelTypes, form: str = "", model: 
         close = nearest(form, FORMATS, count=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ScenarioError(f"--from-format: given {form!r}; {hint}allowed: {', '.join(FORMATS)}")
-    if model:
-        values = values | {"base_model" if form == "axolotl" else "model_name_or_path": model}
+    instead = zip(_KEYS[form], (model or None, seq_len), strict=True)
+    values = values | {key: value for key, value in instead if value is not None}
     try:
-        found = FORMATS[form](values, model_type_of)
+        found = FORMATS[form](values, config_of)
         found = replace(found, settings=found.settings | {"model": _model(found.settings["model"])})
         point_from(found.settings, {})
     except ScenarioError as error:
@@ -70,7 +87,7 @@ def import_config(file: Path, model_type_of: ModelTypes, form: str = "", model: 
 
 
 def _format_of(file: Path, values: Mapping[str, Any]) -> str:
-    for form, marks in _MARKS.items():
+    for form, marks in _MARKS:
         if marks & values.keys():
             return form
     raise ScenarioError(

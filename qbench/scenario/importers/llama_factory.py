@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import REENTRANT, Imported, ModelTypes, Reader
+from qbench.scenario.importers.reading import REENTRANT, Imported, ModelConfigs, Reader
 
 _NO_UPCAST = (
     "LLaMA-Factory leaves norms, embeddings and head of a quantized model in 16 bit; recipe trainer has them "
@@ -19,9 +19,9 @@ _NO_UPCAST = (
 _ATTENTION = {"auto": "auto", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 
 
-def from_llama_factory(values: Mapping[str, Any], model_type_of: ModelTypes) -> Imported:
+def from_llama_factory(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
     """Return the settings of a LLaMA-Factory config. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, model_type_of)
+    reader = Reader(values, config_of)
     model = reader.model("model_name_or_path")
     kind = reader.get("finetuning_type", default="lora")
     if kind not in ("lora", "full"):
@@ -88,7 +88,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         reader.tell(f"flash_attn: {attention} is not planned; what transformers would choose is")
     return {
         "per_device_train_batch_size": reader.whole("per_device_train_batch_size", default=8),
-        "seq_len": reader.whole("cutoff_len", default=2048),
+        "seq_len": reader.length("cutoff_len", default=2048),
         "gradient_accumulation_steps": reader.whole("gradient_accumulation_steps", default=1),
         "gradient_checkpointing": not off,
         "optim": reader.optimizer("optim"),

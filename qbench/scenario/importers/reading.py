@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qbench.errors import ScenarioError
 from qbench.scenario.importers.keys import HARMLESS, MEMORY
 
-ModelTypes = Callable[[str], str | None]
-"""Gives the model_type of a model's config by its name, None where that is not known."""
+ModelConfigs = Callable[[str], Mapping[str, Any]]
+"""Gives the config of a model's language part by the model's name; empty where it is not known."""
 
 REENTRANT = (
     "re-entrant checkpointing keeps other tensors than the form that is planned (use_reentrant: false)"
@@ -70,9 +70,9 @@ class Imported:
 class Reader:
     """The keys of a foreign config; each one is taken, known to be harmless, or told."""
 
-    def __init__(self, values: Mapping[str, Any], model_type_of: ModelTypes) -> None:
+    def __init__(self, values: Mapping[str, Any], config_of: ModelConfigs) -> None:
         self._values = values
-        self._model_type_of = model_type_of
+        self._config_of = config_of
         self._taken: set[str] = set()
         self._told: list[str] = []
 
@@ -92,21 +92,36 @@ class Reader:
             return True
         if text in ("false", "no", "0", ""):
             return False
-        raise ScenarioError(f"{names[0]}: given {value!r}; allowed: true, false or auto")
+        raise ScenarioError(f"{self._named(names)}: given {value!r}; allowed: true, false or auto")
 
     def whole(self, *names: str, default: int) -> int:
         """Return a whole number of at least 1. Raises ScenarioError for anything else."""
         value = self.get(*names, default=default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ScenarioError(f"{names[0]}: given {value!r}; allowed: a whole number of at least 1")
+            raise ScenarioError(
+                f"{self._named(names)}: given {value!r}; allowed: a whole number of at least 1"
+            )
         return value
+
+    def length(self, *names: str, default: int) -> int:
+        """Return the tokens of a sequence. Raises ScenarioError where the file says that nothing is cut."""
+        null = next((name for name in names if name in self._values and self._values[name] is None), None)
+        if null is not None and self.get(*names) is None:
+            raise ScenarioError(
+                f"{null}: null cuts no sequence, and the longest is not known here; give it with --seq"
+            )
+        return self.whole(*names, default=default)
+
+    def _named(self, names: Sequence[str]) -> str:
+        """Return the key by which the file names a value, else its usual one."""
+        return next((name for name in names if self._values.get(name) is not None), names[0])
 
     def model(self, *names: str) -> str:
         """Return the name of the model. Raises ScenarioError where there is none."""
         value = self.get(*names)
         if not isinstance(value, str) or not value.strip():
             raise ScenarioError(
-                f"{names[0]}: given {value!r}; allowed: a hub id or a folder with config.json"
+                f"{self._named(names)}: given {value!r}; allowed: a hub id or a folder with config.json"
             )
         return value.strip()
 
@@ -115,32 +130,52 @@ class Reader:
         value = self.get(*names, default=default)
         known = OPTIMIZERS.get(str(value))
         if known is None:
-            self.tell(f"{names[0]}: {value} is not planned; AdamW stands for it, whose state may be larger")
+            name = self._named(names)
+            self.tell(f"{name}: {value} is not planned; AdamW stands for it, whose state may be larger")
         return known or "adamw_torch"
 
-    def modules(self, model: str, key: str) -> str | list[str]:
+    def dtype(self, model: str, *names: str) -> str | None:
+        """Return fp32, bf16 or fp16 as a dtype's name says, None where none is named.
+
+        `auto` is the dtype of the checkpoint, as the model's config has it; bf16, and told, where it is not
+        known.
+        """
+        value = self.get(*names)
+        if str(value) != "auto":
+            return dtype_name(value)
+        config = self._config_of(model)
+        found = dtype_name(config.get("dtype") or config.get("torch_dtype"))
+        if found is None:
+            self.tell(
+                f"{self._named(names)}: auto is the checkpoint's dtype, not known here; planned as bf16"
+            )
+        return found or "bf16"
+
+    def modules(self, model: str, *names: str) -> str | list[str]:
         """Return target modules from a list, names with commas, `all`, or, for nothing, peft's own choice.
 
         Raises ScenarioError when there is nothing and peft's choice for the model is not known.
         """
-        value = self.get(key)
+        value = self.get(*names)
         if isinstance(value, str):
-            names = [name.strip() for name in value.split(",") if name.strip()]
-            return "all-linear" if names and names[0] in ("all", "all-linear") else names
+            modules = [name.strip() for name in value.split(",") if name.strip()]
+            return "all-linear" if modules and modules[0] in ("all", "all-linear") else modules
         if isinstance(value, list) and value:
             return "all-linear" if value in (["all-linear"], ["all"]) else [str(name) for name in value]
-        model_type = self._model_type_of(model)
+        model_type = self._config_of(model).get("model_type")
         if model_type not in ADAPTED_BY_DEFAULT:
             raise ScenarioError(
-                f"{key}: missing, and what peft adapts by default in {model} is not known; name the modules"
+                f"{names[0]}: missing, and what peft adapts by default in {model} is not known; "
+                "name the modules"
             )
         return list(ADAPTED_BY_DEFAULT[model_type])
 
-    def tell_if_reentrant(self, key: str) -> None:
+    def tell_if_reentrant(self) -> None:
         """Add a caveat where the arguments of checkpointing ask for its re-entrant form."""
-        arguments = self.get(key)
-        if isinstance(arguments, Mapping) and arguments.get("use_reentrant"):
-            self.tell(f"{key}: {REENTRANT}")
+        arguments = self.get("gradient_checkpointing_kwargs")
+        asked = isinstance(arguments, Mapping) and arguments.get("use_reentrant")
+        if self.is_on("use_reentrant") or asked:
+            self.tell(f"use_reentrant: {REENTRANT}")
 
     def tell(self, caveat: str) -> None:
         """Add something that the reader of the plan should know."""

@@ -1,6 +1,7 @@
-"""Argument files of TRL's SFT script and of scripts around transformers' Trainer as settings of a scenario.
+"""Argument files of TRL's SFT script, and of scripts that hand a model to its SFTTrainer.
 
-Source: trl/trainer/{sft_config,model_config}.py and transformers/training_args.py, for names and defaults.
+Source: trl/trainer/{sft_config,model_config}.py and trl/trainer/utils.py, for names and defaults;
+peft's examples/sft/{train,utils}.py, which spell some of them their own way.
 """
 
 from __future__ import annotations
@@ -8,81 +9,92 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qbench.scenario.importers.reading import Imported, ModelTypes, Reader, dtype_name
+from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader, dtype_name
 
-_DTYPE = "dtype is not said: base weights are planned in {dtype}"
+PADDED = "packing is off: batches are as long as their longest sequence; planned as full ones"
+"""What is told of scripts that pad each batch."""
+
+_FLOAT32 = (
+    "dtype is not said: what is not quantized is loaded in float32, and TRL computes 4-bit products in it; "
+    "planned in bf16, as with dtype: bfloat16"
+)
 
 
-def from_trl(values: Mapping[str, Any], model_type_of: ModelTypes) -> Imported:
+def from_trl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
     """Return the settings of a TRL config. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, model_type_of)
+    reader = Reader(values, config_of)
+    model = reader.model("model_name_or_path", "model_name")
     fp16 = reader.is_on("fp16")
     autocast = "bf16" if reader.is_on("bf16", default=not fp16) else "fp16" if fp16 else "none"
-    batch = _train(reader, checkpointing=True) | {
-        "seq_len": reader.whole("max_length", "max_seq_length", default=1024),
+    train = train_settings(reader, checkpointing=True) | {
+        "seq_len": reader.length("max_length", "max_seq_length", default=1024),
         "autocast": autocast,
         "recipe": "trl",
     }
-    if not reader.is_on("packing"):
-        reader.tell("packing is off: batches are as long as their longest sequence; planned as full ones")
-    return Imported(format="trl", settings=_settings(reader, batch, "fp32"), caveats=reader.caveats())
-
-
-def from_trainer(values: Mapping[str, Any], model_type_of: ModelTypes) -> Imported:
-    """Return the settings of a Trainer file. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, model_type_of)
-    autocast = "bf16" if reader.is_on("bf16") else "fp16" if reader.is_on("fp16") else "none"
-    batch = _train(reader, checkpointing=False) | {
-        "seq_len": reader.whole("block_size", "max_seq_length", "max_length", default=1024),
-        "autocast": autocast,
-        "recipe": "trainer",
+    settings = {
+        "model": model,
+        "precision": _precision(reader, model),
+        "lora": lora_settings(reader, model, reader.is_on("use_peft", "use_peft_lora")),
+        "train": train,
     }
-    settings = _settings(reader, batch, "bf16" if autocast == "bf16" else "fp32")
-    return Imported(format="trainer", settings=settings, caveats=reader.caveats())
+    if not reader.is_on("packing"):
+        reader.tell(PADDED)
+    return Imported(format="trl", settings=settings, caveats=reader.caveats())
 
 
-def _settings(reader: Reader, train: dict[str, Any], dtype: str) -> dict[str, Any]:
-    model = reader.model("model_name_or_path", "model_name")
-    lora = _lora(reader, model)
-    precision = _quantized(reader)
-    given = dtype_name(reader.get("dtype", "torch_dtype"))
-    if precision is None and given is None:
-        reader.tell(_DTYPE.format(dtype=dtype))
-    return {"model": model, "precision": precision or given or dtype, "lora": lora, "train": train}
+def _precision(reader: Reader, model: str) -> str:
+    quantized = quantized_precision(reader)
+    given = reader.dtype(model, "dtype", "torch_dtype")
+    if given is None and quantized != "int8":
+        reader.tell(_FLOAT32 if quantized else "dtype is not said: base weights are planned in fp32")
+    return quantized or given or "fp32"
 
 
-def _quantized(reader: Reader) -> str | None:
+def quantized_precision(reader: Reader) -> str | None:
     """Return the precision of a base that is loaded quantized, else None."""
-    kind, double = reader.get("bnb_4bit_quant_type", default="nf4"), reader.is_on("use_bnb_nested_quant")
-    in_4bit, in_8bit = reader.is_on("load_in_4bit"), reader.is_on("load_in_8bit")
+    kind = reader.get("bnb_4bit_quant_type", "quant_type", default="nf4")
+    double = reader.is_on(
+        "use_bnb_nested_quant", "use_nested_quant", "double_quant", "bnb_4bit_use_double_quant"
+    )
+    in_4bit = reader.is_on("load_in_4bit", "use_4bit_quantization")
+    in_8bit = reader.is_on("load_in_8bit", "use_8bit_quantization")
+    if dtype_name(reader.get("bnb_4bit_compute_dtype")) == "fp32" and in_4bit:
+        reader.tell("bnb_4bit_compute_dtype: products in float32 are planned in bf16")
     if in_4bit:
         return f"{kind}-dq" if double else str(kind)
     return "int8" if in_8bit else None
 
 
-def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
-    rank, alpha = reader.whole("lora_r", default=16), reader.get("lora_alpha", default=32)
-    dropout = reader.get("lora_dropout", default=0.05)
-    reader.get("lora_target_modules")
-    use_dora, use_rslora = reader.is_on("use_dora"), reader.is_on("use_rslora")
-    if not reader.is_on("use_peft"):
+def lora_settings(reader: Reader, model: str, is_adapted: bool) -> dict[str, Any] | None:
+    """Return the adapters that a config describes, None where there are none."""
+    if not is_adapted:
+        reader.get(*_ADAPTER_KEYS)
         return None
     return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": reader.modules(model, "lora_target_modules"),
-        "use_dora": use_dora,
-        "use_rslora": use_rslora,
+        "r": reader.whole("lora_r", "lora_rank", default=16),
+        "lora_alpha": reader.get("lora_alpha", default=32),
+        "lora_dropout": reader.get("lora_dropout", default=0.05),
+        "target_modules": reader.modules(model, "lora_target_modules", "lora_modules"),
+        "use_dora": reader.is_on("use_dora"),
+        "use_rslora": reader.is_on("use_rslora"),
     }
 
 
-def _train(reader: Reader, checkpointing: bool) -> dict[str, Any]:
-    reader.tell_if_reentrant("gradient_checkpointing_kwargs")
-    attention = reader.get("attn_implementation", default="auto")
-    if attention not in ("auto", "eager", "sdpa", "flash_attention_2"):
-        reader.tell(f"attn_implementation: {attention} is not planned; what transformers would choose is")
-        attention = "auto"
+_ADAPTER_KEYS = (
+    "lora_r",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_modules",
+    "use_dora",
+    "use_rslora",
+)
+
+
+def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
+    """Return what TrainingArguments say of a step; `checkpointing` is its default."""
+    reader.tell_if_reentrant()
     return {
         "per_device_train_batch_size": reader.whole("per_device_train_batch_size", default=8),
         "gradient_accumulation_steps": reader.whole("gradient_accumulation_steps", default=1),
@@ -90,5 +102,14 @@ def _train(reader: Reader, checkpointing: bool) -> dict[str, Any]:
             "gradient_checkpointing", "activation_checkpointing", default=checkpointing
         ),
         "optim": reader.optimizer("optim"),
-        "attn_implementation": attention,
+        "attn_implementation": _attention(reader),
     }
+
+
+def _attention(reader: Reader) -> str:
+    flash = reader.is_on("use_flash_attn", "flash_attn")
+    chosen = reader.get("attn_implementation", default="flash_attention_2" if flash else "auto")
+    if chosen not in ("auto", "eager", "sdpa", "flash_attention_2"):
+        reader.tell(f"attn_implementation: {chosen} is not planned; what transformers would choose is")
+        return "auto"
+    return str(chosen)

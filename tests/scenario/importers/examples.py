@@ -141,6 +141,52 @@ AXOLOTL: dict[str, dict[str, Any]] = {
     },
 }
 
+# Of later versions of axolotl: commits 3edad03 and 1377ccc.
+AXOLOTL |= {
+    "examples/qwen3/32b-qlora.yaml": {
+        **_AXOLOTL_COMMON,
+        "base_model": "Qwen/Qwen3-32B",
+        "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
+        "chat_template": "qwen3",
+        "sequence_len": 2048,
+        "sample_packing": True,
+        "eval_sample_packing": True,
+        "load_in_4bit": True,
+        "adapter": "qlora",
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj"],
+        "lora_mlp_kernel": True,
+        "lora_qkv_kernel": True,
+        "lora_o_kernel": True,
+        "gradient_accumulation_steps": 2,
+        "micro_batch_size": 1,
+        "optimizer": "adamw_torch_4bit",
+        "tf32": True,
+        "gradient_checkpointing": "offload",
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "flash_attention": True,
+    },
+    "examples/llama-3/qlora-1b.yml": {
+        **_AXOLOTL_COMMON,
+        "base_model": "NousResearch/Llama-3.2-1B",
+        "load_in_4bit": True,
+        "adapter": "qlora",
+        "sequence_len": 2048,
+        "sample_packing": True,
+        "lora_r": 32,
+        "lora_alpha": 16,
+        "lora_dropout": 0.05,
+        "lora_target_modules": ["gate_proj", "down_proj", "up_proj", "q_proj", "v_proj", "k_proj", "o_proj"],
+        "gradient_accumulation_steps": 4,
+        "micro_batch_size": 2,
+        "optimizer": "adamw_bnb_8bit",
+        "attn_implementation": "flash_attention_2",
+        "loss_watchdog_threshold": 5.0,
+        "loss_watchdog_patience": 3,
+    },
+}
+
 _FACTORY_COMMON: dict[str, Any] = {
     "model_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct",
     "stage": "sft",
@@ -212,6 +258,37 @@ LLAMA_FACTORY: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 2,
         "fp16": True,
         "evaluation_strategy": "steps",
+    },
+}
+
+# Of later versions of LLaMA-Factory: commits 13d252f and 77e7f47.
+LLAMA_FACTORY |= {
+    "examples/train_lora/llama3_lora_pretrain.yaml": {
+        **_FACTORY_COMMON,
+        "trust_remote_code": True,
+        "stage": "pt",
+        "finetuning_type": "lora",
+        "lora_rank": 8,
+        "lora_target": "all",
+        "dataset": "c4_demo",
+        "cutoff_len": 2048,
+        "gradient_accumulation_steps": 8,
+        "bf16": True,
+    },
+    "examples/train_lora/qwen3_lora_sft.yaml": {
+        **_FACTORY_COMMON,
+        "model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507",
+        "trust_remote_code": True,
+        "finetuning_type": "lora",
+        "lora_rank": 8,
+        "lora_target": "all",
+        "template": "qwen3_nothink",
+        "cutoff_len": 2048,
+        "dataloader_num_workers": 4,
+        "save_only_model": False,
+        "gradient_accumulation_steps": 8,
+        "bf16": True,
+        "resume_from_checkpoint": None,
     },
 }
 

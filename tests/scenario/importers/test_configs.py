@@ -17,22 +17,33 @@ from qbench.scenario.load import load_scenario, scenario_text
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
 from tests.scenario.importers.examples import AXOLOTL, LLAMA_FACTORY, TRL
+from tests.scenario.importers.script_examples import SFT_SCRIPTS, TRAINER
 
+EXAMPLES = {
+    "axolotl": AXOLOTL,
+    "llama-factory": LLAMA_FACTORY,
+    "trl": TRL | SFT_SCRIPTS,
+    "trainer": TRAINER,
+}
 UNSAID = {"examples/cli_configs/example_config.yaml": "trl"}
 """Files whose keys do not tell the tool."""
+
+CASES = [(form, source) for form, examples in EXAMPLES.items() for source in examples]
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def model_type_of(model: str) -> str | None:
-    return {"gpt2": "gpt2"}.get(model)
+def config_of(model: str) -> dict[str, Any]:
+    return {"gpt2": {"model_type": "gpt2"}, "a/half": {"torch_dtype": "float16"}}.get(model, {})
 
 
-def imported(tmp_path: Path, values: dict[str, Any], form: str = "") -> tuple[Point, tuple[str, ...]]:
+def imported(
+    tmp_path: Path, values: dict[str, Any], form: str = "", seq_len: int | None = None
+) -> tuple[Point, tuple[str, ...]]:
     """Return the point and the caveats of a config."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(values))
-    found = import_config(file, model_type_of, form)
+    found = import_config(file, config_of, form, "", seq_len)
     return point_from(found.settings, {}), found.caveats
 
 
@@ -52,6 +63,20 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "examples/llama-2/fft_optimized.yml": {"precision": "bf16", "r": None, "seq_len": 4096},
     "examples/archived/tiny-llama/lora.yml": {"precision": "int8", "seq_len": 4096},
+    # A 4-bit AdamW is not planned, nor is offloading: AdamW and checkpoints on the card stand for them.
+    "examples/qwen3/32b-qlora.yaml": {
+        "precision": "nf4-dq", "r": 16, "lora_alpha": 32, "lora_dropout": 0, "optim": "adamw_torch",
+        "gradient_checkpointing": True, "attn_implementation": "flash_attention_2",
+        "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj"),
+    },
+    "examples/llama-3/qlora-1b.yml": {
+        "precision": "nf4-dq", "r": 32, "per_device_train_batch_size": 2, "optim": "adamw_8bit",
+        "attn_implementation": "flash_attention_2", "autocast": "bf16",
+    },
+    "examples/train_lora/llama3_lora_pretrain.yaml": {"precision": "bf16", "r": 8, "seq_len": 2048},
+    "examples/train_lora/qwen3_lora_sft.yaml": {
+        "precision": "bf16", "r": 8, "lora_alpha": 16, "target_modules": "all-linear", "autocast": "bf16",
+    },
     "examples/train_lora/llama3_lora_sft.yaml": {
         "precision": "bf16", "r": 8, "lora_alpha": 16, "target_modules": "all-linear", "autocast": "bf16",
         "gradient_accumulation_steps": 8, "gradient_checkpointing": True, "recipe": "trainer",
@@ -77,6 +102,63 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "precision": "fp32", "r": None, "per_device_train_batch_size": 8, "seq_len": 1024,
         "gradient_checkpointing": True, "autocast": "bf16",
     },
+    "huggingface/open-r1@1b6fcac recipes/Qwen2.5-1.5B-Instruct/sft/config_demo.yaml": {
+        "precision": "bf16", "r": None, "per_device_train_batch_size": 2, "seq_len": 32768, "recipe": "trl",
+        "gradient_accumulation_steps": 1, "attn_implementation": "flash_attention_2", "autocast": "bf16",
+    },
+    "huggingface/open-r1@809ea6b recipes/R1-Distill-Qwen-Math-7B/sft/config_v00.00.yaml": {
+        "precision": "bf16", "r": None, "seq_len": 32768, "gradient_accumulation_steps": 8,
+    },
+    "huggingface/open-r1@16c2633 recipes/SmolLM2-1.7B-Instruct/sft/config.yaml": {
+        "precision": "bf16", "seq_len": 8192, "attn_implementation": "sdpa", "optim": "adamw_torch",
+        "per_device_train_batch_size": 4,
+    },
+    # peft's examples hand a quantized model to SFTTrainer.
+    "huggingface/peft@1948110 examples/sft/run_peft.sh": {
+        "precision": "nf4-dq", "r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": "all-linear",
+        "seq_len": 2048, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 8,
+        "attn_implementation": "flash_attention_2", "gradient_checkpointing": True, "recipe": "trl",
+    },
+    "huggingface/peft@1715e06 examples/sft/run_peft_qlora_fsdp.sh": {
+        "precision": "nf4-dq", "r": 8, "per_device_train_batch_size": 2, "autocast": "bf16",
+    },
+    # Trainer's defaults: no checkpointing, weights in fp32; run_clm.py makes blocks of 1,024 tokens.
+    "huggingface/transformers@00aff44 examples/pytorch/language-modeling/README.md": {
+        "precision": "fp32", "r": None, "per_device_train_batch_size": 8, "seq_len": 1024,
+        "gradient_checkpointing": False, "autocast": "none", "optim": "adamw_torch", "recipe": "trainer",
+    },
+    # Firefly's train_mode is qlora unless it is named: nf4 with double quantization, all linear layers.
+    "yangjianxin1/Firefly@c561b25 train_args/sft/qlora/llama3-8b-sft-qlora.json": {
+        "precision": "nf4-dq", "r": 64, "lora_alpha": 16, "target_modules": "all-linear", "autocast": "fp16",
+        "seq_len": 1024, "optim": "paged_adamw_32bit", "gradient_checkpointing": True, "recipe": "trainer",
+    },
+    "yangjianxin1/Firefly@7f738a1 train_args/sft/lora/qwen1.5-7b-sft-lora.json": {
+        "precision": "fp16", "r": 64, "target_modules": "all-linear", "autocast": "fp16",
+        "gradient_accumulation_steps": 16,
+    },
+    "yangjianxin1/Firefly@72e8732 train_args/pretrain/qlora/yi-6b-pretrain-qlora.json": {
+        "precision": "nf4-dq", "r": 64, "lora_dropout": 0.05, "seq_len": 2048, "optim": "adamw_torch",
+    },
+    "yangjianxin1/Firefly@72e8732 train_args/sft/full/bloom-1b1-sft-full.json": {
+        "precision": "fp32", "r": None, "autocast": "fp16", "optim": "adamw_torch",
+    },
+    # train_lora.py adapts q_proj and v_proj, and loads without a dtype.
+    "lm-sys/FastChat@5152cbf scripts/train_lora.sh": {
+        "precision": "fp32", "r": 8, "target_modules": ("q_proj", "v_proj"), "autocast": "fp16",
+        "seq_len": 2048, "per_device_train_batch_size": 2, "gradient_checkpointing": True,
+    },
+    "lm-sys/FastChat@14adfbb scripts/train_vicuna_7b.sh": {
+        "precision": "fp32", "r": None, "seq_len": 2048, "gradient_accumulation_steps": 16,
+    },
+    # 16 tokens of source and 512 of target; optim is the script's default.
+    "artidoro/qlora@0b46ca8 scripts/finetune_guanaco_7b.sh": {
+        "precision": "nf4-dq", "r": 64, "lora_dropout": 0.1, "target_modules": "all-linear", "seq_len": 528,
+        "per_device_train_batch_size": 4, "optim": "paged_adamw_32bit", "autocast": "bf16",
+    },
+    "artidoro/qlora@01b0962 scripts/finetune.sh": {
+        "precision": "int8", "r": 64, "lora_alpha": 16, "lora_dropout": 0, "seq_len": 1024,
+        "gradient_checkpointing": True, "autocast": "none",
+    },
 }  # fmt: skip
 
 TOLD = {
@@ -84,14 +166,23 @@ TOLD = {
     "examples/falcon/config-7b-lora.yml": "xformers_attention",
     "examples/llama-2/fft_optimized.yml": "flash_attn_fuse_mlp, flash_attn_rms_norm",
     "examples/full_multi_gpu/llama3_full_sft.yaml": "deepspeed",
+    "examples/qwen3/32b-qlora.yaml": "lora_mlp_kernel, lora_o_kernel, lora_qkv_kernel, plugins",
     "recipes/smollm3/sft/sft.yaml": "use_liger_kernel",
+    "huggingface/open-r1@1b6fcac recipes/Qwen2.5-1.5B-Instruct/sft/config_demo.yaml": "use_liger",
+    "huggingface/open-r1@809ea6b recipes/R1-Distill-Qwen-Math-7B/sft/config_v00.00.yaml": "use_liger",
+    "huggingface/peft@1715e06 examples/sft/run_peft_qlora_fsdp.sh": "bnb_4bit_quant_storage_dtype",
+    "yangjianxin1/Firefly@c561b25 train_args/sft/qlora/llama3-8b-sft-qlora.json": "use_unsloth",
+    "yangjianxin1/Firefly@72e8732 train_args/pretrain/qlora/yi-6b-pretrain-qlora.json": "deepspeed",
+    "yangjianxin1/Firefly@72e8732 train_args/sft/full/bloom-1b1-sft-full.json": "deepspeed",
+    "lm-sys/FastChat@5152cbf scripts/train_lora.sh": "deepspeed",
+    "lm-sys/FastChat@14adfbb scripts/train_vicuna_7b.sh": "fsdp, fsdp_transformer_layer_cls_to_wrap",
 }
 """Keys of the examples that move memory and are not planned."""
 
 
-@pytest.mark.parametrize("source", [*AXOLOTL, *LLAMA_FACTORY, *TRL])
-def test_real_examples_become_the_step_they_ask_for(tmp_path: Path, source: str):
-    values = (AXOLOTL | LLAMA_FACTORY | TRL)[source]
+@pytest.mark.parametrize(("form", "source"), CASES)
+def test_real_examples_become_the_step_they_ask_for(tmp_path: Path, form: str, source: str):
+    values = EXAMPLES[form][source]
     point, caveats = imported(tmp_path, values, UNSAID.get(source, ""))
     settings = point_settings(point)
     assert {name: settings[name] for name in EXPECTED[source]} == EXPECTED[source]
@@ -101,14 +192,22 @@ def test_real_examples_become_the_step_they_ask_for(tmp_path: Path, source: str)
     assert not [text for text in caveats if text.startswith("unknown")]
 
 
-@pytest.mark.parametrize("source", [*AXOLOTL, *LLAMA_FACTORY, *TRL])
-def test_a_saved_scenario_has_the_same_point(tmp_path: Path, source: str):
-    point, _ = imported(tmp_path, (AXOLOTL | LLAMA_FACTORY | TRL)[source], UNSAID.get(source, ""))
+@pytest.mark.parametrize(("form", "source"), CASES)
+def test_the_keys_of_real_examples_tell_the_tool(tmp_path: Path, form: str, source: str):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(EXAMPLES[form][source]))
+    assert import_config(file, config_of, UNSAID.get(source, "")).format == form
+
+
+@pytest.mark.parametrize(("form", "source"), CASES)
+def test_a_saved_scenario_has_the_same_point(tmp_path: Path, form: str, source: str):
+    point, caveats = imported(tmp_path, EXAMPLES[form][source], UNSAID.get(source, ""))
     saved = tmp_path / "saved.yaml"
-    saved.write_text(scenario_text(scenario_of(tmp_path / "config.yaml", [point], ["RTX 4090"])))
-    scenario = load_scenario(saved)
-    assert expand(scenario) == (point,)
-    assert scenario.plan.gpus == ("RTX 4090",)
+    scenario = scenario_of(tmp_path / "config.yaml", [point], ["RTX 4090"])
+    saved.write_text(scenario_text(scenario, caveats))
+    assert expand(load_scenario(saved)) == (point,)
+    assert load_scenario(saved).plan.gpus == ("RTX 4090",)
+    assert saved.read_text().startswith("".join(f"# {text}\n" for text in caveats) + "name: config\n")
 
 
 def test_several_points_are_saved_too(tmp_path: Path):
@@ -127,7 +226,7 @@ def test_json_is_read_too(tmp_path: Path):
     file.write_text(
         json.dumps({"do_train": True, "model_name_or_path": "gpt2", "block_size": 512, "fp16": True})
     )
-    found = import_config(file, model_type_of)
+    found = import_config(file, config_of)
     assert found.format == "trainer"
     # Trainer's defaults: 8 sequences, no checkpointing; fp16 is autocast over fp32 weights.
     assert found.settings["train"]["per_device_train_batch_size"] == 8
@@ -166,6 +265,58 @@ def test_reentrant_checkpointing_is_told(tmp_path: Path, values: dict[str, Any],
     assert any("re-entrant" in text for text in caveats) == told
 
 
+@pytest.mark.parametrize(
+    ("values", "precision", "told"),
+    [
+        # The dtype of the checkpoint where the model's config says it, else bf16, and told.
+        ({"model_name_or_path": "a/half", "max_length": 9, "dtype": "auto"}, "fp16", ""),
+        ({"model_name_or_path": "a/half", "do_train": True, "torch_dtype": "auto"}, "fp16", ""),
+        ({"model_name_or_path": "a/b", "max_length": 9, "dtype": "auto"}, "bf16", "dtype: auto is the"),
+        (
+            {"model_name_or_path": "a/b", "max_length": 9},
+            "fp32",
+            "dtype is not said: base weights are planned",
+        ),
+        (
+            {"model_name_or_path": "gpt2", "load_in_4bit": True, "use_peft": True},
+            "nf4",
+            "dtype is not said: what is not quantized is loaded in float32",
+        ),
+        (
+            {"model_name_or_path": "gpt2", "load_in_4bit": True, "use_peft": True, "dtype": "bfloat16"},
+            "nf4",
+            "",
+        ),
+    ],
+)
+def test_the_dtype_is_the_one_named_or_told(
+    tmp_path: Path, values: dict[str, Any], precision: str, told: str
+):
+    point, caveats = imported(tmp_path, values)
+    assert point.precision == precision
+    assert [text[: len(told)] for text in caveats if "dtype" in text] == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_name_or_path": "gpt2", "max_length": None, "packing": True},
+        {"base_model": "gpt2", "sequence_len": None, "sample_packing": True},
+        {"model_name_or_path": "gpt2", "do_train": True, "max_seq_length": None, "packing": True},
+    ],
+)
+def test_a_length_without_end_is_asked_for(tmp_path: Path, values: dict[str, Any]):
+    with pytest.raises(ScenarioError, match=r": null cuts no sequence, .* give it with --seq$"):
+        imported(tmp_path, values)
+    point, _ = imported(tmp_path, values, seq_len=384)
+    assert point.train.seq_len == 384
+
+
+def test_an_error_names_the_key_as_the_file_spells_it(tmp_path: Path):
+    with pytest.raises(ScenarioError, match="lora_rank: given 'x'"):
+        imported(tmp_path, {"model_name_or_path": "gpt2", "train_mode": "lora", "lora_rank": "x"}, "trainer")
+
+
 def test_an_optimizer_that_is_not_planned_is_told(tmp_path: Path):
     point, caveats = imported(
         tmp_path, {"base_model": "gpt2", "optimizer": "lion_8bit", "sample_packing": True}
@@ -184,7 +335,7 @@ def test_the_model_can_be_replaced(tmp_path: Path):
     file = tmp_path / "config.yml"
     file.write_text("base_model: NousResearch/Llama-2-7b-hf\n")
     assert (
-        import_config(file, model_type_of, "", "meta-llama/Llama-2-7b-hf").settings["model"]
+        import_config(file, config_of, "", "meta-llama/Llama-2-7b-hf").settings["model"]
         == "meta-llama/Llama-2-7b-hf"
     )
 
@@ -227,13 +378,13 @@ def test_bad_configs_say_what_is_wrong(tmp_path: Path, values: dict[str, Any], f
 def test_unreadable_files_say_where(tmp_path: Path, name: str, content: str, message: str):
     (tmp_path / name).write_text(content)
     with pytest.raises(ScenarioError, match=r"^[^\n]+$") as raised:
-        import_config(tmp_path / name, model_type_of)
+        import_config(tmp_path / name, config_of)
     assert message in str(raised.value)
 
 
 def test_a_missing_file_is_told(tmp_path: Path):
     with pytest.raises(ScenarioError, match="no such file"):
-        import_config(tmp_path / "none.yml", model_type_of)
+        import_config(tmp_path / "none.yml", config_of)
 
 
 def test_modules_that_peft_adapts_by_default_are_those_of_the_installed_one():

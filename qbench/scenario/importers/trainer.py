@@ -1,0 +1,129 @@
+"""Argument files of scripts around transformers' Trainer, as HfArgumentParser.parse_json_file reads them.
+
+Trainer itself says nothing of adapters and quantization: each script has arguments of its own for them. Those
+of three well-known ones are known here, by their keys; others are read as if they spelt things as TRL does.
+
+Source: transformers/training_args.py; artidoro/qlora qlora.py, yangjianxin1/Firefly train.py@c561b25 and
+lm-sys/FastChat fastchat/train/train_lora.py@02d4581, for what each makes of its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
+from qbench.scenario.importers.trl import PADDED, lora_settings, quantized_precision, train_settings
+
+_Values = Mapping[str, Any]
+
+
+def from_trainer(values: _Values, config_of: ModelConfigs) -> Imported:
+    """Return the settings of a Trainer file. Raises ScenarioError for values that no training has."""
+    reader = Reader(_as_others_spell(values), config_of)
+    model = reader.model("model_name_or_path", "model_name")
+    autocast = "bf16" if reader.is_on("bf16") else "fp16" if reader.is_on("fp16") else "none"
+    train = train_settings(reader, checkpointing=False) | {
+        "seq_len": _length(reader),
+        "autocast": autocast,
+        "recipe": "trainer",
+    }
+    settings = {
+        "model": model,
+        "precision": _precision(reader, model, "bf16" if autocast == "bf16" else "fp32"),
+        "lora": lora_settings(reader, model, _is_adapted(reader)),
+        "train": train,
+    }
+    return Imported(format="trainer", settings=settings, caveats=reader.caveats())
+
+
+def _length(reader: Reader) -> int:
+    """Return the tokens of a sequence; block_size is of scripts that fill every row."""
+    padded = ("max_seq_length", "max_length", "model_max_length")
+    if reader.get("block_size") is not None:
+        return reader.length("block_size", *padded, default=1024)
+    if reader.get(*padded) is None:
+        reader.tell("no length of sequences is named: planned at 1,024 tokens, as run_clm.py cuts them")
+    elif not reader.is_on("packing"):
+        reader.tell(PADDED)
+    return reader.length(*padded, "block_size", default=1024)
+
+
+def _precision(reader: Reader, model: str, default: str) -> str:
+    quantized, given = quantized_precision(reader), reader.dtype(model, "dtype", "torch_dtype")
+    if quantized is None and given is None:
+        reader.tell(f"dtype is not said: base weights are planned in {default}")
+    return quantized or given or default
+
+
+def _is_adapted(reader: Reader) -> bool:
+    """Return whether there are adapters: as a switch says, else where their rank is named."""
+    switches = ("use_peft", "use_peft_lora", "use_lora")
+    if reader.get(*switches) is None:
+        return reader.get("lora_r", "lora_rank") is not None
+    return reader.is_on(*switches)
+
+
+def _as_others_spell(values: _Values) -> _Values:
+    """Return the arguments of a known script with what they stand for there in TRL's words."""
+    for marks, stand_for in _SCRIPTS:
+        if marks & values.keys():
+            return stand_for(values)
+    return values
+
+
+def _qlora(values: _Values) -> _Values:
+    own = ("bits", "full_finetune", "source_max_len", "target_max_len")
+    defaults = {
+        "lora_r": 64, "lora_alpha": 16, "lora_dropout": 0.0, "double_quant": True, "quant_type": "nf4",
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "optim": "paged_adamw_32bit",
+        "gradient_checkpointing": True,
+    }  # fmt: skip
+    bits, full = values.get("bits", 4), values.get("full_finetune", False)
+    found = defaults | {key: value for key, value in values.items() if key not in own}
+    # What is not 4 or 8 bit is loaded in the dtype of the products, and all linear layers are adapted.
+    dtype = "bfloat16" if values.get("bf16") else "float16" if values.get("fp16") else "float32"
+    return found | {
+        "use_peft": not full,
+        "load_in_4bit": not full and bits == 4,
+        "load_in_8bit": not full and bits == 8,
+        "lora_modules": "all",
+        "dtype": dtype,
+        "max_length": _tokens(values, "source_max_len", 1024) + _tokens(values, "target_max_len", 256),
+    }
+
+
+def _tokens(values: _Values, key: str, default: int) -> int:
+    return Reader(values, lambda model: {}).whole(key, default=default)
+
+
+def _firefly(values: _Values) -> _Values:
+    mode = values.get("train_mode", "qlora")
+    defaults = {"lora_rank": 64, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": "all"}
+    found = defaults | {key: value for key, value in values.items() if key != "train_mode"}
+    adapted = {
+        "use_peft": True,
+        "load_in_4bit": mode == "qlora",
+        "double_quant": True,
+        "dtype": "float16" if values.get("fp16") else "bfloat16",
+    }
+    # Full weights in fp16 are left to DeepSpeed there; without it Trainer needs them in fp32.
+    return found | (adapted if mode != "full" else {"use_peft": False})
+
+
+def _fastchat(values: _Values) -> _Values:
+    defaults: dict[str, Any] = {"lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "model_max_length": 512}
+    defaults["lora_target_modules"] = ["q_proj", "v_proj"]
+    found = defaults | {key: value for key, value in values.items() if key != "q_lora"}
+    return found | {"use_peft": True, "load_in_4bit": values.get("q_lora", False), "double_quant": True}
+
+
+_SCRIPTS: tuple[tuple[frozenset[str], Callable[[_Values], _Values]], ...] = (
+    (frozenset(["bits", "source_max_len", "target_max_len", "full_finetune"]), _qlora),
+    (frozenset(["train_mode", "template_name"]), _firefly),
+    (frozenset(["q_lora", "lora_weight_path"]), _fastchat),
+)
+"""Keys that tell a script, and what its arguments stand for."""
+
+OF_SCRIPTS = frozenset[str]().union(*(marks for marks, _ in _SCRIPTS))
+"""All keys that tell one of the scripts known here."""
