@@ -1,11 +1,12 @@
 """How long plans take, beside what importing the libraries takes, in one run.
 
     python -m benchmarks.plan_speed [--points N] [--out FILE]
-    python -m benchmarks.plan_speed --verify 100
+    python -m benchmarks.plan_speed --verify 100 [--lengths 512,1536,4096] [--batches 1,4]
 
 A plan of few layers repeated is told beside one of all layers; a sweep runs on all cores; a plan from the
 cache is a process of its own from its start. The sweep is 5 models x 4 precisions x 5 ranks x 10 lengths, of
-which `--points` takes a part, evenly; `--verify` plans some of it again, each point on its own.
+which `--points` takes a part, evenly; `--verify` plans some of it again, each point on its own. `--lengths`
+and `--batches` give the sweep other sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,13 +71,21 @@ def trace_again(model: str, *, all_layers: bool) -> float:
     )
 
 
-def sweep_points(count: int) -> list[Point]:
+def sweep_points(count: int, lengths: Sequence[int] = LENGTHS, batches: Sequence[int] = (1,)) -> list[Point]:
     """Return so many points of the sweep, evenly."""
-    product = list(itertools.product(MODELS, PRECISIONS, RANKS, LENGTHS))
+    product = list(itertools.product(MODELS, PRECISIONS, RANKS, lengths, batches))
     return [
-        point_from({"model": model}, {"precision": precision, "lora.r": r, "seq_len": seq_len})
-        for model, precision, r, seq_len in product[:: max(1, len(product) // count)]
+        point_from(
+            {"model": model},
+            {"precision": precision, "lora.r": r, "seq_len": seq_len, "per_device_train_batch_size": batch},
+        )
+        for model, precision, r, seq_len, batch in product[:: max(1, len(product) // count)]
     ]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a list with commas."""
+    return tuple(int(number) for number in text.split(","))
 
 
 def differing(points: list[Point], found: list[Record], count: int) -> list[str]:
@@ -132,13 +141,15 @@ def main() -> None:
     parser.add_argument(
         "--verify", type=int, default=0, help="plan so many of them each on its own and compare"
     )
+    parser.add_argument("--lengths", type=numbers, default=LENGTHS, help="tokens of a sequence, with commas")
+    parser.add_argument("--batches", type=numbers, default=(1,), help="sequences of a batch, with commas")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     asked = parser.parse_args()
     quiet_libraries()
     imports = min(command("-c", "import torch, transformers, peft, bitsandbytes") for _ in range(3))
     # With few points to verify, the sweep alone is of interest.
     rows = [] if asked.verify else list(rows_of_plans(imports))
-    points = sweep_points(asked.points)
+    points = sweep_points(asked.points, asked.lengths, asked.batches)
     found: list[Record] = []
     taken = seconds_of(lambda: found.extend(plans(points, PlanFor())))
     rows.append((f"a sweep of {len(points)} points on {num_cores()} cores", taken))

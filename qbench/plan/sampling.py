@@ -8,7 +8,6 @@ value between two sampled ones, does not fit them, unless it is such a polynomia
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,6 +46,11 @@ class Samples:
     num_basis: int
     """The first so many determine every polynomial; the others check it."""
 
+    @property
+    def checks(self) -> tuple[Sizes, ...]:
+        """The samples beyond the basis."""
+        return self.sizes[self.num_basis :]
+
     def values(self, axis: int) -> set[int]:
         """Return the sampled values of a size."""
         return {sizes[axis] for sizes in self.sizes}
@@ -61,14 +65,14 @@ class Samples:
 
 
 def choose_samples(family: Iterable[Sizes]) -> Samples:
-    """Return the samples of a family of sizes; each lies between the smallest and largest of the family."""
-    return _choose(*(tuple(sorted(set(values))) for values in zip(*family, strict=True)))
+    """Return the samples of a family of sizes; of each batch size, between its smallest and largest."""
+    return _choose(frozenset(family))
 
 
 @functools.cache
-def _choose(*values: tuple[int, ...]) -> Samples:
-    spread = [_spread(of_axis, most) for of_axis, most in zip(values, MOST_SAMPLED, strict=True)]
-    grid: list[Sizes] = list(itertools.product(*spread))  # type: ignore[arg-type]
+def _choose(family: frozenset[Sizes]) -> Samples:
+    grid = _grid(family)
+    spread = [sorted(set(values)) for values in zip(*grid, strict=True)]
     # The rank of full fine-tuning is 0 throughout.
     scaled = np.array(grid) / np.maximum(np.max(grid, axis=0), 1)
     terms = _independent(scaled, spread)
@@ -83,10 +87,21 @@ def _choose(*values: tuple[int, ...]) -> Samples:
     return Samples(sizes=tuple(grid[index] for index in ordered), terms=terms, num_basis=len(basis))
 
 
-def _spread(values: Sequence[int], most: int) -> list[int]:
-    """Return at most so many of the sorted values, evenly, the ends among them."""
+def _grid(family: frozenset[Sizes]) -> list[Sizes]:
+    """Return the sizes to choose from; a family cut by its tokens has other lengths for each batch size."""
+    ranks, batches = (_spread({sizes[axis] for sizes in family}, MOST_SAMPLED[axis]) for axis in (0, 2))
+    lengths = {
+        batch: _spread({sizes[1] for sizes in family if sizes[2] == batch}, MOST_SAMPLED[1])
+        for batch in batches
+    }
+    return [(rank, length, batch) for rank in ranks for batch in batches for length in lengths[batch]]
+
+
+def _spread(found: set[int], most: int) -> list[int]:
+    """Return at most so many of the values in order, evenly, the ends among them."""
+    values = sorted(found)
     if len(values) <= most:
-        return list(values)
+        return values
     places = {round(place) for place in np.linspace(0, len(values) - 1, most)}
     return [values[place] for place in sorted(places)]
 

@@ -7,7 +7,8 @@ done for each point: replaying the allocator, finding the peak, holding it again
 
 That is exact where its assumptions hold, and each is checked, or kept by construction:
 
-- same events: the outlines of all samples are equal; else nothing is shared;
+- same events: the outlines of all samples are equal; else the family is cut where they differ, and each part
+  is a family of its own, with samples and checks of its own;
 - polynomials: samples beyond those that determine them fit each allocation's bytes to the byte, and every
   number comes out whole; the samples are chosen so that a jump or a bend between them would not fit;
 - between samples, choices change at thresholds: those by rounding are kept out by the grains of `families`,
@@ -15,15 +16,18 @@ That is exact where its assumptions hold, and each is checked, or kept by constr
   attention) change once as a size grows, so that no two samples on both sides of one agree;
 - batch sizes, of which there are few, are all sampled; nothing is worked out beyond the largest sample.
 
-Whatever fails a check is recorded on its own, as if there were no family.
+A part that fails a check is cut again, until too few points are left: those are recorded each on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qbench.errors import StepError
 from qbench.memory.allocator import AllocatorConfig
@@ -37,12 +41,37 @@ from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config
 
 WORTH_SAMPLES = 1.5
-"""A family must have so many times more points than samples; fewer are recorded each for itself."""
+"""A part must have so many times more points than samples, both not recorded yet; else each is recorded."""
 
 _FACTS = ("trainable_params", "total_params")
 """Facts of a model that differ within a family; the others must not."""
 
 Record = Callable[[Point], Account]
+Measure = Callable[[Sizes], int]
+
+
+def length_of(sizes: Sizes) -> int:
+    """Return the tokens of a sequence."""
+    return sizes[1]
+
+
+def tokens_of(sizes: Sizes) -> int:
+    """Return the tokens of a batch."""
+    return sizes[1] * sizes[2]
+
+
+def batch_of(sizes: Sizes) -> int:
+    """Return the sequences of a batch."""
+    return sizes[2]
+
+
+def rank_of(sizes: Sizes) -> int:
+    """Return the rank of the adapters."""
+    return sizes[0]
+
+
+MEASURES: tuple[Measure, ...] = (length_of, tokens_of, batch_of, rank_of)
+"""What choices depend on, in the order in which cuts that tell as much are tried."""
 
 
 class SharedTraces:
@@ -53,48 +82,84 @@ class SharedTraces:
         for point in points:
             by_family.setdefault(family_of(point), []).append(point)
         self._members = by_family
-        self._families: dict[tuple[str, Device, Card], Family | None] = {}
+        self._parts: dict[tuple[str, Device, Card], Parts] = {}
 
     def __call__(self, point: Point, device: Device, card: Card, allocator: AllocatorConfig) -> Trace:
         """Return the trace of one of the points. Raises StepError when its step cannot be built."""
         config = load_config(point)
-        family = self._family(point, device, card)
-        account = None if family is None else family.account(sizes_of(point))
+        account = self._parts_of(point, device, card).account(sizes_of(point))
         if account is None:
             account = record_account(point, device, config, card)
         return trace_of(account, point, device, config, allocator)
 
-    def _family(self, point: Point, device: Device, card: Card) -> Family | None:
+    def _parts_of(self, point: Point, device: Device, card: Card) -> Parts:
         key = (family_of(point), device, card)
-        if key not in self._families:
-            members = self._members.get(key[0], [])
+        if key not in self._parts:
 
             def record(one: Point) -> Account:
                 return record_account(one, device, load_config(one), card)
 
-            self._families[key] = sampled_family(members, record)
-        return self._families[key]
+            self._parts[key] = Parts(self._members.get(key[0], []), record)
+        return self._parts[key]
 
 
-def sampled_family(members: list[Point], record: Record) -> Family | None:
-    """Return the family of these points, None where sharing is not worth it or would not be exact."""
-    if not members:
-        return None
-    samples = choose_samples(map(sizes_of, members))
-    if len(members) < WORTH_SAMPLES * len(samples.sizes):
-        return None
-    try:
-        recorded = {sizes: record(resized(members[0], sizes)) for sizes in samples.sizes}
-    except StepError:
-        return None  # The points will say themselves why.
-    family = Family(samples, recorded)
-    return family if family.is_regular() else None
+class Parts:
+    """A family of points, cut where its samples show that something changes; each part shares its work."""
+
+    def __init__(self, members: Sequence[Point], record: Record) -> None:
+        self._members = members
+        self._record = record
+        self._recorded: dict[Sizes, Account] = {}
+        self._families: list[Family] = []
+        sizes = frozenset(map(sizes_of, members))
+        with contextlib.suppress(StepError):  # The points will say themselves why.
+            self._share(sizes)
+
+    def account(self, sizes: Sizes) -> Account | None:
+        """Return the account of a point of the family; None where it has to be recorded."""
+        if sizes in self._recorded:
+            return self._recorded[sizes]
+        return next((family.account(sizes) for family in self._families if sizes in family.members), None)
+
+    def _share(self, members: frozenset[Sizes]) -> None:
+        """Sample some of the family, and where they are not alike, each side of the change for itself."""
+        left = [sizes for sizes in members if sizes not in self._recorded]
+        if not left:
+            return
+        samples = choose_samples(members)
+        unknown = [sizes for sizes in samples.sizes if sizes not in self._recorded]
+        if len(left) < WORTH_SAMPLES * len(unknown):
+            return
+        for sizes in unknown:
+            self._recorded[sizes] = self._record(resized(self._members[0], sizes))
+        family = Family(members, samples, {sizes: self._recorded[sizes] for sizes in samples.sizes})
+        if family.is_regular():
+            self._families.append(family)
+            return
+        cut = family.change()
+        if cut is not None:
+            self._share(frozenset(sizes for sizes in members if cut.is_before(sizes)))
+            self._share(frozenset(sizes for sizes in members if not cut.is_before(sizes)))
+
+
+class Cut(NamedTuple):
+    """Where a family changes: from this value of a measure on."""
+
+    measure: Measure
+    start: int
+
+    def is_before(self, sizes: Sizes) -> bool:
+        """Say on which side sizes are."""
+        return self.measure(sizes) < self.start
 
 
 class Family:
     """The accounts of some points of a family, which tell those of the others."""
 
-    def __init__(self, samples: Samples, recorded: dict[Sizes, Account]) -> None:
+    def __init__(
+        self, members: frozenset[Sizes], samples: Samples, recorded: Mapping[Sizes, Account]
+    ) -> None:
+        self.members = members
         self._samples = samples
         self._recorded = recorded
         self._numbers = {sizes: _numbers(account) for sizes, account in recorded.items()}
@@ -102,8 +167,22 @@ class Family:
 
     def is_regular(self) -> bool:
         """Say whether the samples are alike, and the polynomials of the first ones fit the others."""
-        checks = self._samples.sizes[self._samples.num_basis :]
-        return all(map(self._is_like, self._recorded.values())) and all(map(self._fits, checks))
+        return not any(self._kinds()) and all(map(self._fits, self._samples.checks))
+
+    def change(self) -> Cut | None:
+        """Return where the samples change; None where all their sizes are one."""
+        cuts = [
+            Cut(measure, start)
+            for measure in MEASURES
+            for start in sorted({measure(sizes) for sizes in self._samples.sizes})[1:]
+        ]
+        kinds = self._kinds()
+        if any(kinds):
+            return min(cuts, key=lambda cut: self._num_mixed(cut, kinds))
+        # Which numbers are no polynomials is known, but not from where on: half of the values are tried.
+        measure = self._measure_of_misfits()
+        found = [cut for cut in cuts if cut.measure is measure]
+        return found[len(found) // 2] if found else None
 
     def account(self, sizes: Sizes) -> Account | None:
         """Return the account of a point of the family; None where it has to be recorded."""
@@ -122,14 +201,35 @@ class Family:
         numbers = self._worked_out(sizes)
         return numbers is not None and np.array_equal(numbers, self._numbers[sizes])
 
-    def _is_like(self, account: Account) -> bool:
-        first = self._model
-        return (
-            replace(account.facts, **{name: getattr(first.facts, name) for name in _FACTS}) == first.facts
-            and account.attention == first.attention
-            and account.has_stacked_experts == first.has_stacked_experts
-            and account.outline.same_as(first.outline)
-        )
+    def _kinds(self) -> list[int]:
+        """Return a number for each sample, the same for those in which the same things happen."""
+        firsts: list[Account] = []
+        kinds = []
+        for account in self._recorded.values():
+            kind = next((at for at, first in enumerate(firsts) if _are_alike(account, first)), len(firsts))
+            if kind == len(firsts):
+                firsts.append(account)
+            kinds.append(kind)
+        return kinds
+
+    def _num_mixed(self, cut: Cut, kinds: Sequence[int]) -> int:
+        """Return how many samples are not of the kind that most on their side of a cut are of."""
+        sides: tuple[list[int], list[int]] = ([], [])
+        for sizes, kind in zip(self._recorded, kinds, strict=True):
+            sides[cut.is_before(sizes)].append(kind)
+        return sum(len(side) - max(map(side.count, side)) for side in sides)
+
+    def _measure_of_misfits(self) -> Measure:
+        """Return the rank where all numbers that do not fit depend on it alone, else a length."""
+        misfits: NDArray[np.bool_] = np.zeros(len(self._numbers[self._samples.sizes[0]]), dtype=bool)
+        for sizes in self._samples.checks:
+            expected = self._worked_out(sizes)
+            misfits |= True if expected is None else expected != self._numbers[sizes]
+        of_rank: dict[int, Ints] = {}
+        for sizes, numbers in self._numbers.items():
+            if not np.array_equal(of_rank.setdefault(sizes[0], numbers[misfits]), numbers[misfits]):
+                return next(measure for measure in MEASURES if len(set(map(measure, self.members))) > 1)
+        return rank_of
 
     def _is_between(self, sizes: Sizes) -> bool:
         """Say whether no rounding can tell these sizes from the sampled ones."""
@@ -145,3 +245,12 @@ def _numbers(account: Account) -> Ints:
     """Return all that differs within a family: bytes of allocations, facts, and managed bytes."""
     facts = [getattr(account.facts, name) for name in _FACTS]
     return np.concatenate([account.asked, np.array([*facts, account.managed_bytes], dtype=np.int64)])
+
+
+def _are_alike(account: Account, first: Account) -> bool:
+    return (
+        replace(account.facts, **{name: getattr(first.facts, name) for name in _FACTS}) == first.facts
+        and account.attention == first.attention
+        and account.has_stacked_experts == first.has_stacked_experts
+        and account.outline.same_as(first.outline)
+    )

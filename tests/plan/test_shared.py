@@ -18,7 +18,7 @@ from qbench.plan import shared
 from qbench.plan.account import Account
 from qbench.plan.families import resized, sizes_of
 from qbench.plan.planner import plan
-from qbench.plan.shared import SharedTraces, sampled_family
+from qbench.plan.shared import Parts, Record, SharedTraces
 from qbench.plan.trace import record_account
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config
@@ -36,9 +36,9 @@ def family(point: Point) -> list[Point]:
         ("llama", "nf4-dq", "cuda", {"gradient_checkpointing": True}, 7),
         ("gemma2", "fp32", "cuda", {"recipe": "trainer", "optim": "paged_adamw_32bit"}, 7),
         ("mistral", "nf4", "cuda", {"recipe": "trl", "autocast": "bf16"}, 7),
-        # 160 x 24 elements are below the 4096 from which on the state is in 8 bit, 160 x 32 are not: so the
-        # seven samples do not fit, and three points are recorded each for itself.
-        ("qwen2", "bf16", "cpu", {"optim": "adamw_8bit"}, 7 + 3),
+        # 160 x 24 elements are below the 4096 from which on the state is in 8 bit, 160 x 32 are not: so rank
+        # 32 is cut off, which takes more samples.
+        ("qwen2", "bf16", "cpu", {"optim": "adamw_8bit"}, 19),
     ],
 )
 def test_shared_plans_are_those_of_each_point(
@@ -94,19 +94,59 @@ def recorded(point: Point) -> Account:
     return _ACCOUNTS[point.point_id]
 
 
-def test_one_allocation_out_of_line_and_nothing_is_shared(llama: list[Point]) -> None:
-    # 512 B more from 400 tokens on, of some ten thousand allocations in one.
-    def bent(point: Point) -> Account:
-        account = recorded(point)
-        more = np.zeros_like(account.asked)
-        more[-1] = 512 * (point.train.seq_len > 400)
-        return replace(account, asked=account.asked + more)
+def counting(record: Record) -> tuple[Record, list[Point]]:
+    """Return the same function, and the points that it will have been asked for."""
+    ran: list[Point] = []
 
-    assert sampled_family(llama, recorded) is not None
-    assert sampled_family(llama, bent) is None
+    def counted(point: Point) -> Account:
+        ran.append(point)
+        return record(point)
+
+    return counted, ran
 
 
-def test_another_operator_and_nothing_is_shared(llama: list[Point]) -> None:
+def as_recorded(points: list[Point], record: Record) -> list[bool]:
+    """Say of each point that is not left to be recorded whether its account is the recorded one."""
+    parts = Parts(points, record)
+    found = ((record(point), parts.account(sizes_of(point))) for point in points)
+    return [
+        np.array_equal(alone.asked, shared.asked) and alone.outline.same_as(shared.outline)
+        for alone, shared in found
+        if shared is not None
+    ]
+
+
+def bent(point: Point, change: bool) -> Account:
+    """Return an account with 512 B more in one of some ten thousand allocations."""
+    account = recorded(point)
+    more = np.zeros_like(account.asked)
+    more[-1] = 512 * change
+    return replace(account, asked=account.asked + more)
+
+
+@pytest.mark.parametrize("limit", [100, 200, 400, 700], ids=lambda limit: f"{limit} tokens")
+def test_one_allocation_out_of_line_and_each_side_is_shared_for_itself(
+    llama: list[Point], limit: int
+) -> None:
+    record, ran = counting(lambda point: bent(point, point.train.seq_len > limit))
+    parts = Parts(llama, record)
+    num_recorded = len(ran)
+    assert num_recorded < len(llama)
+    accounts = [parts.account(sizes_of(point)) for point in llama]
+    for point, account in zip(llama, accounts, strict=True):
+        if account is not None:
+            assert np.array_equal(account.asked, bent(point, point.train.seq_len > limit).asked)
+    assert sum(account is not None for account in accounts) > num_recorded
+    assert len(ran) == num_recorded
+
+
+def test_a_change_at_a_rank_is_cut_there(llama: list[Point]) -> None:
+    exact = as_recorded(llama, lambda point: bent(point, sizes_of(point)[0] > 16))
+    assert len(exact) >= 20
+    assert all(exact)
+
+
+def test_another_operator_and_each_side_is_shared_for_itself(llama: list[Point]) -> None:
     def renamed(point: Point) -> Account:
         account = recorded(point)
         made = [
@@ -114,26 +154,35 @@ def test_another_operator_and_nothing_is_shared(llama: list[Point]) -> None:
         ]
         return replace(account, outline=replace(account.outline, made=made))
 
-    assert sampled_family(llama, renamed) is None
+    exact = as_recorded(llama, renamed)
+    assert len(exact) >= 20
+    assert all(exact)
+
+
+def test_two_batch_sizes_are_cut_by_their_tokens(llama: list[Point]) -> None:
+    grid = itertools.product((8, 16, 24), (128, 256, 384, 512, 640), (1, 2))
+    points = [resized(llama[0], sizes) for sizes in grid]
+    exact = as_recorded(points, lambda point: bent(point, point.tokens_per_step > 520))
+    assert len(exact) >= 20
+    assert all(exact)
 
 
 def test_few_points_are_not_worth_samples(llama: list[Point]) -> None:
     def unasked(point: Point) -> Account:
         raise AssertionError("nothing is to be recorded for so few")
 
-    assert sampled_family(llama[:4], unasked) is None
+    assert Parts(llama[:4], unasked).account(sizes_of(llama[0])) is None
 
 
 def test_samples_that_cannot_be_recorded_leave_the_error_to_the_points(llama: list[Point]) -> None:
     def refused(point: Point) -> Account:
         raise StepError("no")
 
-    assert sampled_family(llama, refused) is None
+    assert Parts(llama, refused).account(sizes_of(llama[0])) is None
 
 
 def test_sizes_that_rounding_could_tell_apart_are_recorded(llama: list[Point]) -> None:
-    found = sampled_family(llama, recorded)
-    assert found is not None
+    found = Parts(llama, recorded)
     assert found.account((24, 512, 1)) is not None
     assert found.account((12, 512, 1)) is None  # No multiple of eight, and not sampled.
     assert found.account((24, 512, 2)) is None  # A batch that no sample has.
