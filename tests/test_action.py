@@ -118,6 +118,23 @@ def test_an_unknown_mode_is_told(job: Job):
     assert planned.stdout == "::error title=qbench::mode is measure; allowed: plan, run\n"
 
 
+def test_points_that_could_be_planned_are_checked_before_the_others_fail(job: Job):
+    matrix = "matrix: {lora.target_modules: [[q_proj], [no_such_proj]]}\n"
+    (job.folder / "ci.yaml").write_text(SCENARIO + matrix, encoding="utf-8")
+    planned, failed = job.run(scenario="ci.yaml")
+    assert planned.returncode == 0, planned.stderr
+    assert failed.returncode == 2
+    assert failed.stdout == "::error title=qbench::qbench plan ended with exit code 2; its output says why\n"
+    result = job.folder / job.filled(ACTION["outputs"]["result"]["value"])
+    base = job.folder / "base.jsonl"
+    (good,) = [each for each in json.loads(result.read_text())["records"] if each["outcome"] == "ok"]
+    good["metrics"]["peak_allocated_bytes"] //= 2
+    base.write_text(json.dumps(good) + "\n")
+    _, checked = job.run(scenario="ci.yaml", baseline="base.jsonl")
+    assert checked.returncode == 1
+    assert "::error file=base.jsonl,line=1,title=qbench%3A model nf4-dq" in checked.stdout
+
+
 def test_no_value_of_an_input_stands_in_a_script():
     for step in ACTION["runs"]["steps"]:
         assert "${{" not in step.get("run", "")
