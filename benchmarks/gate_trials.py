@@ -1,6 +1,6 @@
 """Do `qbench check` and `qbench gate` cry wolf, and do they see what they should? Trials of real processes.
 
-    python -m benchmarks.gate_trials --out reports/gate [--collect 210 [--busy 1]] [--trials 400]
+    python -m benchmarks.gate_trials --out reports/gate [--collect 210 [--busy 1]] [--trials 2000]
 
 `--collect` first measures for so many seconds (see benchmarks.gate_processes) and adds to
 OUT/processes.jsonl, or with `--busy` to OUT/processes-busy.jsonl. The report, OUT/gate.md, is of all that
@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--collect", type=float, default=0, help="seconds")
     parser.add_argument("--busy", type=int, default=0, help="other processes at work")
-    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=2000)
     given = parser.parse_args()
     if given.collect:
         name = "processes-busy.jsonl" if given.busy else "processes.jsonl"

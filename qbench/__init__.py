@@ -29,6 +29,10 @@ class CallablePackage(ModuleType):
         return function(*args, **kwargs)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PACKAGES, *_FUNCTIONS})
+
+
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"qbench.{name}")

@@ -76,4 +76,6 @@ def format_value(value: float | None, unit: str) -> str:
         return f"${value:.2f}/Mtok"
     if unit == "tokens/s":
         return f"{value:,.3g} tokens/s" if value < 100 else f"{value:,.0f} tokens/s"
+    if unit == "nats/token":
+        return f"{value:.3f} nats/token"
     return f"{value:.4g} {unit}".rstrip()

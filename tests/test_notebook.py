@@ -54,6 +54,10 @@ def test_importing_qbench_loads_nothing():
     assert done.stdout.strip() == "['qbench']"
 
 
+def test_what_completion_offers():
+    assert {"plan", "load_run", "compare", "figures", "__version__"} <= set(dir(qbench))
+
+
 def test_what_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'plans'"):
         _ = qbench.plans  # type: ignore[attr-defined]
@@ -83,8 +87,13 @@ def test_target_modules_are_one_setting(model: str):
 
 
 def test_bad_settings_are_told(model: str):
-    with pytest.raises(ScenarioError, match="rank"):
-        qbench.plan(model, rank=4)
+    for given, meant in (
+        ("rank", "r"),
+        ("batch", "per_device_train_batch_size"),
+        ("sequence_len", "seq_len"),
+    ):
+        with pytest.raises(ScenarioError, match=rf"{given}: unknown setting; did you mean {meant}\? allowed"):
+            qbench.plan(model, **{given: 4})
     with pytest.raises(ScenarioError, match="at least one value"):
         qbench.plan(model, r=[])
     with pytest.raises(CatalogError, match="GPU 'RTX'"):

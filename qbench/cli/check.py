@@ -49,8 +49,8 @@ def check_command(
     tolerances = dict(parse_tolerance(text) for text in tolerance or [])
     outputs = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
     with collector_paused():
-        now = read_any(run)
-        found = check(read_any(baseline), now, tolerances)
+        now = read_any(run, timelines=False)
+        found = check(read_any(baseline, timelines=False), now, tolerances)
         code = found.exit_code(strict)
         tell(found, code, outputs, places=baseline, strict=strict)
     advise(found, now)

@@ -5,27 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from qbench.cli import (
-    ab,
-    baseline,
-    calibrate,
-    catalog,
-    check,
-    fit,
-    gate,
-    plan,
-    rank,
-    report,
-    run,
-    run_point,
-    serve,
-    trend,
-    validate,
-)
 from qbench.cli.console import print_error, print_note, print_text
 from qbench.errors import QbenchError
 from qbench.quiet import quiet_libraries
@@ -37,31 +22,26 @@ USAGE = 2
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
 
-app = typer.Typer(
-    name="qbench",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    # Rich would take a fifth of a second to import for a frame around the help.
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("plan")(plan.plan_command)
-app.command("fit")(fit.fit_command)
-app.command("rank")(rank.rank_command)
-app.command("run")(run.run_command)
-app.command("run-point")(run_point.run_point_command)
-app.command("ab")(ab.ab_command)
-app.command("report")(report.report_command)
-app.command("check")(check.check_command)
-app.command("gate")(gate.gate_command)
-app.command("calibrate")(calibrate.calibrate_command)
-app.add_typer(baseline.baseline_app)
-app.command("trend")(trend.trend_command)
-app.command("validate")(validate.validate_command)
-app.command("serve")(serve.serve_command)
-app.command("models")(catalog.models_command)
-app.command("gpus")(catalog.gpus_command)
-app.command("scenarios")(catalog.scenarios_command)
+_MODULES = {
+    "plan": "plan",
+    "fit": "fit",
+    "rank": "rank",
+    "run": "run",
+    "run-point": "run_point",
+    "ab": "ab",
+    "report": "report",
+    "check": "check",
+    "gate": "gate",
+    "calibrate": "calibrate",
+    "baseline": "baseline",
+    "trend": "trend",
+    "validate": "validate",
+    "serve": "serve",
+    "models": "catalog",
+    "gpus": "catalog",
+    "scenarios": "catalog",
+}
+"""Each command, in the order of the help, and the module of qbench.cli that holds it."""
 
 
 def _print_version(asked: bool) -> None:
@@ -72,7 +52,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -85,6 +64,31 @@ def _root(
         raise typer.Exit(USAGE)
 
 
+def app_of(names: Iterable[str] = _MODULES) -> typer.Typer:
+    """Return the command line with these commands, whose modules are imported for it."""
+    app = typer.Typer(
+        name="qbench",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        # Rich would take a fifth of a second to import for a frame around the help.
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name in names:
+        module = import_module(f"qbench.cli.{_MODULES[name]}")
+        if name == "baseline":
+            app.add_typer(module.baseline_app)
+        else:
+            app.command(name)(getattr(module, f"{name.replace('-', '_')}_command"))
+    return app
+
+
+def _asked(argv: Sequence[str]) -> Iterable[str]:
+    """Return the one command that is called, since the others would be imported for nothing; else all."""
+    return argv[:1] if argv and argv[0] in _MODULES else _MODULES
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; a known error is one line on stderr for each problem."""
     quiet_libraries()
@@ -93,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        app = app_of(_asked(sys.argv[1:] if argv is None else argv))
         code = app(args=argv, standalone_mode=False, prog_name="qbench")
         sys.stdout.flush()
     except QbenchError as error:

@@ -114,8 +114,7 @@ def _print_summary(content: Content, page: Path) -> None:
     for line in (
         *run_lines(content.results, content.pairs),
         "",
-        *content.capacity,
-        *content.headline,
+        *content.sentences,
         *content.quality,
         *content.warnings,
     ):

@@ -26,7 +26,8 @@ def run_point_command(
     from qbench.measure.request import read_request
     from qbench.measure.runner import measure
     from qbench.measure.settings import take_settings
-    from qbench.records.store import encoded, write_record
+    from qbench.records.lines import encoded
+    from qbench.records.store import write_record
     from qbench.sweep import FINISHED, with_inputs
 
     request = read_request(point)

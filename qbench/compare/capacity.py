@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qbench.compare.headline import describe, short_model
+from qbench.compare.headline import MANY_MODELS, PREFERRED, describe, short_model
 from qbench.compare.methods import BASELINE_PRECISIONS
-from qbench.compare.results import Result
+from qbench.compare.results import Result, fits_of
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 from qbench.units import GIB
 
-PREFERRED = ("nf4-dq", "nf4", "fp4-dq", "fp4", "int8")
-"""Quantized precisions, the one that speaks for QLoRA first."""
+AXES = {
+    "seq_len": ("tokens", "lengths"),
+    "per_device_train_batch_size": ("sequences a batch", "batch sizes"),
+    "r": ("rank", "ranks"),
+}
+"""Settings along which it is told how far a method gets, the one that is told first: unit, and many of it."""
 
-AXES = {"seq_len": "tokens", "per_device_train_batch_size": "sequences a batch", "r": "rank"}
-"""Settings along which it is told how far a method gets, the one that is told first."""
-
-
-def fits_of(result: Result) -> list[dict[str, Any]]:
-    """Return detail.fits as rows; it is a list of rows, or a mapping from GPU to a row or a yes or no."""
-    fits = result.detail.get("fits") or []
-    if isinstance(fits, dict):
-        fits = [
-            {"gpu": gpu, **(fit if isinstance(fit, dict) else {"fits": fit})} for gpu, fit in fits.items()
-        ]
-    return list(fits)
+MOST_CARDS = 3
+"""Cards that are told of for many models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,41 +62,76 @@ class Capacity:
         """Say whether one method gets further than the other."""
         return bool(self.qlora.furthest != self.lora.furthest)
 
+    @property
+    def ahead(self) -> str | None:
+        """The method that gets further, qlora or lora; None where both get as far."""
+        if not self.differs:
+            return None
+        return "qlora" if _rank(self.qlora) > _rank(self.lora) else "lora"
+
 
 def capacity_sentences(results: Sequence[Result]) -> list[str]:
-    """Return a sentence for each model whose QLoRA and LoRA plans were held against the same card.
+    """Return what tells the methods apart, then what does not; see `telling`."""
+    return [sentence(capacity) for capacity in telling(results)]
 
-    Of several cards the smallest on which the methods differ is told; where none tells them apart, the
-    smallest. Nothing is said where a side is missing.
+
+def telling(results: Sequence[Result]) -> list[Capacity]:
+    """Return what is worth telling of QLoRA and LoRA plans held against the same cards, differences first.
+
+    For each model the smallest card on which QLoRA gets further, and the smallest on which LoRA does; where
+    no card tells them apart, the smallest that holds anything, else the largest. Of many models the largest
+    that each method trains is told instead, card by card. Nothing is told where a side is missing.
     """
     by_model: dict[str, list[Result]] = {}
     for result in results:
         if result.kind == "plan" and result.point.lora is not None and fits_of(result):
             by_model.setdefault(result.point.model, []).append(result)
-    told = (_telling(capacities(members)) for members in by_model.values())
-    return [_sentence(capacity) for capacity in told if capacity is not None]
+    found = [_worth_telling(capacities(members)) for members in by_model.values()]
+    if sum(map(bool, found)) >= MANY_MODELS:
+        plans = [result for members in by_model.values() for result in members]
+        across = _worth_telling(_on_cards("model", _largest_group(plans, "model")), MOST_CARDS)
+        if across:
+            return across
+    return sorted(itertools.chain(*found), key=lambda capacity: not capacity.differs)
 
 
 def capacities(results: Sequence[Result]) -> list[Capacity]:
     """Return the capacity of each card for plans of one model, over the settings with most to tell."""
-    axis, group = _widest(results)
+    for axis in AXES:
+        group = _largest_group(results, axis)
+        if _values(group, axis) > 1:
+            return _on_cards(axis, group)
+    return _on_cards(None, next(iter(_sides(results, None)), []))
+
+
+def _worth_telling(found: Sequence[Capacity], most: int = 1) -> list[Capacity]:
+    smallest_first = sorted(found, key=lambda capacity: capacity.memory_bytes or 0)
+    ahead = [capacity for capacity in smallest_first if capacity.ahead == "qlora"][:most]
+    behind = [capacity for capacity in smallest_first if capacity.ahead == "lora"][:most]
+    equal = [capacity for capacity in smallest_first if capacity.qlora.fitting] or smallest_first[-1:]
+    return [*ahead, *behind] or equal[:1]
+
+
+def _on_cards(axis: str | None, group: Sequence[Result]) -> list[Capacity]:
     rows: dict[str, dict[str, list[tuple[Any, Result, dict[str, Any]]]]] = {}
     for result in group:
         for fit in fits_of(result):
-            value = result.settings.get(axis) if axis else 0
             by_precision = rows.setdefault(fit["gpu"], {})
-            by_precision.setdefault(result.point.precision, []).append((value, result, fit))
+            by_precision.setdefault(result.point.precision, []).append((_place(result, axis), result, fit))
     found = (_capacity(gpu, axis, by_precision) for gpu, by_precision in rows.items())
     return [capacity for capacity in found if capacity is not None]
 
 
-def _widest(results: Sequence[Result]) -> tuple[str | None, list[Result]]:
-    """Return the first axis that varies among plans equal but for it and the precision, and these plans."""
-    for axis in AXES:
-        group = max(_sides(results, axis), key=lambda members: _values(members, axis), default=[])
-        if _values(group, axis) > 1:
-            return axis, group
-    return None, next(iter(_sides(results, None)), [])
+def _place(result: Result, axis: str | None) -> Any:
+    """Return where a result stands along an axis: models by their parameters."""
+    if axis == "model":
+        return result.value("total_params") or 0
+    return result.settings.get(axis) if axis else 0
+
+
+def _largest_group(results: Sequence[Result], axis: str) -> list[Result]:
+    """Return the most plans that are equal but for an axis and the precision, and have both methods."""
+    return max(_sides(results, axis), key=lambda members: _values(members, axis), default=[])
 
 
 def _sides(results: Sequence[Result], axis: str | None) -> list[list[Result]]:
@@ -114,7 +144,7 @@ def _sides(results: Sequence[Result], axis: str | None) -> list[list[Result]]:
 
 
 def _values(results: Sequence[Result], axis: str) -> int:
-    return len({result.settings.get(axis) for result in results})
+    return len({_place(result, axis) for result in results})
 
 
 def _side(result: Result) -> str | None:
@@ -153,39 +183,51 @@ def _reach(precision: str, rows: Iterable[tuple[Any, Result, dict[str, Any]]]) -
     return Reach(precision=precision, fitting=fitting, asked=len(listed))
 
 
-def _telling(found: Sequence[Capacity]) -> Capacity | None:
-    smallest_first = sorted(found, key=lambda capacity: capacity.memory_bytes or 0)
-    return min(smallest_first, key=lambda capacity: not capacity.differs, default=None)
-
-
-def _sentence(capacity: Capacity) -> str:
-    model, sides = short_model(capacity.model), (capacity.qlora, capacity.lora)
-    fitting = [result for side in sides for result in side.fitting.values()]
+def sentence(capacity: Capacity) -> str:
+    """Return how far both methods get on the card, and what QLoRA costs in speed there."""
+    fitting = [result for side in (capacity.qlora, capacity.lora) for result in side.fitting.values()]
     if not fitting:
-        settings = max(side.asked for side in sides)
-        where = f" at any of the {settings} settings planned" if settings > 1 else ""
-        methods = f"QLoRA ({capacity.qlora.precision}) nor {capacity.lora.precision} LoRA"
-        return f"Neither {methods} of {model} fits on {capacity.card}{where}."
+        of = "" if capacity.axis == "model" else f" of {short_model(capacity.model)}"
+        many = _many(capacity, capacity.qlora)
+        at = f" at any of the {many} planned" if many else ""
+        return f"Neither {' nor '.join(_names(capacity))}{of} fits on {capacity.card}{at}."
     hidden = ("model", "precision", *([capacity.axis] if capacity.axis else []))
     conditions = f"(planned; {describe(fitting[0], leave_out=hidden)})"
-    return f"On {capacity.card} {_verdict(capacity, model)} {conditions}.{_speed(capacity)}"
+    return f"On {capacity.card} {_verdict(capacity)} {conditions}.{_speed(capacity)}"
 
 
-def _verdict(capacity: Capacity, model: str) -> str:
+def _names(capacity: Capacity) -> dict[str, Reach]:
     names = {f"QLoRA ({capacity.qlora.precision})": capacity.qlora}
-    names[f"{capacity.lora.precision} LoRA"] = capacity.lora
+    return names | {f"{capacity.lora.precision} LoRA": capacity.lora}
+
+
+def _verdict(capacity: Capacity) -> str:
+    names = _names(capacity)
     # The side that gets further is told first, whichever it is.
-    order = sorted(names, key=lambda name: -_rank(names[name]))
-    ahead, behind = order
-    furthest, other = names[ahead].furthest, names[behind].furthest
-    at = f" at {_amount(capacity.axis, furthest)}" if capacity.axis else ""
-    if furthest == other:
-        longest = ", the most that was planned" if capacity.axis and _all_fit(capacity) else ""
-        return f"both {ahead} and {behind} train {model}{at}{longest}"
-    if other is None:
-        where = f" at any of the {names[behind].asked} planned" if names[behind].asked > 1 else ""
-        return f"{ahead} trains {model}{at} where {behind} does not fit{where}"
-    return f"{ahead} trains {model}{at} where {behind} stops at {_amount(capacity.axis, other)}"
+    ahead, behind = sorted(names, key=lambda name: -_rank(names[name]))
+    trained = _trained(capacity, names[ahead])
+    if not capacity.differs:
+        most = ", the most asked for" if capacity.axis and _all_fit(capacity) else ""
+        return f"both {ahead} and {behind} train {trained}{most}"
+    if names[behind].furthest is None:
+        many = _many(capacity, names[behind])
+        fails = f"fits at none of the {many}" if many else "does not fit"
+        return f"{ahead} trains {trained} where {behind} {fails}"
+    return f"{ahead} trains {trained} where {behind} stops at {_amount(capacity.axis, names[behind])}"
+
+
+def _trained(capacity: Capacity, reach: Reach) -> str:
+    if capacity.axis == "model":
+        return f"models up to {_amount('model', reach)}"
+    at = f" at {_amount(capacity.axis, reach)}" if capacity.axis else ""
+    return f"{short_model(capacity.model)}{at}"
+
+
+def _many(capacity: Capacity, reach: Reach) -> str:
+    """Return the values that were planned as '4 lengths'; empty where it was a single one."""
+    if reach.asked < 2 or capacity.axis is None:
+        return ""
+    return f"{reach.asked} {'models' if capacity.axis == 'model' else AXES[capacity.axis][1]}"
 
 
 def _rank(reach: Reach) -> float:
@@ -196,10 +238,16 @@ def _all_fit(capacity: Capacity) -> bool:
     return all(len(reach.fitting) == reach.asked for reach in (capacity.qlora, capacity.lora))
 
 
-def _amount(axis: str | None, value: Any) -> str:
-    if axis == "r":
-        return f"rank {value:,}"
-    return f"{value:,} {AXES.get(axis or '', '')}".strip()
+def _amount(axis: str | None, reach: Reach) -> str:
+    """Return the furthest value that fits, with its unit."""
+    if axis == "model":
+        return short_model(reach.fitting[reach.furthest].point.model)
+    return _in_unit(axis, reach.furthest)
+
+
+def _in_unit(axis: str | None, value: Any) -> str:
+    unit = AXES[axis][0] if axis in AXES else ""
+    return f"{unit} {value:,}" if axis == "r" else f"{value:,} {unit}".strip()
 
 
 def _speed(capacity: Capacity) -> str:
@@ -208,9 +256,15 @@ def _speed(capacity: Capacity) -> str:
         ours = _tokens_per_s(capacity.qlora.fitting[value], capacity.gpu)
         theirs = _tokens_per_s(capacity.lora.fitting[value], capacity.gpu)
         if ours and theirs:
-            at = f" at {_amount(capacity.axis, value)}" if capacity.axis and capacity.differs else ""
-            return f" {_change(ours / theirs)}{at}."
+            where = f" {_at(capacity, value)}" if capacity.axis and capacity.differs else ""
+            return f" {_change(ours / theirs)}{where}."
     return ""
+
+
+def _at(capacity: Capacity, value: Any) -> str:
+    if capacity.axis == "model":
+        return f"with {short_model(capacity.qlora.fitting[value].point.model)}"
+    return f"at {_in_unit(capacity.axis, value)}"
 
 
 def _tokens_per_s(result: Result, gpu: str) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qbench.compare.results import MEMORY_METRICS, Result, gather
+from qbench.compare.results import MEMORY_METRICS, Result, fits_of, gather
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
@@ -72,9 +72,33 @@ class MethodPair:
 
     @property
     def throughput_ratio(self) -> float | None:
-        """Tokens per second of the candidate for each of the baseline; above 1 the candidate is faster."""
+        """Tokens per second of the candidate for each of the baseline; above 1 the candidate is faster.
+
+        Plans that know the speed on cards are compared on `speed_card`, and on no other.
+        """
+        if self._planned_speeds:
+            return next(iter(self._planned_speeds.values()))
+        if any(fit.get("tokens_per_s") for fit in fits_of(self.candidate)):
+            return None
         baseline, candidate = self.baseline.value("tokens_per_s"), self.candidate.value("tokens_per_s")
         return candidate / baseline if candidate is not None and baseline else None
+
+    @property
+    def speed_card(self) -> str | None:
+        """The card of the planned speeds, the first that holds both sides; None for measured speeds."""
+        return next(iter(self._planned_speeds), None)
+
+    @property
+    def _planned_speeds(self) -> dict[str, float]:
+        """The ratio of planned speeds on each card that holds both sides: elsewhere neither trains."""
+        baseline = {fit["gpu"]: fit for fit in fits_of(self.baseline)}
+        sides = [(fit, baseline.get(fit["gpu"], {})) for fit in fits_of(self.candidate)]
+        return {
+            ours["gpu"]: ours["tokens_per_s"] / theirs["tokens_per_s"]
+            for ours, theirs in sides
+            if ours.get("fits") and theirs.get("fits")
+            if ours.get("tokens_per_s") and theirs.get("tokens_per_s")
+        }
 
     @property
     def trainable_params(self) -> tuple[float | None, float | None]:

@@ -10,10 +10,11 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qbench.compare.judgements import Judgement, Tolerance, Verdict, judge
 from qbench.compare.methods import environment_facts
-from qbench.compare.readings import Reading, readings_of
+from qbench.compare.readings import Values, kind_of, reading_of, values_of
 from qbench.compare.results import Result, gather
 from qbench.errors import NotComparableError
 from qbench.records.record import Kind, Record
@@ -28,19 +29,18 @@ LATER_THAN_BASELINE = ("versions.", "qbench", "code_id", "python", "git_commit")
 """Facts of the environment that may differ; they are told, since they may be why a number moved."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One value of one point against its baseline."""
+class Finding(NamedTuple):
+    """One value of one point against its baseline. A tuple, since there are some twenty for each point."""
 
     point: Point
     kind: Kind
     device: str | None
     metric: str
     """A metric of the registry, a category of its breakdown, a fact, outcome, or 'point' for all of it."""
+    verdict: Verdict
     unit: str = ""
     baseline: float | str | None = None
     run: float | str | None = None
-    verdict: Verdict
     gated: bool = True
     """Whether a bad verdict fails the check."""
     note: str = ""
@@ -109,7 +109,7 @@ def check(
     for name, side in (("baseline", before), ("run", now)):
         if not side:
             raise NotComparableError(f"the {name} holds no records; run a scenario or plan into it first")
-    if not before.keys() & now.keys():
+    if before.keys().isdisjoint(now):
         raise NotComparableError(
             f"the run and the baseline have no point in common ({len(now)} and {len(before)} points); "
             "give a baseline of the same scenario"
@@ -177,30 +177,36 @@ class _Checker:
         self._add(now, "outcome", baseline=before.outcome, run=now.outcome, verdict=ended)
         if not before.completed or not now.completed:
             return
-        was, has = readings_of(before), readings_of(now)
+        was, has = values_of(before), values_of(now)
         for name in dict.fromkeys((*was, *has)):
-            self._compare_reading(now, was.get(name), has.get(name))
+            self._compare_values(before, now, name, was.get(name), has.get(name))
 
-    def _compare_reading(self, result: Result, was: Reading | None, has: Reading | None) -> None:
-        either = has or was
-        assert either is not None
-        tolerance = self._tolerance(either.name)
-        if has is None and result.is_void(either.name):
-            found = Judgement(verdict="ambiguous", note="measured, but not valid; see the report")
-        elif was is None or has is None:
-            found = Judgement(verdict="new" if was is None else "missing")
-        else:
-            found = judge(was, has, tolerance)
-        self._add(
-            result,
-            either.name,
-            unit=either.unit,
-            baseline=_middle(was),
-            run=_middle(has),
-            verdict=found.verdict,
-            gated=either.gate != "report" or tolerance is not None,
-            note=found.note,
-            smallest_visible=found.smallest_visible,
+    def _compare_values(
+        self, before: Result, now: Result, name: str, was: Values | None, has: Values | None
+    ) -> None:
+        tolerance = self._tolerance(name) if self.tolerances else None
+        unit, _, gate = kind_of(name, now.kind)
+        gated = gate != "report" or tolerance is not None
+        if has is not None and was == has and len(has) == 1 and gate != "statistical":
+            # As most are, and some hundred thousand of them are no rarity.
+            same = Finding(now.point, now.kind, now.device, name, "same", unit, has[0], has[0], gated)
+            self.findings.append(same)
+            return
+        found = _judged(before, now, name, was, has, tolerance)
+        self.findings.append(
+            Finding(
+                now.point,
+                now.kind,
+                now.device,
+                name,
+                found.verdict,
+                unit,
+                baseline=_middle(was),
+                run=_middle(has),
+                gated=gated,
+                note=found.note,
+                smallest_visible=found.smallest_visible,
+            )
         )
 
     def _tolerance(self, metric: str) -> Tolerance | None:
@@ -215,12 +221,9 @@ class _Checker:
         metric: str,
         *,
         verdict: Verdict,
-        unit: str = "",
-        baseline: float | str | None = None,
-        run: float | str | None = None,
-        gated: bool = True,
+        baseline: str | None = None,
+        run: str | None = None,
         note: str = "",
-        smallest_visible: float | None = None,
     ) -> None:
         self.findings.append(
             Finding(
@@ -228,24 +231,36 @@ class _Checker:
                 kind=result.kind,
                 device=result.device,
                 metric=metric,
-                unit=unit,
+                verdict=verdict,
                 baseline=baseline,
                 run=run,
-                verdict=verdict,
-                gated=gated,
                 note=note,
-                smallest_visible=smallest_visible,
             )
         )
 
 
-def _middle(reading: Reading | None) -> float | str | None:
-    if reading is None or len(reading.values) == 1:
-        return reading.values[0] if reading else None
-    texts = [value for value in reading.values if isinstance(value, str)]
+def _judged(
+    before: Result,
+    now: Result,
+    name: str,
+    was: Values | None,
+    has: Values | None,
+    tolerance: Tolerance | None,
+) -> Judgement:
+    if has is None and now.is_void(name):
+        return Judgement(verdict="ambiguous", note="measured, but not valid; see the report")
+    if was is None or has is None:
+        return Judgement(verdict="new" if was is None else "missing")
+    return judge(reading_of(before, name, was), reading_of(now, name, has), tolerance)
+
+
+def _middle(values: Values | None) -> float | str | None:
+    if values is None or len(values) == 1:
+        return values[0] if values else None
+    texts = [value for value in values if isinstance(value, str)]
     if texts:
         return " | ".join(dict.fromkeys(texts))
-    return statistics.median(float(value) for value in reading.values)
+    return statistics.median(float(value) for value in values)
 
 
 def _judge_outcome(before: str, now: str) -> Verdict:
@@ -291,8 +306,18 @@ def _known(facts: Mapping[str, object]) -> dict[str, str]:
 
 
 def _differing(before: Result, now: Result) -> dict[str, tuple[str, str]]:
+    if _seem_alike(before.records[-1], now.records[-1]):
+        return {}
     ours, theirs = circumstances(before), circumstances(now)
     return {n: (ours[n], theirs[n]) for n in ours if n in theirs and ours[n] != theirs[n]}
+
+
+def _seem_alike(before: Record, now: Record) -> bool:
+    """Say whether all that circumstances are read from is equal, which is cheap to see."""
+    names = ("compute_capability", "allocator", "protocol")
+    return before.environment == now.environment and all(
+        before.detail.get(name) == now.detail.get(name) for name in names
+    )
 
 
 def _like(result: Result, before: Iterable[Result]) -> Result | None:

@@ -26,8 +26,6 @@ class Result:
 
     point: Point
     """The training step that the records speak of."""
-    settings: Mapping[str, Any]
-    """Settings of the point under their short names; those of an absent adapter are None."""
     kind: Kind
     """plan or measurement."""
     device: str | None
@@ -38,6 +36,7 @@ class Result:
     """At least one record; several are the processes of one measurement."""
     _values: dict[str, float | None] = field(default_factory=dict, repr=False)
     """Medians that were asked for before: a report asks for each some dozen times."""
+    _settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
     completed: tuple[Record, ...] = field(init=False, repr=False)
     """The records that ended ok."""
@@ -47,11 +46,19 @@ class Result:
         object.__setattr__(self, "completed", completed)
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings of the point under their short names; those of an absent adapter are None."""
+        if not self._settings:
+            self._settings.update(point_settings(self.point))
+        return self._settings
+
+    @property
     def outcome(self) -> str:
         """How the records ended: 'ok', 'oom', or '2 ok, 1 timeout' where processes ended differently."""
-        counts = Counter(record.outcome for record in self.records)
-        if len(counts) == 1:
-            return next(iter(counts))
+        outcomes = [record.outcome for record in self.records]
+        if len(set(outcomes)) == 1:
+            return outcomes[0]
+        counts = Counter(outcomes)
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
 
     def value(self, metric: str) -> float | None:
@@ -80,20 +87,44 @@ class Result:
         return (self.completed or self.records)[-1].detail
 
 
+def fits_of(result: Result) -> list[dict[str, Any]]:
+    """Return detail.fits as rows; it is a list of rows, or a mapping from GPU to a row or a yes or no."""
+    fits = result.detail.get("fits") or []
+    if isinstance(fits, dict):
+        fits = [
+            {"gpu": gpu, **(fit if isinstance(fit, dict) else {"fits": fit})} for gpu, fit in fits.items()
+        ]
+    return list(fits)
+
+
 def findings(record: Record) -> list[dict[str, Any]]:
     """Return what was found for and against a measurement, each with name, value, verdict and why."""
     return list(record.detail.get("validity") or ())
 
 
+def caveats(results: Iterable[Result]) -> dict[str, int]:
+    """Return each caveat once, with the number of points that carry it."""
+    points: dict[str, set[Point]] = {}
+    for result in results:
+        for record in result.records:
+            for caveat in record.detail.get("caveats") or ():
+                points.setdefault(str(caveat), set()).add(result.point)
+    return {caveat: len(members) for caveat, members in points.items()}
+
+
 def voided(record: Record) -> set[str]:
     """Return the metrics of a measurement whose numbers must not be used, by its own findings."""
-    return {metric for finding in findings(record) for metric in finding.get("voids") or ()}
+    validity = record.detail.get("validity")
+    return {name for finding in validity for name in finding.get("voids") or ()} if validity else set()
 
 
 def number_of(record: Record, metric: str) -> float | None:
     """Return one number of one process: `scalar`, or tokens per second by its step times; None when void."""
-    if metric in voided(record):
-        return None
+    return None if metric in voided(record) else stored_number(record, metric)
+
+
+def stored_number(record: Record, metric: str) -> float | None:
+    """Return what `number_of` does, valid or not."""
     value = scalar(record, metric)
     if value is None and metric == "tokens_per_s":
         # Raw times are what a measurement stores; the rate follows from them.
@@ -134,7 +165,6 @@ def gather(records: Iterable[Record]) -> list[Result]:
     return [
         Result(
             point=point,
-            settings=point_settings(point),
             kind=kind,
             device=device,
             machine=machine,

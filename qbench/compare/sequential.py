@@ -196,7 +196,7 @@ def _with_error(finding: Finding, baseline: Sequence[Record], run: Sequence[Reco
         if failed is not None:
             verdict = "not comparable" if side == "baseline" else finding.verdict
             error = str(failed.detail.get("error", "")).partition("\n")[0]
-            return replace(finding, verdict=verdict, note=f"{side}: {error}")
+            return finding._replace(verdict=verdict, note=f"{side}: {error}")
     return finding
 
 
@@ -204,6 +204,6 @@ def _judged_anew(
     finding: Finding, baseline: Sequence[Record], run: Sequence[Record], rule: Rule, ended: bool
 ) -> Finding:
     judged = rule.judge(pairs_of(baseline, run, finding.metric), finding.metric, ended=ended)
-    return replace(
-        finding, verdict=judged.verdict, note=judged.note, smallest_visible=judged.smallest_visible
+    return finding._replace(
+        verdict=judged.verdict, note=judged.note, smallest_visible=judged.smallest_visible
     )

@@ -58,7 +58,7 @@ def plan(
     metrics = _metrics(traced)
     detail = _detail(traced, point)
     if device == "cuda":
-        _add_cuda(traced, metrics, detail, gpus, card, allocator)
+        _add_cuda(traced, point, metrics, detail, gpus, card, allocator)
         if traced.work is not None:
             metrics |= gpu_times(traced.work, point, gpus, detail, mine)
         detail["allocator"] = asdict(asked)
@@ -134,6 +134,7 @@ def _base_weights(traced: Trace) -> dict[str, int]:
 
 def _add_cuda(
     traced: Trace,
+    point: Point,
     metrics: dict[str, Any],
     detail: dict[str, Any],
     gpus: Sequence[GpuSpec],
@@ -145,7 +146,7 @@ def _add_cuda(
     context = context_size(card.capability)
     metrics["peak_reserved_bytes"] = traced.reserved_bytes
     metrics["device_bytes"] = traced.reserved_bytes + context.most
-    detail["caveats"] += _card_caveats(gpus, card.capability)
+    detail["caveats"] += _card_caveats(gpus, card.capability, point)
     detail["compute_capability"] = list(card.capability)
     detail["attention"] = list(traced.attention)
     detail["context_bytes"] = [context.least, context.most]
@@ -157,7 +158,7 @@ def _has_4bit(point: Point) -> bool:
     return point.precision in QUANTIZED_PRECISIONS and point.precision != "int8"
 
 
-def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int]) -> list[str]:
+def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int], point: Point) -> list[str]:
     """Say where one plan does not speak for every card that was named."""
     said = []
     others = [gpu.name for gpu in gpus if gpu.compute_capability != capability]
@@ -166,8 +167,9 @@ def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int]) -> list[
         said.append(
             f"kernels are those of compute capability {version}; {', '.join(others)} may choose others"
         )
+    uses_bf16 = point.precision not in ("fp32", "fp16") or point.train.autocast == "bf16"
     slow = [gpu.name for gpu in gpus if gpu.peak_flops.get("bf16") is None]
-    if slow:
+    if slow and uses_bf16:
         said.append(
             f"{', '.join(slow)} without bf16 hardware (or no figure for it) will be slow or need fp16"
         )

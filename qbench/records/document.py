@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qbench.errors import RecordError
+from qbench.records.lines import parsed_json
 from qbench.records.record import Kind, Record, record_from_dict
 from qbench.records.store import RECORDS_FILE, read_records
 
 
-def read_any(path: Path) -> list[Record]:
+def read_any(path: Path, *, timelines: bool = True) -> list[Record]:
     """Return the records of a run folder, a .jsonl file, or a .json file as `qbench plan --json` prints it.
 
-    Raises RecordError, with file and line or number, when there is no such file or something in it is not a
-    record.
+    `timelines` is as in `read_records`. Raises RecordError, with file and line or number, when there is no
+    such file or something in it is not a record.
     """
-    return _read_document(path) if path.suffix == ".json" and not path.is_dir() else read_records(path)
+    if path.suffix == ".json" and not path.is_dir():
+        return _read_document(path)
+    return read_records(path, timelines=timelines)
 
 
 def _read_document(path: Path) -> list[Record]:
     try:
-        document = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        document = parsed_json(path.read_bytes())
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}; give a run folder or a file") from error
     except (ValueError, RecursionError) as error:
@@ -72,7 +74,7 @@ def record_places(path: Path) -> RecordPlaces:
     if file.suffix != ".json":
         for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
             if line.strip():
-                values = json.loads(line)
+                values = parsed_json(line)
                 lines[values["kind"], values["point_id"]] = number
     absolute, here = file.resolve(), Path.cwd()
     name = absolute.relative_to(here) if absolute.is_relative_to(here) else file

@@ -134,6 +134,8 @@ METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 SCALARS: tuple[str, ...] = tuple(name for name in METRICS if name not in ("breakdown_bytes", "peak_at"))
 """The metrics for which `scalar` gives one number."""
 
+_SCALARS = frozenset(SCALARS)
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -163,7 +165,7 @@ def scalar(record: HasMetrics, name: str) -> float | None:
 
     Raises KeyError when there is no such metric, and for those that are not one number (see SCALARS).
     """
-    if name not in SCALARS:
+    if name not in _SCALARS:
         raise KeyError(f"{name} is not one number")
     value: Any = record.metrics.get(name)
     if isinstance(value, list):

@@ -1,6 +1,7 @@
 """Plans that were made before: the same point, code and library versions give the same plan.
 
-One file for each plan, in a folder for each state of the code; folders of older states are removed.
+One file for each plan, a digest and the record, in a folder for each state of the code; folders of older
+states are removed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.errors import RecordError
-from qbench.records.record import Record, record_from_dict
+from qbench.records.record import Record, record_as_written
 from qbench.records.software import software
 
 KEPT_STATES = 3
@@ -36,13 +37,17 @@ class PlanCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._root = (folder or cache_folder()) / "plans"
-        self._folder = self._root / _digest(software())
+        self._folder = self._root / _digest(_text(software()))
 
     def get(self, facts: Mapping[str, Any]) -> Record | None:
         """Return the plan for these facts (point, device, cards, files), None where there is none."""
         try:
-            return record_from_dict(json.loads(self._file(facts).read_text()), "plan cache")
-        except (OSError, ValueError, RecordError):
+            kept = json.loads(self._file(facts).read_text())
+            if kept["digest"] != _digest(kept["record"]):
+                return None
+            # What is as it was put needs no look at its shape, whose models take a while to build.
+            return record_as_written(json.loads(kept["record"]), "plan cache")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecordError):
             return None
 
     def put(self, facts: Mapping[str, Any], record: Record) -> None:
@@ -52,11 +57,12 @@ class PlanCache:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._remove_old_states()
             with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
-                json.dump(record.to_dict(), file)
+                text = json.dumps(record.to_dict())
+                json.dump({"digest": _digest(text), "record": text}, file)
             os.replace(file.name, self._file(facts))
 
     def _file(self, facts: Mapping[str, Any]) -> Path:
-        return self._folder / f"{_digest(facts)}.json"
+        return self._folder / f"{_digest(_text(facts))}.json"
 
     def _remove_old_states(self) -> None:
         states = sorted(self._root.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -64,6 +70,10 @@ class PlanCache:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
-    """Return what names these facts, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+def _text(facts: Mapping[str, Any]) -> str:
+    """Return facts as text, whatever the order of their keys."""
+    return json.dumps(facts, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

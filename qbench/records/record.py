@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -10,7 +11,6 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from qbench.errors import RecordError
-from qbench.records.shape import brief, shape_problem
 from qbench.scenario.schema import Point
 
 SCHEMA_VERSION = 1
@@ -100,11 +100,32 @@ def record_from_dict(values: dict[str, Any], where: str) -> Record:
     for key in _OBJECTS:
         if not isinstance(values[key], dict):
             raise RecordError(f"{where}: {key} is {brief(values[key])}; it must be an object")
+    from qbench.records.shape import shape_problem, sound_point  # Its models take a while to build.
+
+    point = sound_point(values)
+    if point is not None:
+        return _record(values, point)
     problem = shape_problem(values)
     if problem is not None:
         raise RecordError(f"{where}: {problem}; the record was damaged, or not written by qbench")
-    rest = {key: values[key] for key in _KEYS if key not in ("point", "point_id")}
-    return Record(point=_point(values["point"], where), **rest)
+    return record_as_written(values, where)
+
+
+def record_as_written(values: Mapping[str, Any], where: str) -> Record:
+    """Return the record of values that are known to be what `Record.to_dict` of this version gave.
+
+    Raises RecordError when the point is not valid.
+    """
+    return _record(values, _point(values["point"], where))
+
+
+def _record(values: Mapping[str, Any], point: Point) -> Record:
+    return Record(point=point, **{key: values[key] for key in _KEYS if key not in ("point", "point_id")})
+
+
+def brief(value: Any) -> str:
+    """Return any value on one short line, however deeply it nests."""
+    return reprlib.repr(value)
 
 
 def upgraded(

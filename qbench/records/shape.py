@@ -6,13 +6,14 @@ something reads are described here; others may hold anything that is not nested 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict  # pydantic cannot read that of Python before 3.12.
 
 from qbench.records.metrics import METRICS
+from qbench.scenario.schema import Point
 
 MOST_LEVELS = 20
 """Levels of lists and objects within each other that a record may have; qbench writes six."""
@@ -28,10 +29,7 @@ Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Words = Annotated[str, Field(strict=True), AfterValidator(_is_unicode)]
 Flag = Annotated[bool, Field(strict=True)]
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+_Pair = Annotated[list[Whole], Field(min_length=2, max_length=2)]
 
 
 def _metric_type(name: str) -> Any:
@@ -43,38 +41,37 @@ def _metric_type(name: str) -> Any:
     return number | list[number | None] | None
 
 
-_fields: dict[str, Any] = {name: (_metric_type(name), None) for name in METRICS}
-_Metrics: type[BaseModel] = create_model("_Metrics", __base__=_Shape, **_fields)
+_Metrics: Any = TypedDict("_Metrics", {name: _metric_type(name) for name in METRICS}, total=False)  # type: ignore[misc]
 
 
-class _Skipped(_Shape):
+class _Skipped(TypedDict):
     module: Words
     reason: Words
     params: Whole
-    share: Real | None = None
+    share: NotRequired[Real | None]
 
 
-class _Time(_Shape):
+class _Time(TypedDict):
     parts_s: dict[str, Real]
     bound: Words
-    mfu: Real | None = None
+    mfu: NotRequired[Real | None]
     rates: Words
 
 
-class _Fit(_Shape):
+class _Fit(TypedDict):
     gpu: Words
     fits: Flag
-    memory_bytes: Whole | None = None
-    headroom_bytes: Whole | None = None
-    usd_per_hour: Real | None = None
-    verdict: Words | None = None
-    step_time_s: Real | None = None
-    tokens_per_s: Real | None = None
-    cost_usd_per_mtok: Real | None = None
-    time: _Time | None = None
+    memory_bytes: NotRequired[Whole | None]
+    headroom_bytes: NotRequired[Whole | None]
+    usd_per_hour: NotRequired[Real | None]
+    verdict: NotRequired[Words | None]
+    step_time_s: NotRequired[Real | None]
+    tokens_per_s: NotRequired[Real | None]
+    cost_usd_per_mtok: NotRequired[Real | None]
+    time: NotRequired[_Time | None]
 
 
-class _BaseWeights(_Shape):
+class _BaseWeights(TypedDict):
     sixteen_bit_bytes: Whole
     quantized_bytes: Whole
     quant_state_bytes: Whole
@@ -83,104 +80,117 @@ class _BaseWeights(_Shape):
     unquantized_params: Whole
 
 
-class _ValidityFinding(_Shape):
+class _ValidityFinding(TypedDict):
     name: Words
     verdict: Literal["ok", "warn", "invalid"]
     why: Words
     value: Any
-    voids: list[Words] | None = None
+    voids: NotRequired[list[Words] | None]
 
 
-class _Sampled(_Shape):
-    readings: dict[str, dict[str, Real | None] | None] | None = None
+class _Sampled(TypedDict, total=False):
+    readings: dict[str, dict[str, Real | None] | None] | None
 
 
-class _OutOfMemory(_Shape):
-    phase: Words | None = None
-    requested_bytes: Whole | None = None
-    free_bytes: Whole | None = None
+class _OutOfMemory(TypedDict, total=False):
+    phase: Words | None
+    requested_bytes: Whole | None
+    free_bytes: Whole | None
 
 
-class _Quality(_Shape):
-    loss_before: Real | None = None
-    loss_after: Real | None = None
-    steps: Whole | None = None
-    tokens: Whole | None = None
-    data: Words | None = None
-    weight_error: Real | None = None
-    by_module: dict[Words, Real] | None = None
-    weights_error: Words | None = None
+class _Quality(TypedDict, total=False):
+    loss_before: Real | None
+    loss_after: Real | None
+    steps: Whole | None
+    tokens: Whole | None
+    data: Words | None
+    weight_error: Real | None
+    by_module: dict[Words, Real] | None
+    weights_error: Words | None
 
 
-class _Detail(_Shape):
-    repeat: Whole | None = None
-    error: Words | None = None
-    stderr_tail: Words | None = None
-    caveats: list[Words] | None = None
-    skipped: list[_Skipped] | None = None
-    model: dict[str, Any] | None = None
-    protocol: dict[str, Any] | None = None
-    phases: dict[str, Whole] | None = None
-    static_breakdown_bytes: dict[str, Whole] | None = None
-    base_weights: _BaseWeights | None = None
-    timeline: list[tuple[Whole, Whole]] | None = None
-    fits: list[_Fit] | dict[str, Any] | None = None
-    context_bytes: list[Whole] | None = None
-    alloc_conf: Words | None = None
-    compute_capability: tuple[Whole, Whole] | None = None
-    validity: list[_ValidityFinding] | None = None
-    reconciliation_bytes: dict[str, Whole | None] | None = None
-    sampled: _Sampled | None = None
-    energy_j_per_step: Real | None = None
-    oom: _OutOfMemory | None = None
-    loss_before: Real | None = None
-    loss_after: Real | None = None
-    quality: _Quality | None = None
+class _Detail(TypedDict, total=False):
+    repeat: Whole | None
+    error: Words | None
+    stderr_tail: Words | None
+    caveats: list[Words] | None
+    skipped: list[_Skipped] | None
+    model: dict[str, Any] | None
+    protocol: dict[str, Any] | None
+    phases: dict[str, Whole] | None
+    static_breakdown_bytes: dict[str, Whole] | None
+    base_weights: _BaseWeights | None
+    timeline: list[_Pair] | None
+    fits: list[_Fit] | dict[str, Any] | None
+    context_bytes: list[Whole] | None
+    alloc_conf: Words | None
+    compute_capability: _Pair | None
+    validity: list[_ValidityFinding] | None
+    reconciliation_bytes: dict[str, Whole | None] | None
+    sampled: _Sampled | None
+    energy_j_per_step: Real | None
+    oom: _OutOfMemory | None
+    loss_before: Real | None
+    loss_after: Real | None
+    quality: _Quality | None
 
 
-class _Head(_Shape):
+class _Environment(TypedDict, total=False):
+    device: Words | None
+    device_name: Words | None
+    code_id: Words | None
+    versions: dict[str, Words | None] | None
+    settings: dict[str, Words | None] | None
+    inputs: dict[str, Words] | None
+
+
+class _Line(TypedDict):
     run_id: Words
+    point: Point
+    metrics: _Metrics
+    detail: _Detail
+    environment: _Environment
     created_at: Words
 
 
-class _Environment(_Shape):
-    device: Words | None = None
-    device_name: Words | None = None
-    code_id: Words | None = None
-    versions: dict[str, Words | None] | None = None
-    settings: dict[str, Words | None] | None = None
-    inputs: dict[str, Words] | None = None
+_LINE: TypeAdapter[Any] = TypeAdapter(_Line)
+_PARTS = ("metrics", "detail", "environment")
 
 
-_SHAPES: dict[str, type[BaseModel]] = {"metrics": _Metrics, "detail": _Detail, "environment": _Environment}
+def sound_point(values: Mapping[str, Any]) -> Point | None:
+    """Return the point of a record all of whose values have their shape, None when something is wrong."""
+    try:
+        point: Point = _LINE.validate_python(values)["point"]
+    except ValidationError:
+        return None
+    return None if _too_deep([_without_timeline(values[part]) for part in _PARTS], MOST_LEVELS + 1) else point
 
 
 def shape_problem(values: Mapping[str, Any]) -> str | None:
     """Return the first thing in a record's metrics, detail, environment or names of the wrong shape, or None.
 
-    The text names the key: 'metrics.step_time_s: Input should be a valid number'.
+    The text names the key: 'metrics.step_time_s: Input should be a valid number'. The point has its own.
     """
-    for part, shape in _SHAPES.items():
-        if _too_deep(values[part]):
-            return f"{part} nests more than {MOST_LEVELS} levels"
-        problem = _problem(values[part], shape, (part,))
-        if problem is not None:
-            return problem
-    return _problem(values, _Head, ())
-
-
-def _problem(values: Any, shape: type[BaseModel], path: tuple[str, ...]) -> str | None:
     try:
-        shape.model_validate(values)
+        _LINE.validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        return f"{_place(path, values, first['loc'])}: {first['msg']}"
+        for problem in error.errors(include_input=False, include_url=False):
+            if problem["loc"][0] != "point":
+                return f"{_place(values, problem['loc'])}: {problem['msg']}"
+    for part in _PARTS:
+        if _too_deep(_without_timeline(values[part]), MOST_LEVELS):
+            return f"{part} nests more than {MOST_LEVELS} levels"
     return None
 
 
-def _place(path: tuple[str, ...], value: Any, location: tuple[int | str, ...]) -> str:
+def _without_timeline(part: Mapping[str, Any]) -> dict[str, Any]:
+    # It is most of a record, and known to be a list of pairs before anybody asks how deep it is.
+    return {name: value for name, value in part.items() if name != "timeline"}
+
+
+def _place(value: Any, location: tuple[int | str, ...]) -> str:
     """Return the keys of a location that are in the data; pydantic names branches of a type beside them."""
-    names = list(path)
+    names: list[str] = []
     for key in location:
         held = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
         if key in held:
@@ -189,9 +199,9 @@ def _place(path: tuple[str, ...], value: Any, location: tuple[int | str, ...]) -
     return ".".join(names)
 
 
-def _too_deep(value: Any) -> bool:
+def _too_deep(value: Any, most: int) -> bool:
     level = [value]
-    for _ in range(MOST_LEVELS):
+    for _ in range(most):
         # Level by level: a file of 10,000 records has some million containers, and calls would show.
         level = [
             part
@@ -202,8 +212,3 @@ def _too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def brief(value: Any) -> str:
-    """Return any value on one short line, however deeply it nests."""
-    return reprlib.repr(value)

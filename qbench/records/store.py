@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from qbench.errors import RecordError
-from qbench.records.record import Record, record_from_dict
-from qbench.records.shape import brief
+from qbench.records.lines import encoded, is_whole, parsed_record, without_timeline
+from qbench.records.record import Record
 
 RECORDS_FILE = "records.jsonl"
 TORN_FILE = "records.jsonl.torn"
@@ -52,13 +49,14 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, *, timelines: bool = True) -> list[Record]:
     """Return the records of a run folder or of a .jsonl file, in the order in which they were appended.
 
+    Without `timelines`, which are most of a file, they are None, and reading takes half as long.
     Raises RecordError, with file and line, when there is no such file or a line is not a record. A last
     line that a killed writer left torn is skipped; `read_stored` says so.
     """
-    stored = read_stored(path)
+    stored = read_stored(path, timelines=timelines)
     if stored.damaged:
         raise RecordError(stored.damaged[0])
     return stored.records
@@ -67,43 +65,43 @@ def read_records(path: Path) -> list[Record]:
 def each_record(path: Path) -> Iterator[Record]:
     """Yield the records that `read_records` would return, one at a time; raises RecordError as it does."""
     file = path / RECORDS_FILE if path.is_dir() else path
-    try:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip() and (line.endswith(b"\n") or _is_whole(line)):
-                    yield _parsed(line, f"{file}:{number}")
-    except OSError as error:
-        raise _unreadable(file, error) from error
+    for place, line in _lines(file):
+        if line.endswith(b"\n") or is_whole(line):
+            yield parsed_record(line, place)
 
 
 @collector_paused()
-def read_stored(path: Path) -> StoredRecords:
+def read_stored(path: Path, *, timelines: bool = True) -> StoredRecords:
     """Return the records that can be read, with a notice about a torn last line and why others cannot be.
 
     Raises RecordError when there is no such file.
     """
     file = path / RECORDS_FILE if path.is_dir() else path
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    last = lines.pop()
     notice = None
-    if last and _is_whole(last):
-        lines.append(last)
-    elif last:
-        notice = f"{file}:{len(lines) + 1}: the last line is torn and was skipped ({len(last)} bytes)"
     records: list[Record] = []
     damaged: list[str] = []
     places: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    for place, line in _lines(file):
+        if not line.endswith(b"\n") and not is_whole(line):
+            notice = f"{place}: the last line is torn and was skipped ({len(line)} bytes)"
+            break
         try:
-            if line.strip():
-                records.append(_parsed(line, f"{file}:{number}"))
-                places.append(f"{file}:{number}")
+            records.append(parsed_record(line if timelines else without_timeline(line), place))
+            places.append(place)
         except RecordError as error:
             damaged.append(str(error))
     return StoredRecords(records=records, notice=notice, damaged=tuple(damaged), places=tuple(places))
+
+
+def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the lines that are not empty, each with its place; the last one may lack its line end."""
+    try:
+        with file.open("rb", buffering=1 << 20) as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.isspace():
+                    yield f"{file}:{number}", line
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def write_record(record: Record, file: Path) -> None:
@@ -228,26 +226,6 @@ def write_records(file: Path, records: Iterable[Record]) -> None:
         raise RecordError(f"{file}: cannot be written: {error.strerror}; name another file") from error
 
 
-def encoded(record: Record) -> bytes:
-    """Return a record as one line of JSON. NaN and infinity, which JSON lacks, become null."""
-    values = record.to_dict()
-    try:
-        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
-    except ValueError:
-        text = json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value
-
-
 def _write_all(descriptor: int, line: bytes) -> None:
     rest = memoryview(line)
     while rest:
@@ -284,7 +262,7 @@ def _repaired(folder: Path) -> str | None:
     start, last = _last_line(file) if file.exists() else (0, b"")
     if not last:
         return None
-    if _is_whole(last):
+    if is_whole(last):
         _append_bytes(file, b"\n")
         return f"{file}: the last record lacked its line end, which was added"
     _append_bytes(folder / TORN_FILE, last + b"\n")
@@ -310,25 +288,3 @@ def _append_bytes(file: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _is_whole(line: bytes) -> bool:
-    """Return whether a line is a complete JSON object: no part of one is, so it only lacks its line end."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _parsed(line: bytes, where: str) -> Record:
-    try:
-        # NaN and infinity are no JSON, but some writers write them: unknown, as `encoded` has it.
-        values = json.loads(line, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RecordError(
-            f"{where}: not JSON: {reason}; the file was changed by something else than qbench"
-        ) from error
-    if not isinstance(values, dict):
-        raise RecordError(f"{where}: {brief(values)} is not a record; one JSON object a line is expected")
-    return record_from_dict(values, where)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from qbench.compare.capacity import capacity_sentences
+from qbench.compare.alone import alone_sentences
+from qbench.compare.capacity import sentence, telling
 from qbench.compare.headline import accuracy_sentence, headline, short_model
 from qbench.compare.methods import MethodPair, near_results, pair_results
 from qbench.compare.quality import quality_sentences
 from qbench.compare.results import Result, findings, gather
+from qbench.compare.spans import listed
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
@@ -33,7 +36,10 @@ class Content:
     pairs: Sequence[MethodPair]
     scope: str
     """How many records, points and models, and of what time."""
+    sentences: list[str]
+    """Everything that is said first, the most telling at the top: capacity and headline."""
     headline: list[str]
+    """The methods against each other, or what points need where nothing is compared."""
     capacity: list[str]
     """How far the methods get on a card."""
     quality: list[str]
@@ -70,14 +76,20 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
     `places` says for each record where it is stored, as 'records.jsonl:12'.
     """
     results = gather(records)
-    pairs = pair_results(results)
+    # QLoRA first, as in the sentences.
+    pairs = sorted(pair_results(results), key=lambda pair: not pair.is_qlora)
     numbers = record_numbers(records)
+    compared = headline(pairs) or alone_sentences(results)
+    told = telling(results)
+    ahead = [capacity for capacity in told if capacity.differs]
+    equal = [capacity for capacity in told if not capacity.differs]
     return Content(
         results=results,
         pairs=pairs,
         scope=_scope(records),
-        headline=headline(pairs) or ["No two points differ in precision alone, so no method is compared."],
-        capacity=capacity_sentences(results),
+        sentences=[*map(sentence, ahead), *compared, *map(sentence, equal)],
+        headline=compared,
+        capacity=[*map(sentence, ahead), *map(sentence, equal)],
         quality=quality_sentences(pairs),
         accuracy=accuracy_sentence(results),
         warnings=_warnings(results),
@@ -85,7 +97,7 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
         findings=fact_tables.findings_table(results),
         card=fact_tables.card_table(results),
         comparison=tables.comparison_table(pairs, numbers),
-        near=tables.near_table(near_results(results)),
+        near=fact_tables.near_table(near_results(results)),
         points=tables.points_table(results, numbers),
         fits=fits_table(results, numbers),
         losses=quality.losses_table(results, numbers),
@@ -107,11 +119,10 @@ def _scope(records: Sequence[Record]) -> str:
     models = sorted({short_model(record.point.model) for record in records})
     named = ", ".join(models) if len(models) <= NAMED_MODELS else f"{len(models)} models"
     latest = max(record.created_at for record in records)[:16].replace("T", " ")
-    measured = _counted(kinds["measurement"], "measured process", "measured processes")
-    return (
-        f"{_counted(points, 'point')} of {named}: {_counted(kinds['plan'], 'plan')} and "
-        f"{measured}. Last record: {latest} UTC."
-    )
+    made = [_counted(kinds["plan"], "plan")] if kinds["plan"] else []
+    if kinds["measurement"]:
+        made.append(_counted(kinds["measurement"], "measured process", "measured processes"))
+    return f"{_counted(points, 'point')} of {named}: {' and '.join(made)}. Last record: {latest} UTC."
 
 
 def _counted(count: int, one: str, many: str = "") -> str:
@@ -125,14 +136,31 @@ def _warnings(results: Sequence[Result]) -> list[str]:
         skipped = result.detail.get("skipped") or ()
         share = sum(item.get("share") or 0 for item in skipped)
         if result.point.method == "qlora" and share > worst.get(result.point.model, (LARGE_SHARE, ""))[0]:
-            largest = max(skipped, key=lambda item: item.get("share") or 0)
-            worst[result.point.model] = share, f"{largest['module']} ({largest['reason']})"
-    named = [
-        f"Quantization leaves out {100 * share:.0f} % of the weights of {short_model(model)}: mostly {what}."
-        for model, (share, what) in worst.items()
-    ]
-    rest = len(named) - NAMED_MODELS
-    return [*named[:NAMED_MODELS], f"The same holds for {rest} more models."] if rest > 0 else named
+            worst[result.point.model] = share, _largest(skipped)
+    by_what: dict[str, list[str]] = {}
+    for model, (share, what) in worst.items():
+        by_what.setdefault(what, []).append(f"{100 * share:.0f} % of the weights of {short_model(model)}")
+    return [f"Quantization leaves out {_named(models)}: {what}." for what, models in by_what.items()]
+
+
+def _named(models: list[str]) -> str:
+    rest = len(models) - NAMED_MODELS
+    more = [f"as much of {rest} more models"] if rest > 0 else []
+    first, *others = models[:NAMED_MODELS]
+    return listed([first, *(text.replace(" the weights of", "") for text in others), *more])
+
+
+def _largest(skipped: Sequence[dict[str, Any]]) -> str:
+    """Return as few of the weights left out, the largest first, as make up more than half of them."""
+    by_size = sorted(skipped, key=lambda item: -(item.get("share") or 0))
+    half = sum(item.get("share") or 0 for item in skipped) / 2
+    named: list[str] = []
+    while half >= 0:
+        item = by_size[len(named)]
+        named.append(f"{item['module']} ({item['reason']})")
+        half -= item.get("share") or 0
+    text = listed(named)
+    return text if len(named) == len(by_size) else f"mostly {text}"
 
 
 def _validity(records: Sequence[Record], results: Sequence[Result]) -> list[str]:
@@ -159,16 +187,22 @@ def _processes(measured: Sequence[Result]) -> str:
 
 
 def _checked(measured: Sequence[Result]) -> str:
-    """Say how many processes passed every check of their validity; nothing where none was checked."""
-    found = [findings(record) for result in measured for record in result.completed if findings(record)]
-    if not found:
+    """Say how many processes passed every check of their validity; nothing where none was checked.
+
+    A note is no failure: the numbers count.
+    """
+    checked = [record for result in measured for record in result.completed if findings(record)]
+    if not checked:
         return ""
-    clean = sum(all(finding["verdict"] == "ok" for finding in listed) for listed in found)
-    void = sum(any(finding["verdict"] == "invalid" for finding in listed) for listed in found)
+    verdicts = [{finding["verdict"] for finding in findings(record)} for record in checked]
+    void = sum("invalid" in seen for seen in verdicts)
+    noted = sum("warn" in seen and "invalid" not in seen for seen in verdicts)
+    passed = f"{len(checked) - void:,} of {_counted(len(checked), 'process', 'processes')} passed every check"
+    notes = f", {noted:,} with notes" if noted else ""
     left_out = (
         f" The speed of {_counted(void, 'process', 'processes')} is not valid and left out." if void else ""
     )
-    return f"{clean:,} of {_counted(len(found), 'process', 'processes')} passed every check.{left_out}"
+    return f"{passed}{notes}.{left_out}"
 
 
 def _machines(measured: Sequence[Result]) -> str:

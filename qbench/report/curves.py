@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -28,10 +28,16 @@ from qbench.units import format_value
 FEW = 6
 """Points up to which plan and measurement are shown as bars instead of dots."""
 
+FEW_LINES = 3
+"""Lines through one step that can be followed in one figure."""
+
 MOST_DOTS = 1000
 MOST_SAMPLES = 1500
-WIDE_RANGE = 20
+WIDE_RANGE = 50
 """Ratio of largest to smallest from which an axis is logarithmic."""
+
+_Line = tuple[Result, list[Sequence[int]]]
+"""A result and its samples of operators run and bytes alive."""
 
 PEAK, SPEED = "peak_allocated_bytes", "tokens_per_s"
 _TITLES = {PEAK: "Peak allocated", SPEED: "Tokens per second"}
@@ -150,7 +156,9 @@ def _scale(figure: go.Figure, x_values: Sequence[float | None]) -> None:
         figure.update_xaxes(tickvals=x, ticktext=[f"{value:,.0f}" for value in x])
     y = [value for trace in figure.data for value in trace.y if value]
     if y and max(y) / min(y) >= WIDE_RANGE:
-        figure.update_yaxes(type="log", dtick=1)
+        figure.update_yaxes(
+            type="log", dtick="D2", title_text=f"{figure.layout.yaxis.title.text}, logarithmic"
+        )
     else:
         figure.update_yaxes(rangemode="tozero")
 
@@ -244,8 +252,11 @@ def _dots(met: Sequence[Prediction], metric: str) -> go.Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )
     if ends[0] > 0 and ends[1] / ends[0] >= WIDE_RANGE:
-        figure.update_xaxes(type="log")
-        figure.update_yaxes(type="log")
+        for update, axis_layout in (
+            (figure.update_xaxes, figure.layout.xaxis),
+            (figure.update_yaxes, figure.layout.yaxis),
+        ):
+            update(type="log", dtick="D2", title_text=f"{axis_layout.title.text}, logarithmic")
     elif metric == PEAK:
         figure.update_xaxes(rangemode="tozero")
         figure.update_yaxes(rangemode="tozero")
@@ -294,20 +305,37 @@ def timeline(results: Sequence[Result]) -> Chart | None:
     if not group:
         return None
     lines = [(result, _thinned(result.detail["timeline"])) for result in by_precision(group)]
-    axis = byte_axis(sample[1] for _, samples in lines for sample in samples)
-    figure = new_figure(x_title="Operators run so far", y_title=f"Live memory ({axis.unit})")
-    for result, samples in lines:
-        x, y = [sample[0] for sample in samples], [axis.scaled(sample[1]) for sample in samples]
-        _add_line(figure, result, x, y)
-    figure.update_yaxes(rangemode="tozero")
+    # Of many lines none can be followed, so each has a figure of its own, all of one scale.
+    apart = [[line] for line in lines] if len(lines) > FEW_LINES else [lines]
+    figures = _timelines(apart, byte_axis(sample[1] for _, samples in lines for sample in samples))
     caption = f"{conditions(group, 'precision')} The highest point of a line is its peak."
     return Chart(
         name="timeline",
         title="Memory through one step",
         caption=caption,
-        figures=(figure,),
+        figures=tuple(figures),
         results=tuple(group),
     )
+
+
+def _timelines(apart: Sequence[Sequence[_Line]], axis: Axis) -> Iterator[go.Figure]:
+    samples = [sample for lines in apart for _, samples in lines for sample in samples]
+    last, highest = max(sample[0] for sample in samples), max(sample[1] for sample in samples)
+    for lines in apart:
+        names = f"{lines[0][0].point.precision}: " if len(apart) > 1 else ""
+        figure = new_figure(
+            x_title=f"{names}operators run so far" if names else "Operators run so far",
+            y_title=f"Live memory ({axis.unit})",
+            height=240 if len(apart) > 1 else 340,
+        )
+        for result, samples in lines:
+            x, y = [sample[0] for sample in samples], [axis.scaled(sample[1]) for sample in samples]
+            _add_line(figure, result, x, y)
+        if len(apart) > 1:
+            figure.update_xaxes(range=[0, last])
+            figure.update_yaxes(range=[0, 1.05 * highest / axis.size])
+        figure.update_yaxes(rangemode="tozero")
+        yield figure
 
 
 def _thinned(samples: Sequence[Sequence[int]]) -> list[Sequence[int]]:

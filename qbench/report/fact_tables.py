@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qbench.compare.headline import basis, short_model
-from qbench.compare.methods import environment_facts, plain_text
-from qbench.compare.results import Result, findings
+from qbench.compare.methods import NearPair, environment_facts, plain_text
+from qbench.compare.results import Result, caveats, findings
 from qbench.records.metrics import METRICS
-from qbench.report.tables import Column, Draft, Table, rounded
+from qbench.report.tables import Column, Draft, Table, method_text, rounded
 
 NAMED_VALUES = 4
 """Values of one environment fact that are written out."""
@@ -36,38 +36,44 @@ CARD_NOTE = (
 )
 
 
+def near_table(near: Sequence[NearPair]) -> Table | None:
+    """Return the candidates without an exact partner, the nearest result, and all that differs."""
+    draft = Draft()
+    draft.add("Model", [short_model(pair.candidate.point.model) for pair in near])
+    draft.add("Candidate", [method_text(pair.candidate) for pair in near])
+    draft.add("Nearest", [method_text(pair.baseline) for pair in near])
+    draft.add("Basis", [basis(pair.candidate) for pair in near])
+    draft.add("Differs besides precision", ["; ".join(pair.differs) for pair in near])
+    return draft.table("More than precision differs here, so these are not compared.")
+
+
 def skipped_table(results: Sequence[Result]) -> Table | None:
-    """Return the weights that quantization or LoRA did not reach, once for each model and precision."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    """Return the weights that quantization or LoRA did not reach, once for each model."""
+    found: dict[tuple[Any, ...], dict[str, None]] = {}
     for result in results:
         for item in result.detail.get("skipped") or ():
-            key = (result.point.model, result.point.precision, item["module"], item["reason"])
-            found.setdefault(key, item)
+            facts = (item["module"], item["reason"], item.get("params"), item.get("share"))
+            found.setdefault((result.point.model, *facts), {})[result.point.precision] = None
     draft = Draft()
     draft.add("Model", [short_model(key[0]) for key in found])
-    draft.add("Precision", [key[1] for key in found])
-    draft.add("Weights", [key[2] for key in found])
-    draft.add("Why", [key[3] for key in found])
-    draft.add("Parameters", [item.get("params") for item in found.values()], "count")
-    draft.add("Share of the base", [_share_percent(item) for item in found.values()], "%")
+    draft.add("Precision", [", ".join(precisions) for precisions in found.values()])
+    draft.add("Weights", [key[1] for key in found])
+    draft.add("Why", [key[2] for key in found])
+    draft.add("Parameters", [key[3] for key in found], "count")
+    draft.add("Share of the base", [_share_percent(key[4]) for key in found], "%")
     return draft.table()
 
 
-def _share_percent(item: dict[str, Any]) -> float | None:
-    share = item.get("share")
+def _share_percent(share: float | None) -> float | None:
     return None if share is None else rounded(100 * share)
 
 
 def caveats_table(results: Sequence[Result]) -> Table | None:
     """Return each caveat once, with the number of points that carry it."""
-    points: dict[str, set[Any]] = {}
-    for result in results:
-        for record in result.records:
-            for caveat in record.detail.get("caveats") or ():
-                points.setdefault(str(caveat), set()).add(result.point)
+    counts = caveats(results)
     draft = Draft()
-    draft.add("Caveat", points)
-    draft.add("Points", [len(members) for members in points.values()])
+    draft.add("Caveat", counts)
+    draft.add("Points", list(counts.values()))
     return draft.table()
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from qbench.compare.capacity import fits_of
 from qbench.compare.headline import short_model
-from qbench.compare.results import Result
+from qbench.compare.results import Result, fits_of
 from qbench.report.selection import Group, alike, by_precision, conditions, widest
 from qbench.report.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
 from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text
@@ -20,6 +19,9 @@ MOST_CARDS = 12
 
 MOST_MODELS = 30
 CELL_HEIGHT = 36
+NARROW_LABEL = 13
+"""Characters of a line beside a map, whose cells need the width on a phone."""
+
 TIGHT = 0.1
 """Share of a card's memory below which what is left is called tight."""
 
@@ -34,24 +36,35 @@ def fits_table(results: Sequence[Result], numbers: Numbers | None = None) -> Tab
     draft = Draft()
     add_settings(draft, [result for result, _ in asked])
     draft.add("Precision", [result.point.precision for result, _ in asked])
-    for key in dict.fromkeys(key for _, fit in asked for key in fit):
+    for key in dict.fromkeys(key for _, fit in asked for key in fit if not isinstance(fit[key], dict)):
         draft.add(_title(key), [_plain(fit.get(key)) for _, fit in asked], _unit(key))
     draft.add("Records", [numbers_text([result], numbers or {}) for result, _ in asked], RECORDS)
     return draft.table()
 
 
 def _title(key: str) -> str:
-    named = {"gpu": "GPU", "fits": "Fits", "usd_per_hour": "USD an hour", "step_time_s": "Step time"}
+    named = {
+        "gpu": "GPU",
+        "fits": "Fits",
+        "headroom_bytes": "Left",
+        "num_alloc_retries": "Retries",
+        "usd_per_hour": "USD an hour",
+        "step_time_s": "Step time",
+        "tokens_per_s": "Throughput",
+        "cost_usd_per_mtok": "Cost",
+    }
     return named.get(key) or key.removesuffix("_bytes").removesuffix("_per_s").replace("_", " ").capitalize()
 
 
 def _unit(key: str) -> str:
-    units = {"step_time_s": "s", "tokens_per_s": "tokens/s", "usd_per_mtok": "USD/Mtok"}
+    units = {"step_time_s": "s", "tokens_per_s": "tokens/s", "cost_usd_per_mtok": "USD/Mtok"}
     return "bytes" if key.endswith("_bytes") else units.get(key, "")
 
 
 def _plain(value: Any) -> Any:
     """Return a cell; what is no plain value, as a list of caveats, becomes text."""
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or None
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
@@ -79,7 +92,7 @@ def what_fits(results: Sequence[Result]) -> Chart | None:
         name="fits",
         title="What fits where",
         caption=f"{conditions(drawn, *free)} A negative number is what the card is short of; "
-        f"orange does not fit, yellow leaves less than {TIGHT:.0%}.",
+        f"orange does not fit, yellow leaves less than {100 * TIGHT:.0f} %.",
         figures=tuple(figures),
         results=tuple(drawn),
     )
@@ -163,7 +176,7 @@ def _figure(labels: Sequence[str], columns: Sequence[str], x_title: str) -> go.F
     figure.update_xaxes(side="top", showgrid=False, type="category", tickangle=0)
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
-        ticktext=[wrapped(label) for label in labels],
+        ticktext=[wrapped(label, NARROW_LABEL) for label in labels],
         autorange="reversed",
         showgrid=False,
         zeroline=False,
@@ -203,7 +216,9 @@ def _text(fit: dict[str, Any] | None) -> str:
     if room is None:
         return "fits" if fits else "no"
     # A plan can fail with room to spare, in fragments or while loading.
-    return f"{room / GIB:.1f}" if fits or room < 0 else "no"
+    if not fits and room >= 0:
+        return "no"
+    return f"{room / GIB:.1f}" if abs(room) < 100 * GIB else f"{room / GIB:.0f}"
 
 
 def _hover(fit: dict[str, Any] | None) -> str:

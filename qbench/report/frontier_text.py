@@ -23,7 +23,7 @@ def frontier_sentences(results: Sequence[Result]) -> list[str]:
     if len(points) > len(best) > 1:
         named = ", ".join(map(_point, best[:MOST_NAMED]))
         more = f" and {len(best) - MOST_NAMED} more" if len(best) > MOST_NAMED else ""
-        said.append(f"No other point needs less memory and is as fast as: {named}{more}.")
+        said.append(f"Worth having, since no other point is as fast with less memory: {named}{more}.")
     return said
 
 
@@ -38,9 +38,9 @@ def _payoff(found: Payoff) -> str:
     )
     if found.speed_ratio is None:
         return f"{text}."
-    least, most = (f"{ratio:.0%}" for ratio in found.speed_ratio)
+    least, most = (f"{100 * ratio:.0f}" for ratio in found.speed_ratio)
     speed = least if least == most else f"{least} to {most}"
-    return f"{text}; where both fit, its speed is {speed} of {found.baseline_precision}."
+    return f"{text}; where both fit, its speed is {speed} % of {found.baseline_precision}."
 
 
 def _point(point: FrontierPoint) -> str:

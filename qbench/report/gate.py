@@ -105,7 +105,9 @@ def _outcome(code: int) -> str:
 def _counted(findings: Sequence[Finding]) -> str:
     gated = [finding for finding in findings if finding.gated]
     counts = Counter(finding.verdict for finding in gated)
-    points = len({(finding.kind, finding.device, finding.point) for finding in findings})
+    # One of these there is for each point, whatever else it has.
+    heads = [finding for finding in findings if finding.metric in ("outcome", "point")]
+    points = len({(finding.kind, finding.device, finding.point) for finding in heads})
     listed = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in ORDER if counts[verdict])
     return f"{len(gated):,} values of {points:,} {'point' if points == 1 else 'points'}: {listed}."
 

@@ -28,7 +28,7 @@ LONG_TEXT = 36
 SOME_TEXT = 14
 """Characters from which a cell of words may take two or three lines, so that a table keeps to the page."""
 
-FILTERED_ROWS = 9
+FILTERED_ROWS = 12
 """Rows from which a table has a field to filter them."""
 
 TALL_ROWS = 16
@@ -77,7 +77,7 @@ def html_page(content: Content, title: str, drawn: Sequence[Chart] | None = None
         title=title,
         content=content,
         charts=[(chart, _pieces(numbers_text(chart.results, content.numbers))) for chart in drawn],
-        headline=[*content.capacity, *content.headline],
+        headline=content.sentences,
         sentences_shown=SENTENCES_SHOWN,
         filtered_rows=FILTERED_ROWS,
         tall_rows=TALL_ROWS,

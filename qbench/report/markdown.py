@@ -70,10 +70,13 @@ def _size(text: str) -> int:
 
 def _lead(content: Content, title: str, most_rows: int = MOST_ROWS) -> list[str]:
     """Return what stands above the details: title, verdict, sentences, warnings and the comparison."""
-    sentences = [*content.capacity, *content.headline]
-    rest = sentences[1:MOST_SENTENCES]
-    others = [*rest, *content.quality[:MOST_SENTENCES], *([content.accuracy] if content.accuracy else [])]
-    parts = [f"## {escaped(title)}", f"**{escaped(sentences[0])}**"]
+    first, *rest = content.sentences or ["No records."]
+    others = [
+        *rest[: MOST_SENTENCES - 1],
+        *content.quality[:MOST_SENTENCES],
+        *([content.accuracy] if content.accuracy else []),
+    ]
+    parts = [f"## {escaped(title)}", f"**{escaped(first)}**"]
     if others:
         parts.append("\n".join(f"- {escaped(sentence)}" for sentence in others))
     parts += [f"> **Note:** {escaped(warning)}" for warning in content.warnings]

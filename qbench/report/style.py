@@ -97,14 +97,14 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def wrapped(name: str) -> str:
+def wrapped(name: str, width: int = LABEL_WIDTH) -> str:
     """Return a name as a label of a chart: two lines at most, without the middle of a longer one."""
     if len(name) > 2 * LABEL_WIDTH:
         name = f"{name[: LABEL_WIDTH - 1]}\u2026{name[-LABEL_WIDTH:]}"
-    if len(name) <= LABEL_WIDTH:
+    if len(name) <= width:
         return safe(name)
     places = [place + 1 for place, character in enumerate(name[:-1]) if character in "-_. \u2026"]
-    middle = min(places or [LABEL_WIDTH], key=lambda place: abs(place - len(name) / 2))
+    middle = min(places or [width], key=lambda place: abs(place - len(name) / 2))
     return f"{safe(name[:middle])}{WRAP}{safe(name[middle:])}"
 
 

@@ -9,12 +9,9 @@ from typing import Any
 from qbench.catalog.gpus import gpus
 from qbench.compare.headline import DESCRIBED, basis, describe, headline, short_model
 from qbench.compare.methods import pair_results, plain_text
-from qbench.compare.results import Result, gather, varying_settings
+from qbench.compare.results import Result, caveats, gather, varying_settings
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
-from qbench.report.fact_tables import caveats_table
-from qbench.report.frontier_text import frontier_sentences
-from qbench.report.gpu_columns import gpu_columns, gpu_tables
 from qbench.report.text_table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
@@ -53,6 +50,9 @@ def _one(result: Result) -> list[str]:
 
 
 def _several(results: Sequence[Result]) -> list[str]:
+    from qbench.report.frontier_text import frontier_sentences  # One plan needs neither of the two.
+    from qbench.report.gpu_columns import gpu_tables
+
     varying = varying_settings(results)
     several_models = len({result.point.model for result in results}) > 1
     hidden = ("precision", *varying, *(["model"] if several_models else []))
@@ -255,13 +255,14 @@ def _skipped(result: Result) -> list[Cells]:
 
 
 def _caveats(results: Sequence[Result]) -> list[str]:
-    table = caveats_table(results)
-    rows = [] if table is None else table.rows
-    return [str(text) if len(results) == 1 else f"{text} ({count} of {len(results)})" for text, count in rows]
+    counts = caveats(results)
+    return [f"{text} ({counts[text]} of {len(results)})" if len(results) > 1 else text for text in counts]
 
 
 def _columns(results: Sequence[Result], varying: Sequence[str], several_models: bool) -> dict[str, list[str]]:
     """Return the columns of a table of several plans, by title."""
+    from qbench.report.gpu_columns import gpu_columns
+
     columns = _lead_columns(results, varying, several_models)
     for title, name in (
         ("Peak", "peak_allocated_bytes"),

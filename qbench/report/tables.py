@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qbench.compare.headline import basis, short_model
-from qbench.compare.methods import MethodPair, NearPair, difference_names, plain_text
+from qbench.compare.methods import MethodPair, difference_names, plain_text
 from qbench.compare.results import (
     MEMORY_METRICS,
     Prediction,
@@ -46,9 +46,20 @@ TITLES = {
     "step_time_s": "Step time",
     "tokens_per_s": "Throughput",
     "trainable_params": "Trainable",
-    "per_device_train_batch_size": "batch",
+    "r": "Rank",
+    "lora_alpha": "Alpha",
+    "lora_dropout": "Dropout",
+    "target_modules": "Targets",
+    "per_device_train_batch_size": "Batch",
+    "seq_len": "Tokens",
+    "gradient_accumulation_steps": "Accumulation",
+    "gradient_checkpointing": "Checkpointing",
+    "optim": "Optimizer",
+    "attn_implementation": "Attention",
+    "autocast": "Autocast",
+    "recipe": "Recipe",
 }
-"""Column titles of metrics and settings whose own name is long."""
+"""Column titles of metrics and settings; any other has its own name."""
 
 NAMED_DIFFERENCES = 12
 """Differences of pairs that are spelt out below the comparison."""
@@ -146,12 +157,12 @@ def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None
     add_settings(draft, ours)
     # The answer stands first: a phone shows three or four columns.
     peaks = [pair.peak for pair in pairs]
-    draft.add("Candidate", [_method(pair.candidate) for pair in pairs])
+    draft.add("Candidate", [method_text(pair.candidate) for pair in pairs])
     draft.add("Saved, share", [rounded(peak.percent) for peak in peaks], "%")
     _add_basis(draft, ours)
     draft.add("Peak, candidate", [peak.candidate for peak in peaks], "bytes")
     draft.add("Peak, baseline", [peak.baseline for peak in peaks], "bytes")
-    baselines = [_method(pair.baseline) for pair in pairs]
+    baselines = [method_text(pair.baseline) for pair in pairs]
     same_baseline = len(set(baselines)) == 1
     if not same_baseline:
         draft.add("Baseline", baselines)
@@ -159,13 +170,16 @@ def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None
     draft.add("Speed", [rounded(pair.throughput_ratio) for pair in pairs], "x")
     _add_other_savings(draft, pairs)
     _add_trainable(draft, [pair.trainable_params for pair in pairs])
-    draft.add("Also differs", [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs])
+    differing = [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs]
+    if len(set(differing)) > 1:
+        draft.add("Also differs", differing)
     _add_records(draft, [(pair.baseline, pair.candidate) for pair in pairs], numbers)
     return draft.table(
         "Peak is the largest memory allocated within a step. Saved is baseline less candidate: where it is "
         "negative, the candidate needs more."
-        + (f" The baseline is {baselines[0]} throughout." if same_baseline else ""),
-        *(["Speed is the candidate's tokens per second over the baseline's."] if draft.has("Speed") else []),
+        + (f" The baseline is {baselines[0]} throughout." if same_baseline else "")
+        + _same_basis(ours),
+        *([_speed_note(pairs)] if draft.has("Speed") else []),
         *_differences_in_full(pairs),
     )
 
@@ -176,7 +190,20 @@ def _add_basis(draft: Draft, results: Sequence[Result]) -> None:
     device = next(iter(devices), None) if len(devices) == 1 else None
     words = {"plan": "planned", "measurement": "measured"}
     texts = [words[result.kind] if device else basis(result) for result in results]
-    draft.add(f"Basis, {device}" if device else "Basis", texts)
+    if device is None or len(set(texts)) > 1:
+        draft.add(f"Basis, {device}" if device else "Basis", texts)
+
+
+def _same_basis(results: Sequence[Result]) -> str:
+    """Return what the column of the basis would repeat in each row."""
+    bases = {basis(result) for result in results}
+    return f" All are {bases.pop()}." if len(bases) == 1 else ""
+
+
+def _speed_note(pairs: Sequence[MethodPair]) -> str:
+    planned = any(pair.speed_card for pair in pairs)
+    on = "; planned on the first card asked about that holds both" if planned else ""
+    return f"Speed is the candidate's tokens per second over the baseline's{on}."
 
 
 def _add_records(draft: Draft, rows: Iterable[Iterable[Result | None]], numbers: Numbers | None) -> None:
@@ -216,14 +243,16 @@ def add_settings(draft: Draft, results: Sequence[Result]) -> None:
         draft.add("Model", [short_model(result.point.model) for result in results])
     for name in varying_settings(results):
         values = [result.settings.get(name) for result in results]
-        draft.add(TITLES.get(name, name), [_setting(value) for value in values])
+        counts = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        draft.add(TITLES.get(name, name), [_setting(value) for value in values], "count" if counts else "")
 
 
 def _setting(value: Any) -> Value:
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else plain_text(value)
 
 
-def _method(result: Result) -> str:
+def method_text(result: Result) -> str:
+    """Return the method of a result with its precision as a cell: 'QLoRA nf4'."""
     names = {"lora": "LoRA", "qlora": "QLoRA", "full": "full"}
     return f"{names[result.point.method]} {result.point.precision}"
 
@@ -231,17 +260,6 @@ def _method(result: Result) -> str:
 def rounded(value: float | None) -> float | None:
     """Three significant digits: enough for a share, and never 0 for a difference that is not."""
     return None if value is None else float(f"{value:.3g}")
-
-
-def near_table(near: Sequence[NearPair]) -> Table | None:
-    """Return the candidates without an exact partner, the nearest result, and all that differs."""
-    draft = Draft()
-    draft.add("Model", [short_model(pair.candidate.point.model) for pair in near])
-    draft.add("Candidate", [_method(pair.candidate) for pair in near])
-    draft.add("Nearest", [_method(pair.baseline) for pair in near])
-    draft.add("Basis", [basis(pair.candidate) for pair in near])
-    draft.add("Differs besides precision", ["; ".join(pair.differs) for pair in near])
-    return draft.table("More than precision differs here, so these are not compared.")
 
 
 def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> Table | None:
@@ -263,8 +281,9 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft.add("Not valid", [_not_valid(measured) for _, measured in rows])
     for name in POINT_METRICS:
         _add_metric(draft, name, rows)
-    for title, key in (("Loss before, nats/token", "loss_before"), ("Loss after, nats/token", "loss_after")):
-        draft.add(title, [measured.detail.get(key) if measured else None for _, measured in rows])
+    for title, key in (("Loss before", "loss_before"), ("Loss after", "loss_after")):
+        losses = [measured.detail.get(key) if measured else None for _, measured in rows]
+        draft.add(title, losses, "nats/token")
     _add_records(draft, rows, numbers)
     medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
     return draft.table(*([medians] if draft.has("Processes") else []))
@@ -280,7 +299,7 @@ def _add_outcomes(draft: Draft, rows: Sequence[tuple[Result | None, Result | Non
     """Add how plan and measurement ended, unless each row has both and all ended ok."""
     planned = [plan.outcome if plan else None for plan, _ in rows]
     measured = [result.outcome if result else None for _, result in rows]
-    if {*planned, *measured} != {"ok"}:
+    if {*planned, *measured} != {"ok"} and (any(measured) or set(planned) != {"ok"}):
         draft.add("Planned", planned)
         draft.add("Measured", measured)
 

@@ -89,7 +89,7 @@ def _run_view(number: int, run: RunFolder, resolve: Resolve) -> html.Details:
         [
             html.Summary(run.name),
             html.P(content.scope, className="note"),
-            html.Ul([html.Li(sentence) for sentence in content.headline[:3]]),
+            html.Ul([html.Li(sentence) for sentence in content.sentences[:3]]),
             html.P(
                 [
                     html.A("Report with tables and charts", href=f"/run/{number}/"),

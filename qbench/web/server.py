@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dash import Dash
+from dash.exceptions import DependencyException
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -61,6 +62,7 @@ class PlannerPage:
         self.app.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
         self.app.before_request(_refuse_strangers)
         self.app.after_request(self._with_headers)
+        self.app.register_error_handler(DependencyException, _no_such_file)
         self.app.add_url_rule("/config", view_func=self._keep_config, methods=["POST"])
         self.app.add_url_rule("/run/<int:number>/", view_func=self._run_file, defaults={"suffix": "html"})
         self.app.add_url_rule("/run/<int:number>/report.<suffix>", view_func=self._run_file)
@@ -98,6 +100,11 @@ def _policy(script_hashes: Sequence[str]) -> str:
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; form-action 'none'; "
         "base-uri 'none'; frame-ancestors 'none'"
     )
+
+
+def _no_such_file(error: DependencyException) -> Response:
+    """Answer for a script that Dash does not have; its exception would be an error of the server."""
+    return Response("there is no such file here", 404, mimetype="text/plain")
 
 
 def _refuse_strangers() -> None:

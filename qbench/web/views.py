@@ -14,7 +14,7 @@ from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report import bars, curves
 from qbench.report.style import Chart, category_name
-from qbench.units import NOT_AVAILABLE, format_bytes, format_value
+from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
 from qbench.web.figures import Bar, memory_chart
 from qbench.web.state import DEFAULTS, Setting, State, command_of, scenario_of
 
@@ -30,6 +30,9 @@ FIGURES = {
     "cost_usd_per_mtok": "Cost",
 }
 """Metrics of one plan, in the order in which they are shown; unknown ones are left out."""
+
+NEEDS_TO_RUN = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
+"""Metrics that a card without room for the step does not have."""
 
 SETTING_TITLES = {
     "model": "Model",
@@ -108,9 +111,9 @@ def _verdict(setting: Setting, record: Record) -> html.Section:
     room = fit["headroom_bytes"]
     said = f"Fits on {setting.gpu}" if fit["fits"] else f"Does not fit on {setting.gpu}"
     left = f"{format_bytes(abs(room))} {'left' if fit['fits'] else 'short'} of {memory}"
-    how = fit.get("verdict") or "ok"
+    how = (fit.get("verdict") or "ok").removeprefix("ok ")
     # What a card forces the allocator to give back is more than the card has, where it has no limit.
-    takes = f"{needed} needed" if how == "ok" else f"{how.removeprefix('ok ')}; {needed} without a limit"
+    takes = f"{needed} needed{'' if how == 'ok' else ' without a limit'}"
     values = [
         (title, value) for name, title in FIGURES.items() if (value := _text(record, setting.gpu, name))
     ]
@@ -118,6 +121,7 @@ def _verdict(setting: Setting, record: Record) -> html.Section:
         [
             html.H2([html.Strong(f"{said}:"), f" {left}, {takes}."]),
             html.P(_described(setting), className="scope"),
+            *([html.P(f"On the card: {how}.", className="note")] if how != "ok" else []),
             html.Button("Pin to compare", type="button", **_attributes(data_pin=setting.query)),
             html.Dl([html.Div([html.Dt(title), html.Dd(value)]) for title, value in values]),
             *([html.P(_price(fit), className="note")] if fit.get("usd_per_hour") is not None else []),
@@ -132,7 +136,10 @@ def _price(fit: Mapping[str, Any]) -> str:
 
 def _text(record: Record, gpu: str, metric: str) -> str:
     """Return a metric as text, of the card where it depends on the card; empty when unknown."""
-    value = _fit(record, gpu).get(metric, record.metrics.get(metric))
+    fit = _fit(record, gpu)
+    if metric in NEEDS_TO_RUN and not fit.get("fits"):
+        return ""
+    value = fit.get(metric, record.metrics.get(metric))
     return "" if value is None else format_value(value, METRICS[metric].unit)
 
 
@@ -191,7 +198,7 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     """Return a table with a column for each setting: in what they differ, what they need, where it goes."""
     columns = list(zip(state.settings, records, strict=True))
     names = [name for name in DEFAULTS if len({setting.texts[name] for setting, _ in columns}) > 1]
-    rows = [_row(SETTING_TITLES[name], [setting.texts[name] for setting, _ in columns]) for name in names]
+    rows = [_row(SETTING_TITLES[name], [_short(setting, name) for setting, _ in columns]) for name in names]
     rows.append(_row("Fits", [_room(record, setting.gpu) for setting, record in columns]))
     for name, title in FIGURES.items():
         cells = [_text(record, setting.gpu, name) for setting, record in columns]
@@ -209,6 +216,14 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     ]
     table = html.Table([html.Thead(html.Tr(heads)), html.Tbody(rows)])
     return html.Section([html.H2("In numbers"), _scrolling(table, "Numbers of each setting")], id="numbers")
+
+
+def _short(setting: Setting, name: str) -> str:
+    """Return the text of a field as a cell shows it: a model without its owner, a count with separators."""
+    text = setting.texts[name]
+    if name == "model":
+        return short_model(text)
+    return format_count(int(text)) if text.isdecimal() else text
 
 
 def _head(number: int, setting: Setting) -> html.Th:
@@ -248,7 +263,7 @@ def _scrolling(table: html.Table, label: str) -> html.Div:
 def _caveats(record: Record) -> list[Any]:
     said = list(record.detail.get("caveats") or ())
     skipped = [
-        f"{100 * item['share']:.1f} % of the weights in {item['module']}: {item['reason']}"
+        f"{_share(item['share'])} of the weights in {item['module']}: {item['reason']}"
         for item in record.detail.get("skipped") or ()
         if item.get("share") is not None
     ]
@@ -258,6 +273,10 @@ def _caveats(record: Record) -> list[Any]:
         for title, lines in groups
         if lines
     ]
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "under 0.1 %"
 
 
 def _copies(state: State) -> html.Section:

@@ -214,3 +214,12 @@ def test_ten_thousand_records_take_little_time(tmp_path: Path):
     start = time.process_time()
     assert main(["check", file, "--baseline", file]) == 0
     assert time.process_time() - start < 60  # 10,000 records on either side
+
+
+def test_the_upgrade_that_the_readme_shows_is_found(capsys: pytest.CaptureFixture[str]):
+    folder = Path(__file__).parents[2] / "reports" / "upgrade"
+    new, old = (str(folder / f"peft-{version}.jsonl") for version in ("0.21.2", "0.18.1"))
+    assert main(["check", new, "--baseline", old]) == 1
+    told = capsys.readouterr().out
+    assert told.strip() in (folder / "README.md").read_text(encoding="utf-8")
+    assert "trainable_params                 13,369,344     996,507,648  +7353.68 %" in told

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 import qbench
-from qbench.cli.main import app, main
+from qbench.cli.main import app_of, main
 from qbench.scenario.load import load_scenario, shipped_scenarios
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
 
 
 def test_every_command_and_each_of_its_options_says_what_it_is():
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app_of())
     assert set(group.commands) >= set(COMMANDS)
     for command in group.commands.values():
         assert command.help
@@ -134,3 +134,20 @@ def loaded_for(*arguments: str) -> set[str]:
 def test_commands_that_must_be_quick_load_little(arguments: tuple[str, ...], light: set[str]):
     heavy = {"torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "plotly", "jinja2"}
     assert loaded_for(*arguments) & (heavy | light) == set()
+
+
+def test_a_plan_from_the_cache_loads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path))
+    asked = ("plan", "gpt2", "--precision", "nf4-dq", "--seq", "64")
+    assert main(list(asked)) == 0
+    loaded = loaded_for(*asked)
+    heavy = {"torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas", "plotly", "jinja2"}
+    heavy |= {"yaml", "rich", "pynvml", "multiprocessing"}
+    # What takes some hundredths of a second, and what several plans or a fresh one need.
+    own = {f"qbench.{name}" for name in ("records.shape", "memory.allocator", "plan.shared", "report.tables")}
+    assert loaded & (heavy | own) == set()
+    assert len({name for name in loaded if name.startswith("qbench.")}) < 45
+
+
+def test_a_command_loads_no_other():
+    assert not {f"qbench.cli.{name}" for name in ("run", "fit", "rank", "check")} & loaded_for("models")

@@ -42,7 +42,7 @@ def test_how_far_each_gets_and_what_it_costs():
 def test_a_side_that_never_fits_is_said_to():
     (sentence,) = said(lengths("bf16", 0), lengths("nf4", 2048))
     assert (
-        "QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where bf16 LoRA does not fit at any of the 4"
+        "QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where bf16 LoRA fits at none of the 4 lengths"
         in sentence
     )
     assert "speed" not in sentence
@@ -57,7 +57,7 @@ def test_qlora_being_worse_is_said_the_other_way_round():
     assert sentence.endswith("QLoRA is 20 % faster at 2,048 tokens.")
 
 
-@pytest.mark.parametrize(("longest", "more"), [(8192, ", the most that was planned"), (4096, "")])
+@pytest.mark.parametrize(("longest", "more"), [(8192, ", the most asked for"), (4096, "")])
 def test_a_tie(longest: int, more: str):
     (sentence,) = said(lengths("bf16", longest, 1000), lengths("nf4-dq", longest, 995))
     assert f"both QLoRA (nf4-dq) and bf16 LoRA train Llama-2-7b-hf at {longest:,} tokens{more} (" in sentence
@@ -67,7 +67,7 @@ def test_a_tie(longest: int, more: str):
 def test_when_neither_fits():
     assert said(lengths("bf16", 0), lengths("nf4-dq", 0)) == [
         "Neither QLoRA (nf4-dq) nor bf16 LoRA of Llama-2-7b-hf fits on RTX 4090 (23.5 GiB) at any of the 4 "
-        "settings planned."
+        "lengths planned."
     ]
 
 
@@ -106,7 +106,20 @@ def test_the_card_on_which_they_differ_is_told():
     (sentence,) = said([held("bf16", False), held("nf4", True)])
     assert sentence.startswith("On L4 (22.0 GiB) QLoRA (nf4) trains")
     (sentence,) = said([held("bf16", True), held("nf4", True)])
-    assert sentence.startswith("Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on T4 (15.0 GiB).")
+    # Where no card tells them apart: the smallest that holds anything, else the largest.
+    assert sentence.startswith("On L4 (22.0 GiB) both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf")
+    nothing = [
+        make_record(
+            precision=precision,
+            detail={
+                "fits": [
+                    {"gpu": g, "memory_bytes": n * GIB, "fits": False} for g, n in (("T4", 15), ("L4", 22))
+                ]
+            },
+        )
+        for precision in ("bf16", "nf4")
+    ]
+    assert said(nothing) == ["Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on L4 (22.0 GiB)."]
 
 
 def test_each_model_has_a_sentence():
@@ -119,3 +132,38 @@ def test_a_fit_that_is_a_bare_yes_or_no():
     nf4 = make_record(precision="nf4", detail={"fits": {"RTX 4090": True}})
     (sentence,) = said([bf16, nf4])
     assert sentence.startswith("On RTX 4090 QLoRA (nf4) trains Llama-2-7b-hf where bf16 LoRA does not fit")
+
+
+def on_two_cards(precision: str, small: int, large: int) -> list[Record]:
+    """Return plans of 1,024 to 8,192 tokens, held against a small and a large card."""
+    cards = (("RTX 4090", 23, small), ("A100", 79, large))
+    return [
+        make_record(
+            precision=precision,
+            seq_len=n,
+            detail={"fits": [{"gpu": g, "memory_bytes": m * GIB, "fits": n <= most} for g, m, most in cards]},
+        )
+        for n in (1024, 2048, 4096, 8192)
+    ]
+
+
+def test_a_card_on_which_lora_gets_further_is_told_too():
+    ahead, behind = said(on_two_cards("bf16", 1024, 8192), on_two_cards("nf4-dq", 2048, 4096))
+    assert "On RTX 4090 (23.0 GiB) QLoRA (nf4-dq) trains Llama-2-7b-hf at 2,048 tokens where bf16" in ahead
+    assert "On A100 (79.0 GiB) bf16 LoRA trains Llama-2-7b-hf at 8,192 tokens where QLoRA" in behind
+
+
+def of_size(billions: int, precision: str, fits: bool) -> Record:
+    metrics = {"peak_allocated_bytes": GIB, "total_params": billions * 10**9}
+    return plan(precision, fits, 100.0, model=f"org/m{billions}", metrics=metrics)
+
+
+def test_of_many_models_the_largest_that_each_trains_is_told():
+    bf16 = [of_size(size, "bf16", size <= 7) for size in (1, 7, 13, 70)]
+    nf4 = [of_size(size, "nf4", size <= 13) for size in (1, 7, 13, 70)]
+    assert said(bf16, nf4) == [
+        "On RTX 4090 (23.5 GiB) QLoRA (nf4) trains models up to m13 where bf16 LoRA stops at m7 (planned; "
+        "rank 16, batch 1, 2,048 tokens, checkpointing). QLoRA trains at the same speed with m7."
+    ]
+    (sentence,) = said([of_size(size, "bf16", False) for size in (1, 7, 13, 70)], nf4)
+    assert "trains models up to m13 where bf16 LoRA fits at none of the 4 models" in sentence

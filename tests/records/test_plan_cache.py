@@ -49,8 +49,15 @@ def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path)
     cache.put(FACTS, record())
     (file,) = tmp_path.rglob("*.json")
-    file.write_text('{"schema_version": 1')
+    whole = file.read_text()
+    file.write_text(whole[:-9])
     assert cache.get(FACTS) is None
+    file.write_text(whole.replace("1024", "1025"))
+    assert cache.get(FACTS) is None
+    file.write_text('{"schema_version": 1}')
+    assert cache.get(FACTS) is None
+    file.write_text(whole)
+    assert cache.get(FACTS) == record()
 
 
 def test_a_folder_that_cannot_be_written_is_an_empty_cache(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qbench.compare.regressions import Check, Finding
 from qbench.records.document import RecordPlaces
 from qbench.report.annotations import github_annotations
@@ -38,7 +36,7 @@ def test_a_regression_is_an_error_at_its_line_of_the_baseline():
 
 def test_levels_by_verdict():
     verdicts = ("worse", "changed", "missing", "not comparable", "ambiguous", "new", "better", "same")
-    found = [replace(WORSE, verdict=verdict) for verdict in verdicts]
+    found = [WORSE._replace(verdict=verdict) for verdict in verdicts]
     levels = [line.split()[0] for line in lines(*found)]
     assert levels == ["::error"] * 4 + ["::warning"] + ["::notice"] * 2
     strict = [line.split()[0] for line in lines(*found, strict=True)]
@@ -46,21 +44,21 @@ def test_levels_by_verdict():
 
 
 def test_what_is_shown_only_is_not_marked():
-    assert lines(replace(WORSE, gated=False)) == []
+    assert lines(WORSE._replace(gated=False)) == []
 
 
 def test_a_text_with_line_ends_stays_one_command():
-    (line,) = lines(replace(WORSE, note="100 %\r\n::error::forged"))
+    (line,) = lines(WORSE._replace(note="100 %\r\n::error::forged"))
     assert line.endswith("; 100 %25%0D%0A::error::forged")
     assert "\n" not in line
 
 
 def test_an_unknown_point_is_marked_at_the_first_line():
-    (line,) = lines(replace(WORSE, point=make_point(r=99)))
+    (line,) = lines(WORSE._replace(point=make_point(r=99)))
     assert ",line=1," in line
 
 
 def test_of_more_than_github_shows_the_last_line_counts_the_rest():
-    found = lines(*[replace(WORSE, metric=f"metric_{n}") for n in range(12)])
+    found = lines(*[WORSE._replace(metric=f"metric_{n}") for n in range(12)])
     assert len(found) == 10
     assert found[-1] == "::error title=qbench::3 more; the summary and --json list them"

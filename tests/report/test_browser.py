@@ -54,7 +54,7 @@ def test_charts_are_drawn_without_a_console_message(tmp_path, page):
     document, console = open_page(tmp_path, page)
     assert console == []
     plots = re.findall(r'<div class="plot js-plotly-plot" id="(chart-[a-z]+-\d)"', document)
-    assert len(plots) == 11
+    assert len(plots) == 14
     assert document.count('class="main-svg"') > 10
     assert document.count('class="point"') > 30
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from qbench.compare.waterfall import why_not_a_quarter
 from qbench.records.metrics import BREAKDOWN
 from qbench.report.content import gather_content
 from qbench.report.export import charts_csv_text, csv_text
-from qbench.report.figures import charts
+from qbench.report.figures import BUILDERS, charts
 from qbench.report.style import category_name
-from tests.report.sample_run import sample_run
+from tests.report.sample_run import measurement, plan, sample_run
 from tests.report.test_quality import measured_quality
 
 GIB = 1 << 30
@@ -113,6 +114,69 @@ def test_loss_and_timeline_are_the_recorded_ones(rows):
     line = of(rows, "timeline", series="bf16")
     expected = planned("bf16", rank_of(line)).detail["timeline"]
     assert [[int(row["x"]), round(float(row["y"]) * GIB)] for row in line] == expected
+
+
+def csv_rows(records: list[Any]) -> list[dict[str, str]]:
+    content = gather_content(records)
+    return list(csv.DictReader(io.StringIO(charts_csv_text(charts(content.results), content))))
+
+
+def sized(model: str, params: int, precision: str) -> Any:
+    record = plan(precision, 16)
+    point = record.point.model_copy(update={"model": model})
+    return replace(record, point=point, metrics=record.metrics | {"total_params": params})
+
+
+def test_bars_at_rest_are_the_static_breakdown(rows):
+    bars = of(rows, "rest")
+    record = planned("nf4", rank_of(bars))
+    seen = {row["series"]: round(float(row["x"]) * GIB) for row in bars if row["y"].startswith("nf4 ")}
+    parts = record.detail["static_breakdown_bytes"]
+    assert seen == {category_name(name): size for name, size in parts.items()}
+
+
+def test_lines_over_the_sequence_are_peaks_and_speeds():
+    records = [plan(precision, 16, seq_len=n) for precision in ("bf16", "nf4") for n in (512, 4096)]
+    drawn = csv_rows(records)
+    for record in records:
+        wanted = {"series": record.point.precision, "x": str(record.point.train.seq_len)}
+        (peak,) = of(drawn, "seq", figure="0", **wanted)
+        (speed,) = of(drawn, "seq", figure="1", **wanted)
+        assert float(peak["y"]) * GIB == record.metrics["peak_allocated_bytes"]
+        assert float(speed["y"]) == record.metrics["tokens_per_s"]
+
+
+def test_lines_over_the_model_stand_at_its_parameters():
+    records = [sized(f"org/m{size}", size * 10**9, p) for size in (1, 8) for p in ("bf16", "nf4")]
+    drawn = of(csv_rows(records), "size", figure="0", series="nf4")
+    expected = [
+        (record.metrics["total_params"], record.metrics["peak_allocated_bytes"]) for record in records[1::2]
+    ]
+    assert [(int(float(row["x"])), round(float(row["y"]) * GIB)) for row in drawn] == expected
+
+
+def test_the_longest_sequence_of_each_card_is_the_longest_plan_that_fits():
+    def held(n: int, fits: bool) -> Any:
+        record = plan("nf4", 16, seq_len=n)
+        return replace(record, detail={"fits": [{"gpu": "L4", "memory_bytes": GIB, "fits": fits}]})
+
+    drawn = csv_rows([held(512, True), held(1024, True), held(2048, False)])
+    (cell,) = of(drawn, "reach")
+    assert (cell["x"], cell["y"], cell["text"], float(cell["z"])) == ("nf4", "L4", "1,024", 1.0)
+
+
+def test_few_plans_beside_measurements_are_bars_of_both():
+    record = plan("nf4", 16)
+    drawn = of(csv_rows([record, measurement(record, 0)]), "accuracy", figure="0")
+    seen = {row["series"]: round(float(row["x"]) * GIB) for row in drawn}
+    peak = record.metrics["peak_allocated_bytes"]
+    assert seen == {"planned": peak, "measured": int(peak * 1.004)}
+
+
+def test_each_chart_there_can_be_has_a_test_of_its_data():
+    tested = {"fits", "reach", "peak", "rest", "waterfall", "rank", "seq", "size", "frontier", "accuracy"}
+    tested |= {"quality", "loss", "timeline"}
+    assert len(tested) == len(BUILDERS)
 
 
 def test_the_map_is_what_was_held_against_the_cards(rows):

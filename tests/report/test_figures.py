@@ -165,6 +165,30 @@ def test_a_thinned_timeline_keeps_its_peak():
     assert max(figure.data[0].y) == 1.0
 
 
+def test_many_lines_through_a_step_have_a_figure_each_of_one_scale(results):
+    figures = curves.timeline(results).figures
+    assert [figure.data[0].name for figure in figures] == ["fp32", "bf16", "nf4", "nf4-dq"]
+    assert len({(figure.layout.xaxis.range, figure.layout.yaxis.range) for figure in figures}) == 1
+    assert figures[0].layout.yaxis.range[0] == 0
+    few = [result for result in results if result.point.precision in ("bf16", "nf4")]
+    (figure,) = curves.timeline(few).figures
+    assert len(figure.data) == 2
+
+
+def test_a_wide_range_is_logarithmic_and_says_so():
+    records = [
+        make_record(seq_len=n, metrics={"peak_allocated_bytes": size << 30}) for n, size in ((1, 1), (2, 50))
+    ]
+    (figure,) = curves.against_seq_len(gather(records)).figures
+    assert figure.layout.yaxis.type == "log"
+    assert figure.layout.yaxis.title.text == "Peak allocated (GiB), logarithmic"
+    narrow = [
+        make_record(seq_len=n, metrics={"peak_allocated_bytes": size << 30}) for n, size in ((1, 1), (2, 49))
+    ]
+    (figure,) = curves.against_seq_len(gather(narrow)).figures
+    assert figure.layout.yaxis.rangemode == "tozero"
+
+
 def test_devices_are_never_mixed_and_titles_name_them():
     cpu = ENVIRONMENT | {"device": "cpu"}
     records = [plan("bf16", 16), plan("nf4", 16), replace(plan("bf16", 16), environment=cpu)]

@@ -9,6 +9,7 @@ from itertools import count, islice
 
 import pytest
 
+from qbench.report.content import gather_content
 from qbench.report.html import render_html
 from qbench.report.markdown import render_markdown
 from tests.compare.hand_made import finding, make_record
@@ -74,7 +75,7 @@ def test_a_report_without_charts_carries_no_plotly():
 
 def test_sentences_come_before_tables_and_charts(page):
     order = [
-        "needs 6.69\u00a0GiB where",
+        "needs 6.41\u00a0GiB where",
         "QLoRA against LoRA</h2>",
         "Charts</h2>",
         "Points</h2>",
@@ -89,7 +90,7 @@ def test_sentences_come_before_tables_and_charts(page):
 def test_every_chart_has_a_place(page):
     ids = {attrs["id"] for tag, attrs in Structure(page).elements if attrs.get("class") == "plot"}
     assert ids == set(figures_of(page))
-    assert len(ids) == 11  # nine charts, two of them with two figures
+    assert len(ids) == 14  # nine charts, two of them with two figures, the timeline with four
 
 
 def test_each_number_leads_to_its_records(page):
@@ -143,16 +144,51 @@ def test_a_large_share_left_out_is_said_at_the_top():
     skipped = [{"module": "experts", "reason": "stacked", "params": 97, "share": 0.97}]
     page = render_html([make_record(precision="nf4", detail={"skipped": skipped})], "moe")
     assert (
-        '<p class="warning">Quantization leaves out 97 % of the weights of Llama-2-7b-hf: mostly experts'
+        '<p class="warning">Quantization leaves out 97 % of the weights of Llama-2-7b-hf: experts (stacked).'
         in page
     )
     assert page.index("leaves out 97 %") < page.index("<h2>")
 
 
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ((0.1, 0.1), "20 % of the weights of Llama-2-7b-hf: m0 (why) and m1 (why)."),
+        ((0.1, 0.3), "40 % of the weights of Llama-2-7b-hf: mostly m1 (why)."),
+        ((0.1, 0.1, 0.1), "30 % of the weights of Llama-2-7b-hf: mostly m0 (why) and m1 (why)."),
+    ],
+)
+def test_what_is_left_out_is_named_up_to_more_than_half(shares: tuple[float, ...], said: str):
+    skipped = [{"module": f"m{i}", "reason": "why", "share": share} for i, share in enumerate(shares)]
+    (warning,) = gather_content([make_record(precision="nf4", detail={"skipped": skipped})]).warnings
+    assert warning == f"Quantization leaves out {said}"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("ok", "ok"), "2 of 2 processes passed every check."),
+        (("ok", "warn"), "2 of 2 processes passed every check, 1 with notes."),
+        (("warn", "warn"), "2 of 2 processes passed every check, 2 with notes."),
+        (
+            ("warn", "invalid"),
+            "1 of 2 processes passed every check, 1 with notes. "
+            "The speed of 1 process is not valid and left out.",
+        ),
+    ],
+)
+def test_notes_are_no_failures(verdicts: tuple[str, str], said: str):
+    records = [
+        make_record(kind="measurement", detail={"repeat": repeat, "validity": [finding("name", verdict)]})
+        for repeat, verdict in enumerate(verdicts)
+    ]
+    assert said in gather_content(records).validity
+
+
 def test_a_plan_alone_says_that_nothing_was_measured():
     page = render_html([make_record()], "plan")
     assert "Nothing was measured: every number is planned." in page
-    assert "No two points differ in precision alone" in page
+    assert "bf16 LoRA of Llama-2-7b-hf needs 14.00\u00a0GiB" in page
 
 
 def test_an_unfinished_loss_does_not_break_the_page():

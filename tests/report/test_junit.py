@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from xml.etree import ElementTree
 
 from qbench.compare.regressions import Check, Finding
@@ -12,8 +11,8 @@ from tests.compare.hand_made import make_point
 SAME = Finding(
     point=make_point(), kind="plan", device="cuda", metric="flops", baseline=1.0, run=1.0, verdict="same"
 )
-WORSE = replace(SAME, metric="static_bytes", run=2.0, verdict="worse")
-OTHER = replace(SAME, point=make_point(r=8))
+WORSE = SAME._replace(metric="static_bytes", run=2.0, verdict="worse")
+OTHER = SAME._replace(point=make_point(r=8))
 
 
 def suite(check: Check, *, strict: bool = False) -> ElementTree.Element:
@@ -30,7 +29,7 @@ def counts(check: Check, *, strict: bool = False) -> tuple[str | None, ...]:
 
 
 def test_a_point_is_one_case_and_fails_with_its_worst_line():
-    found = suite(Check(findings=(SAME, WORSE, replace(WORSE, metric="flops"), OTHER)))
+    found = suite(Check(findings=(SAME, WORSE, WORSE._replace(metric="flops"), OTHER)))
     first, second = found
     assert (found.get("tests"), found.get("failures")) == ("2", "1")
     assert first.get("classname") == "qbench.plan"
@@ -51,12 +50,12 @@ def test_counts_by_verdict():
         ("missing", ("1", "1", "0"), ("1", "1", "0")),
         ("not comparable", ("1", "0", "1"), ("1", "0", "1")),
     ):
-        check = Check(findings=(replace(SAME, verdict=verdict),))
+        check = Check(findings=(SAME._replace(verdict=verdict),))
         assert (counts(check), counts(check, strict=True)) == (expected, strictly), verdict
 
 
 def test_what_passed_undecided_is_told():
-    (case,) = suite(Check(findings=(replace(SAME, verdict="ambiguous", note="few processes"),)))
+    (case,) = suite(Check(findings=(SAME._replace(verdict="ambiguous", note="few processes"),)))
     assert case.findtext("system-out") == "ambiguous: flops 1 -> 1 (+0.00 %); few processes"
 
 
@@ -67,7 +66,7 @@ def test_what_was_left_out_is_a_case_of_its_own():
 
 
 def test_control_characters_and_markup_do_not_break_the_document():
-    hostile = replace(WORSE, note="\x00\x1b[31m</failure><b>&\ud800")
+    hostile = WORSE._replace(note="\x00\x1b[31m</failure><b>&\ud800")
     (failure,) = suite(Check(findings=(hostile,)))[0]
     assert failure.text is not None
     assert failure.text.endswith("; \ufffd\ufffd[31m</failure><b>&\ufffd")

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from qbench.report.content import gather_content
-from qbench.report.markdown import MOST_ROWS, comment_text, escaped, render_markdown, table_text
+from qbench.report.markdown import (
+    COMMENT_LIMIT,
+    MOST_ROWS,
+    SUMMARY_LIMIT,
+    comment_text,
+    escaped,
+    render_markdown,
+    table_text,
+)
 from qbench.report.tables import Column, Table
 from tests.compare.hand_made import make_record
-from tests.report.sample_run import sample_run
+from tests.report.sample_run import SPEED, measurement, plan, sample_run
 
 
 def test_sentences_then_the_table_then_folded_details():
@@ -17,9 +26,9 @@ def test_sentences_then_the_table_then_folded_details():
         "**On RTX 4090 QLoRA (nf4-dq) trains Llama-2-7b-hf at rank 256 where bf16 LoRA"
     )
     assert lines[4].startswith(
-        "- QLoRA (nf4) of Llama-2-7b-hf needs 6.69 GiB where bf16 LoRA needs 14.82 GiB: 55 % less"
+        "- QLoRA (nf4-dq) of Llama-2-7b-hf needs 6.41 GiB where bf16 LoRA needs 14.82 GiB"
     )
-    assert text.index("| r | Candidate |") < text.index("<details>")
+    assert text.index("| Rank | Candidate |") < text.index("<details>")
     assert text.count("<details>") == text.count("</details>") == 7
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
@@ -82,3 +91,19 @@ def test_a_warning_stands_out():
     skipped = [{"module": "experts", "reason": "stacked", "params": 97, "share": 0.97}]
     text = render_markdown([make_record(precision="nf4", detail={"skipped": skipped})], "moe")
     assert "> **Note:** Quantization leaves out 97 %" in text
+
+
+def test_two_thousand_records_with_hostile_names_keep_to_both_limits():
+    evil = "</details><script>|`_x_`\u202e" + "\U0001f4a9" * 3_000
+    records = []
+    for number in range(500):
+        planned = plan(list(SPEED)[number % 4], 1 + number // 4)
+        point = planned.point.model_copy(update={"model": f"org/{evil}{number % 7}"})
+        planned = replace(planned, run_id=evil, point=point, detail=planned.detail | {"caveats": [evil]})
+        records += [planned, *(measurement(planned, repeat) for repeat in range(3))]
+    content = gather_content(records)
+    for limit in (COMMENT_LIMIT, SUMMARY_LIMIT):
+        text = comment_text(content, evil, limit)
+        assert len(text.encode()) <= limit
+        assert text.count("<details>") == text.count("</details>")
+        assert "<script" not in text

@@ -33,10 +33,10 @@ def test_losses_stand_side_by_side():
     table = losses_table(gather(measured_quality()))
     assert table is not None
     bf16, nf4 = texts(table)
-    assert (bf16["Loss before"], bf16["Loss after"]) == ("4.22 nats/token", "4.15 nats/token")
+    assert (bf16["Loss before"], bf16["Loss after"]) == ("4.220 nats/token", "4.150 nats/token")
     assert (nf4["Method"], nf4["Loss after"], nf4["Error of weights"]) == (
         "QLoRA",
-        "4.29 nats/token",
+        "4.290 nats/token",
         "10.0 %",
     )
     assert bf16["Error of weights"] == "n/a"

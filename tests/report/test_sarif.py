@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import qbench
@@ -66,20 +65,20 @@ def test_a_regression_is_a_result_at_its_line():
 
 
 def test_every_metric_of_a_finding_has_a_rule():
-    found = [replace(WORSE, metric=name) for name in ("point", "outcome", "flops", "dtypes")]
+    found = [WORSE._replace(metric=name) for name in ("point", "outcome", "flops", "dtypes")]
     run = run_of(*found)
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     assert [rules[result["ruleIndex"]] for result in run["results"]] == [f.metric for f in found]
 
 
 def test_levels_and_what_is_left_out():
-    found = [replace(WORSE, verdict=v) for v in ("worse", "ambiguous", "new", "same")]
-    found.append(replace(WORSE, gated=False))
+    found = [WORSE._replace(verdict=v) for v in ("worse", "ambiguous", "new", "same")]
+    found.append(WORSE._replace(gated=False))
     assert [result["level"] for result in run_of(*found)["results"]] == ["error", "warning", "note"]
     assert [result["level"] for result in run_of(*found, strict=True)["results"]] == ["error"] * 3
 
 
 def test_fingerprints_do_not_hang_on_numbers():
-    results = [run_of(replace(WORSE, run=float(run)))["results"][0] for run in (3 << 30, 4 << 30)]
+    results = [run_of(WORSE._replace(run=float(run)))["results"][0] for run in (3 << 30, 4 << 30)]
     assert results[0]["partialFingerprints"] == results[1]["partialFingerprints"]
     assert results[0]["message"] != results[1]["message"]

@@ -35,7 +35,7 @@ def starting(lines: list[str], start: str) -> str:
 
 def test_one_plan_is_told_figure_by_figure():
     lines = plan_lines([with_fits(plan("nf4-dq", 16), ("RTX 4090", 24 * GIB, 5 * GIB))])
-    assert lines[0].startswith("Llama-2-7b-hf, nf4-dq, rank 16, batch 1, 2048 tokens")
+    assert lines[0].startswith("Llama-2-7b-hf, nf4-dq, rank 16, batch 1, 2,048 tokens")
     # 39,976,960 of 6,738,415,616 + 39,976,960: 0.59 %.
     assert starting(lines, "Trainable") == "Trainable 39,976,960 of 6,778,392,576 parameters (0.59 %)"
     assert starting(lines, "RTX 4090") == "RTX 4090 24.00 GiB fits, 5.00 GiB left"
@@ -71,7 +71,7 @@ def test_without_a_named_card_the_smallest_that_holds_it_is_named():
 def test_several_plans_are_a_table_with_what_they_share_above():
     records = [plan(precision, r) for precision in ("bf16", "nf4-dq") for r in (8, 64)]
     lines = plan_lines([with_fits(record, ("RTX 4090", 24 * GIB, GIB // 2)) for record in records])
-    assert lines[0].startswith("Llama-2-7b-hf, batch 1, 2048 tokens")
+    assert lines[0].startswith("Llama-2-7b-hf, batch 1, 2,048 tokens")
     assert "rank" not in lines[0]
     header, rule, *rows = lines[2:8]
     assert header.split()[:3] == ["precision", "r", "Peak"]

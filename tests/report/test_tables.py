@@ -4,7 +4,7 @@ import pytest
 
 from qbench.compare.methods import near_pairs, pair_methods
 from qbench.compare.results import gather
-from qbench.report import tables
+from qbench.report import fact_tables, tables
 from qbench.report.fits import fits_table
 from qbench.units import GIB
 from tests.compare.hand_made import ENVIRONMENT, finding, make_record
@@ -46,17 +46,23 @@ def test_comparison():
     assert texts(table) == [
         {
             "Candidate": "QLoRA nf4",
-            "Basis, cuda": "planned",
             "Peak, baseline": "10.00 GiB",
             "Peak, candidate": "4.00 GiB",
             "Saved": "6.00 GiB",
             "Saved, share": "60.0 %",
             "At rest, saved": "75.0 %",
             "Trainable": "1,000",
-            "Also differs": "git_commit",
         }
     ]
+    assert "The baseline is LoRA bf16 throughout. All are planned for cuda." in table.notes[0]
     assert "git_commit: d4698f3 against abc" in table.notes[-1]
+
+
+def test_what_differs_has_a_column_only_where_rows_differ_in_it():
+    other = ENVIRONMENT | {"git_commit": "abc"}
+    records = [make_record(), make_record(precision="nf4", environment=other), make_record(precision="fp4")]
+    nf4, fp4 = texts(tables.comparison_table(pair_methods(records)))
+    assert (nf4["Also differs"], fp4["Also differs"]) == ("git_commit", "nothing")
 
 
 def test_comparison_names_models_and_settings_only_where_they_vary():
@@ -66,9 +72,9 @@ def test_comparison_names_models_and_settings_only_where_they_vary():
         for p in ("bf16", "nf4")
     ]
     first, second = texts(tables.comparison_table(pair_methods(records)))
-    assert (first["Model"], first["seq_len"]) == ("x", "1")
-    assert (second["Model"], second["seq_len"]) == ("y", "2")
-    assert "r" not in first
+    assert (first["Model"], first["Tokens"]) == ("x", "1")
+    assert (second["Model"], second["Tokens"]) == ("y", "2")
+    assert "Rank" not in first
 
 
 def test_trainable_parameters_of_both_where_they_are_not_equal():
@@ -81,7 +87,7 @@ def test_trainable_parameters_of_both_where_they_are_not_equal():
 
 
 def test_near_pairs_are_listed_with_what_differs():
-    table = tables.near_table(near_pairs([make_record(seq_len=512), make_record(precision="nf4")]))
+    table = fact_tables.near_table(near_pairs([make_record(seq_len=512), make_record(precision="nf4")]))
     (row,) = texts(table)
     assert row["Differs besides precision"] == "seq_len: 512 against 2048"
     assert "Saved" not in row

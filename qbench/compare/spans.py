@@ -1,0 +1,58 @@
+"""Shares and ranges of shares in words: '54 % less', '41 to 62 % less', '77 % more to 3.1 times as much'."""
+
+from __future__ import annotations
+
+SAME_PERCENT = 0.5
+"""Savings below this share are called the same."""
+
+DOUBLE = -100
+"""Percent saved from which a cost is told as a multiple."""
+
+
+def saving_text(percent: float) -> str:
+    """Return what is saved, in percent of the baseline, in words; a negative saving is a cost."""
+    if abs(percent) < SAME_PERCENT:
+        return f"the same within {SAME_PERCENT} %"
+    if percent <= DOUBLE:
+        return f"{_times(percent)} times as much"
+    return f"{_digits(percent)} % {'less' if percent > 0 else 'more'}"
+
+
+def span_text(low: float, high: float) -> str:
+    """Return the range from the smallest to the largest saving in words, the one nearer to none first."""
+    if saving_text(low) == saving_text(high):
+        return saving_text(low)
+    near, far = sorted((low, high), key=abs)
+    if abs(near) < SAME_PERCENT:
+        return f"up to {saving_text(far)}"
+    if near * far < 0:
+        return f"{saving_text(low)} to {saving_text(high)}"
+    if near <= DOUBLE:
+        return f"{_times(near)} to {saving_text(far)}"
+    if far <= DOUBLE:
+        return f"{saving_text(near)} to {saving_text(far)}"
+    return f"{_digits(near)} to {saving_text(far)}"
+
+
+def ratio_text(ratios: list[float]) -> str:
+    """Return ratios as '0.77 times', or as '0.57 to 0.80 times' where they differ."""
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return f"{low} times" if low == high else f"{low} to {high} times"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a count with its noun: '1 setting', '12 settings'."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def listed(texts: list[str]) -> str:
+    """Return texts as a list within a sentence: 'a', 'a and b', 'a, b and c'."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+
+
+def _times(percent: float) -> str:
+    return f"{1 - percent / 100:.1f}"
+
+
+def _digits(percent: float) -> str:
+    return f"{abs(percent):.0f}" if abs(percent) >= 1 else f"{abs(percent):.1f}"
