@@ -11,8 +11,8 @@ from qbench.measure.environment import environment
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.request import request_of
 from qbench.measure.task import Task
-from qbench.records.record import Record
 from qbench.records.lines import encoded
+from qbench.records.record import Record
 from qbench.records.store import RunStore, each_record, open_store, read_records
 from qbench.scenario.schema import Device, Point, Scenario
 from qbench.sweep import Progress, Watcher, reasons, run_scenario
