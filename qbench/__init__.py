@@ -30,7 +30,7 @@ class CallablePackage(ModuleType):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PACKAGES, *_FUNCTIONS})
+    return sorted({*_PACKAGES, *_FUNCTIONS, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> Any:

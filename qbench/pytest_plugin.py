@@ -165,7 +165,11 @@ def _measure_point(
     """Measure a point, hand its times to the benchmark, and hold it against the baseline."""
     from qbench.compare.results import gather, number_of
 
-    records = gate.records_of(scenario, point, folder)
+    try:
+        records = gate.records_of(scenario, point, folder)
+    except BaseException:
+        replay.benchmark(benchmark, ())  # One that was not called is an error of its own.
+        raise
     for result in gather(records):
         if result.kind == "measurement":
             times = [number_of(record, "step_time_s") for record in result.completed]

@@ -16,7 +16,9 @@ from qbench.cli.outputs import (
     SarifOption,
     SummaryOption,
     tell,
+    tell_failure,
 )
+from qbench.errors import NotComparableError
 
 
 def check_command(
@@ -50,7 +52,12 @@ def check_command(
     outputs = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
     with collector_paused():
         now = read_any(run, timelines=False)
-        found = check(read_any(baseline, timelines=False), now, tolerances)
+        before = read_any(baseline, timelines=False)
+        try:
+            found = check(before, now, tolerances)
+        except NotComparableError as error:
+            tell_failure(str(error), outputs)
+            raise
         code = found.exit_code(strict)
         tell(found, code, outputs, places=baseline, strict=strict)
     advise(found, now)

@@ -210,7 +210,8 @@ def _fills_text(found: Largest) -> str:
 def _notes(found: Sequence[Largest]) -> list[str]:
     axis = found[0].axis
     notes = [
-        f"{axis.setting} in steps of {axis.step}; one step above each answer was planned and does not fit."
+        f"{axis.setting} in steps of {axis.step}; one step above each answer was planned and does not fit, "
+        "unless another limit comes first."
     ]
     if any(largest.limited_by != "memory" for largest in found):
         notes.append(f"Not memory but the limit ends the search: {axis.why}.")

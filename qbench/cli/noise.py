@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from qbench.records.noise import Noise
     from qbench.records.record import Record
     from qbench.scenario.schema import Device, MeasureSettings, Point
+
+NOTE_EVERY = 8
+"""Processes between two notes of how far it is."""
 
 
 def calibrate_noise(
@@ -38,8 +42,12 @@ def calibrate_noise(
     point, settings = (POINT, SETTINGS) if scenario is None else _first_point(scenario)
     print_note(f"noise: {processes} processes of {point.label} on {device}")
     records: list[Record] = []
+    start = time.monotonic()
     for record in noise_records(device, LocalExecutor(), point=point, settings=settings, processes=processes):
         records.append(record)
+        if len(records) % NOTE_EVERY == 0 and len(records) < processes:
+            left = (time.monotonic() - start) / len(records) * (processes - len(records))
+            print_note(f"    {len(records)} of {processes} ({left:.0f} s left)")
         if record.outcome != "ok":
             print_note(f"    process {len(records)} ended in {record.outcome}")
     noise = noise_of(records)

@@ -63,6 +63,16 @@ def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: boo
         _print_annotations(found, outputs, places, strict)
 
 
+def tell_failure(reason: str, outputs: Outputs) -> None:
+    """Mark in GitHub, where it was asked for, why there is no comparison."""
+    if outputs.annotations is Annotations.github:
+        from qbench.report.annotations import failure_annotation
+
+        (print_note if outputs.as_json else print_text)(failure_annotation(reason))
+    if outputs.summary is not None:
+        _write("--summary", outputs.summary, f"### qbench check: not comparable\n\n{reason}\n".encode(), "ab")
+
+
 def _write_files(found: Check, code: int, outputs: Outputs, places: Path, strict: bool) -> None:
     if outputs.summary is not None:
         from qbench.report.gate import summary_markdown

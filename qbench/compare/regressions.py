@@ -112,7 +112,7 @@ def check(
     if before.keys().isdisjoint(now):
         raise NotComparableError(
             f"the run and the baseline have no point in common ({len(now)} and {len(before)} points); "
-            "give a baseline of the same scenario"
+            "give a baseline of the same scenario, or take this run with `qbench baseline accept`"
         )
     checker = _Checker(tolerances or {})
     kinds = {kind for kind, _ in now}
@@ -249,6 +249,10 @@ def _judged(
 ) -> Judgement:
     if has is None and now.is_void(name):
         return Judgement(verdict="ambiguous", note="measured, but not valid; see the report")
+    if was is None and before.stores(name) and kind_of(name, before.kind)[2] != "report":
+        return Judgement(
+            verdict="not comparable", note="the baseline has no valid number; accept a sound one"
+        )
     if was is None or has is None:
         return Judgement(verdict="new" if was is None else "missing")
     return judge(reading_of(before, name, was), reading_of(now, name, has), tolerance)

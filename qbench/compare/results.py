@@ -73,6 +73,10 @@ class Result:
         """Say whether a process has a number for a metric that must not be used."""
         return any(metric in voided(record) for record in self.completed)
 
+    def stores(self, metric: str) -> bool:
+        """Say whether a process has something stored for a metric, be it no number."""
+        return any(metric in record.metrics for record in self.completed)
+
     @property
     def breakdown(self) -> dict[str, int]:
         """Bytes by category at the peak, of the last record that has them; empty when unknown."""
@@ -176,7 +180,8 @@ def gather(records: Iterable[Record]) -> list[Result]:
 
 def _latest(kind: Kind, records: list[Record]) -> tuple[Record, ...]:
     if kind == "plan":
-        return (max(records, key=lambda record: record.created_at),)
+        # Of equal times the later line.
+        return (max(reversed(records), key=lambda record: record.created_at),)
     in_time = sorted(records, key=lambda record: record.created_at)
     # What other code measured is stale, and a process that was run again replaces the one before.
     code = in_time[-1].environment.get("code_id")

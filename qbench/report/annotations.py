@@ -32,6 +32,11 @@ def github_annotations(check: Check, places: RecordPlaces, *, strict: bool = Fal
     return [line for level, lines in commands.items() for line in _first(level, lines)]
 
 
+def failure_annotation(reason: str) -> str:
+    """Return a workflow command that says why nothing was compared."""
+    return f"::error title=qbench::{_data(reason)}"
+
+
 def _first(level: Level, lines: list[str]) -> Iterator[str]:
     if len(lines) <= MOST_OF_A_LEVEL:
         yield from lines

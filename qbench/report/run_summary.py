@@ -82,12 +82,14 @@ def _rate(result: Result) -> str:
     value = result.value("tokens_per_s")
     if value is None:
         return "not valid" if result.is_void("tokens_per_s") else NOT_AVAILABLE
-    return f"{value:,.1f}"
+    return f"{value:,.1f}" if result.kind == "measurement" else f"{value:,.1f} planned"
 
 
 def _speed(pair: MethodPair | None) -> str:
     ratio = pair.throughput_ratio if pair else None
-    return NOT_AVAILABLE if ratio is None else f"{ratio:.2f} x"
+    if pair is None or ratio is None:
+        return NOT_AVAILABLE
+    return f"{ratio:.2f} x" if pair.candidate.kind == "measurement" else f"{ratio:.2f} x planned"
 
 
 def _loss(measured: Result | None) -> str:

@@ -80,6 +80,30 @@ def test_another_machine_is_not_comparable(tmp_path: Path, baseline: str, capsys
     assert "Not comparable: " in out
 
 
+def test_a_baseline_that_was_cut_off_is_damage(
+    tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]
+):
+    torn = tmp_path / "torn.jsonl"
+    torn.write_bytes(Path(baseline).read_bytes()[:-40])
+    assert main(["check", baseline, "--baseline", str(torn)]) == 2
+    captured = capsys.readouterr()
+    assert f"{torn}:3: the last line is torn; restore the file" in captured.err
+    assert captured.out == ""
+
+
+def test_where_no_point_is_common_ci_is_told_why(
+    tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]
+):
+    other = written(tmp_path / "now.jsonl", [make_record(r=64)])
+    summary = tmp_path / "summary.md"
+    outputs = ["--annotations", "github", "--summary", str(summary)]
+    assert main(["check", other, "--baseline", baseline, *outputs]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.startswith("::error title=qbench::the run and the baseline have no point in common")
+    assert "qbench baseline accept" in captured.err
+    assert summary.read_text().startswith("### qbench check: not comparable\n\nthe run and the baseline")
+
+
 def test_a_plan_that_was_printed_is_a_run(tmp_path: Path):
     before, now = (tmp_path / f"{name}.json" for name in ("before", "now"))
     record = make_record()

@@ -112,6 +112,18 @@ CASES: dict[str, tuple[list[Record], list[Record], str, str, int]] = {
     "not a number on the disk": (
         processes(*STEADY), processes(*STEADY, metrics={"step_time_s": [None]}), "step_time_s", "missing", 1,
     ),
+    "no number on the disk of the baseline": (
+        processes(*STEADY, metrics={"peak_allocated_bytes": None}), processes(*STEADY),
+        "peak_allocated_bytes", "not comparable", 2,
+    ),
+    "not a number in the baseline": (
+        processes(*STEADY, metrics={"peak_allocated_bytes": math.nan}), processes(*STEADY),
+        "peak_allocated_bytes", "not comparable", 2,
+    ),
+    "no time on the disk of the baseline": (
+        processes(*STEADY, metrics={"step_time_s": [None]}), processes(*STEADY),
+        "step_time_s", "not comparable", 2,
+    ),
     "a metric that the run lacks": (
         processes(*STEADY, metrics={"static_bytes": 5 * GIB}), processes(*STEADY),
         "static_bytes", "missing", 1,
@@ -192,6 +204,15 @@ def test_verdict_and_exit_code(name: str) -> None:
 def test_an_empty_side_is_not_comparable(sides: tuple[list[Record], list[Record]]) -> None:
     with pytest.raises(NotComparableError, match="holds no records"):
         check(*sides)
+
+
+def test_of_two_lines_with_one_time_the_later_counts() -> None:
+    # As a merge that keeps the lines of both sides leaves them.
+    first, last = (make_record(kind="plan", metrics={"peak_allocated_bytes": n * GIB}) for n in (14, 7))
+    last = replace(last, created_at=first.created_at)
+    now = make_record(kind="plan", metrics={"peak_allocated_bytes": 7 * GIB})
+    assert verdict_of(check([first, last], [now]), "peak_allocated_bytes").verdict == "same"
+    assert verdict_of(check([last, first], [now]), "peak_allocated_bytes").verdict == "better"
 
 
 def test_another_scenario_is_not_comparable() -> None:

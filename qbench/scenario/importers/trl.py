@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qbench.errors import ScenarioError
 from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader, dtype_name
 
 PADDED = "packing is off: batches are as long as their longest sequence; planned as full ones"
@@ -31,10 +32,16 @@ def from_trl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
         "autocast": autocast,
         "recipe": "trl",
     }
+    precision, has_adapter = _precision(reader, model), reader.is_on("use_peft", "use_peft_lora")
+    if quantized_precision(reader) and not has_adapter:
+        raise ScenarioError(
+            "read as TRL's arguments: a quantized base without adapters cannot be trained, and TRL makes "
+            "them only with use_peft: true; add that, or read it with --from-format trainer"
+        )
     settings = {
         "model": model,
-        "precision": _precision(reader, model),
-        "lora": lora_settings(reader, model, reader.is_on("use_peft", "use_peft_lora")),
+        "precision": precision,
+        "lora": lora_settings(reader, model, has_adapter),
         "train": train,
     }
     if not reader.is_on("packing"):
