@@ -13,7 +13,9 @@ TargetName = Annotated[
 ]
 FromFile = Annotated[
     Path | None,
-    typer.Option("--from", help="Config of axolotl, LLaMA-Factory, TRL or Trainer, instead of TARGET."),
+    typer.Option(
+        "--from", help="Config of axolotl, LLaMA-Factory, TRL or Trainer; TARGET may name its model."
+    ),
 ]
 FromFormat = Annotated[
     str, typer.Option(help="axolotl, llama-factory, trl or trainer; without it the file's keys tell.")

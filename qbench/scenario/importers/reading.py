@@ -120,8 +120,10 @@ class Reader:
         """Return the name of the model. Raises ScenarioError where there is none."""
         value = self.get(*names)
         if not isinstance(value, str) or not value.strip():
+            given = f"given {value!r}" if self._values.get(self._named(names)) is not None else "not there"
             raise ScenarioError(
-                f"{self._named(names)}: given {value!r}; allowed: a hub id or a folder with config.json"
+                f"{self._named(names)}: {given}; allowed: a hub id or a folder with config.json, here or as "
+                "TARGET beside --from"
             )
         return value.strip()
 

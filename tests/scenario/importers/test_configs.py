@@ -345,7 +345,7 @@ def test_the_model_can_be_replaced(tmp_path: Path):
     [
         ({"learning_rate": 1}, "", "its keys do not tell which tool it is for; say so with --from-format"),
         ({"base_model": "gpt2"}, "axolotle", "given 'axolotle'; did you mean axolotl? allowed: axolotl,"),
-        ({"base_model": None}, "", "base_model: given None; allowed: a hub id or a folder"),
+        ({"base_model": None}, "", "base_model: not there; allowed: a hub id or a folder"),
         ({"base_model": "gpt2", "adapter": "ia3"}, "", "adapter: given 'ia3'; allowed: lora, qlora"),
         ({"base_model": "gpt2", "micro_batch_size": "two"}, "", "micro_batch_size: given 'two'; allowed:"),
         ({"base_model": "gpt2", "bf16": "maybe"}, "", "bf16: given 'maybe'; allowed: true, false or auto"),
