@@ -22,7 +22,7 @@ def alone_sentences(results: Sequence[Result]) -> list[str]:
             groups.setdefault(key, []).append(result)
     said = [sentence for members in groups.values() for sentence in _of_method(members)]
     if len(results) > 1:
-        said.append("No two points differ in precision alone, so QLoRA is not held against LoRA.")
+        said.append("No QLoRA point has a 16-bit LoRA point of equal settings, so the two are not compared.")
     return said
 
 

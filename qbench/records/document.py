@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qbench.errors import RecordError
-from qbench.records.lines import parsed_json
+from qbench.records.lines import is_whole, parsed_json
 from qbench.records.record import Kind, Record, record_from_dict
 from qbench.records.store import RECORDS_FILE, read_records, read_stored
 
@@ -84,7 +84,8 @@ def record_places(path: Path) -> RecordPlaces:
     lines: dict[tuple[Kind, str], int] = {}
     if file.suffix != ".json":
         for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-            if line.strip():
+            # A torn last line is no record; whoever reads the records says so.
+            if line.strip() and is_whole(line):
                 values = parsed_json(line)
                 lines[values["kind"], values["point_id"]] = number
     absolute, here = file.resolve(), Path.cwd()

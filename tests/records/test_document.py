@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qbench.errors import RecordError
-from qbench.records.document import read_any
+from qbench.records.document import read_any, record_places
 from tests.compare.hand_made import make_record
 
 
@@ -36,3 +36,10 @@ def test_what_is_no_document_is_refused(tmp_path: Path, content: str, problem: s
         read_any(tmp_path / "plan.json")
     with pytest.raises(RecordError, match="cannot be read: No such file"):
         read_any(tmp_path / "other.json")
+
+
+def test_places_pass_over_a_torn_last_line(tmp_path: Path) -> None:
+    record = make_record()
+    (tmp_path / "records.jsonl").write_text(json.dumps(record.to_dict()) + '\n{"schema_version":1,"run')
+    assert read_any(tmp_path) == [record]
+    assert record_places(tmp_path).lines == {(record.kind, record.point_id): 1}

@@ -83,7 +83,7 @@ def _train(reader: Reader) -> dict[str, Any]:
     off = reader.is_on("disable_gradient_checkpointing")
     if reader.is_on("use_reentrant_gc", default=True) and not off:
         reader.tell(f"use_reentrant_gc is on, LLaMA-Factory's default: {REENTRANT}")
-    attention = reader.get("flash_attn", default="auto")
+    attention = str(reader.get("flash_attn", default="auto"))
     if attention not in _ATTENTION:
         reader.tell(f"flash_attn: {attention} is not planned; what transformers would choose is")
     return {

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from qbench.errors import ScenarioError
 from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
 from qbench.scenario.importers.trl import PADDED, lora_settings, quantized_precision, train_settings
 
@@ -99,6 +100,8 @@ def _tokens(values: _Values, key: str, default: int) -> int:
 
 def _firefly(values: _Values) -> _Values:
     mode = values.get("train_mode", "qlora")
+    if mode not in ("qlora", "lora", "full"):
+        raise ScenarioError(f"train_mode: given {mode!r}; allowed: qlora, lora, full")
     defaults = {"lora_rank": 64, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": "all"}
     found = defaults | {key: value for key, value in values.items() if key != "train_mode"}
     adapted = {
