@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from qbench.compare.headline import MANY_MODELS, circumstances, ending_text, method_name, short_model
 from qbench.compare.results import Result
+from qbench.compare.spans import counted, listed
 from qbench.units import format_bytes
 
 
 def alone_sentences(results: Sequence[Result]) -> list[str]:
-    """Return what each model needs by method and precision, and that nothing is compared.
+    """Return what each model needs by method and precision, how others ended, and that nothing is compared.
 
     Where a point was measured, its plan is not told; of many models the range is.
     """
@@ -31,26 +33,56 @@ def _of_method(results: list[Result]) -> list[str]:
     for result in results:
         by_model.setdefault(result.point.model, []).append(result)
     if len(by_model) >= MANY_MODELS:
-        return [_sentence(results, f"over {len(by_model)} models")]
-    return [_sentence(members, "") for members in by_model.values()]
+        return [_sentence(results, True)]
+    return [_sentence(members, False) for members in by_model.values()]
 
 
-def _sentence(results: list[Result], models: str) -> str:
-    """Return the span of peaks of some results, which are of one model unless `models` says otherwise."""
+def _sentence(results: list[Result], many_models: bool) -> str:
+    """Return the span of peaks of some results, and how those without one ended.
+
+    They are of one model, or of many.
+    """
     known = sorted((result for result in results if _peak(result)), key=_peak)
+    ended = [result for result in results if not _peak(result)]
     shared = circumstances(known or results)
     name = method_name(results[0])
-    subject = name.replace("full", "Full") + ("" if models else f" of {short_model(results[0].point.model)}")
+    model = "" if many_models else f" of {short_model(results[0].point.model)}"
+    subject = f"{name.replace('full', 'Full')}{model}"
     if not known:
-        return f"{subject} {ending_text(results[0])} ({shared})."
-    low, high = (f"{format_bytes(_peak(end))}{_of(end, models)}" for end in (known[0], known[-1]))
-    over = models or (f"over {len(known)} settings" if len(known) > 1 else "")
+        return f"{subject} {_endings(ended, many_models)} ({shared})."
+    low, high = (f"{format_bytes(_peak(end))}{_of(end, many_models)}" for end in (known[0], known[-1]))
     span = low if low == high else f"{low} to {high}"
-    return f"{' '.join(filter(None, (subject, 'needs', span, over)))} ({shared})."
+    needed = " ".join(filter(None, (subject, "needs", span, _over(known, many_models))))
+    return " ".join(filter(None, (f"{needed} ({shared}).", _others(ended, many_models))))
 
 
-def _of(result: Result, models: str) -> str:
-    return f" ({short_model(result.point.model)})" if models else ""
+def _over(known: list[Result], many_models: bool) -> str:
+    models = len({result.point.model for result in known})
+    if many_models and models > 1:
+        return f"over {models} models"
+    return f"over {counted(len(known), 'setting')}" if len(known) > 1 else ""
+
+
+def _endings(ended: list[Result], many_models: bool) -> str:
+    """Return each ending, the most frequent first, as 'ran out of memory at 2 settings and crashed at 1'."""
+    (first, count), *rest = Counter(map(ending_text, ended)).most_common()
+    if len(ended) == 1:
+        return first
+    what = "point" if many_models else "setting"
+    return listed([f"{first} at {counted(count, what)}", *(f"{text} at {n:,}" for text, n in rest)])
+
+
+def _others(ended: list[Result], many_models: bool) -> str:
+    """Return how results without a peak ended, after those that have one; empty where there are none."""
+    endings = list(dict.fromkeys(map(ending_text, ended)))
+    if len(endings) > 1:
+        return f"At the others it {_endings(ended, many_models)}."
+    what = f"other {'point' if many_models else 'setting'}"
+    return f"At {counted(len(ended), what)} it {endings[0]}." if endings else ""
+
+
+def _of(result: Result, many_models: bool) -> str:
+    return f" ({short_model(result.point.model)})" if many_models else ""
 
 
 def _peak(result: Result) -> float:

@@ -30,14 +30,30 @@ class Reach:
 
     precision: str
     fitting: dict[Any, Result]
-    """The plans that the card holds, by the value of the setting."""
+    """The plans that the card holds and whose values the other side has plans of, by the value."""
+    failing: dict[Any, Result]
+    """Those that it does not hold."""
     asked: int
-    """Plans that were held against the card."""
+    """Plans of both kinds."""
+    alone: dict[Any, tuple[Result, bool]]
+    """Plans of values that the other side has no plan of, and whether the card holds them."""
 
     @property
     def furthest(self) -> Any:
-        """The largest value that fits; None when none does."""
+        """The largest value that fits, of those that both sides have plans of; None when none does."""
         return max(self.fitting, default=None)
+
+    @property
+    def beyond(self) -> tuple[Any, bool] | None:
+        """What a plan of this side alone adds: a larger value and whether it fits; None where nothing.
+
+        It is the largest that fits, else the smallest that does not, unless the side stopped before.
+        """
+        larger = {value: fits for value, (_, fits) in self.alone.items() if value > _rank(self)}
+        fitting = [value for value, fits in larger.items() if fits]
+        if fitting:
+            return max(fitting), True
+        return (min(larger), False) if larger and not self.failing else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +115,9 @@ def capacities(results: Sequence[Result]) -> list[Capacity]:
     """Return the capacity of each card for plans of one model, over the settings with most to tell."""
     for axis in AXES:
         group = _largest_group(results, axis)
-        if _values(group, axis) > 1:
+        if len(_values(group, axis)) > 1:
             return _on_cards(axis, group)
-    return _on_cards(None, next(iter(_sides(results, None)), []))
+    return _on_cards(None, _largest_group(results, None))
 
 
 def _worth_telling(found: Sequence[Capacity], most: int = 1) -> list[Capacity]:
@@ -129,9 +145,18 @@ def _place(result: Result, axis: str | None) -> Any:
     return result.settings.get(axis) if axis else 0
 
 
-def _largest_group(results: Sequence[Result], axis: str) -> list[Result]:
-    """Return the most plans that are equal but for an axis and the precision, and have both methods."""
-    return max(_sides(results, axis), key=lambda members: _values(members, axis), default=[])
+def _largest_group(results: Sequence[Result], axis: str | None) -> list[Result]:
+    """Return the plans, equal but for an axis and the precision, whose methods share the most values.
+
+    Of several with as many it is the first in which one method gets further than the other.
+    """
+    groups = _sides(results, axis)
+    sizes = [len(_shared(members, axis)) for members in groups]
+    largest = [members for members, size in zip(groups, sizes, strict=True) if size == max(sizes)]
+    for members in largest:
+        if any(capacity.differs for capacity in _on_cards(axis, members)):
+            return members
+    return max(largest, key=lambda members: len(_values(members, axis)), default=[])
 
 
 def _sides(results: Sequence[Result], axis: str | None) -> list[list[Result]]:
@@ -143,8 +168,14 @@ def _sides(results: Sequence[Result], axis: str | None) -> list[list[Result]]:
     return [members for members in groups.values() if {_side(r) for r in members} >= {"qlora", "lora"}]
 
 
-def _values(results: Sequence[Result], axis: str) -> int:
-    return len({_place(result, axis) for result in results})
+def _values(results: Iterable[Result], axis: str | None) -> set[Any]:
+    return {_place(result, axis) for result in results}
+
+
+def _shared(results: Sequence[Result], axis: str | None) -> set[Any]:
+    """Return the values of an axis that both methods have plans of."""
+    qlora, lora = ([r for r in results if _side(r) == side] for side in ("qlora", "lora"))
+    return _values(qlora, axis) & _values(lora, axis)
 
 
 def _side(result: Result) -> str | None:
@@ -161,39 +192,66 @@ def _capacity(
     lora = next((name for name in BASELINE_PRECISIONS if name in by_precision), None)
     if qlora is None or lora is None:
         return None
-    # Only what was planned for both: a side does not stop where nobody asked any further.
+    # Only what was planned for both is compared: a side does not stop where nobody asked any further.
     both = {value for value, *_ in by_precision[qlora]} & {value for value, *_ in by_precision[lora]}
     if not both:
         return None
-    asked = {name: [row for row in by_precision[name] if row[0] in both] for name in (qlora, lora)}
     memory = next((fit.get("memory_bytes") for _, _, fit in by_precision[qlora]), None)
     return Capacity(
         model=by_precision[qlora][0][1].point.model,
         gpu=gpu,
         memory_bytes=memory,
         axis=axis,
-        qlora=_reach(qlora, asked[qlora]),
-        lora=_reach(lora, asked[lora]),
+        qlora=_reach(qlora, by_precision[qlora], both),
+        lora=_reach(lora, by_precision[lora], both),
     )
 
 
-def _reach(precision: str, rows: Iterable[tuple[Any, Result, dict[str, Any]]]) -> Reach:
-    listed = list(rows)
-    fitting = {value: result for value, result, fit in listed if fit.get("fits")}
-    return Reach(precision=precision, fitting=fitting, asked=len(listed))
+def _reach(precision: str, rows: Sequence[tuple[Any, Result, dict[str, Any]]], both: set[Any]) -> Reach:
+    asked = [row for row in rows if row[0] in both]
+    return Reach(
+        precision=precision,
+        fitting={value: result for value, result, fit in asked if fit.get("fits")},
+        failing={value: result for value, result, fit in asked if not fit.get("fits")},
+        asked=len(asked),
+        alone={value: (result, bool(fit.get("fits"))) for value, result, fit in rows if value not in both},
+    )
 
 
 def sentence(capacity: Capacity) -> str:
-    """Return how far both methods get on the card, and what QLoRA costs in speed there."""
+    """Return how far both methods get on the card, what QLoRA costs in speed, and what one side has alone."""
     fitting = [result for side in (capacity.qlora, capacity.lora) for result in side.fitting.values()]
     if not fitting:
-        of = "" if capacity.axis == "model" else f" of {short_model(capacity.model)}"
-        many = _many(capacity, capacity.qlora)
-        at = f" at any of the {many} planned" if many else ""
-        return f"Neither {' nor '.join(_names(capacity))}{of} fits on {capacity.card}{at}."
+        return f"{_neither(capacity)}{_beyond(capacity)}"
     hidden = ("model", "precision", *([capacity.axis] if capacity.axis else []))
     conditions = f"(planned; {describe(fitting[0], leave_out=hidden)})"
-    return f"On {capacity.card} {_verdict(capacity)} {conditions}.{_speed(capacity)}"
+    return f"On {capacity.card} {_verdict(capacity)} {conditions}.{_speed(capacity)}{_beyond(capacity)}"
+
+
+def _neither(capacity: Capacity) -> str:
+    of = "" if capacity.axis == "model" else f" of {short_model(capacity.model)}"
+    many = _many(capacity, capacity.qlora)
+    alone = capacity.qlora.alone or capacity.lora.alone
+    at = f" at any of the {many} planned{' for both' if alone else ''}" if many else ""
+    if alone and not many:
+        at = "".join(f" {_at(capacity, *item)}" for item in capacity.qlora.failing.items())
+    return f"Neither {' nor '.join(_names(capacity))}{of} fits on {capacity.card}{at}."
+
+
+def _beyond(capacity: Capacity) -> str:
+    """Say what fits, or does not, of the plans that one side has alone."""
+    names = list(_names(capacity).items())
+    texts: list[str] = []
+    for (name, side), (other, _) in zip(names, reversed(names), strict=True):
+        if side.beyond is not None:
+            value, fits = side.beyond
+            verb, at = "fit", _at(capacity, value, side.alone[value][0])
+            if capacity.axis == "model":
+                verb, at = "train", short_model(side.alone[value][0].point.model)
+            also = "also " if side.fitting else ""
+            does = f"{also}{verb}s" if fits else f"does not {verb}"
+            texts.append(f" {name} {does} {at}, of which {other} has no plan.")
+    return "".join(texts)
 
 
 def _names(capacity: Capacity) -> dict[str, Reach]:
@@ -207,13 +265,20 @@ def _verdict(capacity: Capacity) -> str:
     ahead, behind = sorted(names, key=lambda name: -_rank(names[name]))
     trained = _trained(capacity, names[ahead])
     if not capacity.differs:
-        most = ", the most asked for" if capacity.axis and _all_fit(capacity) else ""
-        return f"both {ahead} and {behind} train {trained}{most}"
+        return f"both {ahead} and {behind} train {trained}{_most(capacity)}"
     if names[behind].furthest is None:
         many = _many(capacity, names[behind])
         fails = f"fits at none of the {many}" if many else "does not fit"
         return f"{ahead} trains {trained} where {behind} {fails}"
     return f"{ahead} trains {trained} where {behind} stops at {_amount(capacity.axis, names[behind])}"
+
+
+def _most(capacity: Capacity) -> str:
+    """Say that what both train is the most that was asked of them, where it is."""
+    sides = (capacity.qlora, capacity.lora)
+    if not capacity.axis or any(side.failing for side in sides):
+        return ""
+    return ", the most planned for both" if any(side.beyond for side in sides) else ", the most asked for"
 
 
 def _trained(capacity: Capacity, reach: Reach) -> str:
@@ -234,10 +299,6 @@ def _rank(reach: Reach) -> float:
     return -1 if reach.furthest is None else float(reach.furthest)
 
 
-def _all_fit(capacity: Capacity) -> bool:
-    return all(len(reach.fitting) == reach.asked for reach in (capacity.qlora, capacity.lora))
-
-
 def _amount(axis: str | None, reach: Reach) -> str:
     """Return the furthest value that fits, with its unit."""
     if axis == "model":
@@ -256,14 +317,15 @@ def _speed(capacity: Capacity) -> str:
         ours = _tokens_per_s(capacity.qlora.fitting[value], capacity.gpu)
         theirs = _tokens_per_s(capacity.lora.fitting[value], capacity.gpu)
         if ours and theirs:
-            where = f" {_at(capacity, value)}" if capacity.axis and capacity.differs else ""
+            at = _at(capacity, value, capacity.qlora.fitting[value])
+            where = f" {at}" if capacity.axis and capacity.differs else ""
             return f" {_change(ours / theirs)}{where}."
     return ""
 
 
-def _at(capacity: Capacity, value: Any) -> str:
+def _at(capacity: Capacity, value: Any, result: Result) -> str:
     if capacity.axis == "model":
-        return f"with {short_model(capacity.qlora.fitting[value].point.model)}"
+        return f"with {short_model(result.point.model)}"
     return f"at {_in_unit(capacity.axis, value)}"
 
 

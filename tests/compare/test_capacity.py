@@ -71,6 +71,134 @@ def test_when_neither_fits():
     ]
 
 
+ALL = (1024, 2048, 4096, 8192)
+
+
+def asked(precision: str, longest: int, asked: tuple[int, ...] = ALL, **settings: Any) -> list[Record]:
+    """Return plans of some lengths, of which those up to `longest` fit."""
+    return [plan(precision, n <= longest, seq_len=n, **settings) for n in asked]
+
+
+HOW = "(planned; rank 16, batch 1, checkpointing)."
+
+
+@pytest.mark.parametrize(
+    ("qlora", "lora", "expected"),
+    [
+        # QLoRA was asked for more: it holds that, or it stops.
+        (
+            asked("nf4", 8192),
+            asked("bf16", 8192, ALL[:3]),
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the most planned for both "
+            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, of which bf16 LoRA has no plan.",
+        ),
+        (
+            asked("nf4", 4096),
+            asked("bf16", 8192, ALL[:3]),
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the most planned for both "
+            f"{HOW} QLoRA (nf4) does not fit at 8,192 tokens, of which bf16 LoRA has no plan.",
+        ),
+        # LoRA was.
+        (
+            asked("nf4", 8192, ALL[:2]),
+            asked("bf16", 4096),
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 2,048 tokens, the most planned for both "
+            f"{HOW} bf16 LoRA also fits at 4,096 tokens, of which QLoRA (nf4) has no plan.",
+        ),
+        # Each for something else.
+        (
+            asked("nf4", 8192, (1024, 8192)),
+            asked("bf16", 2048, (1024, 4096)),
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens, the most planned for both "
+            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, of which bf16 LoRA has no plan. bf16 LoRA does "
+            f"not fit at 4,096 tokens, of which QLoRA (nf4) has no plan.",
+        ),
+        # One stops, and the other goes on beyond what both were asked for.
+        (
+            asked("nf4", 8192),
+            asked("bf16", 1024, ALL[:3]),
+            f"QLoRA (nf4) trains Llama-2-7b-hf at 4,096 tokens where bf16 LoRA stops at 1,024 tokens {HOW} "
+            f"QLoRA (nf4) also fits at 8,192 tokens, of which bf16 LoRA has no plan.",
+        ),
+        # In between what both were asked for.
+        (
+            asked("nf4", 2048),
+            asked("bf16", 1024, (1024, 8192)),
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens {HOW} QLoRA (nf4) also fits "
+            f"at 2,048 tokens, of which bf16 LoRA has no plan.",
+        ),
+        # That a side stopped already is not told again, nor is what is smaller than what it trains.
+        (
+            asked("nf4", 4096, ALL[:3]),
+            asked("bf16", 1024),
+            f"QLoRA (nf4) trains Llama-2-7b-hf at 4,096 tokens where bf16 LoRA stops at 1,024 tokens {HOW}",
+        ),
+        (
+            asked("nf4", 8192),
+            asked("bf16", 8192, (1024, 8192)),
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 8,192 tokens, the most asked for {HOW}",
+        ),
+    ],
+)
+def test_what_one_side_alone_was_asked_for_is_told(qlora: list[Record], lora: list[Record], expected: str):
+    assert said(lora, qlora) == [f"On RTX 4090 (23.5 GiB) {expected}"]
+
+
+def test_a_length_of_one_side_that_fits_where_none_of_both_does():
+    assert said(asked("nf4", 512, (512, 1024, 2048)), asked("bf16", 0, (1024, 2048))) == [
+        "Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on RTX 4090 (23.5 GiB) at any of the 2 "
+        "lengths planned for both. QLoRA (nf4) fits at 512 tokens, of which bf16 LoRA has no plan."
+    ]
+    # What it does not hold either is not told: it is more than what did not fit.
+    assert said(asked("nf4", 512, (512, 1024, 2048)), asked("bf16", 0, (1024,))) == [
+        "Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on RTX 4090 (23.5 GiB) at 1,024 tokens. "
+        "QLoRA (nf4) fits at 512 tokens, of which bf16 LoRA has no plan."
+    ]
+
+
+def test_of_groups_of_equal_size_one_that_differs_is_told():
+    same = [*asked("bf16", 8192), *asked("nf4", 8192)]
+    larger = [
+        *asked("bf16", 2048, per_device_train_batch_size=4),
+        *asked("nf4", 4096, per_device_train_batch_size=4),
+    ]
+    expected = (
+        "On RTX 4090 (23.5 GiB) QLoRA (nf4) trains Llama-2-7b-hf at 4,096 tokens where bf16 LoRA stops at "
+        "2,048 tokens (planned; rank 16, batch 4, checkpointing)."
+    )
+    assert said(same, larger) == [expected]
+    assert said(larger, same) == [expected]
+
+
+def test_of_single_settings_one_that_differs_is_told():
+    def held(bf16: bool, **settings: Any) -> list[Record]:
+        return [plan("bf16", bf16, **settings), plan("nf4", True, **settings)]
+
+    (sentence,) = said(held(True), held(False, gradient_checkpointing=False))
+    assert sentence == (
+        "On RTX 4090 (23.5 GiB) QLoRA (nf4) trains Llama-2-7b-hf where bf16 LoRA does not fit (planned; rank "
+        "16, batch 1, 2,048 tokens, no checkpointing)."
+    )
+
+
+def test_a_group_with_more_that_both_were_asked_for_is_told():
+    alone = [*asked("bf16", 1024, (1024,)), *asked("nf4", 8192)]
+    both = [
+        *asked("bf16", 2048, (1024, 2048), per_device_train_batch_size=4),
+        *asked("nf4", 2048, (1024, 2048), per_device_train_batch_size=4),
+    ]
+    (sentence,) = said(alone, both)
+    assert "at 2,048 tokens, the most asked for (planned; rank 16, batch 4" in sentence
+
+
+def test_a_model_that_one_side_alone_was_asked_for_is_told():
+    bf16 = [of_size(size, "bf16", size <= 7) for size in (1, 7, 13)]
+    nf4 = [of_size(size, "nf4", size <= 70) for size in (1, 7, 13, 70)]
+    # 70B has no LoRA plan, so three models have both sides; a fourth makes them many.
+    (sentence,) = said([*bf16, of_size(3, "bf16", True)], [*nf4, of_size(3, "nf4", True)])
+    assert sentence.endswith("with m7. QLoRA (nf4) also trains m70, of which bf16 LoRA has no plan.")
+
+
 @pytest.mark.parametrize("only", ["bf16", "nf4-dq", "fp32"])
 def test_a_missing_side_says_nothing(only: str):
     assert said(lengths(only, 2048)) == []
