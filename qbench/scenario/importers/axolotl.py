@@ -59,7 +59,13 @@ def _precision(reader: Reader) -> tuple[str, str]:
 def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
     adapter = reader.get("adapter", default="")
     if adapter not in ("", "lora", "qlora"):
-        raise ScenarioError(f"adapter: given {adapter!r}; allowed: lora, qlora, or none for full fine-tuning")
+        raise ScenarioError(
+            f"adapter: given {adapter!r}; allowed: lora, qlora, or nothing for full fine-tuning"
+        )
+    if adapter == "qlora" and not reader.is_on("load_in_4bit"):
+        raise ScenarioError(
+            "adapter: given 'qlora' without load_in_4bit; axolotl trains it with load_in_4bit: true only"
+        )
     rank, alpha = reader.whole("lora_r", default=8), reader.get("lora_alpha", default=16)
     dropout = reader.get("lora_dropout", default=0.0)
     reader.get("lora_target_modules")
@@ -79,10 +85,9 @@ def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
 
 def _train(reader: Reader) -> dict[str, Any]:
     batch = reader.whole("micro_batch_size", default=1)
-    total = reader.get("batch_size")
-    accumulation = reader.whole("gradient_accumulation_steps", default=1)
-    if isinstance(total, int) and total >= batch and reader.get("gradient_accumulation_steps") is None:
-        accumulation = total // batch
+    # axolotl makes as many passes as an update's sequences need, unless their number is said.
+    passes = max(1, reader.whole("batch_size", default=batch) // batch)
+    accumulation = reader.whole("gradient_accumulation_steps", default=passes)
     return {
         "per_device_train_batch_size": batch,
         "seq_len": reader.length("sequence_len", default=512),

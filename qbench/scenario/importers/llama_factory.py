@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import REENTRANT, Imported, ModelConfigs, Reader
+from qbench.scenario.importers.reading import REENTRANT, Imported, ModelConfigs, Reader, whole_number
 
 _NO_UPCAST = (
     "LLaMA-Factory leaves norms, embeddings and head of a quantized model in 16 bit; recipe trainer has them "
@@ -48,13 +48,15 @@ def _precision(reader: Reader, kind: str) -> tuple[str, str]:
     """Return the precision of the base and the dtype of autocast."""
     pure, bf16, fp16 = reader.is_on("pure_bf16"), reader.is_on("bf16"), reader.is_on("fp16")
     autocast = "none" if pure else "bf16" if bf16 else "fp16" if fp16 else "none"
-    bits, method = reader.get("quantization_bit"), reader.get("quantization_method", default="bnb")
+    given, method = reader.get("quantization_bit"), reader.get("quantization_method", default="bnb")
     quant_type = reader.get("quantization_type", default="nf4")
     double = reader.is_on("double_quantization", default=True)
-    if bits is not None:
+    if given is not None:
+        bits = whole_number(given)
         if bits not in (4, 8) or method not in ("bnb", "bitsandbytes") or quant_type not in ("nf4", "fp4"):
+            allowed = "4 (nf4, fp4) or 8 by bnb"
             raise ScenarioError(
-                f"quantization_bit: given {bits} by {method}, {quant_type}; allowed: 4 (nf4, fp4) or 8 by bnb"
+                f"quantization_bit: given {given!r} by {method}, {quant_type}; allowed: {allowed}"
             )
         return "int8" if bits == 8 else f"{quant_type}{'-dq' if double else ''}", autocast
     if kind == "full" and not pure:
@@ -69,11 +71,12 @@ def _precision(reader: Reader, kind: str) -> tuple[str, str]:
 
 def _lora(reader: Reader, model: str) -> dict[str, Any]:
     rank = reader.whole("lora_rank", default=8)
+    everything = reader.get("lora_target", default=[]) == []
     return {
         "r": rank,
         "lora_alpha": reader.get("lora_alpha", default=2 * rank),
         "lora_dropout": reader.get("lora_dropout", default=0.0),
-        "target_modules": reader.modules(model, "lora_target") if reader.get("lora_target") else "all-linear",
+        "target_modules": "all-linear" if everything else reader.modules(model, "lora_target"),
         "use_dora": reader.is_on("use_dora"),
         "use_rslora": reader.is_on("use_rslora"),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,22 +88,17 @@ class Reader:
 
         Raises ScenarioError for anything else than a switch.
         """
-        value = self.get(*names, default=default)
-        text = str(value).casefold()
-        if text in ("true", "yes", "auto", "1"):
-            return True
-        if text in ("false", "no", "0", ""):
-            return False
-        raise ScenarioError(f"{self._named(names)}: given {value!r}; allowed: true, false or auto")
+        return _switch(self._named(names), self.get(*names, default=default))
 
     def whole(self, *names: str, default: int) -> int:
-        """Return a whole number of at least 1. Raises ScenarioError for anything else."""
+        """Return a whole number of at least 1, also of text. Raises ScenarioError for anything else."""
         value = self.get(*names, default=default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        number = whole_number(value)
+        if number is None or number < 1:
             raise ScenarioError(
                 f"{self._named(names)}: given {value!r}; allowed: a whole number of at least 1"
             )
-        return value
+        return number
 
     def length(self, *names: str, default: int) -> int:
         """Return the tokens of a sequence. Raises ScenarioError where the file says that nothing is cut."""
@@ -140,11 +137,18 @@ class Reader:
         """Return fp32, bf16 or fp16 as a dtype's name says, None where none is named.
 
         `auto` is the dtype of the checkpoint, as the model's config has it; bf16, and told, where it is not
-        known.
+        known. Raises ScenarioError for what names no dtype that a base is loaded in.
         """
         value = self.get(*names)
+        if value is None:
+            return None
         if str(value) != "auto":
-            return dtype_name(value)
+            named = dtype_name(value)
+            if named is None:
+                raise ScenarioError(
+                    f"{self._named(names)}: given {value!r}; allowed: auto, bfloat16, float16 or float32"
+                )
+            return named
         config = self._config_of(model)
         found = dtype_name(config.get("dtype") or config.get("torch_dtype"))
         if found is None:
@@ -156,14 +160,18 @@ class Reader:
     def modules(self, model: str, *names: str) -> str | list[str]:
         """Return target modules from a list, names with commas, `all`, or, for nothing, peft's own choice.
 
-        Raises ScenarioError when there is nothing and peft's choice for the model is not known.
+        Raises ScenarioError for what is no names, and for nothing where peft's choice for the model is not
+        known.
         """
-        value = self.get(*names)
-        if isinstance(value, str):
-            modules = [name.strip() for name in value.split(",") if name.strip()]
-            return "all-linear" if modules and modules[0] in ("all", "all-linear") else modules
-        if isinstance(value, list) and value:
-            return "all-linear" if value in (["all-linear"], ["all"]) else [str(name) for name in value]
+        value = self.get(*names, default=[])
+        modules = value.split(",") if isinstance(value, str) else value
+        if not isinstance(modules, list) or not all(isinstance(it, str) and it.strip() for it in modules):
+            raise ScenarioError(
+                f"{self._named(names)}: given {value!r}; allowed: names of modules, or all-linear"
+            )
+        if modules:
+            found = [name.strip() for name in modules]
+            return "all-linear" if found in (["all-linear"], ["all"]) else found
         model_type = self._config_of(model).get("model_type")
         if model_type not in ADAPTED_BY_DEFAULT:
             raise ScenarioError(
@@ -173,9 +181,16 @@ class Reader:
         return list(ADAPTED_BY_DEFAULT[model_type])
 
     def tell_if_reentrant(self) -> None:
-        """Add a caveat where the arguments of checkpointing ask for its re-entrant form."""
-        arguments = self.get("gradient_checkpointing_kwargs")
-        asked = isinstance(arguments, Mapping) and arguments.get("use_reentrant")
+        """Add a caveat where the arguments of checkpointing ask for its re-entrant form.
+
+        They may be JSON in text, as TrainingArguments takes them. Raises ScenarioError for what is none.
+        """
+        name = "gradient_checkpointing_kwargs"
+        value = self.get(name) or {}
+        arguments = _read_json(value) if isinstance(value, str) else value
+        if not isinstance(arguments, Mapping):
+            raise ScenarioError(f"{name}: given {value!r}; allowed: arguments by name")
+        asked = _switch(f"{name}.use_reentrant", arguments.get("use_reentrant") or False)
         if self.is_on("use_reentrant") or asked:
             self.tell(f"use_reentrant: {REENTRANT}")
 
@@ -198,6 +213,32 @@ class Reader:
         if any(_is_set(self._values.get(key)) for key in EVALUATION):
             told.append("evaluation is not planned; larger batches there may need more than a training step")
         return tuple(told)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the number that a value is, or that its text is; None for what is no whole number."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*[0-9]{1,15}\s*", value) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        return None
+    return int(value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    text = str(value).casefold()
+    if text in ("true", "yes", "auto", "1"):
+        return True
+    if text in ("false", "no", "0", ""):
+        return False
+    raise ScenarioError(f"{name}: given {value!r}; allowed: true, false or auto")
+
+
+def _read_json(text: str) -> Any:
+    """Return the value of JSON text, None where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _is_set(value: Any) -> bool:

@@ -9,11 +9,11 @@ lm-sys/FastChat fastchat/train/train_lora.py@02d4581, for what each makes of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
+from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader, whole_number
 from qbench.scenario.importers.trl import PADDED, lora_settings, quantized_precision, train_settings
 
 _Values = Mapping[str, Any]
@@ -23,7 +23,8 @@ def from_trainer(values: _Values, config_of: ModelConfigs) -> Imported:
     """Return the settings of a Trainer file. Raises ScenarioError for values that no training has."""
     reader = Reader(_as_others_spell(values), config_of)
     model = reader.model("model_name_or_path", "model_name")
-    autocast = "bf16" if reader.is_on("bf16") else "fp16" if reader.is_on("fp16") else "none"
+    bf16, fp16 = reader.is_on("bf16"), reader.is_on("fp16")
+    autocast = "bf16" if bf16 else "fp16" if fp16 else "none"
     train = train_settings(reader, checkpointing=False) | {
         "seq_len": _length(reader),
         "autocast": autocast,
@@ -80,22 +81,43 @@ def _qlora(values: _Values) -> _Values:
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "optim": "paged_adamw_32bit",
         "gradient_checkpointing": True,
     }  # fmt: skip
-    bits, full = values.get("bits", 4), values.get("full_finetune", False)
-    found = defaults | {key: value for key, value in values.items() if key not in own}
-    # What is not 4 or 8 bit is loaded in the dtype of the products, and all linear layers are adapted.
-    dtype = "bfloat16" if values.get("bf16") else "float16" if values.get("fp16") else "float32"
-    return found | {
+    reader = _reader(values)
+    full, bits = reader.is_on("full_finetune"), _bits(values)
+    if full and "bits" in values and bits not in (16, 32):
+        raise ScenarioError(f"bits: given {bits} beside full_finetune; allowed: 16, 32")
+    bf16, fp16 = reader.is_on("bf16"), reader.is_on("fp16")
+    # What is not 4 or 8 bit is loaded in float32 under fp16, too, and all linear layers are adapted.
+    return _over(defaults, values, own) | {
         "use_peft": not full,
         "load_in_4bit": not full and bits == 4,
         "load_in_8bit": not full and bits == 8,
         "lora_modules": "all",
-        "dtype": dtype,
-        "max_length": _tokens(values, "source_max_len", 1024) + _tokens(values, "target_max_len", 256),
+        "dtype": "bfloat16" if bf16 and not fp16 else "float32",
+        "max_length": values.get("max_length") or _source_and_target(reader),
     }
 
 
-def _tokens(values: _Values, key: str, default: int) -> int:
-    return Reader(values, lambda model: {}).whole(key, default=default)
+def _bits(values: _Values) -> int:
+    given = values.get("bits", 4)
+    bits = whole_number(given)
+    if bits not in (4, 8, 16, 32):
+        raise ScenarioError(f"bits: given {given!r}; allowed: 4, 8, 16, 32")
+    return bits
+
+
+def _source_and_target(reader: Reader) -> int:
+    """Return the tokens of qlora.py's sequences, whose two parts are cut each for itself."""
+    return reader.length("source_max_len", default=1024) + reader.length("target_max_len", default=256)
+
+
+def _reader(values: _Values) -> Reader:
+    return Reader(values, lambda model: {})
+
+
+def _over(defaults: _Values, values: _Values, own: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a file says over the defaults of its script, less keys of its `own`; null says nothing."""
+    said = {key: value for key, value in values.items() if value is not None or key not in defaults}
+    return {**defaults, **{key: value for key, value in said.items() if key not in own}}
 
 
 def _firefly(values: _Values) -> _Values:
@@ -103,21 +125,22 @@ def _firefly(values: _Values) -> _Values:
     if mode not in ("qlora", "lora", "full"):
         raise ScenarioError(f"train_mode: given {mode!r}; allowed: qlora, lora, full")
     defaults = {"lora_rank": 64, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": "all"}
-    found = defaults | {key: value for key, value in values.items() if key != "train_mode"}
+    found = _over(defaults, values, ["train_mode"])
     adapted = {
         "use_peft": True,
         "load_in_4bit": mode == "qlora",
         "double_quant": True,
-        "dtype": "float16" if values.get("fp16") else "bfloat16",
+        "dtype": "float16" if _reader(values).is_on("fp16") else "bfloat16",
     }
     # Full weights in fp16 are left to DeepSpeed there; without it Trainer needs them in fp32.
     return found | (adapted if mode != "full" else {"use_peft": False})
 
 
 def _fastchat(values: _Values) -> _Values:
-    defaults: dict[str, Any] = {"lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "model_max_length": 512}
+    defaults: dict[str, Any] = {"lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05}
     defaults["lora_target_modules"] = ["q_proj", "v_proj"]
-    found = defaults | {key: value for key, value in values.items() if key != "q_lora"}
+    # A length of null is no default: it cuts no sequence.
+    found = {"model_max_length": 512} | _over(defaults, values, ["q_lora"])
     return found | {"use_peft": True, "load_in_4bit": values.get("q_lora", False), "double_quant": True}
 
 
