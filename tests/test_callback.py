@@ -218,6 +218,16 @@ def test_what_a_point_cannot_say_is_listed(tmp_path: Path):
     assert json.loads(config.read_text())["num_hidden_layers"] == 2
 
 
+def test_weights_of_two_dtypes_are_listed(tmp_path: Path):
+    model = base_model()
+    model.get_input_embeddings().float()
+    settings = TrainingArguments(**arguments(tmp_path))
+    observed = observed_point(get_peft_model(model, lora()), settings, (2, 32), tmp_path)
+    # The embedding, which is the head, too, has 512 x 64 weights. Two layers have 2 x 64 x 64 and 2 x 64 x 32
+    # of attention, 3 x 64 x 160 of the MLP and two norms of 64; a last norm is 64: 32,768 of 119,104.
+    assert observed.unmapped == ("27.5 % of the base weights are not torch.bfloat16",)
+
+
 def test_full_fine_tuning_in_fp32_under_autocast(tmp_path: Path):
     model = base_model().float()
     settings = TrainingArguments(**arguments(tmp_path, bf16=True, optim="adamw_bnb_8bit"))

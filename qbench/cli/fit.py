@@ -204,7 +204,7 @@ def _change_text(relief: Relief) -> str:
 
 def _fills_text(found: Largest) -> str:
     total = sum(found.fills.values())
-    return ", ".join(f"{name} {size / total:.0%}" for name, size in list(found.fills.items())[:3])
+    return ", ".join(f"{name} {100 * size / total:.0f} %" for name, size in list(found.fills.items())[:3])
 
 
 def _notes(found: Sequence[Largest]) -> list[str]:

@@ -246,7 +246,7 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
             row.gpu.name,
             f"{row.point.method} {row.point.precision}",
             row.hours,
-            "" if row.bound_share is None else f"{row.bound} {row.bound_share:.0%}",
+            "" if row.bound_share is None else f"{row.bound} {100 * row.bound_share:.0f} %",
             row.cost_usd,
             row.spot_cost_usd,
             row.energy_kwh,
@@ -282,7 +282,7 @@ def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus
         notes.append(f"{workload.num_truncated:,} sequences are longer than seq_len and are cut to it.")
     if workload.padded_tokens > workload.tokens:
         share = 1 - workload.tokens / workload.padded_tokens
-        notes.append(f"{share:.0%} of the computed tokens are padding.")
+        notes.append(f"{100 * share:.0f} % of the computed tokens are padding.")
     if num_gpus > 1:
         notes.append(_SHARED)
     if any(row.fits and row.hours is None for row in rows):

@@ -62,7 +62,7 @@ def warm(done: WarmUp) -> Finding:
     """Judge whether the warm-up ended steady."""
     why = f"the last {STEADY_STEPS} steps before the timed ones took equally long"
     if not done.steady:
-        why = f"the last {STEADY_STEPS} warm-up steps still differ by more than {STEADY_SHARE:.0%}"
+        why = f"the last {STEADY_STEPS} warm-up steps still differ by more than {100 * STEADY_SHARE:.0f} %"
     return Finding(name="warmup_steady", value=done.steady, verdict="ok" if done.steady else "warn", why=why)
 
 

@@ -111,9 +111,8 @@ def _skip_caveats(skipped: list[dict[str, Any]], point: Point) -> list[str]:
     share = sum(group["share"] for group in skipped)
     if point.precision not in QUANTIZED_PRECISIONS or share < 0.5:
         return []
-    return [
-        f"{share:.0%} of the base weights stay unquantized: {skipped[0]['module']} ({skipped[0]['reason']})"
-    ]
+    first = f"{skipped[0]['module']} ({skipped[0]['reason']})"
+    return [f"{100 * share:.0f} % of the base weights stay unquantized: {first}"]
 
 
 def _base_weights(traced: Trace) -> dict[str, int]:

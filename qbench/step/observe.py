@@ -121,7 +121,7 @@ def _float_precision(base: Any, unmapped: list[str]) -> Precision:
             sizes[parameter.dtype] += parameter.numel()
     dtype, count = sizes.most_common(1)[0]
     if count < sizes.total():
-        unmapped.append(f"{1 - count / sizes.total():.1%} of the base weights are not {dtype}")
+        unmapped.append(f"{100 * (1 - count / sizes.total()):.1f} % of the base weights are not {dtype}")
     if dtype not in names:
         unmapped.append(f"weights of {dtype}; the point says bf16")
     return cast(Precision, names.get(dtype, "bf16"))

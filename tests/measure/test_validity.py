@@ -30,7 +30,7 @@ def test_a_warm_up_that_never_became_steady_is_told():
     assert validity.warm(WarmUp(steady=True)).verdict == "ok"
     unsteady = validity.warm(WarmUp(steady=False))
     assert unsteady.verdict == "warn"
-    assert "more than 5%" in unsteady.why
+    assert "more than 5 %" in unsteady.why
 
 
 def test_uncommitted_code_is_told():

@@ -142,3 +142,18 @@ def test_plan_says_what_it_is(tmp_path: Path) -> None:
     assert record.detail["caveats"] == [
         "seq_len 300 is beyond the model's 256 positions; memory is right, quality may not be"
     ]
+
+
+def test_quantization_that_passes_most_of_a_model_over_is_told(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path, "mistralai/Mixtral-8x7B-v0.1")
+    lora = LoraSettings(lora_dropout=0, target_modules=("q_proj",))
+    record = plan(Point(model=model, precision="nf4", lora=lora, train=TrainSettings(seq_len=8)), "cpu")
+    # Two layers of four experts, 3 x 64 x 160 each, and a router of 4 x 64; embedding and head of 512 x 64.
+    passed_over = 2 * (4 * 3 * 64 * 160 + 4 * 64) + 2 * 512 * 64
+    # Attention is quantized: 64 x 64 for queries and output, 32 x 64 for keys and values. Norms are five.
+    total = passed_over + 2 * (2 * 64 * 64 + 2 * 32 * 64) + 5 * 64
+    assert round(100 * passed_over / total) == 93
+    (told,) = [text for text in record.detail["caveats"] if "unquantized" in text]
+    assert told.startswith(
+        "93 % of the base weights stay unquantized: model.layers.*.mlp.experts.gate_up_proj ("
+    )
