@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,9 @@ from qbench.cli.outputs import (
     tell_failure,
 )
 from qbench.errors import NotComparableError
+
+if TYPE_CHECKING:
+    from qbench.compare.judgements import Tolerance
 
 
 def check_command(
@@ -43,22 +47,29 @@ def check_command(
     over processes, and a change must reach 3 %. Reserved memory, energy and loss are shown only. What the
     baseline does not hold is new: it passes, unless --strict is given.
     """
-    from qbench.compare.regressions import check
     from qbench.compare.tolerances import parse_tolerance
-    from qbench.records.document import read_any
     from qbench.records.store import collector_paused
 
     tolerances = dict(parse_tolerance(text) for text in tolerance or [])
     outputs = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
     with collector_paused():
-        now = read_any(run, timelines=False)
-        before = read_any(baseline, timelines=False)
-        try:
-            found = check(before, now, tolerances)
-        except NotComparableError as error:
-            tell_failure(str(error), outputs)
-            raise
-        code = found.exit_code(strict)
-        tell(found, code, outputs, places=baseline, strict=strict)
-    advise(found, now)
+        return _told(run, baseline, tolerances, outputs, strict)
+
+
+def _told(
+    run: Path, baseline: Path, tolerances: Mapping[str, Tolerance], outputs: Outputs, strict: bool
+) -> int:
+    from qbench.compare.regressions import check
+    from qbench.records.document import read_any
+
+    now = read_any(run, bulk=False)
+    before = read_any(baseline, bulk=False)
+    try:
+        found = check(before, now, tolerances)
+    except NotComparableError as error:
+        tell_failure(str(error), outputs)
+        raise
+    code = found.exit_code(strict)
+    tell(found, code, outputs, places=baseline, strict=strict)
+    advise(found, now, tolerances)
     return code

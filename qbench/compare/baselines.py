@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qbench.compare.regressions import Finding, check, circumstances
+from qbench.compare.circumstances import circumstances
+from qbench.compare.regressions import Finding, check
 from qbench.compare.results import gather
 from qbench.errors import NotComparableError
 from qbench.records.record import Kind, Record

@@ -55,6 +55,8 @@ class Judgement:
     note: str = ""
     smallest_visible: float | None = None
     """Share that would have been seen, for statistical metrics with more than one process a side."""
+    deviation: float | None = None
+    """Standard deviation of the logarithm of one process, where there are enough processes to know it."""
 
 
 def judge(baseline: Reading, run: Reading, tolerance: Tolerance | None) -> Judgement:
@@ -96,7 +98,7 @@ def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgemen
     visible = ratio.smallest_visible(min_effect)
     verdict = verdict_of(ratio, min_effect, run.better)
     if verdict != "ambiguous":
-        return Judgement(verdict=verdict, smallest_visible=visible)
+        return Judgement(verdict=verdict, smallest_visible=visible, deviation=ratio.deviation)
     wanted = wanted_effect(min_effect)
     needed = processes_needed(ratio.deviation, wanted, min_effect)
     count = f"{needed} processes" if needed else "no affordable number of processes"
@@ -104,6 +106,7 @@ def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgemen
         verdict="ambiguous",
         note=f"{range_text(ratio)}; {count} a side would show {100 * wanted:.0f} %",
         smallest_visible=visible,
+        deviation=ratio.deviation,
     )
 
 

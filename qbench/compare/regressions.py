@@ -12,21 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from qbench.compare.circumstances import changed_since, differing, like, newest
 from qbench.compare.judgements import Judgement, Tolerance, Verdict, judge
-from qbench.compare.methods import environment_facts
 from qbench.compare.readings import Values, kind_of, reading_of, values_of
 from qbench.compare.results import Result, gather
 from qbench.errors import NotComparableError
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
 
+_RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
+"""Speeds that are one number told twice: what is allowed of one is of the other, as a ratio."""
+
 FAILING: tuple[Verdict, ...] = ("worse", "changed", "missing")
 
 FAILING_STRICTLY: tuple[Verdict, ...] = (*FAILING, "ambiguous", "new")
 """What a strict check fails on: also what was not decided, and what no baseline holds."""
-
-LATER_THAN_BASELINE = ("versions.", "qbench", "code_id", "python", "git_commit")
-"""Facts of the environment that may differ; they are told, since they may be why a number moved."""
 
 
 class Finding(NamedTuple):
@@ -45,6 +45,8 @@ class Finding(NamedTuple):
     """Whether a bad verdict fails the check."""
     note: str = ""
     smallest_visible: float | None = None
+    deviation: float | None = None
+    """Standard deviation of the logarithm of one process, for speeds of enough processes."""
 
     @property
     def change(self) -> float | None:
@@ -74,11 +76,17 @@ class Check:
     """What of the baseline was not looked at, and why."""
     idle_tolerances: tuple[str, ...] = ()
     """Metrics that a tolerance was given for and that no compared point has."""
+    told: tuple[Finding, ...] = field(init=False, repr=False)
+    """The findings that are not 'same', which of a large run are few."""
+
+    def __post_init__(self) -> None:
+        told = tuple([finding for finding in self.findings if finding.verdict != "same"])
+        object.__setattr__(self, "told", told)
 
     @property
     def verdicts(self) -> Counter[Verdict]:
         """Findings that count, by verdict."""
-        return Counter(finding.verdict for finding in self.findings if finding.gated)
+        return Counter([finding.verdict for finding in self.findings if finding.gated])
 
     @property
     def smallest_visible(self) -> float | None:
@@ -91,11 +99,11 @@ class Check:
 
         `strict` also fails on what is ambiguous, what the baseline does not hold, and what was left out.
         """
-        if any(finding.fails for finding in self.findings):
+        if any(finding.fails for finding in self.told):
             return 1
-        if self.verdicts["not comparable"]:
+        if any(finding.gated and finding.verdict == "not comparable" for finding in self.told):
             return 2
-        return int(strict and (bool(self.left_out) or any(f.fails_if(strict) for f in self.findings)))
+        return int(strict and (bool(self.left_out) or any(f.fails_if(strict) for f in self.told)))
 
 
 def check(
@@ -105,43 +113,51 @@ def check(
 
     Raises NotComparableError when either is empty or they have no point in common.
     """
-    before, now = _by_point(gather(baseline)), _by_point(gather(run))
+    before, now = gather(baseline), gather(run)
     for name, side in (("baseline", before), ("run", now)):
         if not side:
             raise NotComparableError(f"the {name} holds no records; run a scenario or plan into it first")
-    if before.keys().isdisjoint(now):
+    pairs = _paired(before, now)
+    if not any(pair.before and pair.now for pair in pairs.values()):
+        counts = (sum(bool(pair.now) for pair in pairs.values()), sum(bool(p.before) for p in pairs.values()))
         raise NotComparableError(
-            f"the run and the baseline have no point in common ({len(now)} and {len(before)} points); "
+            f"the run and the baseline have no point in common ({counts[0]} and {counts[1]} points); "
             "give a baseline of the same scenario, or take this run with `qbench baseline accept`"
         )
     checker = _Checker(tolerances or {})
-    kinds = {kind for kind, _ in now}
-    for key in dict.fromkeys((*before, *now)):
-        if key[0] in kinds:
-            checker.compare_point(before.get(key, ()), now.get(key, ()))
+    kinds = {result.kind for result in now}
+    for (kind, _), pair in pairs.items():
+        if kind in kinds:
+            checker.compare_point(pair.before, pair.now)
     return Check(
         findings=tuple(checker.findings),
         differs=checker.differs,
-        left_out=_left_out(before, kinds),
+        left_out=_left_out((kind for kind, _ in pairs), kinds),
         idle_tolerances=tuple(name for name in checker.tolerances if name not in checker.used),
     )
 
 
-_Key = tuple[Kind, Point]
+class _Pair(NamedTuple):
+    """The results of one point and kind on both sides, the latest first."""
+
+    before: list[Result]
+    now: list[Result]
 
 
-def _by_point(results: Iterable[Result]) -> dict[_Key, list[Result]]:
-    """Return the results of each point and kind, the latest first."""
-    groups: dict[_Key, list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.kind, result.point), []).append(result)
-    for members in groups.values():
-        members.sort(key=lambda result: result.records[-1].created_at, reverse=True)
-    return groups
+def _paired(before: Iterable[Result], now: Iterable[Result]) -> dict[tuple[Kind, Point], _Pair]:
+    pairs: dict[tuple[Kind, Point], _Pair] = {}
+    for side, results in enumerate((before, now)):
+        for result in results:
+            pairs.setdefault((result.kind, result.point), _Pair([], []))[side].append(result)
+    for pair in pairs.values():
+        for members in pair:
+            if len(members) > 1:
+                members.sort(key=lambda result: result.records[-1].created_at, reverse=True)
+    return pairs
 
 
-def _left_out(before: Iterable[_Key], kinds: set[Kind]) -> tuple[str, ...]:
-    counts = Counter(kind for kind, _ in before if kind not in kinds)
+def _left_out(of_points: Iterable[Kind], kinds: set[Kind]) -> tuple[str, ...]:
+    counts = Counter(kind for kind in of_points if kind not in kinds)
     return tuple(f"{count} points of kind {kind}: the run has none" for kind, count in counts.items())
 
 
@@ -163,55 +179,57 @@ class _Checker:
         if not before:
             self._add(now[0], "point", verdict="new")
             return
-        met = [(result, other) for result in _newest(now) if (other := _like(result, before)) is not None]
+        met = [(result, other) for result in newest(now) if (other := like(result, before)) is not None]
         for result, other in met:
             self._compare(other, result)
         if not met:
-            differing = _differing(before[0], now[0])
-            note = "; ".join(f"{name}: {a} against {b}" for name, (a, b) in differing.items())
+            unlike = differing(before[0], now[0])
+            note = "; ".join(f"{name}: {a} against {b}" for name, (a, b) in unlike.items())
             self._add(now[0], "point", verdict="not comparable", note=note)
 
     def _compare(self, before: Result, now: Result) -> None:
-        self.differs |= _later(before, now)
-        ended = _judge_outcome(before.outcome, now.outcome)
+        self.differs |= changed_since(before, now)
+        ended = _judge_outcome(_outcomes(before), _outcomes(now))
         self._add(now, "outcome", baseline=before.outcome, run=now.outcome, verdict=ended)
         if not before.completed or not now.completed:
             return
         was, has = values_of(before), values_of(now)
-        for name in dict.fromkeys((*was, *has)):
-            self._compare_values(before, now, name, was.get(name), has.get(name))
-
-    def _compare_values(
-        self, before: Result, now: Result, name: str, was: Values | None, has: Values | None
-    ) -> None:
-        tolerance = self._tolerance(name) if self.tolerances else None
-        unit, _, gate = kind_of(name, now.kind)
-        gated = gate != "report" or tolerance is not None
-        if has is not None and was == has and len(has) == 1 and gate != "statistical":
-            # As most are, and some hundred thousand of them are no rarity.
-            same = Finding(now.point, now.kind, now.device, name, "same", unit, has[0], has[0], gated)
-            self.findings.append(same)
-            return
-        found = _judged(before, now, name, was, has, tolerance)
-        self.findings.append(
-            Finding(
-                now.point,
-                now.kind,
-                now.device,
-                name,
-                found.verdict,
-                unit,
-                baseline=_middle(was),
-                run=_middle(has),
-                gated=gated,
-                note=found.note,
-                smallest_visible=found.smallest_visible,
+        point, kind, device = now.point, now.kind, now.device
+        for name in {**was, **has}:
+            values = has.get(name)
+            unit, _, gate = kind_of(name, kind)
+            tolerance = self._tolerance(name) if self.tolerances else None
+            gated = gate != "report" or tolerance is not None
+            if values is not None and len(values) == 1 and values == was.get(name) and gate != "statistical":
+                # As most are, and some hundred thousand of them are no rarity.
+                only = values[0]
+                self.findings.append(Finding(point, kind, device, name, "same", unit, only, only, gated))
+                continue
+            found = _judged(before, now, name, was.get(name), values, tolerance)
+            self.findings.append(
+                Finding(
+                    point,
+                    kind,
+                    device,
+                    name,
+                    found.verdict,
+                    unit,
+                    baseline=_middle(was.get(name)),
+                    run=_middle(values),
+                    gated=gated,
+                    note=found.note,
+                    smallest_visible=found.smallest_visible,
+                    deviation=found.deviation,
+                )
             )
-        )
 
     def _tolerance(self, metric: str) -> Tolerance | None:
-        """Return the tolerance of a metric; that of the breakdown holds for each of its categories."""
-        names = [name for name in (metric, metric.partition(".")[0]) if name in self.tolerances]
+        """Return the tolerance of a metric, the first that was given.
+
+        That of the breakdown holds for each of its categories, and that of a speed for its reciprocal.
+        """
+        wanted = (metric, metric.partition(".")[0], _RECIPROCAL.get(metric, metric))
+        names = [name for name in wanted if name in self.tolerances]
         self.used.update(names)
         return self.tolerances[names[0]] if names else None
 
@@ -267,81 +285,16 @@ def _middle(values: Values | None) -> float | str | None:
     return statistics.median(float(value) for value in values)
 
 
-def _judge_outcome(before: str, now: str) -> Verdict:
-    if now not in ("ok", "oom"):
+def _outcomes(result: Result) -> frozenset[str]:
+    return frozenset(record.outcome for record in result.records)
+
+
+def _judge_outcome(before: frozenset[str], now: frozenset[str]) -> Verdict:
+    """Return what the outcomes of a point's processes say against those of the baseline's."""
+    if not now <= {"ok", "oom"}:
         return "worse"  # Nothing was held against anything, whatever the baseline has.
     if before == now:
         return "same"
-    if now == "ok":
+    if now == {"ok"}:
         return "better"
-    return "worse" if before == "ok" else "changed"
-
-
-def circumstances(result: Result) -> dict[str, str]:
-    """Return what must be equal before numbers may be compared, by name; what is unknown is left out.
-
-    For a plan: device, compute capability, allocator and input files. For a measurement: the machine, the
-    settings of the process, how many steps were timed, and input files.
-    """
-    record = result.records[-1]
-    env, detail = record.environment, record.detail
-    facts = {"device": env.get("device"), **_named("content of", env.get("inputs"))}
-    if result.kind == "plan":
-        capability, allocator = detail.get("compute_capability"), detail.get("allocator")
-        facts["compute capability"] = ".".join(map(str, capability)) if capability else None
-        if allocator is not None:
-            facts["allocator"] = ", ".join(f"{n}={v}" for n, v in allocator.items() if v) or "defaults"
-        return _known(facts)
-    machine = {"machine": env.get("device_name"), "driver": env.get("driver")}
-    if env.get("device") == "cpu":
-        machine["number of CPUs"] = env.get("cpu_count")
-    settings = env.get("settings")
-    if settings is not None:
-        facts["settings"] = ", ".join(f"{name}={settings[name]}" for name in sorted(settings)) or "none"
-    return _known(facts | machine | _named("", detail.get("protocol")))
-
-
-def _named(prefix: str, values: Mapping[str, object] | None) -> dict[str, object]:
-    return {f"{prefix} {name}".strip(): value for name, value in (values or {}).items()}
-
-
-def _known(facts: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in facts.items() if value is not None}
-
-
-def _differing(before: Result, now: Result) -> dict[str, tuple[str, str]]:
-    if _seem_alike(before.records[-1], now.records[-1]):
-        return {}
-    ours, theirs = circumstances(before), circumstances(now)
-    return {n: (ours[n], theirs[n]) for n in ours if n in theirs and ours[n] != theirs[n]}
-
-
-def _seem_alike(before: Record, now: Record) -> bool:
-    """Say whether all that circumstances are read from is equal, which is cheap to see."""
-    names = ("compute_capability", "allocator", "protocol")
-    return before.environment == now.environment and all(
-        before.detail.get(name) == now.detail.get(name) for name in names
-    )
-
-
-def _like(result: Result, before: Iterable[Result]) -> Result | None:
-    return next((other for other in before if not _differing(other, result)), None)
-
-
-def _newest(results: Sequence[Result]) -> list[Result]:
-    """Return the latest result of each circumstances: older ones are of other versions, and stale."""
-    kept: list[Result] = []
-    for result in results:
-        if all(_differing(other, result) for other in kept):
-            kept.append(result)
-    return kept
-
-
-def _later(before: Result, now: Result) -> dict[str, tuple[str, str]]:
-    if before.records[-1].environment == now.records[-1].environment:
-        return {}
-    ours = environment_facts(before.records[-1].environment)
-    theirs = environment_facts(now.records[-1].environment)
-    # A baseline file keeps no commit, for one; what one side does not know is no difference.
-    names = [name for name in ours if name in theirs and name.startswith(LATER_THAN_BASELINE)]
-    return {name: (str(ours[name]), str(theirs[name])) for name in names if ours[name] != theirs[name]}
+    return "worse" if before == {"ok"} else "changed"

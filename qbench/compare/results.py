@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -150,10 +151,14 @@ def machine_of(record: Record) -> Machine:
     """Return the fingerprint of a measurement's environment; empty for a plan."""
     if record.kind == "plan":
         return ()
-    environment = record.environment
-    versions = environment.get("versions") or {}
-    name = ("device_name", str(environment.get("device_name")))
-    return (name, *sorted((package, str(version)) for package, version in versions.items()))
+    versions = record.environment.get("versions") or {}
+    return _machine(str(record.environment.get("device_name")), tuple(versions.items()))
+
+
+@functools.lru_cache
+def _machine(device_name: str, versions: tuple[tuple[str, str | None], ...]) -> Machine:
+    named = sorted((package, str(version)) for package, version in versions)
+    return (("device_name", device_name), *named)
 
 
 def gather(records: Iterable[Record]) -> list[Result]:
@@ -179,6 +184,8 @@ def gather(records: Iterable[Record]) -> list[Result]:
 
 
 def _latest(kind: Kind, records: list[Record]) -> tuple[Record, ...]:
+    if len(records) == 1:
+        return tuple(records)
     if kind == "plan":
         # Of equal times the later line.
         return (max(reversed(records), key=lambda record: record.created_at),)

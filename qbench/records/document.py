@@ -12,18 +12,18 @@ from qbench.records.record import Kind, Record, record_from_dict
 from qbench.records.store import RECORDS_FILE, read_records, read_stored
 
 
-def read_any(path: Path, *, timelines: bool = True) -> list[Record]:
+def read_any(path: Path, *, bulk: bool = True) -> list[Record]:
     """Return the records of a run folder, a .jsonl file, or a .json file as `qbench plan --json` prints it.
 
-    `timelines` is as in `read_records`. Raises RecordError, with file and line or number, when there is no
+    `bulk` is as in `read_records`. Raises RecordError, with file and line or number, when there is no
     such file or something in it is not a record. A torn last line is what a killed run leaves in its folder;
     in any other file it is damage.
     """
     if path.is_dir() or path.name == RECORDS_FILE:
-        return read_records(path, timelines=timelines)
+        return read_records(path, bulk=bulk)
     if path.suffix == ".json":
         return _read_document(path)
-    stored = read_stored(path, timelines=timelines)
+    stored = read_stored(path, bulk=bulk)
     damaged = (*stored.damaged, *filter(None, [stored.notice and _damage(stored.notice)]))
     if damaged:
         raise RecordError(damaged[0])

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+import string
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from qbench.errors import RecordError
-from qbench.records.record import Record, brief, record_from_dict
+from qbench.records.record import Record, brief, record_from_dict, sound_record
 
-_TIMELINE = (b'"timeline":[[', b"]]")
-"""How a timeline begins and ends. In a string its quotes would be escaped, so that it is always a key."""
+
+class _Bulk(NamedTuple):
+    """A long list or object of a record that few readers need, as it is written."""
+
+    null: bytes
+    """Its key with null for a value."""
+    opening: bytes
+    """How it begins. In a string its quotes would be escaped, so that it is always a key."""
+    stop: bytes
+    """A byte that it does not hold, quick to find: the first one is the last of `closing`, or follows it."""
+    closing: bytes
+    contents: bytes
+    """Characters of its numbers and names; without them, all of it but the last is `each`."""
+    each: bytes
+    last: bytes
+
+
+_DIGITS = string.digits.encode()
+_BULK = (
+    _Bulk(b'"timeline":null', b'"timeline":[[', b'"', b"]]", _DIGITS, b",],[", b","),
+    _Bulk(
+        b'"by_module":null',
+        b'"by_module":{"',
+        b"}",
+        b"}",
+        _DIGITS + string.ascii_letters.encode() + b"_.+-",
+        b'":,"',
+        b'":',
+    ),
+)
 
 
 def encoded(record: Record) -> bytes:
@@ -43,18 +72,19 @@ def is_whole(line: bytes) -> bool:
         return False
 
 
-def without_timeline(line: bytes) -> bytes:
-    """Return the line of a record with null for its timeline; one that is no list of pairs stays."""
-    opening, closing = _TIMELINE
-    start = line.find(opening)
-    end = line.find(closing, start)
-    if start < 0 or end < 0:
-        return line
-    pairs = line[start + len(opening) : end]
-    between = pairs.translate(None, b"0123456789")
-    if between != b",],[" * (len(between) // 4) + b",":
-        return line
-    return b'%b"timeline":null%b' % (line[:start], line[end + len(closing) :])
+def without_bulk(line: bytes) -> bytes:
+    """Return the line of a record with null for its timeline and errors by module; what is damaged stays."""
+    for bulk in _BULK:
+        key = line.find(bulk.opening)
+        if key < 0:
+            continue
+        start = key + len(bulk.opening)
+        end = line.rfind(bulk.closing, start, line.find(bulk.stop, start) + 1)
+        if end >= 0:
+            between = line[start:end].translate(None, bulk.contents)
+            if between == bulk.each * (len(between) // len(bulk.each)) + bulk.last:
+                line = line[:key] + bulk.null + line[end + len(bulk.closing) :]
+    return line
 
 
 def parsed_json(text: bytes) -> Any:
@@ -67,6 +97,15 @@ def parsed_json(text: bytes) -> Any:
     except ValueError:
         # The slower parser knows more: these numbers, and halves of surrogate pairs.
         return json.loads(text, parse_constant=lambda _: None)
+
+
+def parsed_without_bulk(line: bytes, where: str) -> Record:
+    """Return the record of a line for reading alone (see `sound_line` and `without_bulk`).
+
+    Raises RecordError as `parsed_record` does.
+    """
+    line = without_bulk(line)
+    return sound_record(line) or parsed_record(line, where)
 
 
 def parsed_record(line: bytes, where: str) -> Record:

@@ -143,8 +143,8 @@ class Fact:
 
     name: str
     unit: str
-    path: tuple[str, ...]
-    """Keys from the top of the detail."""
+    path: tuple[str, str]
+    """Section of the detail, and key in it."""
     description: str
 
 

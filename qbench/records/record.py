@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -37,6 +39,7 @@ _KEYS = (
     "created_at",
 )
 
+_STORED = tuple(key for key in _KEYS if key not in ("point", "point_id"))
 _WORDS = {"kind": get_args(Kind), "outcome": get_args(Outcome)}
 _OBJECTS = ("metrics", "detail", "environment")
 
@@ -90,6 +93,9 @@ def record_from_dict(values: dict[str, Any], where: str) -> Record:
     Raises RecordError when a key is missing or of the wrong kind, a metric, detail or fact of the environment
     has not the shape that readers rely on, the point is not valid or the version is unknown.
     """
+    point = _shape().sound_point(values)
+    if point is not None and _is_current(values):
+        return _record(values, point)
     values = upgraded(values, where)
     missing = [key for key in _KEYS if key not in values]
     if missing:
@@ -100,12 +106,7 @@ def record_from_dict(values: dict[str, Any], where: str) -> Record:
     for key in _OBJECTS:
         if not isinstance(values[key], dict):
             raise RecordError(f"{where}: {key} is {brief(values[key])}; it must be an object")
-    from qbench.records.shape import shape_problem, sound_point  # Its models take a while to build.
-
-    point = sound_point(values)
-    if point is not None:
-        return _record(values, point)
-    problem = shape_problem(values)
+    problem = _shape().shape_problem(values)
     if problem is not None:
         raise RecordError(f"{where}: {problem}; the record was damaged, or not written by qbench")
     return record_as_written(values, where)
@@ -119,8 +120,27 @@ def record_as_written(values: Mapping[str, Any], where: str) -> Record:
     return _record(values, _point(values["point"], where))
 
 
+def sound_record(line: bytes) -> Record | None:
+    """Return the record of a line, for reading alone (see `sound_line`); None where something is wrong."""
+    values = _shape().sound_line(line)
+    return _record(values, values["point"]) if values is not None and _is_current(values) else None
+
+
+@functools.cache
+def _shape() -> ModuleType:
+    """Return the module whose models take a while to build, without an import statement for each line."""
+    from qbench.records import shape
+
+    return shape
+
+
+def _is_current(values: Mapping[str, Any]) -> bool:
+    words = all(values[key] in allowed for key, allowed in _WORDS.items())
+    return words and values["schema_version"] == SCHEMA_VERSION
+
+
 def _record(values: Mapping[str, Any], point: Point) -> Record:
-    return Record(point=point, **{key: values[key] for key in _KEYS if key not in ("point", "point_id")})
+    return Record(point=point, **{key: values[key] for key in _STORED})
 
 
 def brief(value: Any) -> str:

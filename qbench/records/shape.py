@@ -6,10 +6,10 @@ something reads are described here; others may hold anything that is not nested 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict  # pydantic cannot read that of Python before 3.12.
 
 from qbench.records.metrics import METRICS
@@ -19,17 +19,15 @@ MOST_LEVELS = 20
 """Levels of lists and objects within each other that a record may have; qbench writes six."""
 
 
-def _is_unicode(text: str) -> str:
-    if not text.isascii():
-        text.encode()  # Half of a surrogate pair raises UnicodeEncodeError, which is a ValueError.
-    return text
-
-
 Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Words = Annotated[str, Field(strict=True), AfterValidator(_is_unicode)]
+# A bound on the length, whichever, makes pydantic read the text, and half of a surrogate pair is none.
+Words = Annotated[str, Field(strict=True, min_length=0)]
 Flag = Annotated[bool, Field(strict=True)]
 _Pair = Annotated[list[Whole], Field(min_length=2, max_length=2)]
+
+_WITH_OTHERS = ConfigDict(extra="allow")
+"""Of a part of a record that may have keys which nothing reads."""
 
 
 def _metric_type(name: str) -> Any:
@@ -110,6 +108,8 @@ class _Quality(TypedDict, total=False):
 
 
 class _Detail(TypedDict, total=False):
+    __pydantic_config__ = _WITH_OTHERS  # type: ignore[misc]
+
     repeat: Whole | None
     error: Words | None
     stderr_tail: Words | None
@@ -136,6 +136,8 @@ class _Detail(TypedDict, total=False):
 
 
 class _Environment(TypedDict, total=False):
+    __pydantic_config__ = _WITH_OTHERS  # type: ignore[misc]
+
     device: Words | None
     device_name: Words | None
     code_id: Words | None
@@ -145,25 +147,62 @@ class _Environment(TypedDict, total=False):
 
 
 class _Line(TypedDict):
+    schema_version: Whole
     run_id: Words
+    point_id: Any
     point: Point
+    kind: Words
+    outcome: Words
     metrics: _Metrics
     detail: _Detail
     environment: _Environment
     created_at: Words
 
 
-_LINE: TypeAdapter[Any] = TypeAdapter(_Line)
-_PARTS = ("metrics", "detail", "environment")
+_LINE = TypeAdapter(_Line).validator
+_SHALLOW: dict[str, frozenset[str]] = {
+    "metrics": frozenset(METRICS),
+    "detail": frozenset(
+        (
+            "caveats",
+            "compute_capability",
+            "context_bytes",
+            "phases",
+            "reconciliation_bytes",
+            "static_breakdown_bytes",
+            "timeline",
+        )
+    ),
+    "environment": frozenset(("versions", "settings", "inputs")),
+}
+"""Parts of a record, and their keys whose type leaves no room for nesting, which most of a record is in."""
+
+
+_HOLDERS = (dict, list)
 
 
 def sound_point(values: Mapping[str, Any]) -> Point | None:
-    """Return the point of a record all of whose values have their shape, None when something is wrong."""
+    """Return the point of a record whose values have their shape, None where something is wrong."""
     try:
         point: Point = _LINE.validate_python(values)["point"]
     except ValidationError:
         return None
-    return None if _too_deep([_without_timeline(values[part]) for part in _PARTS], MOST_LEVELS + 1) else point
+    return None if _nests_too_deeply(values, _SHALLOW) else point
+
+
+def sound_line(line: bytes) -> dict[str, Any] | None:
+    """Return the values of a record's line, each of its shape, None where something is wrong.
+
+    Takes two thirds of the time of parsing and `sound_point`, but loses what nothing reads: the order of
+    keys, unknown metrics, and whether a number was written with a fraction. The point is a Point.
+    """
+    if b"NaN" in line or b"Infinity" in line:
+        return None  # Numbers to pydantic, but they are none in a record.
+    try:
+        values: dict[str, Any] = _LINE.validate_json(line)
+    except ValidationError:
+        return None
+    return None if _nests_too_deeply(values, _SHALLOW) else values
 
 
 def shape_problem(values: Mapping[str, Any]) -> str | None:
@@ -177,15 +216,10 @@ def shape_problem(values: Mapping[str, Any]) -> str | None:
         for problem in error.errors(include_input=False, include_url=False):
             if problem["loc"][0] != "point":
                 return f"{_place(values, problem['loc'])}: {problem['msg']}"
-    for part in _PARTS:
-        if _too_deep(_without_timeline(values[part]), MOST_LEVELS):
+    for part in _SHALLOW:
+        if _nests_too_deeply(values, (part,)):
             return f"{part} nests more than {MOST_LEVELS} levels"
     return None
-
-
-def _without_timeline(part: Mapping[str, Any]) -> dict[str, Any]:
-    # It is most of a record, and known to be a list of pairs before anybody asks how deep it is.
-    return {name: value for name, value in part.items() if name != "timeline"}
 
 
 def _place(value: Any, location: tuple[int | str, ...]) -> str:
@@ -199,16 +233,21 @@ def _place(value: Any, location: tuple[int | str, ...]) -> str:
     return ".".join(names)
 
 
-def _too_deep(value: Any, most: int) -> bool:
-    level = [value]
-    for _ in range(most):
-        # Level by level: a file of 10,000 records has some million containers, and calls would show.
-        level = [
-            part
-            for holder in level
-            for part in (holder.values() if type(holder) is dict else holder)
-            if type(part) is dict or type(part) is list
-        ]
+def _nests_too_deeply(values: Mapping[str, Any], parts: Iterable[str]) -> bool:
+    level = [
+        value
+        for part in parts
+        for key, value in values[part].items()
+        if type(value) in _HOLDERS and key not in _SHALLOW[part]
+    ]
+    for _ in range(MOST_LEVELS):
         if not level:
             return False
+        # Level by level: a file of 10,000 records has some million containers, and calls would show.
+        level = [
+            inner
+            for holder in level
+            for inner in (holder.values() if type(holder) is dict else holder)
+            if type(inner) in _HOLDERS
+        ]
     return True

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from qbench.errors import RecordError
-from qbench.records.lines import encoded, is_whole, parsed_record, without_timeline
+from qbench.records.lines import encoded, is_whole, parsed_record, parsed_without_bulk
 from qbench.records.record import Record
 
 RECORDS_FILE = "records.jsonl"
@@ -49,14 +49,15 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def read_records(path: Path, *, timelines: bool = True) -> list[Record]:
+def read_records(path: Path, *, bulk: bool = True) -> list[Record]:
     """Return the records of a run folder or of a .jsonl file, in the order in which they were appended.
 
-    Without `timelines`, which are most of a file, they are None, and reading takes half as long.
+    Without `bulk`, timelines and errors by module, which are most of a file, are None, and reading takes a
+    third of the time; such records are not for writing (see `sound_line`).
     Raises RecordError, with file and line, when there is no such file or a line is not a record. A last
     line that a killed writer left torn is skipped; `read_stored` says so.
     """
-    stored = read_stored(path, timelines=timelines)
+    stored = read_stored(path, bulk=bulk)
     if stored.damaged:
         raise RecordError(stored.damaged[0])
     return stored.records
@@ -71,12 +72,13 @@ def each_record(path: Path) -> Iterator[Record]:
 
 
 @collector_paused()
-def read_stored(path: Path, *, timelines: bool = True) -> StoredRecords:
+def read_stored(path: Path, *, bulk: bool = True) -> StoredRecords:
     """Return the records that can be read, with a notice about a torn last line and why others cannot be.
 
     Raises RecordError when there is no such file.
     """
     file = path / RECORDS_FILE if path.is_dir() else path
+    read = parsed_record if bulk else parsed_without_bulk
     notice = None
     records: list[Record] = []
     damaged: list[str] = []
@@ -86,7 +88,7 @@ def read_stored(path: Path, *, timelines: bool = True) -> StoredRecords:
             notice = f"{place}: the last line is torn and was skipped ({len(line)} bytes)"
             break
         try:
-            records.append(parsed_record(line if timelines else without_timeline(line), place))
+            records.append(read(line, place))
             places.append(place)
         except RecordError as error:
             damaged.append(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +41,9 @@ def finding_lines(check: Check) -> list[str]:
 
 def told_findings(check: Check) -> list[Finding]:
     """Return the findings that are not 'same', the gravest first."""
-    told = [finding for finding in check.findings if finding.verdict != "same"]
-    return sorted(told, key=lambda found: (not found.fails, not found.gated, ORDER.index(found.verdict)))
+    return sorted(
+        check.told, key=lambda found: (not found.fails, not found.gated, ORDER.index(found.verdict))
+    )
 
 
 def _more(told: Sequence[Finding]) -> tuple[str, ...]:
@@ -88,8 +88,8 @@ def _change(finding: Finding) -> str:
 def verdict_lines(check: Check, code: int) -> list[str]:
     """Return what a check comes to: the verdict, counts, what it could have seen, and what else changed."""
     said = [
-        f"{_outcome(code)}: {_counted(check.findings)}",
-        _shown_only(check.findings),
+        f"{_outcome(code)}: {_counted(check)}",
+        _shown_only(check.told),
         _sensitivity(check),
         _differences(check),
         *(f"Left out: {text}." for text in check.left_out),
@@ -102,18 +102,17 @@ def _outcome(code: int) -> str:
     return {0: "No regression", 1: "Failed", 2: "Not comparable"}[code]
 
 
-def _counted(findings: Sequence[Finding]) -> str:
-    gated = [finding for finding in findings if finding.gated]
-    counts = Counter(finding.verdict for finding in gated)
+def _counted(check: Check) -> str:
+    counts = check.verdicts
     # One of these there is for each point, whatever else it has.
-    heads = [finding for finding in findings if finding.metric in ("outcome", "point")]
+    heads = [finding for finding in check.findings if finding.metric in ("outcome", "point")]
     points = len({(finding.kind, finding.device, finding.point) for finding in heads})
     listed = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in ORDER if counts[verdict])
-    return f"{len(gated):,} values of {points:,} {'point' if points == 1 else 'points'}: {listed}."
+    return f"{sum(counts.values()):,} values of {points:,} {'point' if points == 1 else 'points'}: {listed}."
 
 
-def _shown_only(findings: Sequence[Finding]) -> str:
-    moved = sum(not finding.gated and finding.verdict != "same" for finding in findings)
+def _shown_only(told: Sequence[Finding]) -> str:
+    moved = sum(not finding.gated for finding in told)
     return f"{moved:,} values in brackets are shown only; --tolerance puts them to the test." if moved else ""
 
 

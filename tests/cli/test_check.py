@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from qbench.cli.main import main
+from qbench.cli.outputs import append_summary
 from qbench.records.record import UPGRADES, Record
 from qbench.records.store import encoded
+from qbench.report.markdown import SUMMARY_LIMIT
 from tests.compare.hand_made import ENVIRONMENT, make_record
 from tests.compare.test_regressions import STEADY, processes
 
@@ -127,6 +129,47 @@ def test_a_summary_is_appended_as_markdown(tmp_path: Path, baseline: str):
     assert "| worse | peak\\_allocated\\_bytes |" in text or "| worse | peak_allocated_bytes |" in text
 
 
+NOTICE = "\n\nThe rest is left out: a step's summary holds 1 MiB. `--json` has all.\n"
+
+
+def test_a_summary_keeps_to_the_limit_of_github_at_every_edge(tmp_path: Path):
+    file = tmp_path / "summary.md"
+    text = "### Ä\n\n| \U0001f4a9 | é |\n|---|---|\n" + "| naïve | \U0001f4a9\U0001f4a9 |\n" * 20
+    whole = text.encode()
+    for room in range(len(whole) + 3):
+        file.write_bytes(b"x" * (SUMMARY_LIMIT - room))
+        append_summary(file, text)
+        added = file.read_bytes()[SUMMARY_LIMIT - room :]
+        assert len(added) <= room
+        if room >= len(whole):
+            assert added == whole
+        elif room < len(NOTICE):
+            assert added == b""
+        else:
+            kept = added.decode().removesuffix(NOTICE)
+            assert len(kept) < len(added.decode())
+            assert text.startswith(kept)
+            # Rows are kept whole, and as many as there is room for.
+            following = text.removeprefix(kept + "\n").partition("\n")[0] if kept else "### Ä"
+            assert len(f"{kept}\n{following}{NOTICE}".encode()) > room
+            assert kept == "" or text[len(kept)] == "\n"
+
+
+def test_a_full_summary_is_said_and_left_as_it_is(
+    tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "summary.md"
+    file.write_bytes(b"x" * (SUMMARY_LIMIT + 5))
+    assert main(["check", baseline, "--baseline", baseline, "--summary", str(file)]) == 0
+    assert file.stat().st_size == SUMMARY_LIMIT + 5
+    assert capsys.readouterr().err == (
+        f"--summary: {file} holds the 1 MiB that GitHub shows of a step; nothing was added\n"
+    )
+    other = written(tmp_path / "now.jsonl", [make_record(r=64)])
+    assert main(["check", other, "--baseline", baseline, "--summary", str(file)]) == 2
+    assert file.stat().st_size == SUMMARY_LIMIT + 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -168,6 +211,7 @@ def test_files_and_marks_for_ci(
     tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
     run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
     files = ["--junit", "j.xml", "--sarif", "s.sarif", "--annotations", "github"]
     assert main(["check", run, "--baseline", baseline, *files]) == 1
@@ -181,12 +225,52 @@ def test_files_and_marks_for_ci(
     assert place == {"artifactLocation": {"uri": "before.jsonl"}, "region": {"startLine": 3}}
 
 
+@pytest.mark.parametrize(
+    ("workspace", "folder", "given", "file"),
+    [
+        (".", "sub", "../baselines/b.jsonl", "file=baselines/b.jsonl,line=3,"),
+        (".", "sub", "{root}/baselines/b.jsonl", "file=baselines/b.jsonl,line=3,"),
+        (".", "baselines", "b.jsonl", "file=baselines/b.jsonl,line=3,"),
+        ("sub", "sub", "../baselines/b.jsonl", ""),
+        ("sub", "baselines", "b.jsonl", ""),
+        (None, "baselines", "b.jsonl", "file=b.jsonl,line=3,"),
+        (None, "sub", "../baselines/b.jsonl", ""),
+    ],
+)
+def test_marks_are_at_paths_from_the_root_of_the_repository(
+    workspace: str | None,
+    folder: str,
+    given: str,
+    file: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name in ("sub", "baselines"):
+        (tmp_path / name).mkdir()
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
+    if workspace is not None:
+        monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / workspace))
+    written(tmp_path / "baselines" / "b.jsonl", processes(*STEADY))
+    run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
+    monkeypatch.chdir(tmp_path / folder)
+    outputs = ["--annotations", "github", "--sarif", "s.sarif"]
+    assert main(["check", run, "--baseline", given.format(root=tmp_path), *outputs]) == 1
+    (mark, *_) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    assert mark.startswith(f"::error {file}title=qbench%3A Llama-2-7b-hf bf16")
+    outside = f"; line 3 of {tmp_path}/baselines/b.jsonl"
+    assert mark.endswith(outside) == (file == "")
+    (result, *_) = json.loads(Path("s.sarif").read_text())["runs"][0]["results"]
+    uri = file.removeprefix("file=").removesuffix(",line=3,") or f"file://{tmp_path}/baselines/b.jsonl"
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"] == {"uri": uri}
+
+
 def test_marks_leave_stdout_to_the_json(tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]):
     run = written(tmp_path / "now.jsonl", processes(*STEADY, peak=8 * GIB))
     assert main(["check", run, "--baseline", baseline, "--json", "--annotations", "github"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["exit_code"] == 1
-    assert captured.err.startswith("::error file=")
+    assert captured.err.startswith("::error ")
 
 
 def changed(line: bytes, **values: Any) -> bytes:

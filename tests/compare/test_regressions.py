@@ -46,6 +46,8 @@ def processes(*times: float, peak: int | tuple[int, ...] = 7 * GIB, **changes: A
 
 STEADY = (1.0, 1.001, 0.999)
 
+OUT_OF_MEMORY = make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL | {"repeat": 3})
+
 
 def verdict_of(found: Check, metric: str) -> Finding:
     (finding,) = [finding for finding in found.findings if finding.metric == metric]
@@ -170,6 +172,17 @@ CASES: dict[str, tuple[list[Record], list[Record], str, str, int]] = {
         [make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL)] * 2,
         [make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL)] * 2,
         "outcome", "same", 0,
+    ),
+    "some processes out of memory before and now": (
+        [*processes(*STEADY), OUT_OF_MEMORY], [*processes(*STEADY), OUT_OF_MEMORY], "outcome", "same", 0,
+    ),
+    "some processes out of memory now": (
+        processes(*STEADY), [*processes(*STEADY), OUT_OF_MEMORY], "outcome", "worse", 1,
+    ),
+    "some processes crashed before and now": (
+        [*processes(*STEADY), replace(OUT_OF_MEMORY, outcome="crashed")],
+        [*processes(*STEADY), replace(OUT_OF_MEMORY, outcome="crashed")],
+        "outcome", "worse", 1,
     ),
     "another GPU": (
         processes(*STEADY), processes(*STEADY, environment=ENVIRONMENT | {"device_name": "NVIDIA L4"}),
@@ -310,6 +323,12 @@ def test_a_tolerance_of_a_speed_is_its_minimum_effect() -> None:
     tolerances = dict.fromkeys(("step_time_s", "tokens_per_s"), Tolerance(relative=0.2))
     assert check(processes(*STEADY), run).exit_code() == 1
     assert check(processes(*STEADY), run, tolerances).exit_code() == 0
+
+
+@pytest.mark.parametrize("metric", ["step_time_s", "tokens_per_s"])
+def test_a_tolerance_of_a_speed_is_one_of_its_reciprocal(metric: str) -> None:
+    found = check(processes(*STEADY), processes(1.1, 1.1, 1.101), {metric: Tolerance(relative=0.2)})
+    assert (found.exit_code(), found.idle_tolerances) == (0, ())
 
 
 def test_a_tolerance_of_the_breakdown_holds_for_each_category() -> None:

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qbench.compare.regressions import check
 from qbench.errors import RecordError
-from qbench.records.lines import encoded, parsed_record, without_timeline
+from qbench.records.lines import encoded, parsed_record, parsed_without_bulk, without_bulk
+from qbench.records.metrics import METRICS
 from qbench.records.store import read_records
 from tests.compare.hand_made import make_record
+
+REPORTS = Path(__file__).parents[2] / "reports"
 
 
 def line_of(timeline: Any, **detail: Any) -> bytes:
     return encoded(make_record(detail={"phases": {"forward": 3}, "timeline": timeline, **detail}))
 
 
-def test_a_timeline_is_left_out_and_all_else_is_as_it_was(tmp_path: Path) -> None:
+def test_what_is_long_is_left_out_and_all_else_is_as_it_was(tmp_path: Path) -> None:
     # An error text may quote a timeline; its quotes are escaped, so that it is no key.
-    line = line_of([[0, 1024], [12, 2048]], error='{"timeline":[[1,2]]}')
+    errors = {"base_model.model.layers.0.q_proj": 0.09, "layers.1": 1.5e-05}
+    quality = {"loss_before": 2.5, "by_module": errors, "weights_error": "none"}
+    line = line_of([[0, 1024], [12, 2048]], quality=quality, error='{"timeline":[[1,2]]}')
     (tmp_path / "records.jsonl").write_bytes(line)
-    (whole,), (rest,) = read_records(tmp_path), read_records(tmp_path, timelines=False)
-    assert whole.detail["timeline"] == [[0, 1024], [12, 2048]]
-    assert rest.detail == whole.detail | {"timeline": None}
+    (whole,), (rest,) = read_records(tmp_path), read_records(tmp_path, bulk=False)
+    assert (whole.detail["timeline"], whole.detail["quality"]) == ([[0, 1024], [12, 2048]], quality)
+    assert rest.detail == whole.detail | {"timeline": None, "quality": quality | {"by_module": None}}
     assert (rest.metrics, rest.point, rest.environment) == (whole.metrics, whole.point, whole.environment)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [{}, {"a": [1]}, {"a": {"b": 0.5}}, {"a b": 0.5}, {"a": 0.5, "b": "0.5"}, {'"': 0.5}],
+)
+def test_errors_by_module_of_another_form_stay(errors: Any) -> None:
+    line = line_of(None, quality={"by_module": errors})
+    assert without_bulk(line) == line
 
 
 @pytest.mark.parametrize(
@@ -34,28 +50,72 @@ def test_a_timeline_is_left_out_and_all_else_is_as_it_was(tmp_path: Path) -> Non
 )
 def test_a_damaged_timeline_is_refused_with_and_without_it(timeline: Any) -> None:
     line = line_of(timeline)
-    for each in (line, without_timeline(line)):
+    for read in (parsed_record, parsed_without_bulk):
         with pytest.raises(RecordError, match=r"^here: detail\.timeline"):
-            parsed_record(each, "here")
+            read(line, "here")
 
 
 @pytest.mark.parametrize("damage", [b"]]\x00", b"],[5,7", b"1,]]", b"[[[0,"])
 def test_a_damaged_byte_in_a_timeline_is_no_json_with_and_without_it(damage: bytes) -> None:
     line = line_of([[0, 1024], [12, 2048]]).replace(b"]]", damage, 1)
-    for each in (line, without_timeline(line)):
+    for read in (parsed_record, parsed_without_bulk):
         with pytest.raises(RecordError, match=r"^here: "):
-            parsed_record(each, "here")
+            read(line, "here")
 
 
 def test_an_empty_and_an_absent_timeline_stay() -> None:
     for line in (line_of([]), line_of(None), encoded(make_record())):
-        assert without_timeline(line) == line
+        assert without_bulk(line) == line
 
 
 def test_what_json_lacks_is_unknown() -> None:
     line = encoded(make_record(metrics={"loss": [1.5, 2.5], "flops": 3.0}))
     line = line.replace(b"2.5", b"NaN").replace(b"3.0", b"-Infinity")
-    assert parsed_record(line, "here").metrics == {"loss": [1.5, None], "flops": None}
+    for read in (parsed_record, parsed_without_bulk):
+        assert read(line, "here").metrics == {"loss": [1.5, None], "flops": None}
+
+
+def test_what_json_lacks_is_unknown_where_anything_is_allowed() -> None:
+    line = line_of(None, later=0.25, model={"scale": 0.5})
+    line = line.replace(b"0.25", b"NaN").replace(b"0.5", b"Infinity")
+    for read in (parsed_record, parsed_without_bulk):
+        detail = read(line, "here").detail
+        assert (detail["later"], detail["model"]) == (None, {"scale": None})
+
+
+@pytest.mark.parametrize("key", ["later", "model", "validity"])
+def test_what_nests_too_deeply_is_refused_in_either_way(key: str) -> None:
+    deep: Any = 1
+    for _ in range(30):
+        deep = [deep]
+    held = {"later": deep, "model": {"x": deep}}.get(
+        key, [{"name": "a", "verdict": "ok", "why": "", "value": deep}]
+    )
+    line = line_of(None, **{key: held})
+    for read in (parsed_record, parsed_without_bulk):
+        with pytest.raises(RecordError, match=r"^here: detail nests more than 20 levels"):
+            read(line, "here")
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted([*REPORTS.rglob("records.jsonl"), *REPORTS.glob("upgrade/*.jsonl")]),
+    ids=lambda file: str(file.relative_to(REPORTS)),
+)
+def test_the_fast_way_reads_what_the_other_does(file: Path) -> None:
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        whole, fast = parsed_record(line, "here"), parsed_without_bulk(line, "here")
+        known = {name: value for name, value in whole.metrics.items() if name in METRICS}
+        detail = {
+            name: None
+            if name == "timeline"
+            else value | {"by_module": None}
+            if name == "quality" and value.get("by_module")
+            else value
+            for name, value in whole.detail.items()
+        }
+        assert fast == replace(whole, metrics=known, detail=detail), number
+        assert list(check([whole], [fast]).findings) == list(check([whole], [whole]).findings)
 
 
 def test_a_record_that_was_read_is_written_as_it_was() -> None:

@@ -54,7 +54,10 @@ def test_the_dictionary_has_the_keys_of_the_format_in_order() -> None:
         ({"outcome": None}, "outcome is None; allowed: ok, oom, timeout, crashed, error"),
         ({"metrics": [1]}, r"metrics is \[1\]; it must be an object"),
         ({"run_id": 3}, "run_id: Input should be a valid string"),
-        ({"run_id": "\ud800"}, "run_id: Value error, 'utf-8' codec can't encode character"),
+        (
+            {"run_id": "\ud800"},
+            "run_id: Input should be a valid string, unable to parse raw data as a unicode",
+        ),
         ({"metrics": {"step_time_s": "slow"}}, "metrics.step_time_s: Input should be a valid number"),
         ({"metrics": {"step_time_s": [1.0, "slow"]}}, r"metrics.step_time_s(\.1)?: Input should be a valid"),
         ({"metrics": {"peak_allocated_bytes": 10**30}}, "metrics.peak_allocated_bytes: Input should be"),

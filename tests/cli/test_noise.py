@@ -1,0 +1,115 @@
+"""What `qbench check` advises where step times stayed ambiguous."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbench.cli.main import main
+from qbench.records.noise import Noise, Spread, write_noise
+from qbench.records.record import Record
+from qbench.records.store import encoded
+from tests.compare.hand_made import finding
+from tests.compare.test_regressions import STEADY, processes
+
+GATE = "`qbench gate SCENARIO --baseline REF` measures both sides next to each other until it is clear"
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_CONFIG_DIR", str(tmp_path / "config"))
+
+
+def advice(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: list[Record],
+    now: list[Record],
+    *options: str,
+) -> list[str]:
+    """Return what a check says on stderr."""
+    for name, records in (("before", before), ("now", now)):
+        (tmp_path / f"{name}.jsonl").write_bytes(b"".join(map(encoded, records)))
+    run, baseline = (str(tmp_path / f"{name}.jsonl") for name in ("now", "before"))
+    assert main(["check", run, "--baseline", baseline, *options]) == 0
+    return capsys.readouterr().err.splitlines()
+
+
+def spread(deviation: float, count: int = 4, **changes: object) -> list[Record]:
+    """Return processes half of which are above one second by a share, and half below."""
+    return processes(*[1 + deviation, 1 - deviation] * (count // 2), **changes)
+
+
+def test_what_is_decided_needs_no_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert advice(tmp_path, capsys, processes(*STEADY), processes(*STEADY)) == []
+
+
+def test_a_little_noise_says_how_many_processes_show_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    said, way = advice(tmp_path, capsys, spread(0.02), spread(0.02))
+    # Logarithms +0.0198 and -0.0202 about their mean of -0.0002, so +-0.0200; of eight values on two sides:
+    # (8 x 0.0200^2 / 6)^0.5 = 0.0231. The error of a ratio of means of n is 2 x 0.0231 x (2 / n)^0.5. With 34
+    # a side it is 0.0112; the quantiles of t with 66 degrees are 2.652 and 1.668, so exp(4.320 x 0.0112) - 1
+    # = 4.96 % is seen; with 33, 0.0114 and 64 degrees, 5.04 %. With 14 a side, 0.0175 and 26 degrees, it is
+    # exp((2.779 + 1.706) x 0.0175) - 1 = 8.15 %; with 15, 0.0169 and 28 degrees, 7.83 %.
+    assert said == (
+        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. To show a change of 5 %, check "
+        "needs 34 processes a side; 8 %: 15 (measure.repeats, in both runs)."
+    )
+    assert way == f"{GATE}; `qbench calibrate --noise` says how many processes that takes here."
+
+
+def test_much_noise_says_that_no_number_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    said, way = advice(tmp_path, capsys, spread(0.4, 6), spread(0.4, 6))
+    # Logarithms ln 1.4 = 0.3365 and ln 0.6 = -0.5108 are 0.4236 from their mean: (12 x 0.4236^2 / 10)^0.5 =
+    # 0.4641. With 100 a side the error is 2 x 0.4641 x (2 / 100)^0.5 = 0.1313, and the quantiles with 198
+    # degrees are 2.601 and 1.653: exp(4.254 x 0.1313) - 1 = 74.8 %.
+    assert said == (
+        "step_time_s is ambiguous at 1 point: its processes differ by 46.4 %. No affordable number of "
+        "processes shows 5 % or 8 % by check: 100 a side would show 75 %."
+    )
+    assert way.startswith(GATE)
+
+
+@pytest.mark.parametrize("metric", ["step_time_s", "tokens_per_s"])
+def test_a_larger_tolerance_asks_for_larger_changes(
+    metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    said, _ = advice(tmp_path, capsys, spread(0.05), spread(0.05), "--tolerance", f"{metric}=10%")
+    # One and a half times the tolerance is the change that is asked for.
+    assert "To show a change of 15 %, check needs" in said
+
+
+def test_too_few_processes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    said, way = advice(tmp_path, capsys, processes(1.0), processes(1.0))
+    assert said == (
+        "step_time_s is ambiguous at 1 point: with fewer than 3 processes a side its noise is not known "
+        "(measure.repeats, in both runs)."
+    )
+    assert way.startswith(GATE)
+
+
+def test_a_known_noise_of_the_machine_is_told_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    noise = Noise(
+        device="cuda",
+        machine="NVIDIA A100-SXM4-80GB",
+        label="p",
+        processes=48,
+        spreads={"step_time_s": Spread(process=0.02, pair=0.01)},
+    )
+    write_noise(noise)
+    said, way = advice(tmp_path, capsys, spread(0.02), spread(0.02))
+    assert said.startswith("Noise of NVIDIA A100-SXM4-80GB (")
+    assert "a side by gate" in said
+    assert way == f"{GATE}."
+
+
+def test_the_noisiest_point_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sides = [*spread(0.02), *spread(0.4, 6, r=64), *processes(1.0, r=8)]
+    said, _ = advice(tmp_path, capsys, sides, sides)
+    assert said.startswith("step_time_s is ambiguous at 3 points: processes of one differ by 46.4 %.")
+
+
+def test_times_that_are_not_valid_are_not_cured_by_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    invalid = {"validity": [finding("clocks", "invalid")]}
+    assert advice(tmp_path, capsys, spread(0.02), spread(0.02, detail=invalid)) == []
