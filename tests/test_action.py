@@ -56,7 +56,11 @@ class Job:
     def _step(self, step: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         outputs = self.folder / "outputs"
         outputs.write_text("")
-        files = {"GITHUB_OUTPUT": str(outputs), "GITHUB_STEP_SUMMARY": str(self.summary)}
+        files = {
+            "GITHUB_OUTPUT": str(outputs),
+            "GITHUB_STEP_SUMMARY": str(self.summary),
+            "GITHUB_WORKSPACE": str(self.folder),
+        }
         env = {name: self.filled(text) for name, text in step["env"].items()}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         # https://docs.github.com/actions/reference/workflows-and-actions/workflow-syntax: shell: bash

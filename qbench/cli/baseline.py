@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qbench.cli.console import print_json, print_text
+from qbench.cli.options import OnceCommand
 from qbench.errors import QbenchError
 
 baseline_app = typer.Typer(
@@ -20,7 +21,7 @@ def _root() -> None:
     """Keep `accept` a command of its own, although it is the only one."""
 
 
-@baseline_app.command("accept")
+@baseline_app.command("accept", cls=OnceCommand)
 def accept_command(
     run: Annotated[Path, typer.Argument(help="Run folder, .jsonl file, or JSON of `qbench plan --json`.")],
     to: Annotated[Path, typer.Option(help="Baseline file (.jsonl); made where there is none.")],

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from qbench.cli.console import print_error, print_note, print_text
+from qbench.cli.options import OnceCommand
 from qbench.errors import QbenchError
 from qbench.quiet import quiet_libraries
 
@@ -80,7 +81,7 @@ def app_of(names: Iterable[str] = _MODULES) -> typer.Typer:
         if name == "baseline":
             app.add_typer(module.baseline_app)
         else:
-            app.command(name)(getattr(module, f"{name.replace('-', '_')}_command"))
+            app.command(name, cls=OnceCommand)(getattr(module, f"{name.replace('-', '_')}_command"))
     return app
 
 

@@ -1,12 +1,30 @@
-"""TARGET and the flags that set up a training step, as `plan`, `fit` and `rank` share them."""
+"""What commands share: that a single value is given once, and the flags that set up a training step."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses a second value where it takes one; click would take the last in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return what is left of the arguments; ends the command when a single value is given twice."""
+        words = [*args]
+        left = super().parse_args(ctx, args)  # It answers --help, and tells other mistakes first.
+        _, _, given = self.make_parser(ctx).parse_args(args=words)
+        for option, times in Counter(given).items():
+            if times > 1 and option.param_type_name == "option" and not option.multiple:
+                name = "/".join((*option.opts, *option.secondary_opts))
+                ctx.fail(f"{name}: given {times} times; it takes one value, leave out the others")
+        return left
+
 
 TargetName = Annotated[
     str | None, typer.Argument(help="Scenario file, model of the catalog or hub, or folder with config.json.")

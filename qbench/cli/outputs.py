@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
     from qbench.compare.regressions import Check
+    from qbench.records.document import RecordPlaces
 
 
 class Annotations(str, Enum):
@@ -33,6 +35,9 @@ SarifOption = Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 for co
 AnnotationsOption = Annotated[
     Annotations, typer.Option(help="github marks each finding at its line of the baseline.")
 ]
+
+
+SUMMARY_NOTICE = b"\n\nThe rest is left out: a step's summary holds 1 MiB. `--json` has all.\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,24 +75,59 @@ def tell_failure(reason: str, outputs: Outputs) -> None:
 
         (print_note if outputs.as_json else print_text)(failure_annotation(reason))
     if outputs.summary is not None:
-        _write("--summary", outputs.summary, f"### qbench check: not comparable\n\n{reason}\n".encode(), "ab")
+        append_summary(outputs.summary, f"### qbench check: not comparable\n\n{reason}\n")
 
 
 def _write_files(found: Check, code: int, outputs: Outputs, places: Path, strict: bool) -> None:
     if outputs.summary is not None:
         from qbench.report.gate import summary_markdown
 
-        _write("--summary", outputs.summary, summary_markdown(found, code).encode(), "ab")
+        append_summary(outputs.summary, summary_markdown(found, code))
     if outputs.junit is not None:
         from qbench.report.junit import junit_xml
 
         _write("--junit", outputs.junit, junit_xml(found, strict=strict), "wb")
     if outputs.sarif is not None:
-        from qbench.records.document import record_places
         from qbench.report.sarif import sarif_document
 
-        document = sarif_document(found, record_places(places), strict=strict)
+        document = sarif_document(found, _places(places), strict=strict)
         _write("--sarif", outputs.sarif, json.dumps(document, indent=1).encode() + b"\n", "wb")
+
+
+def append_summary(file: Path, text: str) -> None:
+    """Append Markdown to the summary of a step in GitHub Actions, cut at a line where it grew too long.
+
+    Of a file above its limit GitHub shows nothing. Where not even the notice of what is left out fits, or the
+    text is empty as nothing of it fits, a line on stderr says so. Raises QbenchError when the file cannot be
+    written.
+    """
+    room = summary_room(file)
+    content, longest = text.encode(errors="replace"), room - len(SUMMARY_NOTICE)
+    if not content or (len(content) > room and longest < 0):
+        print_note(f"--summary: {file} holds the 1 MiB that GitHub shows of a step; nothing was added")
+        return
+    if len(content) > room:
+        # A line that ends right behind what is kept is whole.
+        content = content[: max(0, content.rfind(b"\n", 0, longest + 1))] + SUMMARY_NOTICE
+    _write("--summary", file, content, "ab")
+
+
+def summary_room(file: Path) -> int:
+    """Return how many bytes more the summary of a step may have; below 0 where it has too many already."""
+    from qbench.report.markdown import SUMMARY_LIMIT
+
+    # Several commands of one step share its summary.
+    return SUMMARY_LIMIT - (file.stat().st_size if file.is_file() else 0)
+
+
+def _places(path: Path) -> RecordPlaces:
+    """Return where records are; the file as GitHub has it, from the root of the repository, or absolute."""
+    from qbench.records.document import record_places
+
+    places = record_places(path)
+    root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
+    file = Path(places.file).resolve()
+    return replace(places, file=(file.relative_to(root) if file.is_relative_to(root) else file).as_posix())
 
 
 def _write(flag: str, file: Path, content: bytes, mode: str) -> None:
@@ -107,10 +147,9 @@ def _print_check(found: Check, code: int) -> None:
 
 
 def _print_annotations(found: Check, outputs: Outputs, places: Path, strict: bool) -> None:
-    from qbench.records.document import record_places
     from qbench.report.annotations import github_annotations
 
     # GitHub reads both streams, and a JSON document must be alone on its.
     show: Callable[[str], None] = print_note if outputs.as_json else print_text
-    for line in github_annotations(found, record_places(places), strict=strict):
+    for line in github_annotations(found, _places(places), strict=strict):
         show(line)

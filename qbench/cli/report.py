@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench.cli.console import print_error, print_json, print_note, print_table, print_text
+from qbench.cli.outputs import append_summary, summary_room
 
 if TYPE_CHECKING:
     from qbench.records.store import StoredRecords
@@ -88,24 +89,21 @@ def _draw(content: Content, folder: Path) -> None:
 
 
 def _write_comments(content: Content, title: str, comment: Path | None, summary: Path | None) -> None:
-    from qbench.report.markdown import SUMMARY_LIMIT, comment_text
+    from qbench.report.markdown import comment_text
 
     if comment is not None:
-        _write("--pr", comment, comment_text(content, title), "w")
+        _write_comment(comment, comment_text(content, title))
     if summary is not None:
-        # Several commands of one step share its summary.
-        written = summary.stat().st_size if summary.is_file() else 0
-        _write("--summary", summary, comment_text(content, title, SUMMARY_LIMIT - written), "a")
+        append_summary(summary, comment_text(content, title, summary_room(summary)))
 
 
-def _write(flag: str, file: Path, text: str, mode: str) -> None:
+def _write_comment(file: Path, text: str) -> None:
     from qbench.errors import QbenchError
 
     try:
-        with file.open(mode, encoding="utf-8", errors="replace", newline="\n") as stream:
-            stream.write(text)
+        file.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
-        raise QbenchError(f"{flag}: {file} cannot be written ({error.strerror}); name another") from error
+        raise QbenchError(f"--pr: {file} cannot be written ({error.strerror}); name another") from error
 
 
 def _print_summary(content: Content, page: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Literal
 
 from qbench.compare.regressions import Check, Finding
@@ -23,7 +24,11 @@ def level_of(finding: Finding, strict: bool) -> Level:
 
 
 def github_annotations(check: Check, places: RecordPlaces, *, strict: bool = False) -> list[str]:
-    """Return a workflow command for each gated finding that is not 'same', at its line of the baseline."""
+    """Return a workflow command for each gated finding that is not 'same', at its line of the baseline.
+
+    GitHub takes a file as relative to the root of the repository. One with an absolute path lies outside,
+    where nothing would be shown beside it, so the message names it.
+    """
     commands: dict[Level, list[str]] = {"error": [], "warning": [], "notice": []}
     for finding in told_findings(check):
         if finding.gated:
@@ -47,10 +52,13 @@ def _first(level: Level, lines: list[str]) -> Iterator[str]:
 
 def _command(level: Level, finding: Finding, places: RecordPlaces) -> str:
     line = places.line(finding.kind, finding.point.point_id)
-    title = f"qbench: {point_text(finding)}"
-    properties = {"file": places.file, "line": str(line), "title": title}
+    properties, text = {"title": f"qbench: {point_text(finding)}"}, finding_text(finding)
+    if PurePath(places.file).is_absolute():
+        text += f"; line {line} of {places.file}"
+    else:
+        properties = {"file": places.file, "line": str(line), **properties}
     listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-    return f"::{level} {listed}::{_data(finding_text(finding))}"
+    return f"::{level} {listed}::{_data(text)}"
 
 
 def _data(text: str) -> str:

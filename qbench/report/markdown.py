@@ -46,22 +46,33 @@ def markdown_text(content: Content, title: str) -> str:
 def comment_text(content: Content, title: str, limit: int = COMMENT_LIMIT) -> str:
     """Return the form for a pull request: verdict, sentences, the comparison and details folded away.
 
-    It has at most `limit` characters and, in UTF-8, bytes: what does not fit is left out, and said to be.
+    It has at most `limit` characters and, in UTF-8, bytes: what does not fit is left out, and said to be. Of
+    the footer as many sentences are kept as there is room for; where not even the notice fits, it is empty.
     """
-    footer = _footer(content)
-    room = limit - _size(footer) - ROOM_FOR_NOTICE
-    kept, left_out = [], 0
-    for part in [*_lead(content, title, MOST_COMPARED), *_folded(content)]:
-        size = _size(part) + 2
+    room = limit - ROOM_FOR_NOTICE
+    if room < 0:
+        return ""
+    footer, room, lost = _fitting(_footer_sentences(content), room, 1)
+    kept, room, left_out = _fitting([*_lead(content, title, MOST_COMPARED), *_folded(content)], room, 2)
+    left_out += bool(lost)
+    if left_out:
+        sections = "1 section is" if left_out == 1 else f"{left_out} sections are"
+        kept.append(f"{sections} too long for this place and left out; the report has all.")
+    return "\n\n".join([*kept, *([" ".join(footer)] if footer else [])]) + "\n"
+
+
+def _fitting(parts: Iterable[str], room: int, gap: int) -> tuple[list[str], int, int]:
+    """Return the parts that fit, each with a gap of so many bytes; the room that is left; how many do not."""
+    kept: list[str] = []
+    left_out = 0
+    for part in parts:
+        size = _size(part) + gap
         if size <= room:
             kept.append(part)
             room -= size
         else:
             left_out += 1
-    if left_out:
-        sections = "1 section is" if left_out == 1 else f"{left_out} sections are"
-        kept.append(f"{sections} too long for this place and left out; the report has all.")
-    return "\n\n".join([*kept, footer]) + "\n"
+    return kept, room, left_out
 
 
 def _size(text: str) -> int:
@@ -104,7 +115,11 @@ def _folded(content: Content) -> list[str]:
 
 
 def _footer(content: Content) -> str:
-    return " ".join(escaped(sentence) for sentence in (content.scope, *content.validity))
+    return " ".join(_footer_sentences(content))
+
+
+def _footer_sentences(content: Content) -> list[str]:
+    return [escaped(sentence) for sentence in (content.scope, *content.validity)]
 
 
 def _details(name: str, table: Table) -> str:

@@ -14,6 +14,7 @@ import typer
 
 import qbench
 from qbench.cli.main import app_of, main
+from qbench.cli.options import OnceCommand
 from qbench.scenario.load import load_scenario, shipped_scenarios
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,54 @@ def test_every_command_and_each_of_its_options_says_what_it_is():
     for command in group.commands.values():
         assert command.help
         assert [option.name for option in command.params if not option.help] == []
+
+
+def commands_of(group: Any) -> list[Any]:
+    """Return every command, those of groups within too."""
+    inner = [command for command in group.commands.values() if hasattr(command, "commands")]
+    return [
+        *(command for command in group.commands.values() if command not in inner),
+        *(command for one in inner for command in commands_of(one)),
+    ]
+
+
+def test_every_command_refuses_a_single_value_that_is_given_twice():
+    commands = commands_of(typer.main.get_command(app_of()))
+    assert {"check", "gate", "accept", "run", "report"} <= {command.name for command in commands}
+    assert [command.name for command in commands if not isinstance(command, OnceCommand)] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "RUN", "--baseline", "A", "--baseline", "B"], "--baseline: given 2 times"),
+        (["check", "RUN", "--baseline=A", "--junit=a", "--junit=b", "--junit=c"], "--junit: given 3 times"),
+        (["gate", "nowhere.yaml", "--baseline", "main", "--baseline", "dev"], "--baseline: given 2 times"),
+        (
+            ["baseline", "accept", "RUN", "--to", "a.jsonl", "--to", "b.jsonl", "--reason", "x"],
+            "--to: given 2 times",
+        ),
+        (["run", "nowhere.yaml", "--out", "A", "--out", "B"], "--out: given 2 times"),
+        (["report", "RUN", "--out", "A", "--out", "B"], "--out: given 2 times"),
+        (["plan", "gpt2", "--gradient-checkpointing", "--no-gradient-checkpointing"], "given 2 times"),
+    ],
+)
+def test_a_single_value_given_twice_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert said in line
+    assert line.endswith("; it takes one value, leave out the others")
+
+
+def test_what_may_be_repeated_is_and_help_comes_first(capsys: pytest.CaptureFixture[str]):
+    assert main(["models", "--json", "bloom-560"]) == 0
+    assert main(["plan", "gpt2", "--r", "8", "--r", "16", "--gpu", "no such", "--gpu", "other"]) == 2
+    assert "given 2 times" not in capsys.readouterr().err
+    assert main(["check", "RUN", "--baseline", "A", "--baseline", "B", "--help"]) == 0
 
 
 def test_without_a_command_the_help_goes_to_stderr(capsys: pytest.CaptureFixture[str]):

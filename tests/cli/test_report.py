@@ -16,7 +16,7 @@ from qbench.records.store import read_stored
 from qbench.report.content import gather_content
 from qbench.report.export import csv_text, summary_document
 from qbench.report.figures import charts
-from qbench.report.markdown import markdown_text
+from qbench.report.markdown import SUMMARY_LIMIT, markdown_text
 from qbench.report.run_summary import run_lines
 
 DEMO = Path(__file__).parents[2] / "reports" / "demo" / "records.jsonl"
@@ -61,6 +61,19 @@ def test_a_comment_is_written_and_a_summary_appended(tmp_path: Path, capsys: pyt
     assert summary.read_text() == f"# Earlier\n{text}"
     assert main([*arguments[:4], "--pr", str(tmp_path / "no" / "file")]) == 2
     assert "--pr: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", [-1, 0, 99, 100, 2_000])
+def test_a_summary_that_is_nearly_full_keeps_to_its_limit(
+    room: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    summary = tmp_path / "summary.md"
+    summary.write_bytes(b"x" * (SUMMARY_LIMIT - room))
+    assert main(["report", str(DEMO), "--out", str(tmp_path / "out"), "--summary", str(summary)]) == 0
+    added = summary.read_bytes()[SUMMARY_LIMIT - room :].decode()
+    assert len(added.encode()) <= max(room, 0)
+    assert ("too long for this place" in added) == (room >= 100)
+    assert ("nothing was added" in capsys.readouterr().err) == (room < 100)
 
 
 def test_rows_say_which_line_they_are_of(tmp_path: Path):

@@ -29,6 +29,9 @@ def test_a_folder_of_runs(history: Path, capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "1 series, 1 changes of level"
     assert "+7.1 %" in out
+    # The dates of a day's runs are alike; their names are not.
+    assert "night-00" in out
+    assert "night-06" in out
     assert main(["trend", str(history), "--json"]) == 0
     (series,) = json.loads(capsys.readouterr().out)["series"]
     assert len(series["samples"]) == 12

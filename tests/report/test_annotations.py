@@ -62,3 +62,12 @@ def test_of_more_than_github_shows_the_last_line_counts_the_rest():
     found = lines(*[WORSE._replace(metric=f"metric_{n}") for n in range(12)])
     assert len(found) == 10
     assert found[-1] == "::error title=qbench::3 more; the summary and --json list them"
+
+
+def test_a_baseline_outside_of_the_repository_is_named_in_the_message_alone():
+    # GitHub shows nothing beside a file that the repository does not have.
+    places = RecordPlaces(file="/mnt/baselines/a100.jsonl", lines={("plan", POINT.point_id): 7})
+    assert github_annotations(Check(findings=(WORSE,)), places) == [
+        "::error title=qbench%3A Llama-2-7b-hf bf16 r=16 b=1 s=2048%2C planned for cuda::"
+        "worse: peak_allocated_bytes 14.00 GiB -> 15.00 GiB (+7.14 %25); line 7 of /mnt/baselines/a100.jsonl"
+    ]

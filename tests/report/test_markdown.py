@@ -78,6 +78,20 @@ def test_the_form_for_a_pull_request_keeps_to_its_limit_and_says_what_is_missing
         assert text.count("<details>") == text.count("</details>")
 
 
+def test_it_keeps_to_any_limit_and_says_what_is_missing_as_soon_as_it_can():
+    wide = [replace(record, run_id="\U0001f4a9" * 9) for record in sample_run()]
+    content = replace(gather_content(wide), scope="Größe. " * 30)
+    whole = comment_text(content, "\U0001f4a9", 100_000)
+    for limit in (*range(-3, 1_500, 7), *range(len(whole.encode()) - 20, len(whole.encode()) + 200, 7)):
+        text = comment_text(content, "\U0001f4a9", limit)
+        assert len(text.encode()) <= max(0, limit)
+        if limit < 100:
+            assert text == ""
+        else:
+            assert text == whole or "too long for this place and left out" in text
+            assert text.count("<details>") == text.count("</details>")
+
+
 def test_hostile_names_neither_break_the_limit_nor_become_markup():
     evil = "</details><script>alert(1)</script>|`_x_`\u202e" + "A" * 10_000
     records = [make_record(model=evil, precision=p, r=r) for r in range(1, 30) for p in ("bf16", "nf4")]
