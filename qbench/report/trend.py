@@ -25,8 +25,8 @@ MOST_SEARCHED = 100
 
 
 def trend_table(series: Iterable[Series]) -> Table:
-    """Return a row for each level of each series: how long it lasted, its median, and the step to it."""
-    titles = ("Point", "Metric", "Since", "Runs", "Median", "Change", "Verdict", "What changed")
+    """Return a row for each level of each series: its first run, how many, their median, the step to it."""
+    titles = ("Point", "Metric", "From run", "Since", "Runs", "Median", "Change", "Verdict", "What changed")
     rows = [row for one in series for row in _rows(one)]
     return Table(columns=tuple(Column(title) for title in titles), rows=tuple(rows))
 
@@ -43,6 +43,7 @@ def _rows(series: Series) -> list[tuple[str, ...]]:
             (
                 series_name(series) if not number else "",
                 series.metric if not number else "",
+                series.samples[start].run_id,
                 series.samples[start].created_at[:16].replace("T", " "),
                 str(end - start),
                 format_value(level, series.unit),

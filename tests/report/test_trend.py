@@ -38,8 +38,8 @@ FLAT = series(14 * GIB, 14 * GIB, 14 * GIB)
 def test_a_row_for_each_level():
     name = "Llama-2-7b-hf bf16 r=16 b=1 s=2048, planned for cuda"
     assert trend_table([STEPPED]).rows == (
-        (name, "peak_allocated_bytes", "2026-11-01 02:00", "2", "14.00 GiB", "", "", ""),
-        ("", "", "2026-11-03 02:00", "3", "15.00 GiB", "+7.1 %", "worse", "peft 0.21.2 -> 0.22.0"),
+        (name, "peak_allocated_bytes", "<run 0>", "2026-11-01 02:00", "2", "14.00 GiB", "", "", ""),
+        ("", "", "<run 2>", "2026-11-03 02:00", "3", "15.00 GiB", "+7.1 %", "worse", "peft 0.21.2 -> 0.22.0"),
     )
 
 
