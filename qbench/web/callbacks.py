@@ -35,6 +35,8 @@ CARDS = (
 OVERVIEW_PRECISIONS = ("bf16", "int8", "nf4", "nf4-dq")
 
 LONGEST_READER = 64
+LARGEST_STAMP = 2**53
+"""A stamp is a browser's clock in milliseconds; whole numbers above it are none that a browser counts to."""
 
 
 def add_callbacks(app: Dash, planner: Planner, uploads: Uploads) -> None:
@@ -54,8 +56,8 @@ def add_callbacks(app: Dash, planner: Planner, uploads: Uploads) -> None:
         try:
             state, records = planned(asked, "answer", _of_each_setting)
         except QbenchError as error:
-            return problem_view(str(error)), asked
-        return answer_view(state, records), asked
+            return problem_view(str(error)), _echo(asked)
+        return answer_view(state, records), _echo(asked)
 
     # The details come after the answer, which should not wait for them to be drawn.
     @app.callback(Output("details", "children"), Input("answered", "data"))
@@ -88,7 +90,14 @@ def _question(asked: Any) -> tuple[str, str, float]:
     query, reader, stamp = asked.get("query"), asked.get("reader"), asked.get("stamp")
     if not isinstance(query, str) or not isinstance(reader, str) or not isinstance(stamp, (int, float)):
         raise PreventUpdate
+    if not abs(stamp) <= LARGEST_STAMP:  # NaN is refused, too.
+        raise PreventUpdate
     return query, reader[:LONGEST_READER], float(stamp)
+
+
+def _echo(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return a question as it came, without what else was sent with it."""
+    return {name: asked[name] for name in ("query", "reader", "stamp")}
 
 
 def _of_each_setting(state: State) -> list[Question]:

@@ -15,6 +15,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from qbench.errors import QbenchError
 from qbench.records.plan_cache import PlanCache, cache_folder
+from qbench.web.bodies import QUESTIONS, request_problem
 from qbench.web.callbacks import add_callbacks
 from qbench.web.layout import index_page, page_layout
 from qbench.web.runs import RunFolder
@@ -40,7 +41,7 @@ class PlannerPage:
         self.planner = Planner(PlanCache())
         self._uploads = Uploads(folder or cache_folder() / "configs")
         self._runs = runs
-        dash = Dash(
+        self._dash = dash = Dash(
             "qbench.web",
             title="qbench planner",
             update_title="",
@@ -61,11 +62,19 @@ class PlannerPage:
     def _add_routes(self) -> None:
         self.app.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
         self.app.before_request(_refuse_strangers)
+        self.app.before_request(self._refuse_malformed)
         self.app.after_request(self._with_headers)
         self.app.register_error_handler(DependencyException, _no_such_file)
         self.app.add_url_rule("/config", view_func=self._keep_config, methods=["POST"])
         self.app.add_url_rule("/run/<int:number>/", view_func=self._run_file, defaults={"suffix": "html"})
         self.app.add_url_rule("/run/<int:number>/report.<suffix>", view_func=self._run_file)
+
+    def _refuse_malformed(self) -> Response | None:
+        """Answer a question that Dash would fail on with 400 and a line; None for all else."""
+        if request.path != QUESTIONS or request.method != "POST":
+            return None
+        problem = request_problem(request, self._dash.callback_map)
+        return None if problem is None else Response(problem, 400, mimetype="text/plain")
 
     def _keep_config(self) -> Response:
         try:

@@ -122,10 +122,95 @@ def test_the_settings_of_a_model_path_are_never_opened(client):
 
 @pytest.mark.parametrize(
     ("query", "reader", "stamp"),
-    [(None, "me", 1), (["x"], "me", 1), ("", None, 1), ("", "me", "x"), ("", "me", None)],
+    [
+        (None, "me", 1),
+        (["x"], "me", 1),
+        ("", None, 1),
+        ("", "me", "x"),
+        ("", "me", None),
+        pytest.param("", "me", 10**400, id="huge"),
+    ],
 )
 def test_a_question_of_another_kind_has_no_answer(client, query, reader, stamp):
     assert asked(client, query, reader, stamp).status_code == 204
+
+
+def posted(client, body: bytes | str, kind: str = "application/json"):
+    return client.post("/_dash-update-component", data=body, headers={**OWN, "Content-Type": kind})
+
+
+INPUT = {"id": "asked", "property": "data", "value": {"query": "", "reader": "me", "stamp": 1}}
+OUTPUTS = [{"id": "answer", "property": "children"}, {"id": "answered", "property": "data"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"output": None}, "output is none that"),
+        ({"output": ["details.children"]}, "output is none that"),
+        ({"output": "no.such"}, "output is none that"),
+        ({"output": "shown.data"}, "output is none that"),  # It runs in the browser.
+        ({"outputs": None}, "outputs are not those of output"),
+        ({"outputs": OUTPUTS[0]}, "outputs are not those of output"),
+        ({"outputs": OUTPUTS[:1]}, "outputs are not those of output"),
+        ({"outputs": [1, 2]}, "outputs are not those of output"),
+        ({"outputs": [{}, {}]}, "outputs are not those of output"),
+        ({"inputs": None}, "inputs must be asked.data"),
+        ({"inputs": [INPUT, INPUT]}, "inputs must be asked.data"),
+        ({"inputs": [{**INPUT, "id": {"a": 1}}]}, "inputs must be asked.data"),
+        ({"state": 1}, "state must be empty"),
+        ({"state": [INPUT]}, "state must be empty"),
+        ({"changedPropIds": None}, "changedPropIds must be a list of names"),
+        ({"changedPropIds": [{}]}, "changedPropIds must be a list of names"),
+    ],
+)
+def test_a_malformed_question_is_one_line_and_leaves_no_trace(client, changes, said, caplog):
+    good = {"output": "..answer.children...answered.data..", "outputs": OUTPUTS, "inputs": [INPUT]}
+    assert posted(client, json.dumps(good)).status_code == 200
+    answer = posted(client, json.dumps(good | changes))
+    assert (answer.status_code, answer.mimetype) == (400, "text/plain")
+    assert answer.text.startswith(said)
+    assert answer.text.endswith("; reload the page")
+    assert "\n" not in answer.text
+    assert caplog.records == []
+
+
+def test_a_question_with_one_output_is_as_the_browser_sends_it(client):
+    # dash_renderer, handleServerside: one output is no list, and names are told twice.
+    body = {
+        "output": "details.children",
+        "outputs": {"id": "details", "property": "children"},
+        "inputs": [{**INPUT, "id": "answered"}],
+        "changedPropIds": ["answered.data"],
+        "parsedChangedPropsIds": ["answered.data"],
+    }
+    assert "details" in posted(client, json.dumps(body)).get_json()["response"]
+    # What a store does not hold yet is left out.
+    nothing = body | {"inputs": [{"id": "answered", "property": "data"}]}
+    assert posted(client, json.dumps(nothing)).status_code == 204
+
+
+@pytest.mark.parametrize("body", ["", "{", "\xff", "[" * 100_000, '{"output": ' + "9" * 5000 + "}"])
+def test_what_is_no_json_is_one_line(client, body: str, caplog):
+    answer = posted(client, body)
+    assert (answer.status_code, answer.text) == (400, "the body is not JSON; reload the page")
+    assert posted(client, "{}", "text/plain").text == "the body is not JSON; reload the page"
+    assert posted(client, "[]").text == "the body is no JSON object; reload the page"
+    assert posted(client, " " * (3 * LARGEST_CONFIG)).status_code == 413
+    assert caplog.records == []
+
+
+def test_a_question_with_more_in_it_gets_its_own_three_parts_back(client):
+    deep: list[object] = []
+    for _ in range(500):
+        deep = [deep]
+    body = {
+        "output": "..answer.children...answered.data..",
+        "outputs": OUTPUTS,
+        "inputs": [{**INPUT, "value": INPUT["value"] | {"more": deep}}],
+    }
+    answer = posted(client, json.dumps(body))
+    assert answer.get_json()["response"]["answered"]["data"] == INPUT["value"]
 
 
 def test_a_config_is_taken_and_planned(client):
