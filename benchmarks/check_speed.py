@@ -1,6 +1,6 @@
-"""How long `qbench check` and `qbench report` take on 10,000 full records a side, from process start to end.
+"""How long `qbench check` and `qbench report` take on 10,000 records, from process start to end.
 
-    python -m benchmarks.check_speed [--records 10000] [--repeats 3]
+    python -m benchmarks.check_speed [--records 10000] [--repeats 5] [--out FILE]
 
 The records are those of reports/demo at other ranks, each a point of its own: plan or measurement with its
 timeline, environment and details. `slim` are the same as a baseline file keeps them.
@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.timing import Row, command, document, imports_time
 from qbench.compare.baselines import accept
 from qbench.records.record import Record
 from qbench.records.store import RECORDS_FILE, read_records, write_records
+from qbench.units import MIB
 
 SOURCE = Path(__file__).parents[1] / "reports" / "demo"
 
@@ -44,38 +43,49 @@ def many(count: int, slower: float) -> Iterator[Record]:
         )
 
 
-def seconds(*arguments: str) -> float:
-    """Return how long a command of qbench takes."""
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "qbench", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr or done.stdout)
-    return time.perf_counter() - start
+def write_sides(folder: Path, count: int) -> None:
+    """Write so many records as a run before and now, in full, and as a baseline file keeps them."""
+    for side, slower in (("before", 1.0), ("now", 1.01)):
+        records = list(many(count, slower))
+        write_records(folder / "full" / side / RECORDS_FILE, records)
+        write_records(folder / "slim" / side / RECORDS_FILE, accept([], records, "why").records)
+
+
+def rows_of(folder: Path, count: int, repeats: int) -> Iterator[Row]:
+    """Yield what each command takes: the median over so many times, all in turn."""
+    commands: dict[str, tuple[str, ...]] = {}
+    for number in (count, count // 2):
+        write_sides(folder / str(number), number)
+        for kind, said in (("full", "as a run holds them"), ("slim", "as a baseline holds them")):
+            now, before = (folder / str(number) / kind / side for side in ("now", "before"))
+            size = f"{(now / RECORDS_FILE).stat().st_size / MIB:.0f} MiB"
+            title = f"check of {number:,} records a side, {said} ({size})"
+            commands[title] = ("check", str(now), "--baseline", str(before))
+    full = folder / str(count) / "full" / "now"
+    commands[f"report of {count:,} records"] = ("report", str(full), "--out", str(folder / "out"))
+    times: dict[str, list[float]] = {title: [] for title in commands}
+    for _ in range(repeats):
+        for title, arguments in commands.items():
+            times[title].append(command("-m", "qbench", *arguments))
+    yield from ((title, statistics.median(taken)) for title, taken in times.items())
 
 
 def main() -> None:
     """Make the files, time the commands and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--records", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     given = parser.parse_args()
+    imports = imports_time()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for side, slower in (("before", 1.0), ("now", 1.01)):
-            records = list(many(given.records, slower))
-            write_records(folder / side / RECORDS_FILE, records)
-            write_records(folder / f"{side}-slim" / RECORDS_FILE, accept([], records, "why").records)
-        full, slim = (str(folder / f"now{kind}") for kind in ("", "-slim"))
-        commands = {
-            "check, full": ("check", full, "--baseline", str(folder / "before")),
-            "check, slim": ("check", slim, "--baseline", str(folder / "before-slim")),
-            "report, full": ("report", full, "--out", str(folder / "out")),
-        }
-        for title, arguments in commands.items():
-            times = [seconds(*arguments) for _ in range(given.repeats)]
-            size = (Path(arguments[1]) / RECORDS_FILE).stat().st_size / 1e6
-            each = f"{statistics.median(times):.2f} s (median of {len(times)})"
-            print(f"{title:12}  {given.records:,} records, {size:.0f} MB a side: {each}")
+        rows = list(rows_of(Path(name), given.records, given.repeats))
+    text = document(
+        "How long a check and a report of many records take", "benchmarks.check_speed", rows, imports
+    )
+    print(text)
+    if given.out is not None:
+        given.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
