@@ -1,12 +1,14 @@
 """How long plans take, beside what importing the libraries takes, in one run.
 
     python -m benchmarks.plan_speed [--points N] [--out FILE]
-    python -m benchmarks.plan_speed --verify 100 [--lengths 512,1536,4096] [--batches 1,4]
+    python -m benchmarks.plan_speed --verify 100 [--models bigscience/bloom-560m] [--lengths 512,1536,4096]
+                                    [--batches 1,4] [--gpu "H100 SXM" ...]
 
 A plan of few layers repeated is told beside one of all layers; a sweep runs on all cores; a plan from the
 cache is a process of its own from its start. The sweep is 5 models x 4 precisions x 5 ranks x 10 lengths, of
-which `--points` takes a part, evenly; `--verify` plans some of it again, each point on its own. `--lengths`
-and `--batches` give the sweep other sizes.
+which `--points` takes a part, evenly; `--verify` plans some of it again, each point on its own. `--models`,
+`--precisions`, `--ranks`, `--lengths` and `--batches` make it another one. With `--gpu`, step times are
+planned, too, and the same sweep without a GPU is timed beside it.
 """
 
 from __future__ import annotations
@@ -14,23 +16,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks.timing import Row, command, document, imports_time, seconds_of
+from qbench.catalog.gpus import find_gpu
 from qbench.measure.pool import num_cores
 from qbench.plan.trace import trace
 from qbench.planning import PlanFor, plan_or_error, plans
 from qbench.quiet import quiet_libraries
 from qbench.records.record import Record
-from qbench.records.software import library_versions
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 
@@ -47,20 +49,6 @@ LENGTHS = tuple(256 * step for step in range(1, 11))
 REPEATS = 5
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Return how long a piece of work takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def command(*arguments: str) -> float:
-    """Return how long a process of this Python takes, from start to end."""
-    return seconds_of(
-        lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True)
-    )
-
-
 def trace_again(model: str, *, all_layers: bool) -> float:
     """Return the median time of a trace after imports, of few layers repeated or of all."""
     points = [point_from({"model": model}, {"precision": "nf4-dq", "seq_len": s}) for s in LENGTHS[:REPEATS]]
@@ -71,9 +59,16 @@ def trace_again(model: str, *, all_layers: bool) -> float:
     )
 
 
-def sweep_points(count: int, lengths: Sequence[int] = LENGTHS, batches: Sequence[int] = (1,)) -> list[Point]:
+def sweep_points(
+    count: int,
+    models: Sequence[str] = MODELS,
+    precisions: Sequence[str] = PRECISIONS,
+    ranks: Sequence[int] = RANKS,
+    lengths: Sequence[int] = LENGTHS,
+    batches: Sequence[int] = (1,),
+) -> list[Point]:
     """Return so many points of the sweep, evenly."""
-    product = list(itertools.product(MODELS, PRECISIONS, RANKS, lengths, batches))
+    product = list(itertools.product(models, precisions, ranks, lengths, batches))
     return [
         point_from(
             {"model": model},
@@ -83,26 +78,36 @@ def sweep_points(count: int, lengths: Sequence[int] = LENGTHS, batches: Sequence
     ]
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return the names of a list with commas."""
+    return tuple(text.split(","))
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Return the whole numbers of a list with commas."""
     return tuple(int(number) for number in text.split(","))
 
 
-def differing(points: list[Point], found: list[Record], count: int) -> list[str]:
+def differing(points: list[Point], found: list[Record], count: int, settings: PlanFor) -> list[str]:
     """Return which of so many random points have another record when each is planned on its own."""
     chosen = random.Random(count).sample(range(len(points)), min(count, len(points)))
-    alone = (plan_or_error(points[index], PlanFor()) for index in chosen)
     return [
         points[index].label
-        for index, record in zip(chosen, alone, strict=True)
-        if (record.outcome, record.metrics, record.detail)
-        != (found[index].outcome, found[index].metrics, found[index].detail)
+        for index in chosen
+        if replace(plan_or_error(points[index], settings), created_at="")
+        != replace(found[index], created_at="")
     ]
 
 
-def rows_of_plans(imports: float) -> Iterator[tuple[str, float]]:
+def planned(points: list[Point], settings: PlanFor) -> tuple[float, list[Record]]:
+    """Return the plans of a sweep after the seconds that they took."""
+    start = time.perf_counter()
+    found = plans(points, settings)
+    return time.perf_counter() - start, found
+
+
+def rows_of_plans() -> Iterator[Row]:
     """Yield what was timed and the seconds it took, the sweep left aside."""
-    yield "importing torch, transformers, peft and bitsandbytes", imports
     for model in ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-405B"):
         for all_layers in (False, True):
             run = "all layers run" if all_layers else "few layers run and repeated"
@@ -115,25 +120,6 @@ def rows_of_plans(imports: float) -> Iterator[tuple[str, float]]:
         yield "a process that finds that plan in the cache", cached
 
 
-def document(rows: list[tuple[str, float]], imports: float) -> str:
-    """Return the times as a page of Markdown."""
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version)
-    table = [f"| {what} | {taken:.2f} | {taken / imports:.2f} |" for what, taken in rows]
-    return "\n".join(
-        [
-            "# How long plans take",
-            "",
-            f"Written by `python -m benchmarks.plan_speed` on {num_cores()} cores ({platform.machine()}), "
-            f"Python {platform.python_version()}; {versions}.",
-            "",
-            "| What | Seconds | Of the imports |",
-            "|---|--:|--:|",
-            *table,
-            "",
-        ]
-    )
-
-
 def main() -> None:
     """Print each time and its ratio to the imports; exit 1 when a shared plan is not that of the point."""
     parser = argparse.ArgumentParser()
@@ -141,25 +127,34 @@ def main() -> None:
     parser.add_argument(
         "--verify", type=int, default=0, help="plan so many of them each on its own and compare"
     )
+    parser.add_argument("--models", type=names, default=MODELS, help="models, with commas")
+    parser.add_argument("--precisions", type=names, default=PRECISIONS, help="precisions, with commas")
+    parser.add_argument("--ranks", type=numbers, default=RANKS, help="ranks of the adapters, with commas")
     parser.add_argument("--lengths", type=numbers, default=LENGTHS, help="tokens of a sequence, with commas")
     parser.add_argument("--batches", type=numbers, default=(1,), help="sequences of a batch, with commas")
+    parser.add_argument("--gpu", action="append", default=[], help="plan step times on it; may be repeated")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     asked = parser.parse_args()
+    gpus = tuple(find_gpu(name) for name in asked.gpu)
     quiet_libraries()
-    imports = min(command("-c", "import torch, transformers, peft, bitsandbytes") for _ in range(3))
+    imports = imports_time()
     # With few points to verify, the sweep alone is of interest.
-    rows = [] if asked.verify else list(rows_of_plans(imports))
-    points = sweep_points(asked.points, asked.lengths, asked.batches)
+    rows = [] if asked.verify else list(rows_of_plans())
+    points = sweep_points(
+        asked.points, asked.models, asked.precisions, asked.ranks, asked.lengths, asked.batches
+    )
     found: list[Record] = []
-    taken = seconds_of(lambda: found.extend(plans(points, PlanFor())))
-    rows.append((f"a sweep of {len(points)} points on {num_cores()} cores", taken))
-    for what, seconds in rows:
-        print(f"{what}: {seconds:.2f} s, {seconds / imports:.2f} of the imports")
+    for settings in [PlanFor(), PlanFor(gpus=gpus)] if gpus else [PlanFor()]:
+        taken, found = planned(points, settings)
+        held = f", with step times on {' and '.join(asked.gpu)}" if settings.gpus else ""
+        rows.append((f"a sweep of {len(points)} points on {num_cores()} cores{held}", taken))
+    text = document("How long plans take", "benchmarks.plan_speed", rows, imports)
+    print(text)
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(document(rows, imports), encoding="utf-8")
+        asked.out.write_text(text, encoding="utf-8")
     if asked.verify:
-        wrong = differing(points, found, asked.verify)
+        wrong = differing(points, found, asked.verify, PlanFor(gpus=gpus))
         print(f"{len(wrong)} of {asked.verify} points differ from a plan of their own", *wrong, sep="\n")
         sys.exit(bool(wrong))
 

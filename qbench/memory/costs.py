@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -98,15 +97,15 @@ class CostLog:
         place = self._place(ledger)
         self._entries += [_Entry(cost, *place, (), False) for cost in hidden]
 
-    def work(
-        self, ledger: Any = None, block: Block | None = None, growth: float = 1.0
-    ) -> list[tuple[Work, float]]:
-        """Return the step's work and how often it is done; a block's layers count as often as they stand.
+    def work(self, ledger: Any = None, block: Block | None = None, growth: float = 1.0) -> WorkTable:
+        """Return the step's work, one row for each operator that was noted, in order.
 
+        A block's layers count as often as they stand. Rows that are equal are not joined here: which of them
+        are depends on the sizes (`work_columns`).
         `ledger` and `block` are those of a shallow model, None where all layers were run; the deep one trains
         `growth` times as many tensors, for each of which the optimizer works on the host.
         """
-        counted: dict[Work, float] = defaultdict(float)
+        rows: WorkTable = []
         layers = None if block is None else _Layers(ledger, block)
         current: int | None = None
         for entry in self._entries:
@@ -119,8 +118,8 @@ class CostLog:
                 times = growth
             elif layers is not None:
                 cost, times = layers.of_storages(entry)
-            counted[Work(cost, entry.phase, entry.is_recomputed, entry.in_loss)] += times
-        return list(counted.items())
+            rows.append((Work(cost, entry.phase, entry.is_recomputed, entry.in_loss), times))
+        return rows
 
     def _place(self, ledger: Any) -> tuple[str, str, bool, bool]:
         module, category, in_forward = ledger.place()

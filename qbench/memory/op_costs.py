@@ -70,10 +70,11 @@ class OpCost:
     kind: Kind
     dtype: str
     """dtype of the arithmetic: fp32, bf16, fp16, fp64, int8, or other."""
-    flops: float = 0
-    """Floating-point operations of matrix products and attention; 0 elsewhere, where bytes decide."""
-    read_bytes: float = 0
-    written_bytes: float = 0
+    flops: int = 0
+    """Floating-point operations of matrix products and attention, a whole multiple of their shape's product;
+    0 elsewhere, where bytes decide."""
+    read_bytes: int = 0
+    written_bytes: int = 0
     shape: tuple[int, ...] = ()
     """Of a product (batch, m, n, k); of attention (batch x heads, queries, keys, head dimension)."""
     layout: str = ""
@@ -81,13 +82,17 @@ class OpCost:
     side, `transposed` where the elements of a row are not."""
 
     @property
-    def num_bytes(self) -> float:
+    def num_bytes(self) -> int:
         """Bytes read and written together."""
         return self.read_bytes + self.written_bytes
 
     def scaled(self, read: float, written: float) -> OpCost:
-        """Return the cost where inputs are `read` times as large, and outputs `written` times."""
-        return replace(self, read_bytes=self.read_bytes * read, written_bytes=self.written_bytes * written)
+        """Return the cost where inputs are `read` times as large, and outputs `written` times.
+
+        Bytes are whole, so what floating point adds to them is rounded away.
+        """
+        read_bytes, written_bytes = round(self.read_bytes * read), round(self.written_bytes * written)
+        return replace(self, read_bytes=read_bytes, written_bytes=written_bytes)
 
 
 def op_cost(func: Any, args: Any, kwargs: Any, out: Any) -> OpCost:
@@ -199,24 +204,24 @@ def _row_is_together(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 0 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1
 
 
-def _flops(func: Any, name: str, args: Any, out: Any, shape: tuple[int, ...]) -> float:
+def _flops(func: Any, name: str, args: Any, out: Any, shape: tuple[int, ...]) -> int:
     """Return two operations for each multiplication of a product, else what torch counts."""
     if "attention" in name:
         return _attention_flops(func, args, shape)
     if shape:
-        return float(2 * prod(shape))
+        return 2 * prod(shape)
     formula = _FLOPS.get(func.overloadpacket)
-    return 0.0 if formula is None else float(formula(*args, out_val=out))
+    return 0 if formula is None else int(formula(*args, out_val=out))
 
 
-def _attention_flops(func: Any, args: Any, shape: tuple[int, ...]) -> float:
+def _attention_flops(func: Any, args: Any, shape: tuple[int, ...]) -> int:
     """Two products of every query with every key and value in forward, five in backward.
 
     A causal kernel skips half of them. Backward computes the scores again: torch/utils/flop_counter.py,
     `sdpa_backward_flop_count`.
     """
     products = 5 if "backward" in func._schema.name else 2
-    return (0.5 if _is_causal(func, args) else 1.0) * products * 2 * prod(shape)
+    return (1 if _is_causal(func, args) else 2) * products * prod(shape)
 
 
 def _is_causal(func: Any, args: Any) -> bool:
@@ -232,7 +237,7 @@ def product_of_4bit(args: Any, kwargs: Any, out: torch.Tensor) -> OpCost:
     shape = (1, first.numel() // first.shape[-1], out.shape[-1], first.shape[-1])
     read = sum(map(tensor_bytes, tensors((*args, *kwargs.values()))))
     written = tensor_bytes(out)
-    return OpCost("gemm_4bit", "matmul_4bit", _dtype([first], out), 2.0 * prod(shape), read, written, shape)
+    return OpCost("gemm_4bit", "matmul_4bit", _dtype([first], out), 2 * prod(shape), read, written, shape)
 
 
 def dequantizations(args: Any, kwargs: Any) -> Iterator[OpCost]:

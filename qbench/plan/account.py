@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qbench.memory.choices import Backend
-from qbench.memory.costs import WorkTable
 from qbench.memory.outline import Ints, Outline, bytes_asked, outline_of
+from qbench.memory.work_columns import WorkColumns, columns_of
 from qbench.plan.recorded import Recorded
 from qbench.step.verify import ModelFacts, has_stacked_experts
 
@@ -22,7 +22,7 @@ class Account:
     """The bytes of each allocation, as they were asked for."""
     attention: tuple[Backend, ...]
     has_stacked_experts: bool
-    work: WorkTable | None = None
+    work: WorkColumns | None = None
     """What the step's operators cost; None where it was not asked for."""
 
 
@@ -35,5 +35,5 @@ def account_of(recorded: Recorded, attention: set[Backend]) -> Account:
         asked=bytes_asked(recorded.history),
         attention=tuple(sorted(attention)),
         has_stacked_experts=has_stacked_experts(recorded.model),
-        work=recorded.work,
+        work=None if recorded.work is None else columns_of(recorded.work),
     )

@@ -48,11 +48,8 @@ def plan(
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
     mine = [found for found in calibrations if found.device == device]
-    if gpus or (device == "cpu" and mine):
-        # What operators cost is not shared between points, so a plan with times runs its own step.
-        traced = trace(point, device, card, allocator, with_costs=True)
-    else:
-        traced = (tracer or trace)(point, device, card, allocator)
+    is_timed = bool(gpus) or (device == "cpu" and bool(mine))
+    traced = (tracer or trace)(point, device, card, allocator, with_costs=is_timed)
     if on_trace is not None:
         on_trace(traced)
     metrics = _metrics(traced)

@@ -127,29 +127,44 @@ def _independent(scaled: np.ndarray, spread: Sequence[Sequence[int]]) -> tuple[S
 def _broken(scaled: np.ndarray, terms: Sequence[Sizes]) -> list[np.ndarray]:
     """Return the polynomials beside a jump and a bend, for each place between two values of the grid.
 
-    Of the whole batch's tokens too: kernels are chosen by them.
+    Of the whole batch's tokens too, by which kernels are chosen, and of what an adapter makes of them.
     """
     systems = []
     tokens = scaled[:, 1] * scaled[:, 2]
-    for axis in (*scaled.T, tokens):
-        for start in np.unique(axis)[1:]:
-            after = (axis >= start).astype(float)
+    for axis in (*scaled.T, tokens, scaled[:, 0] * tokens):
+        told = np.round(axis, 12)  # Products of the same sizes may differ in their last digits.
+        for start in np.unique(told)[1:]:
+            after = (told >= start).astype(float)
             systems.append(np.column_stack([_columns(scaled, terms), after, after * axis]))
     return systems
 
 
 def _telling(systems: Sequence[np.ndarray]) -> list[int]:
     """Return rows that tell as much as all of them do, in each system; greedily, so not the very fewest."""
-    wanted = sum(_rank(system) for system in systems)
+    alone, broken = systems[0], np.stack(systems[1:]) if systems[1:] else None
+
+    def told(rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return the rank of all systems together, for each of several choices of rows."""
+        index = np.array(rows)
+        ranks = _ranks(alone[index])
+        return ranks if broken is None else ranks + _ranks(broken[:, index]).sum(axis=0)
+
+    everything = range(len(alone))
+    wanted = told([everything])[0]
     chosen: list[int] = []
     reached = 0
     while reached < wanted:
-        left = [row for row in range(len(systems[0])) if row not in chosen]
-        gains = {row: sum(_rank(system[[*chosen, row]]) for system in systems) for row in left}
-        best = max(left, key=lambda row: gains[row])
-        chosen.append(best)
+        left = [row for row in everything if row not in chosen]
+        gains = told([[*chosen, row] for row in left])
+        best = int(np.argmax(gains))
+        chosen.append(left[best])
         reached = gains[best]
     return chosen
+
+
+def _ranks(matrices: np.ndarray) -> np.ndarray:
+    ranks: np.ndarray = np.linalg.matrix_rank(matrices, tol=1e-9)
+    return ranks
 
 
 def _rank(matrix: np.ndarray) -> int:

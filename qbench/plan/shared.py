@@ -1,16 +1,19 @@
 """Traces of many points for the price of a few: the others' sizes follow from those that were recorded.
 
 Of points that differ in rank, sequence length and batch size alone, the same operators run in the same order
-on the same modules; only the bytes differ, each a polynomial of the three (`sampling`). So some points of a
-family are recorded, and an account of any other has their outline and the polynomials' values. All else is
-done for each point: replaying the allocator, finding the peak, holding it against cards.
+on the same modules; only bytes and shapes differ, each number a polynomial of the three (`sampling`). So some
+points of a family are recorded, and an account of any other has their outline and the polynomials' values.
+All else is done for each point: replaying the allocator, finding the peak, holding it against cards, adding
+up what operators take.
 
 That is exact where its assumptions hold, and each is checked, or kept by construction:
 
-- same events: the outlines of all samples are equal; else the family is cut where they differ, and each part
-  is a family of its own, with samples and checks of its own;
-- polynomials: samples beyond those that determine them fit each allocation's bytes to the byte, and every
-  number comes out whole; the samples are chosen so that a jump or a bend between them would not fit;
+- same events: the outlines of all samples are equal, and where times are planned the operators that ran; else
+  the family is cut where they differ, and each part is a family of its own, with samples and checks of its
+  own;
+- polynomials: samples beyond those that determine them fit the bytes of each allocation, and the bytes and
+  the shape of each operator, to the unit, and every number comes out whole; the samples are chosen so that a
+  jump or a bend between them would not fit;
 - between samples, choices change at thresholds: those by rounding are kept out by the grains of `families`,
   and those by size (bitsandbytes' 4-bit product, optimizers' 4096 and 100,000 elements, the window of an
   attention) change once as a size grows, so that no two samples on both sides of one agree;
@@ -33,6 +36,7 @@ from qbench.errors import StepError
 from qbench.memory.allocator import AllocatorConfig
 from qbench.memory.choices import Card
 from qbench.memory.outline import Ints
+from qbench.memory.work_columns import WorkColumns
 from qbench.plan.account import Account
 from qbench.plan.families import RANK_GRAIN, Sizes, family_of, resized, sizes_of
 from qbench.plan.sampling import Samples, choose_samples, combined
@@ -82,25 +86,36 @@ class SharedTraces:
         for point in points:
             by_family.setdefault(family_of(point), []).append(point)
         self._members = by_family
-        self._parts: dict[tuple[str, Device, Card], Parts] = {}
+        self._parts: dict[tuple[str, Device, Card, bool], Parts] = {}
 
-    def __call__(self, point: Point, device: Device, card: Card, allocator: AllocatorConfig) -> Trace:
+    def __call__(
+        self,
+        point: Point,
+        device: Device,
+        card: Card,
+        allocator: AllocatorConfig,
+        *,
+        with_costs: bool = False,
+    ) -> Trace:
         """Return the trace of one of the points. Raises StepError when its step cannot be built."""
-        config = load_config(point)
-        account = self._parts_of(point, device, card).account(sizes_of(point))
+        account = self._parts_of(point, device, card, with_costs).account(sizes_of(point))
         if account is None:
-            account = record_account(point, device, config, card)
-        return trace_of(account, point, device, config, allocator)
+            account = _recorded(point, device, card, with_costs)
+        return trace_of(account, point, device, load_config(point), allocator)
 
-    def _parts_of(self, point: Point, device: Device, card: Card) -> Parts:
-        key = (family_of(point), device, card)
+    def _parts_of(self, point: Point, device: Device, card: Card, with_costs: bool) -> Parts:
+        key = (family_of(point), device, card, with_costs)
         if key not in self._parts:
 
             def record(one: Point) -> Account:
-                return record_account(one, device, load_config(one), card)
+                return _recorded(one, device, card, with_costs)
 
             self._parts[key] = Parts(self._members.get(key[0], []), record)
         return self._parts[key]
+
+
+def _recorded(point: Point, device: Device, card: Card, with_costs: bool) -> Account:
+    return record_account(point, device, load_config(point), card, with_costs=with_costs)
 
 
 class Parts:
@@ -121,6 +136,11 @@ class Parts:
             return self._recorded[sizes]
         return next((family.account(sizes) for family in self._families if sizes in family.members), None)
 
+    def _account_of(self, sizes: Sizes) -> Account:
+        if sizes not in self._recorded:
+            self._recorded[sizes] = self._record(resized(self._members[0], sizes))
+        return self._recorded[sizes]
+
     def _share(self, members: frozenset[Sizes]) -> None:
         """Sample some of the family, and where they are not alike, each side of the change for itself."""
         left = [sizes for sizes in members if sizes not in self._recorded]
@@ -130,13 +150,11 @@ class Parts:
         unknown = [sizes for sizes in samples.sizes if sizes not in self._recorded]
         if len(left) < WORTH_SAMPLES * len(unknown):
             return
-        for sizes in unknown:
-            self._recorded[sizes] = self._record(resized(self._members[0], sizes))
-        family = Family(members, samples, {sizes: self._recorded[sizes] for sizes in samples.sizes})
+        family = Family(members, samples, {sizes: self._account_of(sizes) for sizes in samples.sizes})
         if family.is_regular():
             self._families.append(family)
             return
-        cut = family.change()
+        cut = family.change(self._account_of)
         if cut is not None:
             self._share(frozenset(sizes for sizes in members if cut.is_before(sizes)))
             self._share(frozenset(sizes for sizes in members if not cut.is_before(sizes)))
@@ -161,7 +179,7 @@ class Family:
     ) -> None:
         self.members = members
         self._samples = samples
-        self._recorded = recorded
+        self._recorded = dict(recorded)
         self._numbers = {sizes: _numbers(account) for sizes, account in recorded.items()}
         self._model = recorded[samples.sizes[0]]
 
@@ -169,8 +187,15 @@ class Family:
         """Say whether the samples are alike, and the polynomials of the first ones fit the others."""
         return not any(self._kinds()) and all(map(self._fits, self._samples.checks))
 
-    def change(self) -> Cut | None:
-        """Return where the samples change; None where all their sizes are one."""
+    def change(self, account_of: Callable[[Sizes], Account]) -> Cut | None:
+        """Return where the samples change; None where all their sizes are one.
+
+        The samples of the highest rank may be the longest ones, and then do not say which of the two it is;
+        so a short one is asked for.
+        """
+        apart = max(self.members, key=lambda sizes: (sizes[0], -sizes[1], -sizes[2]))
+        self._recorded[apart] = account_of(apart)
+        self._numbers[apart] = _numbers(self._recorded[apart])
         cuts = [
             Cut(measure, start)
             for measure in MEASURES
@@ -178,7 +203,9 @@ class Family:
         ]
         kinds = self._kinds()
         if any(kinds):
-            return min(cuts, key=lambda cut: self._num_mixed(cut, kinds))
+            return min(
+                cuts, key=lambda cut: (self._num_mixed(cut, kinds), self._num_undecided(cut.measure, kinds))
+            )
         # Which numbers are no polynomials is known, but not from where on: half of the values are tried.
         measure = self._measure_of_misfits()
         found = [cut for cut in cuts if cut.measure is measure]
@@ -193,9 +220,7 @@ class Family:
         numbers = self._worked_out(sizes)
         if numbers is None:
             return None
-        asked, rest = numbers[: -1 - len(_FACTS)], numbers[-1 - len(_FACTS) :].tolist()
-        facts = replace(self._model.facts, **dict(zip(_FACTS, rest, strict=False)))
-        return replace(self._model, facts=facts, asked=asked, managed_bytes=rest[-1])
+        return _with_numbers(self._model, numbers)
 
     def _fits(self, sizes: Sizes) -> bool:
         numbers = self._worked_out(sizes)
@@ -218,6 +243,16 @@ class Family:
         for sizes, kind in zip(self._recorded, kinds, strict=True):
             sides[cut.is_before(sizes)].append(kind)
         return sum(len(side) - max(map(side.count, side)) for side in sides)
+
+    def _num_undecided(self, measure: Measure, kinds: Sequence[int]) -> int:
+        """Return how many values of a measure do not tell the kind: samples of several have that value.
+
+        The largest samples are large in all measures, so cuts by any of them may part the samples as well.
+        """
+        found: dict[int, set[int]] = {}
+        for sizes, kind in zip(self._recorded, kinds, strict=True):
+            found.setdefault(measure(sizes), set()).add(kind)
+        return sum(len(of_value) > 1 for of_value in found.values())
 
     def _measure_of_misfits(self) -> Measure:
         """Return the rank where all numbers that do not fit depend on it alone, else a length."""
@@ -242,9 +277,25 @@ class Family:
 
 
 def _numbers(account: Account) -> Ints:
-    """Return all that differs within a family: bytes of allocations, facts, and managed bytes."""
+    """Return all that differs within a family: facts, managed bytes, allocations, what operators cost."""
     facts = [getattr(account.facts, name) for name in _FACTS]
-    return np.concatenate([account.asked, np.array([*facts, account.managed_bytes], dtype=np.int64)])
+    few = np.array([*facts, account.managed_bytes], dtype=np.int64)
+    work = () if account.work is None else (account.work.sizes.ravel(),)
+    return np.concatenate([few, account.asked, *work])
+
+
+def _with_numbers(account: Account, numbers: Ints) -> Account:
+    """Return an account with other numbers, in the order of `_numbers`."""
+    *values, managed_bytes = numbers[: len(_FACTS) + 1].tolist()
+    rest = numbers[len(_FACTS) + 1 :]
+    asked, sizes = rest[: len(account.asked)], rest[len(account.asked) :]
+    return replace(
+        account,
+        facts=replace(account.facts, **dict(zip(_FACTS, values, strict=True))),
+        managed_bytes=managed_bytes,
+        asked=asked,
+        work=None if account.work is None else account.work.resized(sizes),
+    )
 
 
 def _are_alike(account: Account, first: Account) -> bool:
@@ -253,4 +304,9 @@ def _are_alike(account: Account, first: Account) -> bool:
         and account.attention == first.attention
         and account.has_stacked_experts == first.has_stacked_experts
         and account.outline.same_as(first.outline)
+        and _work_alike(account.work, first.work)
     )
+
+
+def _work_alike(work: WorkColumns | None, first: WorkColumns | None) -> bool:
+    return first is None if work is None else first is not None and work.same_as(first)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -50,8 +50,19 @@ class Trace:
     """What the step's operators cost and how often each runs; None where it was not asked for."""
 
 
-Tracer = Callable[[Point, Device, Card, AllocatorConfig], Trace]
-"""Gives the trace of a point, as `trace` does."""
+class Tracer(Protocol):
+    """Gives the trace of a point, as `trace` does."""
+
+    def __call__(
+        self,
+        point: Point,
+        device: Device,
+        card: Card,
+        allocator: AllocatorConfig,
+        *,
+        with_costs: bool = False,
+    ) -> Trace:
+        """Return the trace of a point; `with_costs` takes down what operators cost."""
 
 
 def trace(
@@ -109,7 +120,7 @@ def trace_of(
         managed_bytes=account.managed_bytes,
         attention=account.attention,
         caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
-        work=account.work,
+        work=None if account.work is None else account.work.table(),
     )
 
 

@@ -11,10 +11,11 @@ import torch
 from tiny import tiny_point, write_tiny_model
 
 from qbench.memory.choices import Card
-from qbench.memory.costs import Work
+from qbench.memory.costs import Work, WorkTable
 from qbench.memory.kernels import kernels_of
 from qbench.memory.op_costs import OpCost, dequantizations, op_cost, product_of_4bit
 from qbench.memory.recording import without_gc
+from qbench.memory.work_columns import columns_of
 from qbench.plan.depth import shallow
 from qbench.plan.recorded import record_few_layers, record_point
 from qbench.scenario.schema import Device, Point
@@ -95,6 +96,13 @@ def test_a_4bit_weight_is_dequantized_or_read_packed() -> None:
     assert fused.read_bytes == 2 * 4 * 64 + 4096 + 4 + 128
 
 
+def test_scaled_bytes_are_whole() -> None:
+    # 100 x 1.1 is 110, but 110.00000000000001 in floating point.
+    found = OpCost("stack", "copy", "fp32", 0, 10, 100).scaled(2.5, 1.1)
+    assert (found.read_bytes, found.written_bytes) == (25, 110)
+    assert isinstance(found.written_bytes, int)
+
+
 def work_both_ways(point: Point, device: Device) -> tuple[Counter[Work], Counter[Work]]:
     """Return the work of few layers, repeated, and of all."""
     config = load_config(point)
@@ -105,7 +113,12 @@ def work_both_ways(point: Point, device: Device) -> tuple[Counter[Work], Counter
         whole = record_point(point, device, config, Card(), all_layers=True, with_costs=True).work
     assert repeated is not None
     assert whole is not None
-    return Counter(dict(repeated)), Counter(dict(whole))
+    return counted(repeated), counted(whole)
+
+
+def counted(table: WorkTable) -> Counter[Work]:
+    """Return how often each work is done in all."""
+    return Counter(dict(columns_of(table).table()))
 
 
 @pytest.mark.parametrize(

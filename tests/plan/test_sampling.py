@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -68,6 +69,32 @@ def test_no_jump_and_no_bend_goes_unseen(axis: int) -> None:
         for number in changes:
             if fits(samples, number):
                 assert all(value(samples, number, sizes) == number(sizes) for sizes in GRID), threshold
+
+
+UNEVEN: list[list[Sizes]] = [
+    list(itertools.product((8, 32, 64), (512, 1024, 2048, 4096, 8192), (1, 4))),
+    list(itertools.product((24, 64, 96, 128), (4096, 4352, 4608, 7424, 7936), (4, 16))),
+]
+
+
+@pytest.mark.parametrize("grid", [GRID, *UNEVEN], ids=["one batch", "doubling", "uneven"])
+def test_the_largest_sizes_are_sampled(grid: list[Sizes]) -> None:
+    """Nothing is worked out where more is computed than in any sample."""
+    assert max(grid) in choose_samples(grid).sizes
+
+
+@pytest.mark.parametrize("grid", UNEVEN, ids=["doubling", "uneven"])
+def test_no_change_of_what_adapters_make_of_the_tokens_goes_unseen(grid: list[Sizes]) -> None:
+    samples = choose_samples(grid)
+    made = {sizes: math.prod(sizes) for sizes in grid}
+    for threshold in sorted(set(made.values())):
+        changes: list[Callable[[Sizes], int]] = [
+            lambda sizes, limit=threshold: polynomial(sizes) + 512 * (made[sizes] >= limit),  # type: ignore[misc]
+            lambda sizes, limit=threshold: polynomial(sizes) + 4 * max(0, made[sizes] - limit),  # type: ignore[misc]
+        ]
+        for number in changes:
+            if fits(samples, number):
+                assert all(value(samples, number, sizes) == number(sizes) for sizes in grid), threshold
 
 
 def test_rounding_is_no_polynomial() -> None:

@@ -13,13 +13,14 @@ import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
 from qbench.errors import StepError
+from qbench.memory.allocator import AllocatorConfig
 from qbench.memory.choices import NUM_MULTIPROCESSORS, Card, fuses_4bit
 from qbench.plan import shared
 from qbench.plan.account import Account
 from qbench.plan.families import resized, sizes_of
 from qbench.plan.planner import plan
 from qbench.plan.shared import Parts, Record, SharedTraces
-from qbench.plan.trace import record_account
+from qbench.plan.trace import record_account, trace
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config
 
@@ -38,7 +39,7 @@ def family(point: Point) -> list[Point]:
         ("mistral", "nf4", "cuda", {"recipe": "trl", "autocast": "bf16"}, 7),
         # 160 x 24 elements are below the 4096 from which on the state is in 8 bit, 160 x 32 are not: so rank
         # 32 is cut off, which takes more samples.
-        ("qwen2", "bf16", "cpu", {"optim": "adamw_8bit"}, 19),
+        ("qwen2", "bf16", "cpu", {"optim": "adamw_8bit"}, 12),
     ],
 )
 def test_shared_plans_are_those_of_each_point(
@@ -54,9 +55,9 @@ def test_shared_plans_are_those_of_each_point(
     points = family(tiny_point(model, precision, **changes))
     ran: list[Point] = []
 
-    def counted(point: Point, *rest: Any) -> Account:
+    def counted(point: Point, *rest: Any, **settings: Any) -> Account:
         ran.append(point)
-        return record_account(point, *rest)
+        return record_account(point, *rest, **settings)
 
     monkeypatch.setattr(shared, "record_account", counted)
     tracer = SharedTraces(points)
@@ -66,6 +67,50 @@ def test_shared_plans_are_those_of_each_point(
         alone = plan(points[index], device)
         assert (together.metrics, together.detail) == (alone.metrics, alone.detail)
     assert len(ran) == num_recorded
+
+
+@pytest.mark.parametrize(
+    ("hub", "precision", "device", "changes", "num_recorded"),
+    [
+        # As many as without costs: what they cost bends nowhere where memory does not.
+        ("llama", "nf4-dq", "cuda", {"gradient_checkpointing": True, "recipe": "trainer"}, 7),
+        # Eager attention's products are of the square of the length.
+        ("llama", "bf16", "cuda", {"attn_implementation": "eager", "optim": "adamw_8bit"}, 12),
+        ("mistral", "nf4", "cuda", {"recipe": "trl", "autocast": "bf16"}, 7),
+        ("qwen2", "bf16", "cpu", {"gradient_accumulation_steps": 2}, 7),
+    ],
+)
+def test_shared_costs_are_those_of_each_point(
+    hub: str,
+    precision: str,
+    device: Device,
+    changes: dict[str, Any],
+    num_recorded: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = write_tiny_model(tmp_path / "model", FAMILIES[hub], num_hidden_layers=5)
+    points = family(tiny_point(model, precision, **changes))
+    ran: list[Point] = []
+
+    def counted(point: Point, *rest: Any, **settings: Any) -> Account:
+        ran.append(point)
+        return record_account(point, *rest, **settings)
+
+    monkeypatch.setattr(shared, "record_account", counted)
+    tracer = SharedTraces(points)
+    for index in (29, 19, 3):
+        together = tracer(points[index], device, Card(), AllocatorConfig(), with_costs=True)
+        alone = trace(points[index], device, with_costs=True)
+        assert together.work == alone.work
+        assert together.memory == alone.memory
+    assert len(ran) == num_recorded
+
+
+def test_traces_with_and_without_costs_are_kept_apart(llama: list[Point]) -> None:
+    tracer = SharedTraces(llama[:2])
+    assert tracer(llama[0], "cuda", Card(), AllocatorConfig()).work is None
+    assert tracer(llama[0], "cuda", Card(), AllocatorConfig(), with_costs=True).work is not None
 
 
 def test_full_fine_tuning_has_no_rank_to_vary(tmp_path: Path) -> None:
@@ -84,14 +129,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
     return family(tiny_point(write_tiny_model(folder, FAMILIES["llama"]), "nf4"))
 
 
-_ACCOUNTS: dict[str, Account] = {}
+_ACCOUNTS: dict[tuple[str, bool], Account] = {}
 
 
-def recorded(point: Point) -> Account:
+def recorded(point: Point, with_costs: bool = False) -> Account:
     """Return the account of a point, recorded once for all tests."""
-    if point.point_id not in _ACCOUNTS:
-        _ACCOUNTS[point.point_id] = record_account(point, "cuda", load_config(point), Card())
-    return _ACCOUNTS[point.point_id]
+    key = point.point_id, with_costs
+    if key not in _ACCOUNTS:
+        _ACCOUNTS[key] = record_account(point, "cuda", load_config(point), Card(), with_costs=with_costs)
+    return _ACCOUNTS[key]
 
 
 def counting(record: Record) -> tuple[Record, list[Point]]:
@@ -140,6 +186,45 @@ def test_one_allocation_out_of_line_and_each_side_is_shared_for_itself(
     assert len(ran) == num_recorded
 
 
+def slowed(point: Point, more: int) -> Account:
+    """Return an account with one operator of the step that reads so many bytes more."""
+    account = recorded(point, with_costs=True)
+    assert account.work is not None
+    sizes = account.work.sizes.copy()
+    sizes[-1, 0] += more
+    return replace(account, work=account.work.resized(sizes))
+
+
+@pytest.mark.parametrize("limit", [100, 400, 700], ids=lambda limit: f"{limit} tokens")
+def test_one_cost_out_of_line_and_each_side_is_shared_for_itself(llama: list[Point], limit: int) -> None:
+    """Memory is the same on both sides, so that only the costs tell."""
+    record, ran = counting(lambda point: slowed(point, 16 * (point.train.seq_len > limit)))
+    parts = Parts(llama, record)
+    num_recorded = len(ran)
+    assert num_recorded < len(llama)
+    for point in llama:
+        account = parts.account(sizes_of(point))
+        if account is not None:
+            alone = record(point).work
+            assert account.work is not None
+            assert alone is not None
+            assert account.work.table() == alone.table()
+
+
+def test_work_that_runs_another_number_of_times_is_not_shared(llama: list[Point]) -> None:
+    def repeated(point: Point) -> Account:
+        account = recorded(point, with_costs=True)
+        assert account.work is not None
+        times = [number + (point.train.seq_len > 400) for number in account.work.times]
+        return replace(account, work=replace(account.work, times=times))
+
+    parts = Parts(llama, repeated)
+    found = [(repeated(point).work, parts.account(sizes_of(point))) for point in llama]
+    shared_work = [(alone, account.work) for alone, account in found if account is not None]
+    assert len(shared_work) >= 20
+    assert all(alone and work and alone.table() == work.table() for alone, work in shared_work)
+
+
 def test_a_change_at_a_rank_is_cut_there(llama: list[Point]) -> None:
     exact = as_recorded(llama, lambda point: bent(point, sizes_of(point)[0] > 16))
     assert len(exact) >= 20
@@ -157,6 +242,21 @@ def test_another_operator_and_each_side_is_shared_for_itself(llama: list[Point])
     exact = as_recorded(llama, renamed)
     assert len(exact) >= 20
     assert all(exact)
+
+
+def test_changes_at_several_ranks_are_cut_by_rank(llama: list[Point]) -> None:
+    """The largest samples are long, too: a cut by length would part the kinds as well, and tell nothing."""
+
+    def renamed(point: Point) -> Account:
+        account, rank = recorded(point), sizes_of(point)[0]
+        made = [(f"{(rank > 2) + (rank > 16)}", *rest[1:]) for rest in account.outline.made]
+        return replace(account, outline=replace(account.outline, made=made))
+
+    # Three kinds of 6, 12 and 12 points; one of six takes at most five samples.
+    record, ran = counting(renamed)
+    parts = Parts(llama, record)
+    assert all(parts.account(sizes_of(point)) is not None for point in llama)
+    assert len(ran) < 25
 
 
 def test_two_batch_sizes_are_cut_by_their_tokens(llama: list[Point]) -> None:
