@@ -127,10 +127,12 @@ def _wish_text(count: int, deviations: Sequence[float], min_effect: float) -> st
             f"{start}No affordable number of processes shows {' or '.join(shown)} by check: "
             f"{MOST_PROCESSES} a side would show {100 * most:.0f} %."
         )
-    counts = [f"{number or 'too many'}" for number in needed.values()]
-    first = f"To show a change of {shown[0]}, check needs {counts[0]} processes a side"
-    rest = "".join(f"; {effect}: {number}" for effect, number in zip(shown[1:], counts[1:], strict=True))
-    return f"{start}{first}{rest} (measure.repeats, in both runs)."
+    known = [(effect, number) for effect, number in zip(shown, needed.values(), strict=True) if number]
+    first = f"To show a change of {known[0][0]}, check needs {known[0][1]} processes a side"
+    rest = "".join(f"; {effect}: {number}" for effect, number in known[1:])
+    lost = [effect for effect, number in zip(shown, needed.values(), strict=True) if not number]
+    never = f"; no affordable number shows {' or '.join(lost)}" if lost else ""
+    return f"{start}{first}{rest}{never} (measure.repeats, in both runs)."
 
 
 def _first_point(scenario: str) -> tuple[Point, MeasureSettings]:

@@ -18,11 +18,14 @@ class OnceCommand(TyperCommand):
         """Return what is left of the arguments; ends the command when a single value is given twice."""
         words = [*args]
         left = super().parse_args(ctx, args)  # It answers --help, and tells other mistakes first.
-        _, _, given = self.make_parser(ctx).parse_args(args=words)
+        _, _, given = self.make_parser(ctx).parse_args(args=[*words])
         for option, times in Counter(given).items():
             if times > 1 and option.param_type_name == "option" and not option.multiple:
                 name = "/".join((*option.opts, *option.secondary_opts))
-                ctx.fail(f"{name}: given {times} times; it takes one value, leave out the others")
+                if not getattr(option, "is_flag", False):
+                    ctx.fail(f"{name}: given {times} times; it takes one value, leave out the others")
+                if all(flags.intersection(words) for flags in (set(option.opts), set(option.secondary_opts))):
+                    ctx.fail(f"{name}: given both ways; leave one out")
         return left
 
 

@@ -90,21 +90,28 @@ def _judge_nearly(baseline: Reading, run: Reading, tolerance: Tolerance) -> Judg
 def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgement:
     before, now = _numbers(baseline), _numbers(run)
     ratio = log_ratio(before, now, max(baseline.within, run.within))
-    if ratio is None or min(len(before), len(now)) < LEAST_PROCESSES:
+    processes = min(len(before), len(now))
+    if processes < LEAST_PROCESSES:
         note = (
             f"fewer than {LEAST_PROCESSES} processes a side show no noise; measure {LEAST_PROCESSES} or more"
         )
         return Judgement(verdict="ambiguous", note=note)
+    if ratio is None:
+        return Judgement(verdict="ambiguous", note="a value that is not above 0 has no ratio; measure again")
     visible = ratio.smallest_visible(min_effect)
     verdict = verdict_of(ratio, min_effect, run.better)
     if verdict != "ambiguous":
         return Judgement(verdict=verdict, smallest_visible=visible, deviation=ratio.deviation)
     wanted = wanted_effect(min_effect)
     needed = processes_needed(ratio.deviation, wanted, min_effect)
-    count = f"{needed} processes" if needed else "no affordable number of processes"
+    if needed is not None and needed <= processes:
+        hint = f"it lies at the least change of interest, {100 * min_effect:.0f} %"
+    else:
+        count = f"{needed} processes" if needed else "no affordable number of processes"
+        hint = f"{count} a side would show {100 * wanted:.0f} %"
     return Judgement(
         verdict="ambiguous",
-        note=f"{range_text(ratio)}; {count} a side would show {100 * wanted:.0f} %",
+        note=f"{range_text(ratio)}; {hint}",
         smallest_visible=visible,
         deviation=ratio.deviation,
     )

@@ -38,7 +38,7 @@ def quality_of(result: Result) -> dict[str, Any]:
 def module_errors(result: Result) -> list[ModuleError]:
     """Return the error of each quantized module, in the order of the model; empty when not compared."""
     by_module = quality_of(result).get("by_module") or {}
-    return [ModuleError(module=name, error=error) for name, error in by_module.items()]
+    return [ModuleError(module=name, error=error) for name, error in by_module.items() if error is not None]
 
 
 def quality_sentences(pairs: Sequence[MethodPair]) -> list[str]:
@@ -58,8 +58,8 @@ def _weights(pair: MethodPair, ours: dict[str, Any]) -> str:
     if error is None:
         return ""
     point = pair.candidate.point
-    worst = max(ours["by_module"].items(), key=lambda item: item[1], default=None)
-    most = f", {worst[0]} most with {100 * worst[1]:.1f} %" if worst else ""
+    worst = max(module_errors(pair.candidate), key=lambda module: module.error, default=None)
+    most = f", {worst.module} most with {100 * worst.error:.1f} %" if worst else ""
     changed = f"{100 * error:.1f} %"
     return f"{point.precision} moves the quantized weights of {short_model(point.model)} by {changed}{most}."
 

@@ -17,11 +17,12 @@ from qbench.compare.judgements import Judgement, Tolerance, Verdict, judge
 from qbench.compare.readings import Values, kind_of, reading_of, values_of
 from qbench.compare.results import Result, gather
 from qbench.errors import NotComparableError
+from qbench.records.metrics import Gate
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
 
 _RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
-"""Speeds that are one number told twice: what is allowed of one is of the other, as a ratio."""
+"""Speeds that are one number told twice."""
 
 FAILING: tuple[Verdict, ...] = ("worse", "changed", "missing")
 
@@ -189,7 +190,7 @@ class _Checker:
 
     def _compare(self, before: Result, now: Result) -> None:
         self.differs |= changed_since(before, now)
-        ended = _judge_outcome(_outcomes(before), _outcomes(now))
+        ended = _judge_outcome(Counter(_outcomes(before)), Counter(_outcomes(now)))
         self._add(now, "outcome", baseline=before.outcome, run=now.outcome, verdict=ended)
         if not before.completed or not now.completed:
             return
@@ -198,7 +199,7 @@ class _Checker:
         for name in {**was, **has}:
             values = has.get(name)
             unit, _, gate = kind_of(name, kind)
-            tolerance = self._tolerance(name) if self.tolerances else None
+            tolerance = self._tolerance(name, gate) if self.tolerances else None
             gated = gate != "report" or tolerance is not None
             if values is not None and len(values) == 1 and values == was.get(name) and gate != "statistical":
                 # As most are, and some hundred thousand of them are no rarity.
@@ -223,12 +224,15 @@ class _Checker:
                 )
             )
 
-    def _tolerance(self, metric: str) -> Tolerance | None:
+    def _tolerance(self, metric: str, gate: Gate) -> Tolerance | None:
         """Return the tolerance of a metric, the first that was given.
 
-        That of the breakdown holds for each of its categories, and that of a speed for its reciprocal.
+        That of the breakdown holds for each of its categories, and that of a speed for its reciprocal: where
+        processes are compared, it is one of their ratio, and so the same for both.
         """
-        wanted = (metric, metric.partition(".")[0], _RECIPROCAL.get(metric, metric))
+        wanted = [metric, metric.partition(".")[0]]
+        if gate == "statistical":
+            wanted.append(_RECIPROCAL[metric])
         names = [name for name in wanted if name in self.tolerances]
         self.used.update(names)
         return self.tolerances[names[0]] if names else None
@@ -285,16 +289,16 @@ def _middle(values: Values | None) -> float | str | None:
     return statistics.median(float(value) for value in values)
 
 
-def _outcomes(result: Result) -> frozenset[str]:
-    return frozenset(record.outcome for record in result.records)
+def _outcomes(result: Result) -> list[str]:
+    return [record.outcome for record in result.records]
 
 
-def _judge_outcome(before: frozenset[str], now: frozenset[str]) -> Verdict:
-    """Return what the outcomes of a point's processes say against those of the baseline's."""
-    if not now <= {"ok", "oom"}:
+def _judge_outcome(before: Counter[str], now: Counter[str]) -> Verdict:
+    """Return what the outcomes of a point's processes, by number, say against those of the baseline's."""
+    if not now.keys() <= {"ok", "oom"}:
         return "worse"  # Nothing was held against anything, whatever the baseline has.
-    if before == now:
-        return "same"
-    if now == {"ok"}:
-        return "better"
-    return "worse" if before == {"ok"} else "changed"
+    if not before.keys() <= {"ok", "oom"}:
+        return "changed" if now["oom"] else "better"
+    # Shares of those that ran out of memory, multiplied out, so that no rounding decides.
+    was, has = before["oom"] * now.total(), now["oom"] * before.total()
+    return "same" if was == has else "worse" if has > was else "better"

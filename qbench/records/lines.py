@@ -102,10 +102,9 @@ def parsed_json(text: bytes) -> Any:
 def parsed_without_bulk(line: bytes, where: str) -> Record:
     """Return the record of a line for reading alone (see `sound_line` and `without_bulk`).
 
-    Raises RecordError as `parsed_record` does.
+    Raises RecordError as `parsed_record` does; of what was left out the form was looked at, not each number.
     """
-    line = without_bulk(line)
-    return sound_record(line) or parsed_record(line, where)
+    return sound_record(without_bulk(line)) or parsed_record(line, where)
 
 
 def parsed_record(line: bytes, where: str) -> Record:

@@ -103,7 +103,7 @@ class _Quality(TypedDict, total=False):
     tokens: Whole | None
     data: Words | None
     weight_error: Real | None
-    by_module: dict[Words, Real] | None
+    by_module: dict[Words, Real | None] | None
     weights_error: Words | None
 
 
@@ -125,6 +125,7 @@ class _Detail(TypedDict, total=False):
     context_bytes: list[Whole] | None
     alloc_conf: Words | None
     compute_capability: _Pair | None
+    allocator: dict[str, Any] | None
     validity: list[_ValidityFinding] | None
     reconciliation_bytes: dict[str, Whole | None] | None
     sampled: _Sampled | None
@@ -149,7 +150,7 @@ class _Environment(TypedDict, total=False):
 class _Line(TypedDict):
     schema_version: Whole
     run_id: Words
-    point_id: Any
+    point_id: Words
     point: Point
     kind: Words
     outcome: Words

@@ -62,7 +62,6 @@ def test_every_command_refuses_a_single_value_that_is_given_twice():
         ),
         (["run", "nowhere.yaml", "--out", "A", "--out", "B"], "--out: given 2 times"),
         (["report", "RUN", "--out", "A", "--out", "B"], "--out: given 2 times"),
-        (["plan", "gpt2", "--gradient-checkpointing", "--no-gradient-checkpointing"], "given 2 times"),
     ],
 )
 def test_a_single_value_given_twice_is_refused(
@@ -74,6 +73,12 @@ def test_a_single_value_given_twice_is_refused(
     (line,) = captured.err.splitlines()
     assert said in line
     assert line.endswith("; it takes one value, leave out the others")
+
+
+def test_a_switch_given_both_ways_is_refused_and_twice_is_not(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "gpt2", "--gradient-checkpointing", "--no-gradient-checkpointing"]) == 2
+    assert "--no-gradient-checkpointing: given both ways; leave one out" in capsys.readouterr().err
+    assert main(["models", "bloom-560", "--json", "--json"]) == 0
 
 
 def test_what_may_be_repeated_is_and_help_comes_first(capsys: pytest.CaptureFixture[str]):

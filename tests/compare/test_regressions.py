@@ -48,6 +48,8 @@ STEADY = (1.0, 1.001, 0.999)
 
 OUT_OF_MEMORY = make_record(kind="measurement", outcome="oom", metrics={}, detail=DETAIL | {"repeat": 3})
 
+OUT_OF_MEMORY_TWICE = [replace(OUT_OF_MEMORY, detail=DETAIL | {"repeat": repeat}) for repeat in (3, 4)]
+
 
 def verdict_of(found: Check, metric: str) -> Finding:
     (finding,) = [finding for finding in found.findings if finding.metric == metric]
@@ -178,6 +180,14 @@ CASES: dict[str, tuple[list[Record], list[Record], str, str, int]] = {
     ),
     "some processes out of memory now": (
         processes(*STEADY), [*processes(*STEADY), OUT_OF_MEMORY], "outcome", "worse", 1,
+    ),
+    "more processes out of memory than before": (
+        [*processes(*STEADY), OUT_OF_MEMORY], [*processes(*STEADY), *OUT_OF_MEMORY_TWICE],
+        "outcome", "worse", 1,
+    ),
+    "fewer processes out of memory than before": (
+        [*processes(*STEADY), *OUT_OF_MEMORY_TWICE], [*processes(*STEADY), OUT_OF_MEMORY],
+        "outcome", "better", 0,
     ),
     "some processes crashed before and now": (
         [*processes(*STEADY), replace(OUT_OF_MEMORY, outcome="crashed")],
@@ -329,6 +339,25 @@ def test_a_tolerance_of_a_speed_is_its_minimum_effect() -> None:
 def test_a_tolerance_of_a_speed_is_one_of_its_reciprocal(metric: str) -> None:
     found = check(processes(*STEADY), processes(1.1, 1.1, 1.101), {metric: Tolerance(relative=0.2)})
     assert (found.exit_code(), found.idle_tolerances) == (0, ())
+
+
+def test_a_tolerance_of_a_planned_speed_is_of_that_one_alone() -> None:
+    # 5 % fewer tokens per second are 5.26 % more seconds.
+    baseline = [make_record(metrics={"step_time_s": 1.0, "tokens_per_s": 1000.0})]
+    run = [make_record(metrics={"step_time_s": 1 / 0.95, "tokens_per_s": 950.0})]
+    assert check(baseline, run, {"tokens_per_s": Tolerance(relative=0.05)}).exit_code() == 0
+    assert check(baseline, run, {"tokens_per_s": Tolerance(relative=0.04)}).exit_code() == 1
+
+
+def test_a_time_of_zero_is_told_as_such() -> None:
+    finding = verdict_of(check(processes(*STEADY), processes(0.0, 1.0, 1.0)), "step_time_s")
+    assert (finding.verdict, "not above 0" in finding.note) == ("ambiguous", True)
+
+
+def test_a_change_at_the_least_effect_is_no_question_of_processes() -> None:
+    finding = verdict_of(check(processes(*STEADY), processes(1.029, 1.030, 1.028)), "step_time_s")
+    assert finding.verdict == "ambiguous"
+    assert finding.note.endswith("it lies at the least change of interest, 3 %")
 
 
 def test_a_tolerance_of_the_breakdown_holds_for_each_category() -> None:

@@ -83,6 +83,20 @@ def test_what_json_lacks_is_unknown_where_anything_is_allowed() -> None:
         assert (detail["later"], detail["model"]) == (None, {"scale": None})
 
 
+def test_an_error_by_module_that_is_no_number_is_unknown() -> None:
+    line = line_of(None, quality={"by_module": {"a": float("nan"), "b": 0.5}})
+    assert parsed_record(line, "here").detail["quality"]["by_module"] == {"a": None, "b": 0.5}
+
+
+def test_a_place_in_a_message_is_that_of_the_whole_line() -> None:
+    line = line_of([[0, 1024], [12, 2048]]).replace(b'"created_at":"', b'"created_at":')
+    # The year is a number, and what follows it has no place there.
+    end = line.index(b'"created_at":') + len(b'"created_at":2026')
+    for read in (parsed_record, parsed_without_bulk):
+        with pytest.raises(RecordError, match=rf"char {end}\b"):
+            read(line, "here")
+
+
 @pytest.mark.parametrize("key", ["later", "model", "validity"])
 def test_what_nests_too_deeply_is_refused_in_either_way(key: str) -> None:
     deep: Any = 1

@@ -63,6 +63,8 @@ def test_the_dictionary_has_the_keys_of_the_format_in_order() -> None:
         ({"metrics": {"peak_allocated_bytes": 10**30}}, "metrics.peak_allocated_bytes: Input should be"),
         ({"metrics": {"breakdown_bytes": {"weights": [1]}}}, "metrics.breakdown_bytes.weights: Input should"),
         ({"detail": {"skipped": [{"module": "m"}]}}, "detail.skipped.0: Field required"),
+        ({"point_id": [1]}, "point_id: Input should be a valid string"),
+        ({"detail": {"allocator": "none"}}, "detail.allocator: Input should be a valid dict"),
         ({"detail": {"later": NESTED}}, "detail nests more than 20 levels"),
         ({"environment": {"versions": ["torch"]}}, "environment.versions: Input should be a valid dict"),
         ({"point": {"model": "m", "precision": "nf5"}}, "point.precision: Input should be 'fp32'"),
