@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+from qbench.compare.intervals import LEAST_PROCESSES
 from qbench.compare.methods import MethodPair, difference_names
 from qbench.compare.results import Result, predictions
 from qbench.compare.spans import SAME_PERCENT, counted, listed, ratio_text, saving_text, span_text
@@ -260,7 +261,9 @@ def _speed(pairs: Pairs) -> str:
     if ratios:
         cards = {pair.speed_card for pair in pairs if pair.throughput_ratio is not None}
         card = next(iter(cards)) if len(cards) == 1 else None
-        return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}."
+        few = any(pair.has_few_processes for pair in pairs if pair.throughput_ratio is not None)
+        doubt = f" (fewer than {LEAST_PROCESSES} processes a side, so its noise is not known)" if few else ""
+        return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}{doubt}."
     if any(side.is_void("tokens_per_s") for pair in pairs for side in (pair.baseline, pair.candidate)):
         return "Its speed was measured under conditions that do not count (see Validity)."
     return ""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qbench.compare.intervals import LEAST_PROCESSES
 from qbench.compare.results import MEMORY_METRICS, Result, fits_of, gather
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
@@ -69,6 +70,12 @@ class MethodPair:
         """Peak allocated bytes of both sides."""
         name = "peak_allocated_bytes"
         return Saving(baseline=self.baseline.value(name), candidate=self.candidate.value(name))
+
+    @property
+    def has_few_processes(self) -> bool:
+        """Say whether a side was measured in fewer processes than it takes to know the noise of a speed."""
+        measured = [side for side in (self.baseline, self.candidate) if side.kind == "measurement"]
+        return any(len(side.completed) < LEAST_PROCESSES for side in measured)
 
     @property
     def throughput_ratio(self) -> float | None:

@@ -20,6 +20,7 @@ from qbench.errors import NotComparableError
 from qbench.records.metrics import Gate
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
+from qbench.scenario.settings import shown
 
 _RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
 """Speeds that are one number told twice."""
@@ -122,8 +123,9 @@ def check(
     if not any(pair.before and pair.now for pair in pairs.values()):
         counts = (sum(bool(pair.now) for pair in pairs.values()), sum(bool(p.before) for p in pairs.values()))
         raise NotComparableError(
-            f"the run and the baseline have no point in common ({counts[0]} and {counts[1]} points); "
-            "give a baseline of the same scenario, or take this run with `qbench baseline accept`"
+            f"the run and the baseline have no point in common ({counts[0]} and {counts[1]} points"
+            f"{_settings_apart(before, now)}); give a baseline of the same scenario, or take this run with "
+            "`qbench baseline accept`"
         )
     checker = _Checker(tolerances or {})
     kinds = {result.kind for result in now}
@@ -136,6 +138,17 @@ def check(
         left_out=_left_out((kind for kind, _ in pairs), kinds),
         idle_tolerances=tuple(name for name in checker.tolerances if name not in checker.used),
     )
+
+
+def _settings_apart(before: Iterable[Result], now: Iterable[Result]) -> str:
+    """Return the settings that no point of the one side shares with one of the other, and their values."""
+    sides = [[result.settings for result in results] for results in (before, now)]
+    texts: list[str] = []
+    for name in sides[0][0]:
+        was, has = (dict.fromkeys(shown(settings.get(name)) for settings in side) for side in sides)
+        if was.keys().isdisjoint(has):
+            texts.append(f"; {name} is {' or '.join(has)}, was {' or '.join(was)}")
+    return "".join(texts)
 
 
 class _Pair(NamedTuple):

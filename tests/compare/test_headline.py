@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from qbench.compare.headline import accuracy_sentence, headline
 from qbench.compare.methods import pair_methods
 from qbench.compare.results import gather
@@ -45,6 +49,20 @@ def test_speed_is_given_where_known():
     lora = needs(14, metrics={"tokens_per_s": 1000})
     (sentence,) = sentences(lora, needs(6, precision="nf4", metrics={"tokens_per_s": 780}))
     assert "It trains at 0.78 times the speed." in sentence
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_speed_of_few_processes_is_told_with_a_doubt(processes: int):
+    def measured(gib: float, rate: float, **more: str):
+        metrics = {"tokens_per_s": rate}
+        return [
+            replace(needs(gib, kind="measurement", metrics=metrics, **more), detail={"repeat": repeat})
+            for repeat in range(processes)
+        ]
+
+    (sentence,) = sentences(*measured(14, 1000), *measured(6, 780, precision="nf4"))
+    assert "It trains at 0.78 times the speed" in sentence
+    assert ("(fewer than 3 processes a side, so its noise is not known)" in sentence) == (processes < 3)
 
 
 def test_a_speed_that_is_not_valid_makes_no_ratio_and_is_told():

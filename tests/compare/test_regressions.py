@@ -239,7 +239,9 @@ def test_of_two_lines_with_one_time_the_later_counts() -> None:
 
 
 def test_another_scenario_is_not_comparable() -> None:
-    with pytest.raises(NotComparableError, match=r"no point in common \(1 and 2 points\)"):
+    with pytest.raises(
+        NotComparableError, match=r"no point in common \(1 and 2 points; r is 64, was 8 or 32\)"
+    ):
         check([make_record(r=8), make_record(r=32)], [make_record(r=64)])
 
 

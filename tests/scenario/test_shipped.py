@@ -38,6 +38,7 @@ def test_each_compares_lora_with_qlora_and_holds_the_rest_still(file: Path) -> N
 
 def test_every_question_is_there() -> None:
     assert [file.stem for file in shipped_scenarios()] == [
+        "ci",
         "classic-bloom-560m",
         "demo",
         "gpu-validation",

@@ -42,7 +42,9 @@ def from_axolotl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported
 def _precision(reader: Reader) -> tuple[str, str]:
     """Return the precision of the base and the dtype of autocast."""
     full = str(reader.get("bf16")).casefold() == "full"
-    bf16 = full or reader.is_on("bf16")
+    # Where none is named, axolotl's is bf16: auto (utils/schemas/config.py).
+    unsaid = all(reader.get(name) is None for name in ("bf16", "fp16", "bfloat16", "float16"))
+    bf16 = full or reader.is_on("bf16", default=unsaid)
     fp16 = reader.is_on("fp16") and not bf16
     pure_bf16, pure_fp16 = full or reader.is_on("bfloat16"), reader.is_on("float16")
     in_4bit, in_8bit = reader.is_on("load_in_4bit"), reader.is_on("load_in_8bit")

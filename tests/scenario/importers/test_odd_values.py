@@ -36,6 +36,12 @@ def imported(
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
+        # axolotl's bf16 is auto where no dtype is named.
+        (AXOLOTL, {"precision": "bf16", "autocast": "bf16"}),
+        (AXOLOTL | {"bf16": None}, {"precision": "bf16", "autocast": "bf16"}),
+        (AXOLOTL | {"bf16": False}, {"precision": "fp32", "autocast": "none"}),
+        (AXOLOTL | {"fp16": True}, {"precision": "fp16", "autocast": "fp16"}),
+        (AXOLOTL | {"float16": True}, {"precision": "fp16", "autocast": "none"}),
         (QLORA | {"bits": "4"}, {"precision": "nf4-dq"}),
         (QLORA | {"bits": " 4 "}, {"precision": "nf4-dq"}),
         (QLORA | {"bits": 4.0}, {"precision": "nf4-dq"}),
