@@ -69,13 +69,24 @@ def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: boo
 
 
 def tell_failure(reason: str, outputs: Outputs) -> None:
-    """Mark in GitHub, where it was asked for, why there is no comparison."""
+    """Say in every place that was asked for why there is no comparison, the terminal left aside.
+
+    Raises QbenchError when a file cannot be written.
+    """
     if outputs.annotations is Annotations.github:
         from qbench.report.annotations import failure_annotation
 
         (print_note if outputs.as_json else print_text)(failure_annotation(reason))
     if outputs.summary is not None:
         append_summary(outputs.summary, f"### qbench check: not comparable\n\n{reason}\n")
+    if outputs.junit is not None:
+        from qbench.report.junit import failure_junit
+
+        _write("--junit", outputs.junit, failure_junit(reason), "wb")
+    if outputs.sarif is not None:
+        from qbench.report.sarif import failure_sarif
+
+        _write_json("--sarif", outputs.sarif, failure_sarif(reason))
 
 
 def _write_files(found: Check, code: int, outputs: Outputs, places: Path, strict: bool) -> None:
@@ -91,7 +102,7 @@ def _write_files(found: Check, code: int, outputs: Outputs, places: Path, strict
         from qbench.report.sarif import sarif_document
 
         document = sarif_document(found, _places(places), strict=strict)
-        _write("--sarif", outputs.sarif, json.dumps(document, indent=1).encode() + b"\n", "wb")
+        _write_json("--sarif", outputs.sarif, document)
 
 
 def append_summary(file: Path, text: str) -> None:
@@ -128,6 +139,10 @@ def _places(path: Path) -> RecordPlaces:
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     file = Path(places.file).resolve()
     return replace(places, file=(file.relative_to(root) if file.is_relative_to(root) else file).as_posix())
+
+
+def _write_json(flag: str, file: Path, document: object) -> None:
+    _write(flag, file, json.dumps(document, indent=1).encode() + b"\n", "wb")
 
 
 def _write(flag: str, file: Path, content: bytes, mode: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 from qbench.compare.regressions import Check, Finding
@@ -22,6 +22,17 @@ def junit_xml(check: Check, *, strict: bool = False) -> bytes:
     cases = [_case(members, strict) for members in _points(check.findings)]
     if check.left_out:
         cases.append(_left_out(check.left_out, strict))
+    return _document(cases)
+
+
+def failure_junit(reason: str) -> bytes:
+    """Return a JUnit document of one test that ended in an error: why there is no comparison."""
+    case = ElementTree.Element("testcase", {"classname": "qbench", "name": "comparison with the baseline"})
+    ElementTree.SubElement(case, "error", _message([reason])).text = _clean(reason)
+    return _document([case])
+
+
+def _document(cases: Sequence[ElementTree.Element]) -> bytes:
     counts = {
         "tests": len(cases),
         "failures": sum(case.find("failure") is not None for case in cases),

@@ -30,13 +30,24 @@ def sarif_document(check: Check, places: RecordPlaces, *, strict: bool = False) 
     """Return a check as a SARIF log: one run, a rule for each metric, a result for each gated finding."""
     found = [finding for finding in told_findings(check) if finding.gated][:MOST_RESULTS]
     rules = sorted({_rule(finding) for finding in found})
-    driver = {
-        "name": "qbench",
-        "version": qbench.__version__,
-        "rules": [{"id": rule, "shortDescription": {"text": _DESCRIBED[rule]}} for rule in rules],
-    }
     results = [_result(finding, rules, places, strict) for finding in found]
-    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+    return _log({"tool": {"driver": _driver(rules)}, "results": results})
+
+
+def failure_sarif(reason: str) -> dict[str, Any]:
+    """Return a SARIF log of a run that failed: why there is no comparison."""
+    told = {"level": "error", "message": {"text": reason}}
+    invocation = {"executionSuccessful": False, "toolExecutionNotifications": [told]}
+    return _log({"tool": {"driver": _driver([])}, "invocations": [invocation], "results": []})
+
+
+def _log(run: dict[str, Any]) -> dict[str, Any]:
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _driver(rules: list[str]) -> dict[str, Any]:
+    described = [{"id": rule, "shortDescription": {"text": _DESCRIBED[rule]}} for rule in rules]
+    return {"name": "qbench", "version": qbench.__version__, "rules": described}
 
 
 def _rule(finding: Finding) -> str:

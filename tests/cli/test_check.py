@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -98,12 +99,20 @@ def test_where_no_point_is_common_ci_is_told_why(
 ):
     other = written(tmp_path / "now.jsonl", [make_record(r=64)])
     summary = tmp_path / "summary.md"
-    outputs = ["--annotations", "github", "--summary", str(summary)]
-    assert main(["check", other, "--baseline", baseline, *outputs]) == 2
+    junit, sarif = tmp_path / "junit.xml", tmp_path / "qbench.sarif"
+    files = ["--summary", str(summary), "--junit", str(junit), "--sarif", str(sarif)]
+    assert main(["check", other, "--baseline", baseline, "--annotations", "github", *files]) == 2
     captured = capsys.readouterr()
     assert captured.out.startswith("::error title=qbench::the run and the baseline have no point in common")
     assert "qbench baseline accept" in captured.err
     assert summary.read_text().startswith("### qbench check: not comparable\n\nthe run and the baseline")
+    suites = ElementTree.parse(junit).getroot()
+    assert (suites.get("tests"), suites.get("failures"), suites.get("errors")) == ("1", "0", "1")
+    assert "no point in common" in suites.findall(".//error")[0].attrib["message"]
+    (log,) = json.loads(sarif.read_text())["runs"]
+    (ended,) = log["invocations"]
+    assert (ended["executionSuccessful"], log["results"]) == (False, [])
+    assert "no point in common" in ended["toolExecutionNotifications"][0]["message"]["text"]
 
 
 def test_a_plan_that_was_printed_is_a_run(tmp_path: Path):
