@@ -31,8 +31,10 @@ def accept_command(
 ) -> int:
     """Take a run's results into a baseline file; points that did not change keep their lines."""
     from qbench.compare.baselines import accept
+    from qbench.compare.regressions import Check
     from qbench.records.document import read_any
     from qbench.records.store import read_records, write_records
+    from qbench.report.gate import check_document, finding_lines
 
     if not reason.strip():
         raise QbenchError("--reason: given nothing; say in a sentence why the numbers may change")
@@ -44,12 +46,16 @@ def accept_command(
     done = accept(before, read_any(run), reason.strip(), prune=prune)
     write_records(to, done.records)
     changes = {"replaced": done.replaced, "added": done.added, "removed": done.removed}
+    moved = Check(findings=done.moved)
     if as_json:
-        print_json({"file": str(to), **{word: list(points) for word, points in changes.items()}})
+        listed = {word: list(points) for word, points in changes.items()}
+        print_json({"file": str(to), **listed, "moved": check_document(moved, 0)["findings"]})
         return 0
     for word, points in changes.items():
         for point in points:
             print_text(f"{word:<9} {point}")
+    for line in finding_lines(moved):
+        print_text(line)
     counts = ", ".join(f"{len(points)} {word}" for word, points in changes.items())
     print_text(f"{to}: {counts}, {done.kept} kept")
     return 0

@@ -53,6 +53,8 @@ class Accepted:
     removed: tuple[str, ...]
     kept: int
     """Points whose records stay as they are."""
+    moved: tuple[Finding, ...] = ()
+    """The values for which points are replaced."""
 
 
 def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prune: bool = False) -> Accepted:
@@ -74,7 +76,8 @@ def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prun
         )
     _same_machine([*before, *latest])
     old, new = _grouped(before), _grouped(latest)
-    changed = _changed(before, latest) if old.keys() & new.keys() else set()
+    moved = _moved(before, latest) if old.keys() & new.keys() else ()
+    changed = {(finding.kind, finding.point) for finding in moved}
     kept = {key for key in old if (key in new and key not in changed) or (key not in new and not prune)}
     taken = [key for key in new if key not in kept]
     slim = [_slim(record, reason) for key in taken for record in new[key]]
@@ -85,6 +88,7 @@ def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prun
         added=_labels(key for key in taken if key not in old),
         removed=_labels(key for key in old if key not in kept and key not in new),
         kept=len(kept),
+        moved=tuple(finding for finding in moved if finding.verdict not in ("new", "missing")),
     )
 
 
@@ -95,12 +99,9 @@ def _grouped(records: Iterable[Record]) -> dict[_Key, list[Record]]:
     return groups
 
 
-def _changed(before: Sequence[Record], run: Sequence[Record]) -> set[_Key]:
-    return {(found.kind, found.point) for found in check(before, run).findings if _moved(found)}
-
-
-def _moved(finding: Finding) -> bool:
-    return finding.gated and finding.verdict not in ("same", "ambiguous")
+def _moved(before: Sequence[Record], run: Sequence[Record]) -> tuple[Finding, ...]:
+    told = check(before, run).told
+    return tuple(finding for finding in told if finding.gated and finding.verdict != "ambiguous")
 
 
 def _same_machine(records: Iterable[Record]) -> None:

@@ -33,9 +33,28 @@ def test_accept_then_check_then_accept_what_changed(tmp_path: Path, capsys: pyte
     assert main(["baseline", "accept", later, "--to", str(file), "--reason", "larger batch", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["replaced"] == ["Llama-2-7b-hf bf16 r=16 b=1 s=2048 (plan)"]
+    (moved,) = document["moved"]
+    assert (moved["metric"], moved["verdict"], moved["baseline"], moved["run"]) == (
+        "peak_allocated_bytes",
+        "worse",
+        2 * GIB,
+        3 * GIB,
+    )
     assert len(set(before) & set(file.read_text().splitlines())) == 1
     assert main(["check", later, "--baseline", str(file)]) == 0
     assert [path.name for path in file.parent.iterdir()] == ["plans.jsonl"]
+
+
+def test_what_is_accepted_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first, later = run(tmp_path / "a.jsonl", GIB, 2 * GIB), run(tmp_path / "b.jsonl", GIB, 3 * GIB)
+    to = ["--to", str(tmp_path / "plans.jsonl"), "--reason", "why"]
+    assert main(["baseline", "accept", first, *to]) == 0
+    capsys.readouterr()
+    assert main(["baseline", "accept", later, *to]) == 0
+    replaced, point, value, _ = capsys.readouterr().out.splitlines()
+    assert replaced.split()[0] == "replaced"
+    assert point.startswith("Llama-2-7b-hf bf16 r=16")
+    assert value.split() == ["worse", "peak_allocated_bytes", "2.00", "GiB", "3.00", "GiB", "+50.00", "%"]
 
 
 @pytest.mark.parametrize(
