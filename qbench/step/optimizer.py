@@ -39,9 +39,18 @@ def make_optimizer(
     optimizer: torch.optim.Optimizer = bnb.optim.AdamW(
         trainable, lr=LEARNING_RATE, optim_bits=bits, is_paged=name.startswith("paged_")
     )
+    # The shared one keeps, by index and by id, what other trainings of this process asked for.
+    optimizer.mng = _manager()  # type: ignore[attr-defined]
     if name.startswith("paged_") and any(p.is_meta for g in optimizer.param_groups for p in g["params"]):
         _page_on_meta(optimizer)
     return optimizer
+
+
+def _manager() -> Any:
+    """Return a manager of overrides that holds none; its class gives away one instance alone."""
+    manager = bnb.optim.GlobalOptimManager.__new__(bnb.optim.GlobalOptimManager)
+    manager.initialize()
+    return manager
 
 
 def trainer_groups(model: torch.nn.Module) -> list[dict[str, Any]]:

@@ -97,3 +97,15 @@ def test_large_states_are_paged_in_the_plan(name: str, bytes_each: int) -> None:
 @pytest.mark.parametrize("name", ["adamw_torch", "adamw_8bit"])
 def test_nothing_is_paged_otherwise(name: str) -> None:
     assert managed_bytes(run_one_step(name, "meta", "cuda")) == 0
+
+
+def test_what_another_training_of_the_process_asked_for_is_not_taken_over():
+    manager = bnb.optim.GlobalOptimManager.get_instance()
+    parameter = torch.nn.Parameter(torch.zeros(64, 128))
+    manager.index2config[0, 0] = {"optim_bits": 32}
+    manager.pid2config[id(parameter)] = {"optim_bits": 32}
+    try:
+        optimizer = make_optimizer("adamw_8bit", [parameter], "cuda")
+        assert optimizer.get_config(0, 0, optimizer.param_groups[0])["optim_bits"] == 8
+    finally:
+        manager.initialize()
