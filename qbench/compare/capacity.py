@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qbench.compare.headline import MANY_MODELS, PREFERRED, describe, short_model
 from qbench.compare.methods import BASELINE_PRECISIONS
+from qbench.compare.reach import Capacity, Reach
 from qbench.compare.results import Result, fits_of
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
-from qbench.units import GIB
 
 AXES = {
     "seq_len": ("tokens", "lengths"),
@@ -22,68 +21,6 @@ AXES = {
 
 MOST_CARDS = 3
 """Cards that are told of for many models."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """How far one precision gets on one card, along one setting."""
-
-    precision: str
-    fitting: dict[Any, Result]
-    """The plans that the card holds and whose values the other side has plans of, by the value."""
-    failing: dict[Any, Result]
-    """Those that it does not hold."""
-    asked: int
-    """Plans of both kinds."""
-    alone: dict[Any, tuple[Result, bool]]
-    """Plans of values that the other side has no plan of, and whether the card holds them."""
-
-    @property
-    def furthest(self) -> Any:
-        """The largest value that fits, of those that both sides have plans of; None when none does."""
-        return max(self.fitting, default=None)
-
-    @property
-    def beyond(self) -> tuple[Any, bool] | None:
-        """What a plan of this side alone adds: a larger value and whether it fits; None where nothing.
-
-        It is the largest that fits, else the smallest that does not, unless the side stopped before.
-        """
-        larger = {value: fits for value, (_, fits) in self.alone.items() if value > _rank(self)}
-        fitting = [value for value, fits in larger.items() if fits]
-        if fitting:
-            return max(fitting), True
-        return (min(larger), False) if larger and not self.failing else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """QLoRA against 16-bit LoRA on one card, all else equal."""
-
-    model: str
-    gpu: str
-    memory_bytes: int | None
-    axis: str | None
-    """The setting that varies; None where a single point was planned for each side."""
-    qlora: Reach
-    lora: Reach
-
-    @property
-    def card(self) -> str:
-        """The card with what its memory leaves to a process."""
-        return f"{self.gpu} ({self.memory_bytes / GIB:.1f} GiB)" if self.memory_bytes else self.gpu
-
-    @property
-    def differs(self) -> bool:
-        """Say whether one method gets further than the other."""
-        return bool(self.qlora.furthest != self.lora.furthest)
-
-    @property
-    def ahead(self) -> str | None:
-        """The method that gets further, qlora or lora; None where both get as far."""
-        if not self.differs:
-            return None
-        return "qlora" if _rank(self.qlora) > _rank(self.lora) else "lora"
 
 
 def capacity_sentences(results: Sequence[Result]) -> list[str]:
@@ -139,9 +76,9 @@ def _on_cards(axis: str | None, group: Sequence[Result]) -> list[Capacity]:
 
 
 def _place(result: Result, axis: str | None) -> Any:
-    """Return where a result stands along an axis: models by their parameters."""
+    """Return where a result stands along an axis: models by their parameters, then by their name."""
     if axis == "model":
-        return result.value("total_params") or 0
+        return result.value("total_params") or 0, result.point.model
     return result.settings.get(axis) if axis else 0
 
 
@@ -173,9 +110,20 @@ def _values(results: Iterable[Result], axis: str | None) -> set[Any]:
 
 
 def _shared(results: Sequence[Result], axis: str | None) -> set[Any]:
-    """Return the values of an axis that both methods have plans of."""
-    qlora, lora = ([r for r in results if _side(r) == side] for side in ("qlora", "lora"))
-    return _values(qlora, axis) & _values(lora, axis)
+    """Return the values of an axis that both methods have plans of, in the precisions that are compared."""
+    values: dict[str, set[Any]] = {}
+    for result in results:
+        values.setdefault(result.point.precision, set()).add(_place(result, axis))
+    return _compared(values)[2]
+
+
+def _compared(values: Mapping[str, set[Any]]) -> tuple[str, str, set[Any]]:
+    """Return the precisions of QLoRA and LoRA that share most values, preferred first, and those values."""
+    pairs = [
+        (qlora, lora, values.get(qlora, set()) & values.get(lora, set()))
+        for qlora, lora in itertools.product(PREFERRED, BASELINE_PRECISIONS)
+    ]
+    return max(pairs, key=lambda pair: len(pair[2]))
 
 
 def _side(result: Result) -> str | None:
@@ -188,12 +136,9 @@ def _side(result: Result) -> str | None:
 def _capacity(
     gpu: str, axis: str | None, by_precision: dict[str, list[tuple[Any, Result, dict[str, Any]]]]
 ) -> Capacity | None:
-    qlora = next((name for name in PREFERRED if name in by_precision), None)
-    lora = next((name for name in BASELINE_PRECISIONS if name in by_precision), None)
-    if qlora is None or lora is None:
-        return None
+    values = {precision: {value for value, *_ in rows} for precision, rows in by_precision.items()}
     # Only what was planned for both is compared: a side does not stop where nobody asked any further.
-    both = {value for value, *_ in by_precision[qlora]} & {value for value, *_ in by_precision[lora]}
+    qlora, lora, both = _compared(values)
     if not both:
         return None
     memory = next((fit.get("memory_bytes") for _, _, fit in by_precision[qlora]), None)
@@ -213,8 +158,7 @@ def _reach(precision: str, rows: Sequence[tuple[Any, Result, dict[str, Any]]], b
         precision=precision,
         fitting={value: result for value, result, fit in asked if fit.get("fits")},
         failing={value: result for value, result, fit in asked if not fit.get("fits")},
-        asked=len(asked),
-        alone={value: (result, bool(fit.get("fits"))) for value, result, fit in rows if value not in both},
+        alone={value: bool(fit.get("fits")) for value, _, fit in rows if value not in both},
     )
 
 
@@ -234,7 +178,7 @@ def _neither(capacity: Capacity) -> str:
     alone = capacity.qlora.alone or capacity.lora.alone
     at = f" at any of the {many} planned{' for both' if alone else ''}" if many else ""
     if alone and not many:
-        at = "".join(f" {_at(capacity, *item)}" for item in capacity.qlora.failing.items())
+        at = "".join(f" {_at(capacity.axis, value)}" for value in capacity.qlora.failing)
     return f"Neither {' nor '.join(_names(capacity))}{of} fits on {capacity.card}{at}."
 
 
@@ -242,12 +186,14 @@ def _beyond(capacity: Capacity) -> str:
     """Say what fits, or does not, of the plans that one side has alone."""
     names = list(_names(capacity).items())
     texts: list[str] = []
-    for (name, side), (other, _) in zip(names, reversed(names), strict=True):
+    for (name, side), (other, further) in zip(names, reversed(names), strict=True):
         if side.beyond is not None:
             value, fits = side.beyond
-            verb, at = "fit", _at(capacity, value, side.alone[value][0])
+            if side.rank < further.rank and value == side.stop:
+                continue  # The verdict says that it stops there.
+            verb, at = "fit", _at(capacity.axis, value)
             if capacity.axis == "model":
-                verb, at = "train", short_model(side.alone[value][0].point.model)
+                verb, at = "train", _in_unit("model", value)
             also = "also " if side.fitting else ""
             does = f"{also}{verb}s" if fits else f"does not {verb}"
             texts.append(f" {name} {does} {at}, of which {other} has no plan.")
@@ -262,15 +208,15 @@ def _names(capacity: Capacity) -> dict[str, Reach]:
 def _verdict(capacity: Capacity) -> str:
     names = _names(capacity)
     # The side that gets further is told first, whichever it is.
-    ahead, behind = sorted(names, key=lambda name: -_rank(names[name]))
+    ahead, behind = sorted(names, key=lambda name: names[name].rank, reverse=True)
     trained = _trained(capacity, names[ahead])
     if not capacity.differs:
         return f"both {ahead} and {behind} train {trained}{_most(capacity)}"
-    if names[behind].furthest is None:
+    if names[behind].stop is None:
         many = _many(capacity, names[behind])
         fails = f"fits at none of the {many}" if many else "does not fit"
         return f"{ahead} trains {trained} where {behind} {fails}"
-    return f"{ahead} trains {trained} where {behind} stops at {_amount(capacity.axis, names[behind])}"
+    return f"{ahead} trains {trained} where {behind} stops at {_in_unit(capacity.axis, names[behind].stop)}"
 
 
 def _most(capacity: Capacity) -> str:
@@ -283,8 +229,8 @@ def _most(capacity: Capacity) -> str:
 
 def _trained(capacity: Capacity, reach: Reach) -> str:
     if capacity.axis == "model":
-        return f"models up to {_amount('model', reach)}"
-    at = f" at {_amount(capacity.axis, reach)}" if capacity.axis else ""
+        return f"models up to {_in_unit('model', reach.furthest)}"
+    at = f" at {_in_unit(capacity.axis, reach.furthest)}" if capacity.axis else ""
     return f"{short_model(capacity.model)}{at}"
 
 
@@ -295,18 +241,10 @@ def _many(capacity: Capacity, reach: Reach) -> str:
     return f"{reach.asked} {'models' if capacity.axis == 'model' else AXES[capacity.axis][1]}"
 
 
-def _rank(reach: Reach) -> float:
-    return -1 if reach.furthest is None else float(reach.furthest)
-
-
-def _amount(axis: str | None, reach: Reach) -> str:
-    """Return the furthest value that fits, with its unit."""
-    if axis == "model":
-        return short_model(reach.fitting[reach.furthest].point.model)
-    return _in_unit(axis, reach.furthest)
-
-
 def _in_unit(axis: str | None, value: Any) -> str:
+    """Return a value of an axis, see `_place`, with its unit; of models the name."""
+    if axis == "model":
+        return short_model(value[1])
     unit = AXES[axis][0] if axis in AXES else ""
     return f"{unit} {value:,}" if axis == "r" else f"{value:,} {unit}".strip()
 
@@ -317,16 +255,13 @@ def _speed(capacity: Capacity) -> str:
         ours = _tokens_per_s(capacity.qlora.fitting[value], capacity.gpu)
         theirs = _tokens_per_s(capacity.lora.fitting[value], capacity.gpu)
         if ours and theirs:
-            at = _at(capacity, value, capacity.qlora.fitting[value])
-            where = f" {at}" if capacity.axis and capacity.differs else ""
+            where = f" {_at(capacity.axis, value)}" if capacity.axis and capacity.differs else ""
             return f" {_change(ours / theirs)}{where}."
     return ""
 
 
-def _at(capacity: Capacity, value: Any, result: Result) -> str:
-    if capacity.axis == "model":
-        return f"with {short_model(result.point.model)}"
-    return f"at {_in_unit(capacity.axis, value)}"
+def _at(axis: str | None, value: Any) -> str:
+    return f"{'with' if axis == 'model' else 'at'} {_in_unit(axis, value)}"
 
 
 def _tokens_per_s(result: Result, gpu: str) -> float | None:

@@ -127,6 +127,17 @@ HOW = "(planned; rank 16, batch 1, checkpointing)."
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens {HOW} QLoRA (nf4) also fits "
             f"at 2,048 tokens, of which bf16 LoRA has no plan.",
         ),
+        # What the side that stops holds alone counts as held.
+        (
+            asked("nf4", 8192, (1024, 4096)),
+            asked("bf16", 2048, ALL[:3]),
+            f"QLoRA (nf4) trains Llama-2-7b-hf at 4,096 tokens where bf16 LoRA stops at 2,048 tokens {HOW}",
+        ),
+        (
+            asked("nf4", 8192, (1024, 2048)),
+            asked("bf16", 512, (512, 1024, 2048)),
+            f"QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where bf16 LoRA stops at 512 tokens {HOW}",
+        ),
         # That a side stopped already is not told again, nor is what is smaller than what it trains.
         (
             asked("nf4", 4096, ALL[:3]),
@@ -181,6 +192,59 @@ def test_of_single_settings_one_that_differs_is_told():
     )
 
 
+@pytest.mark.parametrize(
+    ("bf16", "fp16", "nf4", "nf4_dq", "expected"),
+    [
+        # bf16 shares 2 lengths with nf4 and 1 with nf4-dq, which is preferred otherwise.
+        (
+            (1024, 2048),
+            (),
+            (1024, 2048),
+            (1024,),
+            "QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where bf16",
+        ),
+        (
+            (1024, 2048),
+            (),
+            (1024, 2048),
+            (4096,),
+            "QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where bf16",
+        ),
+        # nf4 shares 1 length with bf16 and 2 with fp16.
+        (
+            (1024,),
+            (1024, 2048),
+            (1024, 2048),
+            (),
+            "QLoRA (nf4) trains Llama-2-7b-hf at 2,048 tokens where fp16",
+        ),
+        # All pairs share 1 length: preference decides.
+        ((1024,), (1024,), (1024, 2048), (1024,), "both QLoRA (nf4-dq) and bf16 LoRA train Llama-2-7b-hf at"),
+    ],
+)
+def test_the_precisions_with_the_most_in_common_are_told(
+    bf16: tuple[int, ...],
+    fp16: tuple[int, ...],
+    nf4: tuple[int, ...],
+    nf4_dq: tuple[int, ...],
+    expected: str,
+):
+    lora = [*asked("bf16", 1024, bf16), *asked("fp16", 1024, fp16)]
+    (sentence,) = said(lora, asked("nf4", 8192, nf4), asked("nf4-dq", 8192, nf4_dq))
+    assert sentence.startswith(f"On RTX 4090 (23.5 GiB) {expected}")
+
+
+def test_a_group_is_not_larger_for_what_no_two_precisions_share():
+    # bf16 shares 1 length with nf4 and another with nf4-dq; at batch 4 it shares 2 with nf4.
+    apart = [*asked("bf16", 8192, ALL[:2]), *asked("nf4", 8192, ALL[:1]), *asked("nf4-dq", 8192, ALL[1:2])]
+    both = [
+        *asked("bf16", 2048, ALL[:2], per_device_train_batch_size=4),
+        *asked("nf4", 2048, ALL[:2], per_device_train_batch_size=4),
+    ]
+    (sentence,) = said(apart, both)
+    assert "at 2,048 tokens, the most asked for (planned; rank 16, batch 4" in sentence
+
+
 def test_a_group_with_more_that_both_were_asked_for_is_told():
     alone = [*asked("bf16", 1024, (1024,)), *asked("nf4", 8192)]
     both = [
@@ -197,6 +261,43 @@ def test_a_model_that_one_side_alone_was_asked_for_is_told():
     # 70B has no LoRA plan, so three models have both sides; a fourth makes them many.
     (sentence,) = said([*bf16, of_size(3, "bf16", True)], [*nf4, of_size(3, "nf4", True)])
     assert sentence.endswith("with m7. QLoRA (nf4) also trains m70, of which bf16 LoRA has no plan.")
+
+
+def test_a_length_that_was_planned_twice_counts_once():
+    def twice(precision: str, fits: bool) -> list[Record]:
+        card = {**CARD, "fits": fits}
+        return [make_record(precision=precision, seq_len=n, detail={"fits": [card, card]}) for n in ALL[:2]]
+
+    (sentence,) = said(twice("bf16", False), twice("nf4", True))
+    assert "where bf16 LoRA fits at none of the 2 lengths (" in sentence
+    cpu_and_cuda = [
+        plan(precision, precision == "nf4", seq_len=n, environment={"device": device})
+        for precision in ("bf16", "nf4")
+        for n in ALL[:2]
+        for device in ("cpu", "cuda")
+    ]
+    (sentence,) = said(cpu_and_cuda)
+    assert "where bf16 LoRA fits at none of the 2 lengths (" in sentence
+
+
+def test_models_of_equal_size_are_two_models():
+    def of(name: str, billions: int, precision: str, fits: bool) -> Record:
+        metrics = {"peak_allocated_bytes": GIB, "total_params": billions * 10**9}
+        return plan(precision, fits, model=f"org/{name}", metrics=metrics)
+
+    models = (("m1", 1), ("m7", 7), ("m7-Instruct", 7), ("m13", 13))
+    nf4 = [of(name, size, "nf4", True) for name, size in models]
+    (sentence,) = said([of(name, size, "bf16", False) for name, size in models], nf4)
+    assert "QLoRA (nf4) trains models up to m13 where bf16 LoRA fits at none of the 4 models (" in sentence
+    # One side was asked for m70, the other for m70-Instruct: they have no plan in common.
+    bf16 = [of(name, size, "bf16", True) for name, size in models]
+    apart = [of("m70-Instruct", 70, "bf16", False), of("m70", 70, "nf4", True)]
+    (sentence,) = said(bf16, nf4, apart)
+    assert "both QLoRA (nf4) and bf16 LoRA train models up to m13, the most planned for both (" in sentence
+    assert sentence.endswith(
+        " QLoRA (nf4) also trains m70, of which bf16 LoRA has no plan. bf16 LoRA does not train "
+        "m70-Instruct, of which QLoRA (nf4) has no plan."
+    )
 
 
 @pytest.mark.parametrize("only", ["bf16", "nf4-dq", "fp32"])
