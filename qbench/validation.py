@@ -73,7 +73,7 @@ def compare_published(on_run: OnRun, rows: Sequence[PublishedRow] | None = None)
     for index, group in enumerate(members.values()):
         run = run_of(group[0])
         on_run(index, len(members), run_text(run.point))
-        card = replace(card_of((run.gpu,)), has_flash=run.flash)
+        card = replace(card_of(run.gpu), has_flash=run.flash)
         figures = planned_figures(trace(run.point, "cuda", card))
         compared += [_published(row, run, figures[row.figure]) for row in group]
     order = list(FIGURES)

@@ -71,6 +71,16 @@ def find_gpu(name: str) -> GpuSpec:
     return spec
 
 
+def other_variants(name: str) -> tuple[GpuSpec, ...]:
+    """Return the GPUs that a short name such as A100 could mean beside the one that `find_gpu` gives."""
+    found = find_gpu(name)
+    start = _without_vendor(name).casefold()
+    if start == found.name.casefold():
+        return ()
+    others = (spec for spec in gpus() if spec != found)
+    return tuple(spec for spec in others if spec.name.casefold().startswith((f"{start} ", f"{start}-")))
+
+
 def _without_vendor(name: str) -> str:
     return re.sub(r"^(nvidia|amd)\s+", "", name, flags=re.IGNORECASE)
 

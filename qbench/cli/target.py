@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu
+from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
+from qbench.cli.console import print_note
 from qbench.errors import CatalogError, ScenarioError
 from qbench.scenario.expand import MAX_POINTS, expand, point_from
 from qbench.scenario.schema import Point, Scenario
@@ -145,9 +146,14 @@ def flag_name(setting: str) -> str:
 def named_cards(gpus: Sequence[str], card: tuple[str, str]) -> list[GpuSpec]:
     """Return the card that is described by (memory, compute capability), if any, and those of the catalog.
 
-    Raises CatalogError for a name that the catalog does not hold.
+    A name that several cards of the catalog could have is told. Raises CatalogError for one that it does not
+    hold.
     """
     described = [described_gpu(*card)] if any(card) else []
+    for name in gpus:
+        others = ", ".join(other.name for other in other_variants(name))
+        if others:
+            print_note(f"{name} is read as {find_gpu(name).name}; other cards of the catalog: {others}")
     return [*described, *(find_gpu(name) for name in gpus)]
 
 

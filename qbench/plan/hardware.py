@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qbench.catalog.gpus import GpuSpec
@@ -61,11 +60,11 @@ def library_buffers(card: Card) -> dict[str, int]:
     return dict.fromkeys(("forward", "backward"), card.workspace_bytes)
 
 
-def card_of(gpus: Sequence[GpuSpec]) -> Card:
-    """Return the card to plan for: that of the first GPU named, else Ampere."""
-    if gpus and gpus[0].compute_capability is not None:
-        return Card(capability=gpus[0].compute_capability)
-    return Card()
+def card_of(gpu: GpuSpec | None) -> Card:
+    """Return what of a GPU decides between kernels; Ampere where none is named, or one without CUDA."""
+    if gpu is None or gpu.compute_capability is None:
+        return Card()
+    return Card(capability=gpu.compute_capability)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +74,9 @@ class Fit:
     fits: bool
     verdict: str
     """ok, ok after so many allocator retries, or where an allocation fails."""
-    headroom_bytes: int
-    """Left on the card at the peak, context included; negative by what the plan takes beyond the card."""
+    headroom_bytes: int | None
+    """Left on the card at the peak, context included; negative by what the plan takes beyond the card. None
+    where it has no kernels for the step."""
     num_alloc_retries: int | None
     """Allocations that succeed only once the allocator has released its cache; None when it fails."""
 

@@ -9,11 +9,12 @@ from typing import Any
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.gpus import gpus as catalog_gpus
 from qbench.catalog.prices import cheapest_on_demand
+from qbench.errors import StepError
 from qbench.memory.allocator import AllocatorConfig
 from qbench.memory.choices import Card, kernel_caveats
-from qbench.plan.hardware import card_of, context_size, fit_on
-from qbench.plan.timed import cpu_times, gpu_times
-from qbench.plan.trace import Trace, Tracer, trace
+from qbench.plan.hardware import Fit, card_of, context_size, fit_on
+from qbench.plan.timed import Held, cpu_times, gpu_times
+from qbench.plan.trace import Trace, Tracer, traces
 from qbench.records.calibration import Calibration
 from qbench.records.record import Record
 from qbench.records.software import software
@@ -36,28 +37,35 @@ def plan(
 ) -> Record:
     """Return the planned record of a point, with the kernels of `device`.
 
-    `gpus` are held against the plan (detail.fits); the first gives the compute capability. `allocator` has
-    the settings of CUDA's caching allocator, None its defaults; the environment is never asked. `on_trace`
-    is given the trace, with every allocation. `tracer` is asked for it, None runs the step. Raises StepError
-    when the step cannot be built.
+    `gpus` are held against the plan (detail.fits), each with the kernels that it would run; the metrics are
+    those of the first. `allocator` has the settings of CUDA's caching allocator, None its defaults; the
+    environment is never asked. `on_trace` is given the first one's trace, with every allocation. `tracer` is
+    asked for the traces, None runs the step. Raises StepError when the step cannot be built.
 
     A plan has step times where a GPU is named, or a calibration of the device is among `calibrations`; on the
-    CPU that is the only source of them.
+    CPU that is the only source of them. A first GPU that does not hold the step has no time in the metrics;
+    detail.fits says what it would take there, memory aside.
     """
-    card, asked = card_of(gpus), allocator or AllocatorConfig()
+    asked = allocator or AllocatorConfig()
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
     mine = [found for found in calibrations if found.device == device]
     is_timed = bool(gpus) or (device == "cpu" and bool(mine))
-    traced = (tracer or trace)(point, device, card, allocator, with_costs=is_timed)
+    cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
+    found = (tracer or traces)(point, device, list(dict.fromkeys(cards)), allocator, with_costs=is_timed)
+    card, traced = cards[0], found[cards[0]]
+    if isinstance(traced, StepError):
+        raise traced
     if on_trace is not None:
         on_trace(traced)
     metrics = _metrics(traced)
     detail = _detail(traced, point)
     if device == "cuda":
-        _add_cuda(traced, point, metrics, detail, gpus, card, allocator)
-        if traced.work is not None:
-            metrics |= gpu_times(traced.work, point, gpus, detail, mine)
+        _add_cuda(traced, metrics, detail, card)
+        held = [(gpu, found[on]) for gpu, on in zip(gpus, cards, strict=False)]
+        detail["fits"] = [_held_against(gpu, on_card, allocator) for gpu, on_card in held]
+        detail["caveats"] += _card_caveats(held, traced, card, point)
+        metrics |= gpu_times(held, point, detail, mine)
         detail["allocator"] = asdict(asked)
         if asked != allocator:
             detail["caveats"].append(_NO_COLLECTION)
@@ -128,43 +136,42 @@ def _base_weights(traced: Trace) -> dict[str, int]:
     }
 
 
-def _add_cuda(
-    traced: Trace,
-    point: Point,
-    metrics: dict[str, Any],
-    detail: dict[str, Any],
-    gpus: Sequence[GpuSpec],
-    card: Card,
-    allocator: AllocatorConfig,
-) -> None:
-    """Add what only CUDA has: the caching allocator's reserve, the context, and which cards hold it."""
+def _add_cuda(traced: Trace, metrics: dict[str, Any], detail: dict[str, Any], card: Card) -> None:
+    """Add what only CUDA has: the caching allocator's reserve, the context, and the kernels of attention."""
     assert traced.reserved_bytes is not None
     context = context_size(card.capability)
     metrics["peak_reserved_bytes"] = traced.reserved_bytes
     metrics["device_bytes"] = traced.reserved_bytes + context.most
-    detail["caveats"] += _card_caveats(gpus, card.capability, point)
     detail["compute_capability"] = list(card.capability)
     detail["attention"] = list(traced.attention)
     detail["context_bytes"] = [context.least, context.most]
     detail["context_source"] = context.source
-    detail["fits"] = [_held_against(gpu, traced, allocator) for gpu in gpus]
 
 
 def _has_4bit(point: Point) -> bool:
     return point.precision in QUANTIZED_PRECISIONS and point.precision != "int8"
 
 
-def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int], point: Point) -> list[str]:
-    """Say where one plan does not speak for every card that was named."""
+def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point) -> list[str]:
+    """Say where the metrics, which are of one card, do not speak for every card that was named."""
     said = []
-    others = [gpu.name for gpu in gpus if gpu.compute_capability != capability]
+    version = ".".join(map(str, card.capability))
+    others = [gpu.name for gpu, found in held if isinstance(found, Trace) and found is not traced]
     if others:
-        version = ".".join(map(str, capability))
         said.append(
-            f"kernels are those of compute capability {version}; {', '.join(others)} may choose others"
+            f"the numbers are those of compute capability {version}; {', '.join(others)} would run other "
+            "kernels, and what is left there is planned with these"
+        )
+    said += [f"{gpu.name}: {found}" for gpu, found in held if isinstance(found, StepError)]
+    without_cuda = [gpu.name for gpu, _ in held if gpu.compute_capability is None]
+    if without_cuda:
+        version = ".".join(map(str, card_of(None).capability))
+        said.append(
+            f"{', '.join(without_cuda)}: planned with CUDA's kernels of compute capability {version}; "
+            "ROCm may choose others"
         )
     uses_bf16 = point.precision not in ("fp32", "fp16") or point.train.autocast == "bf16"
-    slow = [gpu.name for gpu in gpus if gpu.peak_flops.get("bf16") is None]
+    slow = [gpu.name for gpu, _ in held if gpu.peak_flops.get("bf16") is None]
     if slow and uses_bf16:
         said.append(
             f"{', '.join(slow)} without bf16 hardware (or no figure for it) will be slow or need fp16"
@@ -172,15 +179,22 @@ def _card_caveats(gpus: Sequence[GpuSpec], capability: tuple[int, int], point: P
     return said
 
 
-def _held_against(gpu: GpuSpec, traced: Trace, allocator: AllocatorConfig) -> dict[str, Any]:
+def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> dict[str, Any]:
     """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
-    assert traced.reserved_bytes is not None
-    context = context_size(gpu.compute_capability or Card().capability)
     price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
+    peaks: dict[str, int | None] = dict.fromkeys(("peak_allocated_bytes", "peak_reserved_bytes"))
+    if isinstance(found, StepError):
+        fit = Fit(fits=False, verdict=str(found), headroom_bytes=None, num_alloc_retries=None)
+    else:
+        assert found.reserved_bytes is not None
+        peaks = {"peak_allocated_bytes": found.memory.peak_bytes, "peak_reserved_bytes": found.reserved_bytes}
+        context = context_size(card_of(gpu).capability)
+        fit = fit_on(gpu, found.ledger, found.reserved_bytes, context.most, allocator)
     return {
         "gpu": gpu.name,
         "memory_bytes": gpu.memory_bytes,
-        **asdict(fit_on(gpu, traced.ledger, traced.reserved_bytes, context.most, allocator)),
+        **peaks,
+        **asdict(fit),
         "usd_per_hour": None if price is None else price.on_demand_usd_per_hour,
         "price_from": None if price is None else f"{price.cloud}, {price.date}",
     }

@@ -1,7 +1,7 @@
 """Every card for a training: whether it holds the step, and the hours, money and energy it takes.
 
 Cards that choose the same kernels share one trace: what a trace asked of its card is asked of the next one,
-and equal answers mean the same operators (`memory.choices.Decisions`).
+and equal answers mean the same operators (`memory.by_card`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.rates import Rate
 from qbench.errors import StepError
 from qbench.memory.allocator import AllocatorConfig
-from qbench.memory.choices import Card, heard
+from qbench.memory.choices import Card
 from qbench.plan.hardware import card_of, context_size, fit_on
 from qbench.plan.timed import rates_of
 from qbench.plan.timing import Bound, Rates, StepTime, step_time
-from qbench.plan.trace import Trace, trace
+from qbench.plan.trace import Trace, traces
 from qbench.plan.workload import Workload
 from qbench.records.calibration import Calibration
 from qbench.scenario.schema import Point
@@ -77,7 +77,7 @@ def ranked(
 
 def _of_point(point: Point, gpus: Sequence[GpuSpec], workload: Workload, terms: Terms) -> list[Ranked]:
     lengths = planned_lengths(workload)
-    traced = {gpu.name: found for group, found in _traced(point, gpus, lengths) for gpu in group}
+    traced = _traced(point, gpus, lengths)
     failures = [found for found in traced.values() if isinstance(found, StepError)]
     if len(failures) == len(traced):
         raise failures[0]
@@ -107,27 +107,20 @@ def _at(point: Point, seq_len: int) -> Point:
 _Found = StepError | dict[int, Trace]
 
 
-def _traced(
-    point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]
-) -> list[tuple[list[GpuSpec], _Found]]:
-    """Return groups of cards that run the same operators, with the traces by length, or the error."""
-    groups: list[tuple[list[GpuSpec], _Found]] = []
-    left = list(gpus)
-    while left:
-        card = card_of(left[:1])
-        found: _Found
-        with heard() as decisions:
-            try:
-                found = {
-                    length: trace(_at(point, length), "cuda", card, AllocatorConfig(), with_costs=True)
-                    for length in lengths
-                }
-            except StepError as error:
-                found = error
-        same = [gpu for gpu in left if card_of([gpu]) == card or decisions.same_on(card, card_of([gpu]))]
-        groups.append((same, found))
-        left = [gpu for gpu in left if gpu not in same]
-    return groups
+def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> dict[str, _Found]:
+    """Return by name of the card its traces by length, or why there are none."""
+    found: dict[str, _Found] = {gpu.name: {} for gpu in gpus}
+    cards = {gpu.name: card_of(gpu) for gpu in gpus}
+    for length in lengths:
+        different = list(dict.fromkeys(cards.values()))
+        on_card = traces(_at(point, length), "cuda", different, AllocatorConfig(), with_costs=True)
+        for name, card in cards.items():
+            known, traced = found[name], on_card[card]
+            if isinstance(traced, StepError):
+                found[name] = traced
+            elif isinstance(known, dict):
+                known[length] = traced
+    return found
 
 
 def _unfit(gpu: GpuSpec, point: Point, why: str, terms: Terms) -> Ranked:

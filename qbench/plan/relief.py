@@ -53,12 +53,14 @@ def _relief(before: Record, after: Record, changes: dict[str, Any], cost: str) -
     """Return a change as planned; None where the step cannot be made with it."""
     if after.outcome != "ok":
         return None
-    old, new = before.metrics.get("step_time_s"), after.metrics.get("step_time_s")
+    (held, *_), (holds, *_) = before.detail["fits"], after.detail["fits"]
+    # What a step takes on a card that does not hold it tells what the change costs all the same.
+    old, new = held.get("step_time_s"), holds.get("step_time_s")
     return Relief(
         changes=changes,
         cost=cost,
         freed_bytes=before.metrics["peak_reserved_bytes"] - after.metrics["peak_reserved_bytes"],
-        fits=after.detail["fits"][0]["fits"],
+        fits=holds["fits"],
         step_time_ratio=new / old if old and new else None,
     )
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from qbench.errors import StepError
 from qbench.memory.allocator import AllocatorConfig
+from qbench.memory.by_card import ByCard
 from qbench.memory.choices import Card
 from qbench.memory.outline import Ints
 from qbench.memory.work_columns import WorkColumns
@@ -79,43 +80,62 @@ MEASURES: tuple[Measure, ...] = (length_of, tokens_of, batch_of, rank_of)
 
 
 class SharedTraces:
-    """Traces points that are known in advance; called like `trace`, and gives what it gives."""
+    """Traces points that are known in advance; called like `traces`, and gives what it gives."""
 
     def __init__(self, points: Iterable[Point]) -> None:
         by_family: dict[str, list[Point]] = {}
         for point in points:
             by_family.setdefault(family_of(point), []).append(point)
         self._members = by_family
-        self._parts: dict[tuple[str, Device, Card, bool], Parts] = {}
+        self._parts: dict[tuple[str, Device, bool], ByCard[Parts]] = {}
 
     def __call__(
         self,
         point: Point,
         device: Device,
-        card: Card,
+        cards: Sequence[Card],
         allocator: AllocatorConfig,
         *,
         with_costs: bool = False,
-    ) -> Trace:
-        """Return the trace of one of the points. Raises StepError when its step cannot be built."""
-        account = self._parts_of(point, device, card, with_costs).account(sizes_of(point))
-        if account is None:
-            account = _recorded(point, device, card, with_costs)
-        return trace_of(account, point, device, load_config(point), allocator)
+    ) -> dict[Card, Trace | StepError]:
+        """Return the trace of one of the points on each card, or why there is none."""
+        parts_on = self._parts_on(point, device, with_costs)
+        parts = {card: parts_on(card) for card in cards}
+        known = {each: each.account(sizes_of(point)) for each in set(parts.values())}
+        alone_on = ByCard(lambda card: _recorded_or_why(point, device, card, with_costs))
+        traced: dict[int, Trace] = {}
+        found: dict[Card, Trace | StepError] = {}
+        for card in cards:
+            account = known[parts[card]] or alone_on(card)
+            if isinstance(account, StepError):
+                found[card] = account
+                continue
+            if id(account) not in traced:
+                traced[id(account)] = trace_of(account, point, device, load_config(point), allocator)
+            found[card] = traced[id(account)]
+        return found
 
-    def _parts_of(self, point: Point, device: Device, card: Card, with_costs: bool) -> Parts:
-        key = (family_of(point), device, card, with_costs)
+    def _parts_on(self, point: Point, device: Device, with_costs: bool) -> ByCard[Parts]:
+        key = (family_of(point), device, with_costs)
         if key not in self._parts:
+            members = self._members.get(key[0], [])
 
-            def record(one: Point) -> Account:
-                return _recorded(one, device, card, with_costs)
+            def of_card(card: Card) -> Parts:
+                return Parts(members, lambda one: _recorded(one, device, card, with_costs))
 
-            self._parts[key] = Parts(self._members.get(key[0], []), record)
+            self._parts[key] = ByCard(of_card)
         return self._parts[key]
 
 
 def _recorded(point: Point, device: Device, card: Card, with_costs: bool) -> Account:
     return record_account(point, device, load_config(point), card, with_costs=with_costs)
+
+
+def _recorded_or_why(point: Point, device: Device, card: Card, with_costs: bool) -> Account | StepError:
+    try:
+        return _recorded(point, device, card, with_costs)
+    except StepError as error:
+        return error
 
 
 class Parts:

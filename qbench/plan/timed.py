@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from qbench.catalog.gpus import GpuSpec
+from qbench.errors import StepError
 from qbench.memory.costs import WorkTable
 from qbench.plan.calibrated import REACH, CalibratedRates
 from qbench.plan.rates import DatasheetRates
 from qbench.plan.timing import Rates, StepTime, step_time
+from qbench.plan.trace import Trace
 from qbench.records.calibration import Calibration
 from qbench.scenario.schema import Point
+
+Held = tuple[GpuSpec, Trace | StepError]
+"""A card with the trace of its kernels, or why there is none."""
 
 FACTS = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
 """What a plan says of time, as metrics for the first device and in `detail.fits` for each."""
@@ -21,20 +26,31 @@ _TOLD_SHARE = 0.1
 
 
 def gpu_times(
-    work: WorkTable,
+    held: Sequence[Held],
     point: Point,
-    gpus: Sequence[GpuSpec],
     detail: dict[str, Any],
     calibrations: Sequence[Calibration],
 ) -> dict[str, Any]:
-    """Add the step's time on each GPU to `detail.fits`; return the metrics, which are the first one's."""
-    for gpu, fit in zip(gpus, detail["fits"], strict=True):
+    """Add the step's time on each GPU to `detail.fits`; return the metrics, which are the first one's.
+
+    A step that the first GPU does not hold takes no time there, so that these have none.
+    """
+    metrics: dict[str, Any] = {}
+    for (gpu, found), fit in zip(held, detail["fits"], strict=True):
+        if isinstance(found, StepError) or found.work is None:
+            continue
         rates = rates_of(gpu, calibrations)
-        fit.update(time_facts(step_time(work, rates), point, fit["usd_per_hour"]))
+        facts = time_facts(step_time(found.work, rates), point, fit["usd_per_hour"])
+        fit.update(facts)
         if isinstance(rates, CalibratedRates):
-            detail["caveats"] += [f"{gpu.name}: {caveat}" for caveat in calibration_caveats(work, rates)]
-    first = detail["fits"][0]
-    return {"flops": _flops(work), **{name: first[name] for name in FACTS if first[name] is not None}}
+            detail["caveats"] += [
+                f"{gpu.name}: {caveat}" for caveat in calibration_caveats(found.work, rates)
+            ]
+        if not metrics:
+            metrics["flops"] = _flops(found.work)
+            if fit["fits"]:
+                metrics |= {name: facts[name] for name in FACTS if facts[name] is not None}
+    return metrics
 
 
 def cpu_times(
@@ -64,8 +80,8 @@ def calibration_caveats(work: WorkTable, rates: CalibratedRates) -> list[str]:
     if share < _TOLD_SHARE:
         return []
     return [
-        f"{share:.0%} of the planned kernel time is of kernels more than {REACH} times as large as any that "
-        "was calibrated; their rates are not measured ones"
+        f"{100 * share:.0f} % of the planned kernel time is of kernels more than {REACH} times as large as "
+        "any that was calibrated; their rates are not measured ones"
     ]
 
 

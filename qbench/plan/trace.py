@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from qbench.errors import StepError, first_line
 from qbench.memory.allocator import AllocatorConfig, replay
 from qbench.memory.breakdown import MemoryProfile, profile_of
+from qbench.memory.by_card import ByCard
 from qbench.memory.choices import Backend, Card
 from qbench.memory.costs import WorkTable
 from qbench.memory.kernels import kernels_of
@@ -51,18 +52,41 @@ class Trace:
 
 
 class Tracer(Protocol):
-    """Gives the trace of a point, as `trace` does."""
+    """Gives the traces of a point, as `traces` does."""
 
     def __call__(
         self,
         point: Point,
         device: Device,
-        card: Card,
+        cards: Sequence[Card],
         allocator: AllocatorConfig,
         *,
         with_costs: bool = False,
-    ) -> Trace:
-        """Return the trace of a point; `with_costs` takes down what operators cost."""
+    ) -> dict[Card, Trace | StepError]:
+        """Return the trace of a point on each card, or why there is none; `with_costs` as for `trace`."""
+
+
+def traces(
+    point: Point,
+    device: Device,
+    cards: Sequence[Card],
+    allocator: AllocatorConfig,
+    *,
+    with_costs: bool = False,
+) -> dict[Card, Trace | StepError]:
+    """Return the trace of a point on each card, or why there is none.
+
+    Cards that choose the same kernels share one.
+    """
+
+    def traced(card: Card) -> Trace | StepError:
+        try:
+            return trace(point, device, card, allocator, with_costs=with_costs)
+        except StepError as error:
+            return error
+
+    on_card = ByCard(traced)
+    return {card: on_card(card) for card in cards}
 
 
 def trace(

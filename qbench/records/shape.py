@@ -61,6 +61,8 @@ class _Fit(TypedDict):
     fits: Flag
     memory_bytes: NotRequired[Whole | None]
     headroom_bytes: NotRequired[Whole | None]
+    peak_allocated_bytes: NotRequired[Whole | None]
+    peak_reserved_bytes: NotRequired[Whole | None]
     usd_per_hour: NotRequired[Real | None]
     verdict: NotRequired[Words | None]
     step_time_s: NotRequired[Real | None]

@@ -45,6 +45,8 @@ def gpu_tables(results: Sequence[Result], lead: dict[str, list[str]]) -> list[li
 def _room(fit: dict[str, Any] | None) -> str:
     if fit is None:
         return NOT_AVAILABLE
+    if fit["headroom_bytes"] is None:
+        return "no kernel"
     room = fit["headroom_bytes"] / GIB
     return f"{room:.2f} left" if fit["fits"] else f"{-room:.2f} short"
 

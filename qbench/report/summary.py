@@ -114,8 +114,11 @@ def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     main = describe(first, leave_out=hidden)
     if "recipe" not in hidden:
         main += f", recipe {first.point.train.recipe}"
-    parts = [main if "model" not in hidden else main.capitalize(), ", ".join(others), basis(first) + target]
-    return "; ".join(filter(None, parts))
+    if "autocast" not in hidden and first.point.train.autocast == "none":
+        main += ", no autocast"
+    if "model" in hidden:  # Else it begins with a name, which keeps its spelling.
+        main = main[:1].upper() + main[1:]
+    return "; ".join(filter(None, [main, ", ".join(others), basis(first) + target]))
 
 
 def _figures(result: Result) -> list[Cells]:
@@ -165,8 +168,10 @@ def _breakdown(result: Result) -> list[Cells]:
 
 
 def _planned_time(result: Result) -> dict[str, Any]:
-    """Return where planned time goes on the first device asked about; empty where no time is known."""
+    """Return where planned time goes on the first device asked about; empty where it has no time for it."""
     fits = result.detail.get("fits") or []
+    if fits and not fits[0]["fits"]:
+        return {}
     return (fits[0].get("time") if fits else result.detail.get("time")) or {}
 
 
@@ -219,7 +224,7 @@ def _params(count: int) -> str:
 def _cards(result: Result) -> list[Cells]:
     """Return the cards that were asked about, or the smallest of the catalog that holds the plan."""
     asked: list[Cells] = [
-        (fit["gpu"], format_bytes(fit["memory_bytes"]), _verdict(fit))
+        (fit["gpu"], format_bytes(fit["memory_bytes"]), _verdict(fit, result.value("peak_allocated_bytes")))
         for fit in result.detail.get("fits") or []
     ]
     needed = result.value("device_bytes")
@@ -234,12 +239,19 @@ def _cards(result: Result) -> list[Cells]:
     return [(smallest.name, format_bytes(smallest.memory_bytes), text)]
 
 
-def _verdict(fit: dict[str, Any]) -> str:
+def _verdict(fit: dict[str, Any], peak_bytes: float | None) -> str:
     room = fit["headroom_bytes"]
+    if room is None:
+        return "has no kernel for this"
     said = f"fits, {format_bytes(room)} left" if fit["fits"] else f"does not fit, {format_bytes(-room)} short"
     how = fit.get("verdict") or "ok"
     if how != "ok":
         said += f" ({how.removeprefix('ok ')})"
+    own_peak = fit.get("peak_allocated_bytes")
+    if own_peak not in (None, peak_bytes):
+        said += f"; peak allocated {format_bytes(own_peak)}"
+    if not fit["fits"]:
+        return said
     price, seconds = fit.get("usd_per_hour"), fit.get("step_time_s")
     if seconds is not None:
         said += f"; {format_seconds(seconds)} a step"

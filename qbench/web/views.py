@@ -249,6 +249,8 @@ def _room(record: Record, gpu: str) -> str:
     if not fit:
         return "cannot be planned"
     room = fit["headroom_bytes"]
+    if room is None:
+        return "no kernel"
     return f"{format_bytes(room)} left" if fit["fits"] else f"no, {format_bytes(-room)} short"
 
 
@@ -317,10 +319,7 @@ def overview_view(setting: Setting, records: Sequence[Record]) -> list[Any]:
     table = html.Table(
         [html.Thead(html.Tr([html.Th(head, scope="col") for head in heads])), html.Tbody(rows)]
     )
-    note = (
-        f"{_described(setting)}; each precision in its column. Kernels are those of {setting.gpu}; cards of "
-        "another generation may choose others."
-    )
+    note = f"{_described(setting)}; each precision in its column, each card with the kernels that it runs."
     return [html.H2("What fits where"), html.P(note, className="note"), _scrolling(table, "What fits where")]
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, gpus
+from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, gpus, other_variants
 from qbench.errors import CatalogError
 from qbench.units import GIB
 
@@ -116,3 +116,18 @@ def test_similar_names_are_different_devices() -> None:
     assert find_gpu("L4").memory_bytes < find_gpu("L40").memory_bytes < find_gpu("L40S").memory_bytes
     assert find_gpu("A40").name == "A40"
     assert find_gpu("A4000").name == "RTX A4000"
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("A100", ["A100-PCIE-40GB", "A100-SXM4-80GB", "A100 80GB PCIe"]),
+        ("nvidia h100", ["H100 PCIe", "H100 NVL"]),
+        ("GH200", []),
+        # A name of its own is no short one.
+        ("RTX 4090", []),
+        ("L40", []),
+    ],
+)
+def test_a_short_name_that_several_cards_could_have(name: str, others: list[str]) -> None:
+    assert [spec.name for spec in other_variants(name)] == others

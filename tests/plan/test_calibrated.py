@@ -176,11 +176,11 @@ def test_what_lies_beyond_the_measured_sizes_is_told():
     beyond = OpCost("mm", "matmul", "fp32", 2e8, shape=(1, 1000, 1000, 100), layout="nn")
     assert calibration_caveats(table(within), RATES) == []
     (told,) = calibration_caveats(table(beyond), RATES)
-    assert told.startswith("100% of the planned kernel time is of kernels more than 8 times as large")
+    assert told.startswith("100 % of the planned kernel time is of kernels more than 8 times as large")
     # 1e5 bytes of the largest add; nine times that is the longer of two kernels, 36 of 37 us.
     adds = [OpCost("add", "elementwise", "fp32", read_bytes=size) for size in (9e5, 1e3)]
     (told,) = calibration_caveats(table(*adds), RATES)
-    assert told.startswith("97% of")
+    assert told.startswith("97 % of")
 
 
 def test_what_was_not_timed_is_named():

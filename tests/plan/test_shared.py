@@ -20,7 +20,7 @@ from qbench.plan.account import Account
 from qbench.plan.families import resized, sizes_of
 from qbench.plan.planner import plan
 from qbench.plan.shared import Parts, Record, SharedTraces
-from qbench.plan.trace import record_account, trace
+from qbench.plan.trace import Trace, record_account, trace
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config
 
@@ -29,6 +29,24 @@ RANKS, LENGTHS = (2, 8, 16, 24, 32), (128, 256, 384, 512, 640, 768)
 
 def family(point: Point) -> list[Point]:
     return [resized(point, (rank, length, 1)) for rank, length in itertools.product(RANKS, LENGTHS)]
+
+
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
+    """Return a list that each point is added to when its step is run."""
+    ran: list[Point] = []
+
+    def counted(point: Point, *rest: Any, **settings: Any) -> Account:
+        ran.append(point)
+        return record_account(point, *rest, **settings)
+
+    monkeypatch.setattr(shared, "record_account", counted)
+    return ran
+
+
+def traced(tracer: SharedTraces, point: Point, device: Device, **settings: Any) -> Trace:
+    found = tracer(point, device, [Card()], AllocatorConfig(), **settings)[Card()]
+    assert isinstance(found, Trace)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -53,13 +71,7 @@ def test_shared_plans_are_those_of_each_point(
 ) -> None:
     model = write_tiny_model(tmp_path / "model", FAMILIES[hub], num_hidden_layers=2)
     points = family(tiny_point(model, precision, **changes))
-    ran: list[Point] = []
-
-    def counted(point: Point, *rest: Any, **settings: Any) -> Account:
-        ran.append(point)
-        return record_account(point, *rest, **settings)
-
-    monkeypatch.setattr(shared, "record_account", counted)
+    ran = recordings(monkeypatch)
     tracer = SharedTraces(points)
     # The largest, one between samples of both sizes, and one whose rank is not a multiple of eight.
     for index in (29, 19, 3):
@@ -91,16 +103,10 @@ def test_shared_costs_are_those_of_each_point(
 ) -> None:
     model = write_tiny_model(tmp_path / "model", FAMILIES[hub], num_hidden_layers=5)
     points = family(tiny_point(model, precision, **changes))
-    ran: list[Point] = []
-
-    def counted(point: Point, *rest: Any, **settings: Any) -> Account:
-        ran.append(point)
-        return record_account(point, *rest, **settings)
-
-    monkeypatch.setattr(shared, "record_account", counted)
+    ran = recordings(monkeypatch)
     tracer = SharedTraces(points)
     for index in (29, 19, 3):
-        together = tracer(points[index], device, Card(), AllocatorConfig(), with_costs=True)
+        together = traced(tracer, points[index], device, with_costs=True)
         alone = trace(points[index], device, with_costs=True)
         assert together.work == alone.work
         assert together.memory == alone.memory
@@ -109,8 +115,8 @@ def test_shared_costs_are_those_of_each_point(
 
 def test_traces_with_and_without_costs_are_kept_apart(llama: list[Point]) -> None:
     tracer = SharedTraces(llama[:2])
-    assert tracer(llama[0], "cuda", Card(), AllocatorConfig()).work is None
-    assert tracer(llama[0], "cuda", Card(), AllocatorConfig(), with_costs=True).work is not None
+    assert traced(tracer, llama[0], "cuda").work is None
+    assert traced(tracer, llama[0], "cuda", with_costs=True).work is not None
 
 
 def test_full_fine_tuning_has_no_rank_to_vary(tmp_path: Path) -> None:

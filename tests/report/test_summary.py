@@ -116,8 +116,42 @@ def test_more_cards_than_a_terminal_is_wide_go_on_in_another_table():
     assert all(any(name in line for line in lines) for name, _, _ in cards)
 
 
-def test_the_recipe_is_named_though_it_is_the_default():
-    assert "checkpointing, recipe peft; planned for cuda" in plan_lines([plan("bf16", 8)])[0]
+def test_the_recipe_and_that_there_is_no_autocast_are_named_though_they_are_the_default():
+    title = " ".join(plan_lines([plan("bf16", 8)])[:2])
+    assert "checkpointing, recipe peft, no autocast; planned for cuda" in title
+
+
+def test_a_title_of_several_models_begins_with_a_capital():
+    points = [make_point(precision="bf16", model=model) for model in ("a/x", "b/y")]
+    records = [replace(plan("bf16", 8), point=point) for point in points]
+    assert plan_lines(records)[0].startswith("Rank 16, batch 1")
+
+
+def test_a_card_that_does_not_hold_a_step_has_no_time_and_no_price_for_it():
+    held = {"step_time_s": 1.5, "usd_per_hour": 0.5, "time": {"parts_s": {"matmul": 1.5}}}
+    record = with_fits(plan("bf16", 8), ("T4", 15 * GIB, -3 * GIB), ("A100", 80 * GIB, 62 * GIB))
+    record = replace(
+        record, detail={**record.detail, "fits": [{**fit, **held} for fit in record.detail["fits"]]}
+    )
+    lines = plan_lines([record])
+    assert starting(lines, "T4") == "T4 15.00 GiB does not fit, 3.00 GiB short"
+    assert starting(lines, "A100") == "A100 80.00 GiB fits, 62.00 GiB left; 1.5 s a step; from $0.50/h"
+    assert not any("matmul" in line for line in lines)
+
+
+def test_a_card_with_another_peak_or_without_a_kernel_says_so():
+    def held(peak_bytes: int | None, room: int | None) -> list[str]:
+        record = with_fits(plan("bf16", 8), ("T4", 15 * GIB, -1))
+        (fit,) = record.detail["fits"]
+        fit = {**fit, "peak_allocated_bytes": peak_bytes, "headroom_bytes": room}
+        records = [replace(record, detail={**record.detail, "fits": [fit]})]
+        return [starting(plan_lines(records), "T4"), plan_lines([*records, plan("nf4", 8)])[-1]]
+
+    peak = plan("bf16", 8).metrics["peak_allocated_bytes"]
+    assert held(peak, -3 * GIB)[0] == "T4 15.00 GiB does not fit, 3.00 GiB short"
+    own = "T4 15.00 GiB does not fit, 3.00 GiB short; peak allocated 2.00 GiB"
+    assert held(2 * GIB, -3 * GIB)[0] == own
+    assert held(None, None)[0] == "T4 15.00 GiB has no kernel for this"
 
 
 def test_a_plan_that_failed_has_a_row_that_says_so():
