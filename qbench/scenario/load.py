@@ -69,6 +69,16 @@ def load_mapping(file: Path) -> dict[str, Any]:
     return values
 
 
+def key_lines(file: Path) -> dict[str, int]:
+    """Return the line, from 1, of each key at the top of a YAML or JSON file; none of an unreadable one."""
+    try:
+        # Tabs, which JSON may have between its tokens, are none of YAML's.
+        node = _compose(_text_of(file).expandtabs())
+    except _RefusedError:
+        return {}
+    return {key.value: key.start_mark.line + 1 for key, _ in node.value if isinstance(key.value, str)}
+
+
 def _parsed(text: str, is_json: bool) -> Any:
     try:
         return json.loads(text) if is_json else yaml.safe_load(text)

@@ -6,11 +6,9 @@ training goes through transformers' Trainer under autocast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
+from qbench.scenario.importers.reading import ATTENTION, Reader
 
 _UPCAST = (
     "axolotl casts norms and embeddings of a quantized model back to 16 bit; recipe trainer keeps them in "
@@ -18,9 +16,8 @@ _UPCAST = (
 )
 
 
-def from_axolotl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
-    """Return the settings of an axolotl config. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, config_of)
+def from_axolotl(reader: Reader) -> dict[str, Any]:
+    """Return the settings of an axolotl config, which hold where the reader has no problems."""
     model = reader.model("base_model")
     reader.get("base_model_config")
     precision, autocast = _precision(reader)
@@ -36,7 +33,7 @@ def from_axolotl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported
         reader.tell(
             "sample_packing is off: batches are as long as their longest sequence; planned as full ones"
         )
-    return Imported(format="axolotl", settings=settings, caveats=reader.caveats())
+    return settings
 
 
 def _precision(reader: Reader) -> tuple[str, str]:
@@ -59,17 +56,13 @@ def _precision(reader: Reader) -> tuple[str, str]:
 
 
 def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
-    adapter = reader.get("adapter", default="")
-    if adapter not in ("", "lora", "qlora"):
-        raise ScenarioError(
-            f"adapter: given {adapter!r}; allowed: lora, qlora, or nothing for full fine-tuning"
-        )
-    if adapter == "qlora" and not reader.is_on("load_in_4bit"):
-        raise ScenarioError(
-            "adapter: given 'qlora' without load_in_4bit; axolotl trains it with load_in_4bit: true only"
-        )
-    rank, alpha = reader.whole("lora_r", default=8), reader.get("lora_alpha", default=16)
-    dropout = reader.get("lora_dropout", default=0.0)
+    adapter = reader.choice("adapter", allowed=("lora", "qlora", ""), default="")
+    is_in_4bit = reader.is_on("load_in_4bit") or reader.has_refused("load_in_4bit")
+    if adapter == "qlora" and not is_in_4bit:
+        text = "given 'qlora' without load_in_4bit; axolotl trains it with load_in_4bit: true only"
+        reader.refuse("adapter", text)
+    rank, alpha = reader.whole("lora_r", of="r", default=8), reader.number("lora_alpha", default=16)
+    dropout = reader.number("lora_dropout", default=0.0)
     reader.get("lora_target_modules")
     everything = reader.is_on("lora_target_linear")
     use_dora, use_rslora = reader.is_on("peft_use_dora"), reader.is_on("peft_use_rslora")
@@ -86,10 +79,10 @@ def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
 
 
 def _train(reader: Reader) -> dict[str, Any]:
-    batch = reader.whole("micro_batch_size", default=1)
+    batch = reader.whole("micro_batch_size", of="per_device_train_batch_size", default=1)
     # axolotl makes as many passes as an update's sequences need, unless their number is said.
-    passes = max(1, reader.whole("batch_size", default=batch) // batch)
-    accumulation = reader.whole("gradient_accumulation_steps", default=passes)
+    sequences = reader.whole("batch_size", of="per_device_train_batch_size", default=batch)
+    accumulation = reader.count("gradient_accumulation_steps", default=max(1, sequences // batch))
     return {
         "per_device_train_batch_size": batch,
         "seq_len": reader.length("sequence_len", default=512),
@@ -111,10 +104,6 @@ def _checkpointing(reader: Reader) -> bool:
 
 
 def _attention(reader: Reader) -> str:
-    chosen = reader.get("attn_implementation")
     flash, sdpa, eager = (reader.is_on(f"{name}_attention") for name in ("flash", "sdp", "eager"))
-    if chosen in ("eager", "sdpa", "flash_attention_2"):
-        return str(chosen)
-    if chosen is not None:
-        reader.tell(f"attn_implementation: {chosen} is not planned; what transformers would choose is")
-    return "flash_attention_2" if flash else "sdpa" if sdpa else "eager" if eager else "auto"
+    switched = "flash_attention_2" if flash else "sdpa" if sdpa else "eager" if eager else "auto"
+    return reader.attention("attn_implementation", ATTENTION, default=switched)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ from qbench.errors import ScenarioError, nearest
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.axolotl import from_axolotl
 from qbench.scenario.importers.llama_factory import from_llama_factory
-from qbench.scenario.importers.reading import Imported, ModelConfigs
+from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
 from qbench.scenario.importers.trainer import OF_SCRIPTS, from_trainer
 from qbench.scenario.importers.trl import from_trl
-from qbench.scenario.load import load_mapping
+from qbench.scenario.importers.values import misspelt
+from qbench.scenario.load import key_lines, load_mapping
 from qbench.scenario.schema import PlanSettings, Point, Scenario
 from qbench.scenario.settings import flatten
+from qbench.scenario.validate import Problem
 
-FORMATS: dict[str, Callable[[Mapping[str, Any], ModelConfigs], Imported]] = {
+FORMATS: dict[str, Callable[[Reader], dict[str, Any]]] = {
     "axolotl": from_axolotl,
     "llama-factory": from_llama_factory,
     "trl": from_trl,
@@ -38,7 +39,7 @@ _KEYS = {
 
 _MARKS = (
     ("trainer", OF_SCRIPTS),
-    ("axolotl", {"base_model"}),
+    ("axolotl", {"base_model", "sequence_len", "micro_batch_size"}),
     ("llama-factory", {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"}),
     (
         "trl",
@@ -67,7 +68,8 @@ def import_config(
     for the one that the file names, as for a mirror of a catalog model or a local copy, and `seq_len` for its
     longest sequence.
 
-    Raises ScenarioError where the file cannot be read, belongs to no tool known here, or makes no step.
+    Raises ScenarioError where the file cannot be read, belongs to no tool known here, or makes no step: with
+    all problems of its keys, each with its line.
     """
     values = load_mapping(file)
     form = form or _format_of(file, values)
@@ -76,22 +78,37 @@ def import_config(
         hint = f"did you mean {close[0]}? " if close else ""
         raise ScenarioError(f"--from-format: given {form!r}; {hint}allowed: {', '.join(FORMATS)}")
     instead = zip(_KEYS[form], (model or None, seq_len), strict=True)
-    values = values | {key: value for key, value in instead if value is not None}
+    replaced = {key: value for key, value in instead if value is not None}
+    reader = Reader(values | replaced, config_of)
+    settings = FORMATS[form](reader)
+    lines = {key: line for key, line in key_lines(file).items() if key not in replaced}
+    if reader.refused:
+        raise ScenarioError(_located(file, lines, reader.doubts() | reader.refused))
+    settings["model"] = _model(settings["model"])
     try:
-        found = FORMATS[form](values, config_of)
-        found = replace(found, settings=found.settings | {"model": _model(found.settings["model"])})
-        point_from(found.settings, {})
+        point_from(settings, {})
     except ScenarioError as error:
-        raise ScenarioError([f"{file}: {problem}" for problem in error.problems]) from error
-    return found
+        doubts = _located(file, lines, reader.doubts())
+        raise ScenarioError([*doubts, *(f"{file}: {problem}" for problem in error.problems)]) from error
+    return Imported(format=form, settings=settings, caveats=reader.caveats())
+
+
+def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) -> list[str]:
+    """Return problems by key as text with file and, where the file has the key, its line, in that order."""
+    placed = sorted((lines.get(key.partition(".")[0], 0), key, text) for key, text in problems.items())
+    return [f"{file}{f':{line}' if line else ''}: {Problem((key,), text)}" for line, key, text in placed]
 
 
 def _format_of(file: Path, values: Mapping[str, Any]) -> str:
     for form, marks in _MARKS:
         if marks & values.keys():
             return form
+    known = sorted({mark for _, marks in _MARKS for mark in marks})
+    meant = {key: misspelt(key, known) for key in values}
+    hints = "".join(f"; {key}: did you mean {mark}?" for key, mark in meant.items() if mark)
     raise ScenarioError(
-        f"{file}: its keys do not tell which tool it is for; say so with --from-format ({', '.join(FORMATS)})"
+        f"{file}: its keys do not tell which tool it is for; say so with --from-format "
+        f"({', '.join(FORMATS)}){hints}"
     )
 
 

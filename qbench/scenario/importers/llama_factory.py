@@ -6,11 +6,9 @@ Source: llamafactory/hparams, model/adapter.py, model/model_utils/quantization.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import REENTRANT, Imported, ModelConfigs, Reader, whole_number
+from qbench.scenario.importers.reading import REENTRANT, Reader
 
 _NO_UPCAST = (
     "LLaMA-Factory leaves norms, embeddings and head of a quantized model in 16 bit; recipe trainer has them "
@@ -19,13 +17,10 @@ _NO_UPCAST = (
 _ATTENTION = {"auto": "auto", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 
 
-def from_llama_factory(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
-    """Return the settings of a LLaMA-Factory config. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, config_of)
+def from_llama_factory(reader: Reader) -> dict[str, Any]:
+    """Return the settings of a LLaMA-Factory config, which hold where the reader has no problems."""
     model = reader.model("model_name_or_path")
-    kind = reader.get("finetuning_type", default="lora")
-    if kind not in ("lora", "full"):
-        raise ScenarioError(f"finetuning_type: given {kind!r}; allowed: lora, full")
+    kind = reader.choice("finetuning_type", allowed=("lora", "full"), default="lora")
     stage = reader.get("stage", default="sft")
     if stage not in ("sft", "pt"):
         reader.tell(f"stage: {stage} runs other passes than training on text; planned as sft")
@@ -41,24 +36,16 @@ def from_llama_factory(values: Mapping[str, Any], config_of: ModelConfigs) -> Im
         reader.tell(_NO_UPCAST)
     if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
         reader.tell("packing is off: batches are as long as their longest sequence; planned as full ones")
-    return Imported(format="llama-factory", settings=settings, caveats=reader.caveats())
+    return settings
 
 
 def _precision(reader: Reader, kind: str) -> tuple[str, str]:
     """Return the precision of the base and the dtype of autocast."""
     pure, bf16, fp16 = reader.is_on("pure_bf16"), reader.is_on("bf16"), reader.is_on("fp16")
     autocast = "none" if pure else "bf16" if bf16 else "fp16" if fp16 else "none"
-    given, method = reader.get("quantization_bit"), reader.get("quantization_method", default="bnb")
-    quant_type = reader.get("quantization_type", default="nf4")
-    double = reader.is_on("double_quantization", default=True)
-    if given is not None:
-        bits = whole_number(given)
-        if bits not in (4, 8) or method not in ("bnb", "bitsandbytes") or quant_type not in ("nf4", "fp4"):
-            allowed = "4 (nf4, fp4) or 8 by bnb"
-            raise ScenarioError(
-                f"quantization_bit: given {given!r} by {method}, {quant_type}; allowed: {allowed}"
-            )
-        return "int8" if bits == 8 else f"{quant_type}{'-dq' if double else ''}", autocast
+    quantized = _quantized(reader)
+    if quantized:
+        return quantized, autocast
     if kind == "full" and not pure:
         return "fp32", autocast  # What trains is cast to fp32 (model/adapter.py, `_setup_full_tuning`).
     if not (pure or bf16 or fp16):
@@ -69,13 +56,25 @@ def _precision(reader: Reader, kind: str) -> tuple[str, str]:
     return "bf16" if pure or bf16 else "fp16", autocast
 
 
+def _quantized(reader: Reader) -> str | None:
+    """Return the precision of a base that is loaded quantized, else None."""
+    reader.get("quantization_method", "quantization_type")
+    double = reader.is_on("double_quantization", default=True)
+    if reader.get("quantization_bit") is None:
+        return None
+    bits = reader.bits("quantization_bit", (4, 8))
+    reader.choice("quantization_method", allowed=("bnb", "bitsandbytes"), default="bnb")
+    kind = reader.choice("quantization_type", allowed=("nf4", "fp4"), default="nf4")
+    return "int8" if bits == 8 else f"{kind}-dq" if double else kind
+
+
 def _lora(reader: Reader, model: str) -> dict[str, Any]:
-    rank = reader.whole("lora_rank", default=8)
+    rank = reader.whole("lora_rank", of="r", default=8)
     everything = reader.get("lora_target", default=[]) == []
     return {
         "r": rank,
-        "lora_alpha": reader.get("lora_alpha", default=2 * rank),
-        "lora_dropout": reader.get("lora_dropout", default=0.0),
+        "lora_alpha": reader.number("lora_alpha", default=2 * rank),
+        "lora_dropout": reader.number("lora_dropout", default=0.0),
         "target_modules": "all-linear" if everything else reader.modules(model, "lora_target"),
         "use_dora": reader.is_on("use_dora"),
         "use_rslora": reader.is_on("use_rslora"),
@@ -86,15 +85,12 @@ def _train(reader: Reader) -> dict[str, Any]:
     off = reader.is_on("disable_gradient_checkpointing")
     if reader.is_on("use_reentrant_gc", default=True) and not off:
         reader.tell(f"use_reentrant_gc is on, LLaMA-Factory's default: {REENTRANT}")
-    attention = str(reader.get("flash_attn", default="auto"))
-    if attention not in _ATTENTION:
-        reader.tell(f"flash_attn: {attention} is not planned; what transformers would choose is")
     return {
-        "per_device_train_batch_size": reader.whole("per_device_train_batch_size", default=8),
+        "per_device_train_batch_size": reader.count("per_device_train_batch_size", default=8),
         "seq_len": reader.length("cutoff_len", default=2048),
-        "gradient_accumulation_steps": reader.whole("gradient_accumulation_steps", default=1),
+        "gradient_accumulation_steps": reader.count("gradient_accumulation_steps", default=1),
         "gradient_checkpointing": not off,
         "optim": reader.optimizer("optim"),
-        "attn_implementation": _ATTENTION.get(attention, "auto"),
+        "attn_implementation": reader.attention("flash_attn", _ATTENTION, default="auto"),
         "recipe": "trainer",
     }

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qbench.errors import ScenarioError
 from qbench.scenario.importers.keys import HARMLESS, MEMORY
+from qbench.scenario.importers.values import (
+    LIKE_VALUE,
+    SWITCHES,
+    dtype_name,
+    misspelt,
+    not_among,
+    read_json,
+    whole_number,
+)
+from qbench.scenario.settings import LEAVES, SHORT_NAMES, shown
 
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
@@ -53,6 +60,8 @@ OPTIMIZERS = {
 }
 """Names of optimizers in transformers.OptimizerNames that keep the same state as one that is planned."""
 
+ATTENTION = {name: name for name in ("auto", "eager", "sdpa", "flash_attention_2")}
+"""Attention that is planned, by transformers' name."""
 
 EVALUATION = ("do_eval", "eval_strategy", "evaluation_strategy", "per_device_eval_batch_size", "val_set_size")
 """Keys that have a model evaluated between steps of training."""
@@ -69,75 +78,123 @@ class Imported:
     """Keys that move memory and were not understood, unknown keys, and where the plan departs."""
 
 
+@dataclass(frozen=True, slots=True)
 class Reader:
-    """The keys of a foreign config; each one is taken, known to be harmless, or told."""
+    """The keys of a foreign config; each one is taken, known to be harmless, or told.
 
-    def __init__(self, values: Mapping[str, Any], config_of: ModelConfigs) -> None:
-        self._values = values
-        self._config_of = config_of
-        self._taken: set[str] = set()
-        self._told: list[str] = []
+    A value that no training has is refused: it is in `refused`, and reading goes on with its default, so
+    that all problems of a file are found.
+    """
+
+    values: Mapping[str, Any]
+    config_of: ModelConfigs
+    refused: dict[str, str] = field(default_factory=dict)
+    """What is wrong, by key."""
+    _taken: set[str] = field(default_factory=set)
+    _told: list[str] = field(default_factory=list)
+    _doubted: dict[str, str] = field(default_factory=dict)
+
+    def spelt_as(self, values: Mapping[str, Any]) -> Reader:
+        """Return a reader of the same file in other words, with all that was taken, told and refused."""
+        return replace(self, values=values)
 
     def get(self, *names: str, default: Any = None) -> Any:
         """Return the value of the first of these keys that has one; all of them count as taken."""
         self._taken.update(names)
-        return next((self._values[name] for name in names if self._values.get(name) is not None), default)
+        return next((self.values[name] for name in names if self.values.get(name) is not None), default)
 
     def is_on(self, *names: str, default: bool = False) -> bool:
-        """Return whether a switch is on; `auto` counts as on, as these tools take it on current cards.
+        """Return whether a switch is on; `auto` counts as on, as these tools take it on current cards."""
+        return self._switch(self._named(names), self.get(*names), default)
 
-        Raises ScenarioError for anything else than a switch.
-        """
-        return _switch(self._named(names), self.get(*names, default=default))
+    def _switch(self, key: str, value: Any, default: bool = False) -> bool:
+        if value is None:
+            return default
+        is_on = SWITCHES.get(str(value).casefold())
+        if is_on is None:
+            self.refuse(key, not_among(("true", "false", "auto"), value))
+        return default if is_on is None else is_on
 
-    def whole(self, *names: str, default: int) -> int:
-        """Return a whole number of at least 1, also of text. Raises ScenarioError for anything else."""
+    def whole(self, *names: str, of: str, default: int) -> int:
+        """Return a whole number, also of text, which the setting `of` (its short name) must allow."""
         value = self.get(*names, default=default)
         number = whole_number(value)
-        if number is None or number < 1:
-            raise ScenarioError(
-                f"{self._named(names)}: given {value!r}; allowed: a whole number of at least 1"
-            )
-        return number
+        is_allowed = self._is_allowed(self._named(names), of, value if number is None else number)
+        return number if is_allowed and number is not None else default
+
+    def count(self, name: str, *, default: int) -> int:
+        """Return a whole number, also of text, of a key that is named as the setting that must allow it."""
+        return self.whole(name, of=name, default=default)
+
+    def number(self, name: str, *, default: float) -> Any:
+        """Return the value of a key that is named as the setting that must allow it."""
+        value = self.get(name, default=default)
+        return value if self._is_allowed(name, name, value) else default
+
+    def _is_allowed(self, key: str, setting: str, value: Any) -> bool:
+        problem = LEAVES[SHORT_NAMES[setting]].problem(value)
+        if problem:
+            self.refuse(key, problem)
+        return not problem
+
+    def bits(self, name: str, allowed: Sequence[int]) -> int | None:
+        """Return the bits of a weight, also of text; None for others than are allowed."""
+        value = self.get(name)
+        number = whole_number(value)
+        if number in allowed:
+            return number
+        self.refuse(name, not_among([str(bits) for bits in allowed], value))
+        return None
+
+    def choice(self, *names: str, allowed: Sequence[str], default: str) -> str:
+        """Return the one of the allowed names that is chosen."""
+        value = self.get(*names, default=default)
+        if value in allowed:
+            return str(value)
+        self.refuse(self._named(names), not_among(allowed, value))
+        return default
 
     def length(self, *names: str, default: int) -> int:
-        """Return the tokens of a sequence. Raises ScenarioError where the file says that nothing is cut."""
-        null = next((name for name in names if name in self._values and self._values[name] is None), None)
+        """Return the tokens of a sequence; a file that says that nothing is cut is refused."""
+        null = next((name for name in names if name in self.values and self.values[name] is None), None)
         if null is not None and self.get(*names) is None:
-            raise ScenarioError(
-                f"{null}: null cuts no sequence, and the longest is not known here; give it with --seq"
-            )
-        return self.whole(*names, default=default)
+            self.refuse(null, "null cuts no sequence, and the longest is not known here; give it with --seq")
+        return self.whole(*names, of="seq_len", default=default)
 
     def _named(self, names: Sequence[str]) -> str:
         """Return the key by which the file names a value, else its usual one."""
-        return next((name for name in names if self._values.get(name) is not None), names[0])
+        return next((name for name in names if self.values.get(name) is not None), names[0])
 
     def model(self, *names: str) -> str:
-        """Return the name of the model. Raises ScenarioError where there is none."""
+        """Return the name of the model; empty where there is none, which is refused."""
         value = self.get(*names)
-        if not isinstance(value, str) or not value.strip():
-            given = f"given {value!r}" if self._values.get(self._named(names)) is not None else "not there"
-            raise ScenarioError(
-                f"{self._named(names)}: {given}; allowed: a hub id or a folder with config.json, here or as "
-                "TARGET beside --from"
-            )
-        return value.strip()
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        given = "not there" if value is None else f"given {shown(value)}"
+        allowed = "a hub id or a folder with config.json, here or as TARGET beside --from"
+        self.refuse(self._named(names), f"{given}; allowed: {allowed}")
+        return ""
 
     def optimizer(self, *names: str, default: str = "adamw_torch") -> str:
         """Return the optimizer by qbench's name; one that is not planned is told and stands as AdamW."""
-        value = self.get(*names, default=default)
-        known = OPTIMIZERS.get(str(value))
-        if known is None:
-            name = self._named(names)
-            self.tell(f"{name}: {value} is not planned; AdamW stands for it, whose state may be larger")
-        return known or "adamw_torch"
+        value = str(self.get(*names, default=default))
+        if value not in OPTIMIZERS:
+            instead = "AdamW stands for it, whose state may be larger"
+            self.tell_unplanned(self._named(names), value, OPTIMIZERS, instead)
+        return OPTIMIZERS.get(value, "adamw_torch")
+
+    def attention(self, name: str, by_name: Mapping[str, str], default: str) -> str:
+        """Return qbench's name of the attention that is chosen; one that is not planned is told."""
+        value = str(self.get(name, default=default))
+        if value not in by_name:
+            self.tell_unplanned(name, value, by_name, "what transformers would choose is")
+        return by_name.get(value, "auto")
 
     def dtype(self, model: str, *names: str) -> str | None:
         """Return fp32, bf16 or fp16 as a dtype's name says, None where none is named.
 
         `auto` is the dtype of the checkpoint, as the model's config has it; bf16, and told, where it is not
-        known. Raises ScenarioError for what names no dtype that a base is loaded in.
+        known.
         """
         value = self.get(*names)
         if value is None:
@@ -145,11 +202,10 @@ class Reader:
         if str(value) != "auto":
             named = dtype_name(value)
             if named is None:
-                raise ScenarioError(
-                    f"{self._named(names)}: given {value!r}; allowed: auto, bfloat16, float16 or float32"
-                )
+                dtypes = ("auto", "bfloat16", "float16", "float32")
+                self.refuse(self._named(names), not_among(dtypes, value))
             return named
-        config = self._config_of(model)
+        config = self._config(model)
         found = dtype_name(config.get("dtype") or config.get("torch_dtype"))
         if found is None:
             self.tell(
@@ -160,39 +216,56 @@ class Reader:
     def modules(self, model: str, *names: str) -> str | list[str]:
         """Return target modules from a list, names with commas, `all`, or, for nothing, peft's own choice.
 
-        Raises ScenarioError for what is no names, and for nothing where peft's choice for the model is not
-        known.
+        What is no names is refused, and nothing where peft's choice for the model is not known.
         """
         value = self.get(*names, default=[])
         modules = value.split(",") if isinstance(value, str) else value
         if not isinstance(modules, list) or not all(isinstance(it, str) and it.strip() for it in modules):
-            raise ScenarioError(
-                f"{self._named(names)}: given {value!r}; allowed: names of modules, or all-linear"
-            )
-        if modules:
+            self.refuse(self._named(names), f"given {shown(value)}; allowed: names of modules, or all-linear")
+        elif modules:
             found = [name.strip() for name in modules]
             return "all-linear" if found in (["all-linear"], ["all"]) else found
-        model_type = self._config_of(model).get("model_type")
-        if model_type not in ADAPTED_BY_DEFAULT:
-            raise ScenarioError(
-                f"{names[0]}: missing, and what peft adapts by default in {model} is not known; "
-                "name the modules"
+        model_type = str(self._config(model).get("model_type"))
+        if model and model_type not in ADAPTED_BY_DEFAULT:
+            # Of a value that was refused above, the reason stays.
+            self.refuse(
+                self._named(names),
+                f"missing, and what peft adapts by default in {model} is not known; name the modules",
             )
-        return list(ADAPTED_BY_DEFAULT[model_type])
+        return list(ADAPTED_BY_DEFAULT.get(model_type, ()))
+
+    def _config(self, model: str) -> Mapping[str, Any]:
+        """Return the config of a model, empty where no model was named."""
+        return self.config_of(model) if model else {}
 
     def tell_if_reentrant(self) -> None:
         """Add a caveat where the arguments of checkpointing ask for its re-entrant form.
 
-        They may be JSON in text, as TrainingArguments takes them. Raises ScenarioError for what is none.
+        They may be JSON in text, as TrainingArguments takes them.
         """
         name = "gradient_checkpointing_kwargs"
         value = self.get(name) or {}
-        arguments = _read_json(value) if isinstance(value, str) else value
+        arguments = read_json(value) if isinstance(value, str) else value
         if not isinstance(arguments, Mapping):
-            raise ScenarioError(f"{name}: given {value!r}; allowed: arguments by name")
-        asked = _switch(f"{name}.use_reentrant", arguments.get("use_reentrant") or False)
+            self.refuse(name, f"given {shown(value)}; allowed: arguments by name")
+            arguments = {}
+        asked = self._switch(f"{name}.use_reentrant", arguments.get("use_reentrant"))
         if self.is_on("use_reentrant") or asked:
             self.tell(f"use_reentrant: {REENTRANT}")
+
+    def refuse(self, key: str, text: str) -> None:
+        """Add what is wrong with a key; the first reason is kept, as others may follow from it."""
+        self.refused.setdefault(key, text)
+
+    def has_refused(self, *names: str) -> bool:
+        """Return whether one of these keys was refused, so that nothing can be said of what it goes with."""
+        return any(name in self.refused for name in names)
+
+    def tell_unplanned(self, key: str, value: str, known: Iterable[str], instead: str) -> None:
+        """Add that a value is not planned and what is instead of it, and the known one that may be meant."""
+        self.tell(f"{key}: {value} is not planned; {instead}")
+        if meant := misspelt(value, known, LIKE_VALUE):
+            self._doubted[key] = f"given {shown(value)}; did you mean {meant}?"
 
     def tell(self, caveat: str) -> None:
         """Add something that the reader of the plan should know."""
@@ -200,45 +273,30 @@ class Reader:
 
     def caveats(self) -> tuple[str, ...]:
         """Return all that was told, then the keys that were not taken and may move memory."""
-        left = {
-            key: value for key, value in self._values.items() if key not in self._taken and _is_set(value)
-        }
-        moving = sorted(key for key in left if _is_among(key, MEMORY))
-        unknown = sorted(key for key in left if not _is_among(key, MEMORY) and not _is_among(key, HARMLESS))
+        doubts = self.doubts()
         lists = (
-            ("not understood, and they move memory", moving),
-            ("unknown here, and they may move memory", unknown),
+            ("not understood, and they move memory", [key for key in self._left() if _is_among(key, MEMORY)]),
+            ("unknown here, and they may move memory", [key for key in self._unknown() if key not in doubts]),
         )
-        told = [*self._told, *(f"{what}: {', '.join(keys)}" for what, keys in lists if keys)]
-        if any(_is_set(self._values.get(key)) for key in EVALUATION):
+        told = [*self._told, *(f"{key}: {text}" for key, text in doubts.items())]
+        told += [f"{what}: {', '.join(keys)}" for what, keys in lists if keys]
+        if any(_is_set(self.values.get(key)) for key in EVALUATION):
             told.append("evaluation is not planned; larger batches there may need more than a training step")
         return tuple(told)
 
+    def _left(self) -> list[str]:
+        """Return the keys that ask for something and were not taken, sorted."""
+        return sorted(key for key, value in self.values.items() if key not in self._taken and _is_set(value))
 
-def whole_number(value: Any) -> int | None:
-    """Return the number that a value is, or that its text is; None for what is no whole number."""
-    if isinstance(value, str):
-        return int(value) if re.fullmatch(r"\s*[0-9]{1,15}\s*", value) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
-        return None
-    return int(value)
+    def _unknown(self) -> list[str]:
+        return [key for key in self._left() if not _is_among(key, MEMORY) and not _is_among(key, HARMLESS)]
 
-
-def _switch(name: str, value: Any) -> bool:
-    text = str(value).casefold()
-    if text in ("true", "yes", "auto", "1"):
-        return True
-    if text in ("false", "no", "0", ""):
-        return False
-    raise ScenarioError(f"{name}: given {value!r}; allowed: true, false or auto")
-
-
-def _read_json(text: str) -> Any:
-    """Return the value of JSON text, None where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+    def doubts(self) -> dict[str, str]:
+        """Return by key which values and unknown keys may be misspelt, and what may be meant."""
+        absent = sorted(self._taken - self.values.keys())
+        meant = {key: misspelt(key, absent) for key in self._unknown()}
+        keys = {key: f"unknown key; did you mean {name}?" for key, name in meant.items() if name}
+        return self._doubted | keys
 
 
 def _is_set(value: Any) -> bool:
@@ -249,10 +307,3 @@ def _is_set(value: Any) -> bool:
 def _is_among(key: str, names: Iterable[str]) -> bool:
     """Return whether a key is one of the names; a name that ends in * stands for all that begin so."""
     return any(key.startswith(name[:-1]) if name.endswith("*") else key == name for name in names)
-
-
-def dtype_name(value: Any) -> str | None:
-    """Return fp32, bf16 or fp16 for a dtype as torch spells it; None for auto and nothing."""
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "fp32": "fp32"}
-    names |= {"bf16": "bf16", "fp16": "fp16"}
-    return names.get(str(value).removeprefix("torch."))

@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader, whole_number
+from qbench.scenario.importers.reading import Reader
 from qbench.scenario.importers.trl import PADDED, lora_settings, quantized_precision, train_settings
 
 _Values = Mapping[str, Any]
 
 
-def from_trainer(values: _Values, config_of: ModelConfigs) -> Imported:
-    """Return the settings of a Trainer file. Raises ScenarioError for values that no training has."""
-    reader = Reader(_as_others_spell(values), config_of)
+def from_trainer(reader: Reader) -> dict[str, Any]:
+    """Return the settings of a Trainer file, which hold where the reader has no problems."""
+    reader = _as_others_spell(reader)
     model = reader.model("model_name_or_path", "model_name")
     bf16, fp16 = reader.is_on("bf16"), reader.is_on("fp16")
     autocast = "bf16" if bf16 else "fp16" if fp16 else "none"
@@ -30,13 +29,12 @@ def from_trainer(values: _Values, config_of: ModelConfigs) -> Imported:
         "autocast": autocast,
         "recipe": "trainer",
     }
-    settings = {
+    return {
         "model": model,
         "precision": _precision(reader, model, "bf16" if autocast == "bf16" else "fp32"),
         "lora": lora_settings(reader, model, _is_adapted(reader)),
         "train": train,
     }
-    return Imported(format="trainer", settings=settings, caveats=reader.caveats())
 
 
 def _length(reader: Reader) -> int:
@@ -66,52 +64,40 @@ def _is_adapted(reader: Reader) -> bool:
     return reader.is_on(*switches)
 
 
-def _as_others_spell(values: _Values) -> _Values:
+def _as_others_spell(reader: Reader) -> Reader:
     """Return the arguments of a known script with what they stand for there in TRL's words."""
     for marks, stand_for in _SCRIPTS:
-        if marks & values.keys():
-            return stand_for(values)
-    return values
+        if marks & reader.values.keys():
+            return reader.spelt_as(stand_for(reader))
+    return reader
 
 
-def _qlora(values: _Values) -> _Values:
+def _qlora(reader: Reader) -> _Values:
     own = ("bits", "full_finetune", "source_max_len", "target_max_len")
     defaults = {
         "lora_r": 64, "lora_alpha": 16, "lora_dropout": 0.0, "double_quant": True, "quant_type": "nf4",
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "optim": "paged_adamw_32bit",
         "gradient_checkpointing": True,
     }  # fmt: skip
-    reader = _reader(values)
-    full, bits = reader.is_on("full_finetune"), _bits(values)
-    if full and "bits" in values and bits not in (16, 32):
-        raise ScenarioError(f"bits: given {bits} beside full_finetune; allowed: 16, 32")
+    full = reader.is_on("full_finetune")
+    bits = reader.bits("bits", (4, 8, 16, 32)) if "bits" in reader.values else 4
+    if full and "bits" in reader.values and bits not in (16, 32):
+        reader.refuse("bits", f"given {bits} beside full_finetune; allowed: 16, 32")
     bf16, fp16 = reader.is_on("bf16"), reader.is_on("fp16")
     # What is not 4 or 8 bit is loaded in float32 under fp16, too, and all linear layers are adapted.
-    return _over(defaults, values, own) | {
+    return _over(defaults, reader.values, own) | {
         "use_peft": not full,
         "load_in_4bit": not full and bits == 4,
         "load_in_8bit": not full and bits == 8,
         "lora_modules": "all",
         "dtype": "bfloat16" if bf16 and not fp16 else "float32",
-        "max_length": values.get("max_length") or _source_and_target(reader),
+        "max_length": reader.values.get("max_length") or _source_and_target(reader),
     }
-
-
-def _bits(values: _Values) -> int:
-    given = values.get("bits", 4)
-    bits = whole_number(given)
-    if bits not in (4, 8, 16, 32):
-        raise ScenarioError(f"bits: given {given!r}; allowed: 4, 8, 16, 32")
-    return bits
 
 
 def _source_and_target(reader: Reader) -> int:
     """Return the tokens of qlora.py's sequences, whose two parts are cut each for itself."""
     return reader.length("source_max_len", default=1024) + reader.length("target_max_len", default=256)
-
-
-def _reader(values: _Values) -> Reader:
-    return Reader(values, lambda model: {})
 
 
 def _over(defaults: _Values, values: _Values, own: Sequence[str] = ()) -> dict[str, Any]:
@@ -120,31 +106,29 @@ def _over(defaults: _Values, values: _Values, own: Sequence[str] = ()) -> dict[s
     return {**defaults, **{key: value for key, value in said.items() if key not in own}}
 
 
-def _firefly(values: _Values) -> _Values:
-    mode = values.get("train_mode", "qlora")
-    if mode not in ("qlora", "lora", "full"):
-        raise ScenarioError(f"train_mode: given {mode!r}; allowed: qlora, lora, full")
+def _firefly(reader: Reader) -> _Values:
+    mode = reader.choice("train_mode", allowed=("qlora", "lora", "full"), default="qlora")
     defaults = {"lora_rank": 64, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": "all"}
-    found = _over(defaults, values, ["train_mode"])
+    found = _over(defaults, reader.values, ["train_mode"])
     adapted = {
         "use_peft": True,
         "load_in_4bit": mode == "qlora",
         "double_quant": True,
-        "dtype": "float16" if _reader(values).is_on("fp16") else "bfloat16",
+        "dtype": "float16" if reader.is_on("fp16") else "bfloat16",
     }
     # Full weights in fp16 are left to DeepSpeed there; without it Trainer needs them in fp32.
     return found | (adapted if mode != "full" else {"use_peft": False})
 
 
-def _fastchat(values: _Values) -> _Values:
+def _fastchat(reader: Reader) -> _Values:
     defaults: dict[str, Any] = {"lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05}
     defaults["lora_target_modules"] = ["q_proj", "v_proj"]
     # A length of null is no default: it cuts no sequence.
-    found = {"model_max_length": 512} | _over(defaults, values, ["q_lora"])
-    return found | {"use_peft": True, "load_in_4bit": values.get("q_lora", False), "double_quant": True}
+    found = {"model_max_length": 512} | _over(defaults, reader.values, ["q_lora"])
+    return found | {"use_peft": True, "load_in_4bit": reader.is_on("q_lora"), "double_quant": True}
 
 
-_SCRIPTS: tuple[tuple[frozenset[str], Callable[[_Values], _Values]], ...] = (
+_SCRIPTS: tuple[tuple[frozenset[str], Callable[[Reader], _Values]], ...] = (
     (frozenset(["bits", "source_max_len", "target_max_len", "full_finetune"]), _qlora),
     (frozenset(["train_mode", "template_name"]), _firefly),
     (frozenset(["q_lora", "lora_weight_path"]), _fastchat),

@@ -6,11 +6,10 @@ peft's examples/sft/{train,utils}.py, which spell some of them their own way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from qbench.errors import ScenarioError
-from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader, dtype_name
+from qbench.scenario.importers.reading import ATTENTION, Reader
+from qbench.scenario.importers.values import dtype_name
 
 PADDED = "packing is off: batches are as long as their longest sequence; planned as full ones"
 """What is told of scripts that pad each batch."""
@@ -19,11 +18,11 @@ _FLOAT32 = (
     "dtype is not said: what is not quantized is loaded in float32, and TRL computes 4-bit products in it; "
     "planned in bf16, as with dtype: bfloat16"
 )
+_ADAPTED = ("use_peft", "use_peft_lora")
 
 
-def from_trl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
-    """Return the settings of a TRL config. Raises ScenarioError for values that no training has."""
-    reader = Reader(values, config_of)
+def from_trl(reader: Reader) -> dict[str, Any]:
+    """Return the settings of a TRL config, which hold where the reader has no problems."""
     model = reader.model("model_name_or_path", "model_name")
     fp16 = reader.is_on("fp16")
     autocast = "bf16" if reader.is_on("bf16", default=not fp16) else "fp16" if fp16 else "none"
@@ -32,25 +31,25 @@ def from_trl(values: Mapping[str, Any], config_of: ModelConfigs) -> Imported:
         "autocast": autocast,
         "recipe": "trl",
     }
-    precision, has_adapter = _precision(reader, model), reader.is_on("use_peft", "use_peft_lora")
-    if quantized_precision(reader) and not has_adapter:
-        raise ScenarioError(
-            "read as TRL's arguments: a quantized base without adapters cannot be trained, and TRL makes "
-            "them only with use_peft: true; add that, or read it with --from-format trainer"
+    quantized, has_adapter = quantized_precision(reader), reader.is_on(*_ADAPTED)
+    if quantized and not has_adapter and not reader.has_refused(*_ADAPTED):
+        reader.refuse(
+            _ADAPTED[0],
+            "not on; read as TRL's arguments, a quantized base without adapters cannot be trained: add "
+            "use_peft: true, or read it with --from-format trainer",
         )
     settings = {
         "model": model,
-        "precision": precision,
+        "precision": _precision(reader, model, quantized),
         "lora": lora_settings(reader, model, has_adapter),
         "train": train,
     }
     if not reader.is_on("packing"):
         reader.tell(PADDED)
-    return Imported(format="trl", settings=settings, caveats=reader.caveats())
+    return settings
 
 
-def _precision(reader: Reader, model: str) -> str:
-    quantized = quantized_precision(reader)
+def _precision(reader: Reader, model: str, quantized: str | None) -> str:
     given = reader.dtype(model, "dtype", "torch_dtype")
     if given is None and quantized != "int8":
         reader.tell(_FLOAT32 if quantized else "dtype is not said: base weights are planned in fp32")
@@ -59,7 +58,7 @@ def _precision(reader: Reader, model: str) -> str:
 
 def quantized_precision(reader: Reader) -> str | None:
     """Return the precision of a base that is loaded quantized, else None."""
-    kind = reader.get("bnb_4bit_quant_type", "quant_type", default="nf4")
+    kind = reader.choice("bnb_4bit_quant_type", "quant_type", allowed=("nf4", "fp4"), default="nf4")
     double = reader.is_on(
         "use_bnb_nested_quant", "use_nested_quant", "double_quant", "bnb_4bit_use_double_quant"
     )
@@ -68,7 +67,7 @@ def quantized_precision(reader: Reader) -> str | None:
     if dtype_name(reader.get("bnb_4bit_compute_dtype")) == "fp32" and in_4bit:
         reader.tell("bnb_4bit_compute_dtype: products in float32 are planned in bf16")
     if in_4bit:
-        return f"{kind}-dq" if double else str(kind)
+        return f"{kind}-dq" if double else kind
     return "int8" if in_8bit else None
 
 
@@ -78,9 +77,9 @@ def lora_settings(reader: Reader, model: str, is_adapted: bool) -> dict[str, Any
         reader.get(*_ADAPTER_KEYS)
         return None
     return {
-        "r": reader.whole("lora_r", "lora_rank", default=16),
-        "lora_alpha": reader.get("lora_alpha", default=32),
-        "lora_dropout": reader.get("lora_dropout", default=0.05),
+        "r": reader.whole("lora_r", "lora_rank", of="r", default=16),
+        "lora_alpha": reader.number("lora_alpha", default=32),
+        "lora_dropout": reader.number("lora_dropout", default=0.05),
         "target_modules": reader.modules(model, "lora_target_modules", "lora_modules"),
         "use_dora": reader.is_on("use_dora"),
         "use_rslora": reader.is_on("use_rslora"),
@@ -103,8 +102,8 @@ def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
     """Return what TrainingArguments say of a step; `checkpointing` is its default."""
     reader.tell_if_reentrant()
     return {
-        "per_device_train_batch_size": reader.whole("per_device_train_batch_size", default=8),
-        "gradient_accumulation_steps": reader.whole("gradient_accumulation_steps", default=1),
+        "per_device_train_batch_size": reader.count("per_device_train_batch_size", default=8),
+        "gradient_accumulation_steps": reader.count("gradient_accumulation_steps", default=1),
         "gradient_checkpointing": reader.is_on(
             "gradient_checkpointing", "activation_checkpointing", default=checkpointing
         ),
@@ -115,8 +114,4 @@ def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
 
 def _attention(reader: Reader) -> str:
     flash = reader.is_on("use_flash_attn", "flash_attn")
-    chosen = reader.get("attn_implementation", default="flash_attention_2" if flash else "auto")
-    if chosen not in ("auto", "eager", "sdpa", "flash_attention_2"):
-        reader.tell(f"attn_implementation: {chosen} is not planned; what transformers would choose is")
-        return "auto"
-    return str(chosen)
+    return reader.attention("attn_implementation", ATTENTION, "flash_attention_2" if flash else "auto")

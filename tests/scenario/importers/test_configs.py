@@ -348,7 +348,7 @@ def test_the_model_can_be_replaced(tmp_path: Path):
         ({"base_model": None}, "", "base_model: not there; allowed: a hub id or a folder"),
         ({"base_model": "gpt2", "adapter": "ia3"}, "", "adapter: given 'ia3'; allowed: lora, qlora"),
         ({"base_model": "gpt2", "micro_batch_size": "two"}, "", "micro_batch_size: given 'two'; allowed:"),
-        ({"base_model": "gpt2", "bf16": "maybe"}, "", "bf16: given 'maybe'; allowed: true, false or auto"),
+        ({"base_model": "gpt2", "bf16": "maybe"}, "", "bf16: given 'maybe'; allowed: true, false, auto"),
         ({"base_model": "a/b", "adapter": "lora"}, "", "lora_target_modules: missing, and what peft adapts"),
         ({"base_model": "gpt2", "load_in_4bit": True}, "", "precision nf4-dq cannot be trained"),
         ({"model_name_or_path": "gpt2", "finetuning_type": "oft"}, "", "finetuning_type: given 'oft'"),

@@ -11,7 +11,7 @@ import yaml
 from qbench.errors import ScenarioError
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.configs import import_config
-from qbench.scenario.settings import point_settings
+from qbench.scenario.settings import point_settings, shown
 
 GPT2 = {"model_type": "gpt2"}
 QLORA = {"model_name_or_path": "gpt2", "bits": 4, "source_max_len": 512, "target_max_len": 128}
@@ -97,37 +97,38 @@ def test_a_value_of_another_type_is_what_it_says(
 
 
 BITS = "allowed: 4, 8, 16, 32"
-WHOLE = "allowed: a whole number of at least 1"
+BATCH = "allowed: a whole number from 1 to 1,048,576"
+LENGTH = "allowed: a whole number from 1 to 16,777,216"
 NAMES = "allowed: names of modules, or all-linear"
-DTYPES = "allowed: auto, bfloat16, float16 or float32"
-SWITCH = "allowed: true, false or auto"
+DTYPES = "allowed: auto, bfloat16, float16, float32"
+SWITCH = "allowed: true, false, auto"
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         *(
-            (QLORA | {"bits": bits}, f"bits: given {bits!r}; {BITS}")
+            (QLORA | {"bits": bits}, f"bits: given {shown(bits)}; {BITS}")
             for bits in (3, 0, "x", "4.5", "9" * 5000, True, [4])
         ),
-        (QLORA | {"bits": None}, f"bits: given None; {BITS}"),
+        (QLORA | {"bits": None}, f"bits: given null; {BITS}"),
         (QLORA | {"bits": ""}, f"bits: given ''; {BITS}"),
         (QLORA | {"full_finetune": True}, "bits: given 4 beside full_finetune; allowed: 16, 32"),
         (QLORA | {"full_finetune": "perhaps"}, f"full_finetune: given 'perhaps'; {SWITCH}"),
         (QLORA | {"bf16": True, "fp16": "x"}, f"fp16: given 'x'; {SWITCH}"),
-        (QLORA | {"source_max_len": "a"}, f"source_max_len: given 'a'; {WHOLE}"),
+        (QLORA | {"source_max_len": "a"}, f"source_max_len: given 'a'; {LENGTH}"),
         (QLORA | {"source_max_len": None}, "source_max_len: null cuts no sequence"),
         (FIREFLY | {"fp16": "x"}, f"fp16: given 'x'; {SWITCH}"),
         (FASTCHAT | {"model_max_length": None}, "model_max_length: null cuts no sequence"),
-        (LLAMA_FACTORY | {"quantization_bit": "x"}, "quantization_bit: given 'x' by bnb, nf4; allowed: 4"),
-        (LLAMA_FACTORY | {"quantization_bit": True}, "quantization_bit: given True by bnb, nf4; allowed: 4"),
+        (LLAMA_FACTORY | {"quantization_bit": "x"}, "quantization_bit: given 'x'; allowed: 4, 8"),
+        (LLAMA_FACTORY | {"quantization_bit": True}, "quantization_bit: given true; allowed: 4, 8"),
         (LLAMA_FACTORY | {"lora_target": {"c_attn": 1}}, f"lora_target: given {{'c_attn': 1}}; {NAMES}"),
-        (LLAMA_FACTORY | {"lora_target": False}, f"lora_target: given False; {NAMES}"),
-        (AXOLOTL | {"lora_target_modules": True}, f"lora_target_modules: given True; {NAMES}"),
+        (LLAMA_FACTORY | {"lora_target": False}, f"lora_target: given false; {NAMES}"),
+        (AXOLOTL | {"lora_target_modules": True}, f"lora_target_modules: given true; {NAMES}"),
         (AXOLOTL | {"lora_target_modules": ["c_attn", None]}, "lora_target_modules: given ['c_attn', N"),
         (AXOLOTL | {"lora_target_modules": ""}, f"lora_target_modules: given ''; {NAMES}"),
-        (AXOLOTL | {"batch_size": "x"}, f"batch_size: given 'x'; {WHOLE}"),
-        (AXOLOTL | {"micro_batch_size": "2.5"}, f"micro_batch_size: given '2.5'; {WHOLE}"),
+        (AXOLOTL | {"batch_size": "x"}, f"batch_size: given 'x'; {BATCH}"),
+        (AXOLOTL | {"micro_batch_size": "2.5"}, f"micro_batch_size: given '2.5'; {BATCH}"),
         (AXOLOTL | {"adapter": "qlora"}, "adapter: given 'qlora' without load_in_4bit"),
         (AXOLOTL | {"adapter": "qlora", "load_in_4bit": "false"}, "adapter: given 'qlora' without load_in"),
         (TRL | {"lora_target_modules": 3}, f"lora_target_modules: given 3; {NAMES}"),
@@ -140,7 +141,10 @@ def test_a_value_that_says_nothing_known_is_refused(tmp_path: Path, values: dict
     with pytest.raises(ScenarioError) as raised:
         imported(tmp_path, values)
     (problem,) = raised.value.problems
-    assert problem.startswith(f"{tmp_path / 'config.yaml'}: {message}")
+    file = tmp_path / "config.yaml"
+    lines = file.read_text().splitlines()
+    (line,) = (number for number, text in enumerate(lines, 1) if text.startswith(message.partition(" ")[0]))
+    assert problem.startswith(f"{file}:{line}: {message}")
 
 
 def test_a_length_given_beside_a_file_replaces_that_of_its_parts(tmp_path: Path):
