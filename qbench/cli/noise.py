@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 NOTE_EVERY = 8
 """Processes between two notes of how far it is."""
 
-GATE_TEXT = "`qbench gate SCENARIO --baseline REF` measures both sides next to each other until it is clear"
-
 
 def calibrate_noise(
     device: Device,
@@ -67,72 +65,25 @@ def calibrate_noise(
     return 0
 
 
-def advise(found: Check, run: Sequence[Record], tolerances: Mapping[str, Tolerance] | None = None) -> None:
-    """Say on stderr what it takes to decide on step times that noise kept from it, where there are some.
+def advise(found: Check, run: Sequence[Record], tolerances: Mapping[str, Tolerance]) -> None:
+    """Say on stderr what it takes to decide on step times that noise kept from it, where there are some."""
+    from qbench.compare.noise import advice, undecided_speeds
 
-    What `qbench calibrate --noise` knows of the machine goes before what these few processes show of it.
-    """
-    from qbench.compare.judgements import MIN_EFFECT
-    from qbench.compare.noise import noise_text
-
-    # A time without a number is not valid, which more processes would not change.
-    hidden = [
-        each
-        for each in found.findings
-        if each.metric == "step_time_s" and each.verdict == "ambiguous" and each.run is not None
-    ]
-    if not hidden:
-        return
-    known = _known_noise(hidden, run)
-    for noise in known:
-        print_note(noise_text(noise))
-    if not known:
-        # The tolerance of either speed holds for both.
-        given = [(tolerances or {}).get(name) for name in ("step_time_s", "tokens_per_s")]
-        min_effect = next((each.relative for each in given if each is not None), MIN_EFFECT)
-        deviations = [each.deviation for each in hidden if each.deviation is not None]
-        print_note(_wish_text(len(hidden), deviations, min_effect))
-    calibrate = "" if known else "; `qbench calibrate --noise` says how many processes that takes here"
-    print_note(f"{GATE_TEXT}{calibrate}.")
+    undecided = undecided_speeds(found)
+    if undecided:
+        for line in advice(undecided, _known_noise(undecided, run), tolerances):
+            print_note(line)
 
 
-def _known_noise(hidden: Sequence[Finding], run: Sequence[Record]) -> list[Noise]:
+def _known_noise(undecided: Sequence[Finding], run: Sequence[Record]) -> list[Noise]:
+    """Return what is known of the machines that measured the points."""
     from qbench.records.noise import read_noise
 
-    points = {finding.point for finding in hidden}
+    points = {finding.point for finding in undecided}
     measured = (record for record in run if record.kind == "measurement" and record.point in points)
     machines = {(record.device, record.environment.get("device_name")) for record in measured}
     known = (read_noise(device, machine) for device, machine in sorted(machines, key=str))
     return [noise for noise in known if noise is not None]
-
-
-def _wish_text(count: int, deviations: Sequence[float], min_effect: float) -> str:
-    """Return which changes how many processes a side show, by the one of `count` points that differs most."""
-    from qbench.compare.intervals import ALIKE, LEAST_PROCESSES, MOST_PROCESSES, processes_needed, visible
-    from qbench.compare.judgements import wanted_effect
-    from qbench.compare.noise import EFFECTS
-
-    start = f"step_time_s is ambiguous at {count} {'point' if count == 1 else 'points'}: "
-    if not deviations:
-        few = f"with fewer than {LEAST_PROCESSES} processes a side its noise is not known"
-        return f"{start}{few} (measure.repeats, in both runs)."
-    largest = max(deviations)
-    start += f"{'its processes' if count == 1 else 'processes of one'} differ by {100 * largest:.1f} %. "
-    effects = sorted({wanted_effect(min_effect), *(each for each in EFFECTS if each > min_effect)})
-    needed = {effect: processes_needed(largest, effect, min_effect) for effect in effects}
-    shown = [f"{100 * effect:.0f} %" for effect in effects]
-    if not any(needed.values()):
-        most = visible(ALIKE * largest * (2 / MOST_PROCESSES) ** 0.5, 2 * MOST_PROCESSES - 2, min_effect)
-        return (
-            f"{start}No affordable number of processes shows {' or '.join(shown)} by check: "
-            f"{MOST_PROCESSES} a side would show {100 * most:.0f} %."
-        )
-    known = [(effect, number) for effect, number in zip(shown, needed.values(), strict=True) if number]
-    first = f"To show a change of {known[0][0]}, check needs {known[0][1]} processes a side"
-    rest = "".join(f"; {effect}: {number}" for effect, number in known[1:])
-    lost = [effect for effect, number in zip(shown, needed.values(), strict=True) if not number]
-    never = f"; no affordable number shows {' or '.join(lost)}" if lost else ""
-    return f"{start}{first}{rest}{never} (measure.repeats, in both runs)."
 
 
 def _first_point(scenario: str) -> tuple[Point, MeasureSettings]:

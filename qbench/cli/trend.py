@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qbench.cli.console import print_json, print_table, print_text
+from qbench.cli.console import print_json, print_note, print_table, print_text
 from qbench.errors import QbenchError, nearest
 
 
@@ -22,24 +22,24 @@ def trend_command(
 ) -> int:
     """Show how points changed over runs, and the runs with which a new level began.
 
-    It decides nothing and exits with 0: a step shows only when some runs are behind it. `qbench check` is
-    the gate. Needs Apache Otava: pip install 'qbench[trend]'.
+    It decides nothing and exits with 0, also while there are too few runs: a step shows only when some runs
+    are behind it. `qbench check` is the gate. Needs Apache Otava: pip install 'qbench[trend]'.
     """
-    from qbench.compare.trend import DEFAULT_METRICS, FEWEST_RUNS, trend
+    from qbench.compare.trend import DEFAULT_METRICS, no_history_text, trend
     from qbench.records.document import read_history
     from qbench.report.trend import trend_document, trend_table
 
     metrics = tuple(dict.fromkeys(map(_metric, metric or DEFAULT_METRICS)))
-    series = trend(read_history(history), metrics)
+    records = read_history(history)
+    series = trend(records, metrics)
+    if not series:
+        print_note(no_history_text(records, metrics))
     if as_json:
         print_json({"series": trend_document(series)})
-        return 0
-    if not series:
-        print_text(f"No point has a value of {', '.join(metrics)} in {FEWEST_RUNS} runs or more.")
-        return 0
-    print_table(trend_table(series))
-    steps = sum(len(one.changes) for one in series)
-    print_text(f"{len(series)} series, {steps} changes of level")
+    elif series:
+        print_table(trend_table(series))
+        steps = sum(len(one.changes) for one in series)
+        print_text(f"{len(series)} series, {steps} changes of level")
     return 0
 
 

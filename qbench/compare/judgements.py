@@ -105,10 +105,10 @@ def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgemen
     wanted = wanted_effect(min_effect)
     needed = processes_needed(ratio.deviation, wanted, min_effect)
     if needed is not None and needed <= processes:
-        hint = f"it lies at the least change of interest, {100 * min_effect:.0f} %"
+        hint = f"it lies at the least change of interest, {100 * min_effect:g} %"
     else:
         count = f"{needed} processes" if needed else "no affordable number of processes"
-        hint = f"{count} a side would show {100 * wanted:.0f} %"
+        hint = f"{count} a side would show {100 * wanted:g} %"
     return Judgement(
         verdict="ambiguous",
         note=f"{range_text(ratio)}; {hint}",

@@ -16,6 +16,7 @@ from typing import Any
 
 from qbench.compare.judgements import MIN_EFFECT, NEAR
 from qbench.compare.results import number_of
+from qbench.compare.spans import counted
 from qbench.errors import QbenchError
 from qbench.records.metrics import METRICS
 from qbench.records.record import Kind, Record
@@ -116,6 +117,22 @@ def trend(
                     )
                 )
     return found
+
+
+def no_history_text(records: Iterable[Record], metrics: Sequence[str]) -> str:
+    """Return why `trend` found no history in some records: what was read, what it takes, what to do next."""
+    runs, followed = list(dict.fromkeys(record.run_id for record in records)), ", ".join(metrics)
+    if len(runs) < FEWEST_RUNS:
+        named = f" ({', '.join(runs)})" if runs else ""
+        return (
+            f"{counted(len(runs), 'run')} read{named}; a history needs {FEWEST_RUNS} or more that have the "
+            f"metric ({followed}). Run the scenario again, nightly for instance, each time into a folder of "
+            "its own (`qbench run SCENARIO --out FOLDER`), and give all of the folders."
+        )
+    return (
+        f"{len(runs)} runs read; fewer than {FEWEST_RUNS} of them have the same metric ({followed}) of the "
+        "same point on the same machine. Follow another --metric, or give more runs of one scenario."
+    )
 
 
 def _samples(runs: dict[str, list[Record]], metric: str) -> tuple[Sample, ...]:

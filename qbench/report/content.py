@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ LARGE_SHARE = 0.1
 NAMED_MODELS = 6
 ENOUGH_PROCESSES = 3
 
+_TIME_AND_SIDE = re.compile(r"-\d{8}T\d{6}Z.*")
+"""What follows a scenario's name in the name of a run, as '-20260101T000000Z'."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
@@ -37,7 +41,9 @@ class Content:
     scope: str
     """How many records, points and models, and of what time."""
     sentences: list[str]
-    """Everything that is said first, the most telling at the top: capacity and headline."""
+    """Everything that is said first, the most telling at the top: what is unfinished, capacity, headline."""
+    unfinished: list[str]
+    """That planned points of a run are not measured yet; empty where all are, or none is."""
     headline: list[str]
     """The methods against each other, or what points need where nothing is compared."""
     capacity: list[str]
@@ -83,11 +89,13 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
     told = telling(results)
     ahead = [capacity for capacity in told if capacity.differs]
     equal = [capacity for capacity in told if not capacity.differs]
+    unfinished = _unfinished(results)
     return Content(
         results=results,
         pairs=pairs,
         scope=_scope(records),
-        sentences=[*map(sentence, ahead), *compared, *map(sentence, equal)],
+        sentences=[*unfinished, *map(sentence, ahead), *compared, *map(sentence, equal)],
+        unfinished=unfinished,
         headline=compared,
         capacity=[*map(sentence, ahead), *map(sentence, equal)],
         quality=quality_sentences(pairs),
@@ -127,6 +135,29 @@ def _scope(records: Sequence[Record]) -> str:
 
 def _counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _unfinished(results: Sequence[Result]) -> list[str]:
+    """Say how many planned points are not measured yet, of runs of which some point is."""
+    measured = [result for result in results if result.kind == "measurement"]
+    done = {(result.point, result.device) for result in measured}
+    begun = {_run_name(record) for result in measured for record in result.records}
+    plans = [(result, _run_name(result.records[0])) for result in results if result.kind == "plan"]
+    planned = [(result, name) for result, name in plans if name in begun]
+    left = [name for result, name in planned if (result.point, result.device) not in done]
+    if not left:
+        return []
+    points = f"{len(left):,} of {_counted(len(planned), 'planned point')}"
+    return [
+        f"Not finished: {points} {'is' if len(left) == 1 else 'are'} not measured yet "
+        f"({listed(list(dict.fromkeys(left)))}). "
+        "The same qbench run command goes on from there."
+    ]
+
+
+def _run_name(record: Record) -> str:
+    """Return the name of a record's run without its time, which is another where a run is taken up again."""
+    return _TIME_AND_SIDE.sub("", record.run_id)
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:

@@ -82,7 +82,7 @@ def summary_document(content: Content) -> dict[str, Any]:
         "capacity": list(content.capacity),
         "quality": list(content.quality),
         "accuracy": content.accuracy,
-        "warnings": list(content.warnings),
+        "warnings": [*content.unfinished, *content.warnings],
         "comparison": [_pair_values(pair) for pair in content.pairs],
     }
 

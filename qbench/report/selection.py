@@ -69,4 +69,7 @@ def conditions(group: Sequence[Result], *free: str) -> str:
     """Return a caption's first sentence: settings that the group shares, and how it was obtained."""
     how = " and ".join(dict.fromkeys(basis(result) for result in group))
     text = describe(group[0], leave_out=free)
-    return f"{text[0].upper()}{text[1:]}; {how}."
+    if {"model", "precision"} <= set(free):
+        # Otherwise the sentence begins with a name, which stays as it is spelt.
+        text = f"{text[0].upper()}{text[1:]}"
+    return f"{text}; {how}."

@@ -53,8 +53,8 @@ def test_a_little_noise_says_how_many_processes_show_what(tmp_path: Path, capsys
     # = 4.96 % is seen; with 33, 0.0114 and 64 degrees, 5.04 %. With 14 a side, 0.0175 and 26 degrees, it is
     # exp((2.779 + 1.706) x 0.0175) - 1 = 8.15 %; with 15, 0.0169 and 28 degrees, 7.83 %.
     assert said == (
-        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. To show a change of 5 %, check "
-        "needs 34 processes a side; 8 %: 15 (measure.repeats, in both runs)."
+        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. Processes a side with which "
+        "check shows a change of 5 %: 34; 8 %: 15 (measure.repeats, in both runs)."
     )
     assert way == f"{GATE}; `qbench calibrate --noise` says how many processes that takes here."
 
@@ -77,7 +77,7 @@ def test_a_larger_tolerance_asks_for_larger_changes(
 ):
     said, _ = advice(tmp_path, capsys, spread(0.05), spread(0.05), "--tolerance", f"{metric}=10%")
     # One and a half times the tolerance is the change that is asked for.
-    assert "To show a change of 15 %, check needs" in said
+    assert "Processes a side with which check shows a change of 15 %: " in said
 
 
 def test_too_few_processes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -50,6 +50,21 @@ def test_json_names_the_files_and_the_savings(tmp_path: Path, capsys: pytest.Cap
     assert measured["nf4"]["saved"] == 35_991_552
 
 
+def test_an_interrupted_run_is_said_to_be_one_above_all_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    # Four plans and the first two of four measurements.
+    (run / "records.jsonl").write_bytes(b"".join(DEMO.read_bytes().splitlines(keepends=True)[:6]))
+    assert main(["report", str(run)]) == 0
+    said = "Not finished: 2 of 4 planned points are not measured yet (demo)."
+    _, sentences = capsys.readouterr().out.split("\n\n", 1)
+    assert sentences.startswith(said)
+    page = (run / "report" / "report.html").read_text()
+    assert page.index(said) < page.index("54\u00a0% more")
+
+
 def test_a_comment_is_written_and_a_summary_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     comment, summary = tmp_path / "comment.md", tmp_path / "summary.md"
     comment.write_text("old")

@@ -38,9 +38,24 @@ def test_a_folder_of_runs(history: Path, capsys: pytest.CaptureFixture[str]):
     assert series["changes"][0]["run_id"] == "night-06"
 
 
-def test_too_few_runs_are_said(history: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["trend", str(history / "night-00"), str(history / "night-01")]) == 0
-    assert "in 3 runs or more" in capsys.readouterr().out
+def test_a_young_history_says_what_it_takes(history: Path, capsys: pytest.CaptureFixture[str]):
+    few = [str(history / "night-00"), str(history / "night-01")]
+    assert main(["trend", *few]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("2 runs read (night-00, night-01); a history needs 3 or more")
+    assert "Run the scenario again" in line
+    assert main(["trend", *few, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"series": []}
+    assert captured.err == f"{line}\n"
+
+
+def test_enough_runs_without_the_metric_are_said(history: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["trend", str(history), "--metric", "step_time_s"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("12 runs read; fewer than 3 of them have the same metric (step_time_s)")
 
 
 @pytest.mark.parametrize(

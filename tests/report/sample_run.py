@@ -79,7 +79,7 @@ def plan(precision: str, r: int, seq_len: int = 2048) -> Record:
         detail["model"] = {"dtypes": {"embeddings": dtype, "lm_head": dtype}}
     step_time = 2048 / (2900 * SPEED[precision]) * (1 + r / 2000)
     return Record(
-        run_id="sample",
+        run_id="sample-plans",
         point=make_point(precision=precision, r=r, seq_len=seq_len),
         kind="plan",
         outcome="ok",

@@ -87,6 +87,25 @@ def test_the_waterfall_ends_at_the_peak(results):
     assert chart.title == "Why nf4-dq is not a quarter of 16 bit"
 
 
+@pytest.mark.parametrize("name", ["org/llama-3.1-8b", "org/SmolLM2-135M"])
+def test_a_caption_spells_names_as_they_are(name):
+    def run(*models):
+        records = [plan(precision, 16) for precision in ("bf16", "nf4")]
+        return gather(
+            replace(record, point=record.point.model_copy(update={"model": model}))
+            for model in models
+            for record in records
+        )
+
+    found = charts(run(name))
+    assert {chart.name for chart in found} >= {"peak", "rest", "waterfall", "timeline"}
+    for chart in found:
+        if chart.name in ("peak", "rest", "waterfall", "timeline"):
+            assert chart.caption.startswith(f"{name.removeprefix('org/')}, ")
+    # Where neither a model nor a precision is named, the sentence begins as any other.
+    assert bars.breakdown_at_peak(run(name, "org/other")).caption.startswith("Rank 16, batch 1, ")
+
+
 def test_against_rank_draws_a_line_for_each_precision_and_kind(results):
     memory, speed = curves.against_rank(results).figures
     lines = {trace.name: trace for trace in memory.data}

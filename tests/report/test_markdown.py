@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from qbench.records.record import Record
 from qbench.report.content import gather_content
 from qbench.report.markdown import (
     COMMENT_LIMIT,
@@ -32,6 +33,33 @@ def test_sentences_then_the_table_then_folded_details():
     assert text.count("<details>") == text.count("</details>") == 7
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
+
+
+def interrupted(begun: str = "sweep-20261124T120000Z", resumed: str = "") -> list[Record]:
+    """Return four plans of a run, two of them measured, at once or when the run was taken up again."""
+    plans = [replace(plan(precision, 16), run_id=begun) for precision in SPEED]
+    measured = [measurement(plans[0], 0), measurement(plans[2], 0)]
+    return [*plans, *(replace(record, run_id=resumed or begun) for record in measured)]
+
+
+def test_a_run_that_is_not_finished_says_so_first():
+    said = (
+        "Not finished: 2 of 4 planned points are not measured yet (sweep). "
+        "The same qbench run command goes on from there."
+    )
+    for records in (interrupted(), interrupted(resumed="sweep-20261125T060000Z")):
+        assert gather_content(records).sentences[0] == said
+        assert render_markdown(records, "t").splitlines()[2] == f"**{said}**"
+    one_left = [*interrupted(), replace(measurement(interrupted()[1], 0), run_id="another")]
+    assert gather_content(one_left).sentences[0].startswith("Not finished: 1 of 4 planned points is not")
+
+
+def test_what_nobody_set_out_to_measure_is_not_unfinished():
+    plans_only, other_run = interrupted()[:4], interrupted(resumed="other-20261124T120000Z")
+    out_of_memory = replace(interrupted()[4], outcome="oom", metrics={}, point=plans_only[1].point)
+    last = replace(out_of_memory, point=plans_only[3].point)
+    for records in (plans_only, other_run, [*interrupted(), out_of_memory, last]):
+        assert gather_content(records).unfinished == []
 
 
 def test_a_table():
