@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from qbench.compare.environments import PackageChange, PointChange, compare_envi
 from qbench.errors import MeasureError, RecordError
 from qbench.measure.interpreter import Interpreter, inspect, measure_in, run_qbench
 from qbench.measure.task import Task
-from qbench.records.record import Record, record_from_dict
+from qbench.records.record import Record, record_from_dict, run_id_of
 from qbench.records.store import RunStore, open_store
 from qbench.scenario.schema import Device, Point, Scenario
 
@@ -86,7 +85,7 @@ def measure_both(
     Only the records of this call are compared, since those of an earlier one were not interleaved with
     them. Raises RecordError when a folder cannot be written; what one point does never raises.
     """
-    run_id = _run_id(scenario.name)
+    run_id = run_id_of(f"{scenario.name}-ab")
     made: dict[Side, list[Record]] = {"a": [], "b": []}
     order = list(turns(points, scenario.measure.repeats))
     with open_store(folder / "a") as store_a, open_store(folder / "b") as store_b:
@@ -109,7 +108,7 @@ def plan_both(
     Raises MeasureError when an environment makes no plan at all, RecordError when a folder cannot be
     written.
     """
-    run_id = _run_id(name)
+    run_id = run_id_of(f"{name}-ab")
     made: dict[Side, list[Record]] = {}
     for side in SIDES:
         planned = _planned(environments[side], scenario_file, device)
@@ -130,7 +129,3 @@ def _planned(interpreter: Interpreter, scenario_file: Path, device: Device) -> l
     except (ValueError, KeyError, TypeError, RecordError) as error:
         why = ended.last_line if ended.exit_code != 0 else str(error)
         raise MeasureError(f"{interpreter.path} made no plan: {why}") from error
-
-
-def _run_id(name: str) -> str:
-    return f"{name}-ab-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"

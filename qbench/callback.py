@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from qbench.measure.failures import failure
 from qbench.measure.interpreter import run_qbench
 from qbench.measure.task import Measurement
 from qbench.measure.training import Clock, CudaPeaks, LedgerWatch, Shapes
-from qbench.records.record import Record, record_from_dict
+from qbench.records.record import Record, record_from_dict, run_id_of
 from qbench.records.store import open_store
 from qbench.scenario.schema import Device, Point
 from qbench.step.observe import observed_point
@@ -168,7 +167,7 @@ class QbenchCallback(TrainerCallback):
         }
         detail["caveats"] += [f"not in the plan: {setting}" for setting in observed.unmapped]
         return Record(
-            run_id=f"training-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}",
+            run_id=run_id_of("training"),
             point=observed.point,
             kind="measurement",
             outcome="ok",

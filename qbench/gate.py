@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 from qbench.compare.judgements import Tolerance
@@ -20,7 +19,7 @@ from qbench.errors import QbenchError
 from qbench.measure.interpreter import CodeFolder, Interpreter, inspect, measure_in
 from qbench.measure.task import Task
 from qbench.measure.worktree import checked_out, find_commit
-from qbench.records.record import Record
+from qbench.records.record import Record, run_id_of
 from qbench.records.store import RunStore, open_store
 from qbench.scenario.schema import Device, MeasureSettings, Point, Scenario
 from qbench.sweep import with_inputs
@@ -112,7 +111,7 @@ def run_gate(
             stores=(before, now),
             device=device,
             settings=scenario.measure,
-            run_id=f"{scenario.name}-gate-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}",
+            run_id=run_id_of(f"{scenario.name}-gate"),
             rule=rule,
             watch=watch,
             measure=measure,

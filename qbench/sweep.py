@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from qbench.measure.failures import attempt
 from qbench.measure.runner import Engine, Executor, record_of, results
 from qbench.measure.task import Measurement, Task
 from qbench.measure.worker import run_task
-from qbench.records.record import Kind, Outcome, Record
+from qbench.records.record import Kind, Outcome, Record, run_id_of
 from qbench.records.software import software
 from qbench.records.store import RECORDS_FILE, RunStore, each_record, open_store
 from qbench.scenario.schema import Device, Point, Scenario
@@ -115,7 +114,7 @@ def run_scenario(
     are the outer loop, so that a drift of the machine falls on all points alike. Raises RecordError when the
     folder cannot be written, MeasureError when no worker can run at all; what one point does never raises.
     """
-    run_id = f"{scenario.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+    run_id = run_id_of(scenario.name)
     maker = _Maker(scenario, device, executor, run_id, engine, planner or plan_point)
     with open_store(folder) as store:
         found = reasons(scenario, points, folder, device, any_machine=any_machine)

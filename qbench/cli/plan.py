@@ -70,6 +70,7 @@ def plan_command(
     which plans every combination.
     """
     from qbench.cli.target import read_asked
+    from qbench.records.record import run_id_of
 
     flags = options.step_flags(context.params)
     card, memory = (gpu_memory, compute_capability), _MemoryOptions(alloc_conf, snapshot)
@@ -79,7 +80,8 @@ def plan_command(
     cards = _cards(asked, card, device, bool(gpu))
     for caveat in asked.caveats:
         print_note(f"{from_file}: {caveat}")
-    records = [_told(record, asked) for record in _planned(asked, cards, device.value, memory, use_cache)]
+    planned, run_id = _planned(asked, cards, device.value, memory, use_cache), run_id_of("plan")
+    records = [_told(record, asked, run_id) for record in planned]
     if out is not None:
         _store(records, out)
     if as_json:
@@ -137,12 +139,12 @@ def _save_scenario(asked: Target, source: Path, file: Path) -> None:
         raise QbenchError(f"--save-scenario: {file} cannot be written ({error.strerror})") from error
 
 
-def _told(record: Record, asked: Target) -> Record:
-    """Return a record with what was not understood of a config among its caveats."""
+def _told(record: Record, asked: Target, run_id: str) -> Record:
+    """Return a record as one of a run, with what was not understood of a config among its caveats."""
     if not asked.caveats:
-        return record
+        return replace(record, run_id=run_id)
     caveats = [*record.detail.get("caveats", []), *asked.caveats]
-    return replace(record, detail={**record.detail, "caveats": caveats})
+    return replace(record, run_id=run_id, detail={**record.detail, "caveats": caveats})
 
 
 def _planned(

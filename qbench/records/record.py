@@ -49,6 +49,11 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+def run_id_of(name: str) -> str:
+    """Return the id of a run of that name which begins now, such as demo-20261128T141500Z."""
+    return f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One planned or measured result. Values are raw; statistics are computed when read."""

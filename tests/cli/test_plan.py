@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def test_repeated_flags_make_every_combination_once(model: str, capsys: pytest.C
         ("nf4", 4),
         ("nf4", 8),
     ]
+
+
+def test_plans_made_together_are_one_run_with_its_time(model: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", model, "--r", "4", "--r", "8", "--seq", "16", "--json"]) == 0
+    (run_id,) = {record["run_id"] for record in json.loads(capsys.readouterr().out)["records"]}
+    # Another day's plans are another run, which is what `qbench trend` tells runs by.
+    assert re.fullmatch(r"plan-\d{8}T\d{6}Z", run_id)
 
 
 def test_every_flag_reaches_the_point(model: str, capsys: pytest.CaptureFixture[str]):
