@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from qbench.compare.intervals import LEAST_PROCESSES
-from qbench.compare.methods import MethodPair, difference_names
+from qbench.compare.methods import MethodPair, difference_names, speeds_of
 from qbench.compare.results import Result, predictions
 from qbench.compare.spans import SAME_PERCENT, counted, listed, ratio_text, saving_text, span_text
 from qbench.units import format_bytes
@@ -188,7 +188,8 @@ def _of_model(pairs: Pairs) -> list[tuple[Pairs, str]]:
         told.append((first, _sentence(first)))
         if others:
             members = [pair for group in others for pair in group]
-            told.append((members, f"The same {'; '.join(map(_in_short, others))}."))
+            shorts = [_in_short(group, speeds_of(first)[1]) for group in others]
+            told.append((members, f"The same {'; '.join(shorts)}."))
     known = _known(pair for pair in planned if _name(pair) == _name(told[0][0][0]))
     if measured and known:
         plan = f"Planned: {_span(known)}{_over(known)}."
@@ -196,17 +197,18 @@ def _of_model(pairs: Pairs) -> list[tuple[Pairs, str]]:
     return told
 
 
-def _in_short(pairs: Pairs) -> str:
-    """Return what a precision needs, saves and costs in speed, without the circumstances."""
+def _in_short(pairs: Pairs, said_card: str | None) -> str:
+    """Return what a precision needs, saves and costs in speed, without the circumstances that were said."""
     known = _known(pairs)
     name = f"with {pairs[0].candidate.point.precision}"
     if not known:
         ours, theirs = ending_text(pairs[0].candidate, True), ending_text(pairs[0].baseline)
         return f"{name}: {ours}" if theirs == "runs" else f"{name}: {ours}, {_base(pairs[0])} {theirs}"
     amount = f"{format_bytes(known[0].peak.candidate)}, " if len(known) == 1 else ""
-    ratios = [pair.throughput_ratio for pair in known if pair.throughput_ratio is not None]
+    ratios, card = speeds_of(known)
     speed = f", {ratio_text(ratios)} the speed" if ratios else ""
-    return f"{name}: {amount}{_span(known)}{speed}"
+    where = f" on {card}" if ratios and card not in (None, said_card) else ""
+    return f"{name}: {amount}{_span(known)}{speed}{where}"
 
 
 def _sentence(pairs: Pairs) -> str:
@@ -257,10 +259,8 @@ def _over(known: Pairs) -> str:
 
 
 def _speed(pairs: Pairs) -> str:
-    ratios = [pair.throughput_ratio for pair in pairs if pair.throughput_ratio is not None]
+    ratios, card = speeds_of(pairs)
     if ratios:
-        cards = {pair.speed_card for pair in pairs if pair.throughput_ratio is not None}
-        card = next(iter(cards)) if len(cards) == 1 else None
         few = any(pair.has_few_processes for pair in pairs if pair.throughput_ratio is not None)
         doubt = f" (fewer than {LEAST_PROCESSES} processes a side, so its noise is not known)" if few else ""
         return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}{doubt}."

@@ -118,6 +118,14 @@ class MethodPair:
         return self.candidate.point.precision in QUANTIZED_PRECISIONS
 
 
+def speeds_of(pairs: Iterable[MethodPair]) -> tuple[list[float], str | None]:
+    """Return the known ratios of speed, and the card that they were planned for; None where it is not one."""
+    timed = [pair for pair in pairs if pair.throughput_ratio is not None]
+    cards = {pair.speed_card for pair in timed}
+    ratios = [pair.throughput_ratio for pair in timed if pair.throughput_ratio is not None]
+    return ratios, cards.pop() if len(cards) == 1 else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearPair:
     """A QLoRA result without an exact partner, and the 16-bit LoRA result nearest to it: no comparison."""

@@ -156,7 +156,7 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
     """Say where the metrics, which are of one card, do not speak for every card that was named."""
     said = []
     version = ".".join(map(str, card.capability))
-    others = [gpu.name for gpu, found in held if isinstance(found, Trace) and found is not traced]
+    others = [gpu.name for gpu, found in held if isinstance(found, Trace) and _needs_other(found, traced)]
     if others:
         said.append(
             f"the numbers are those of compute capability {version}; {', '.join(others)} would run other "
@@ -177,6 +177,14 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
             f"{', '.join(slow)} without bf16 hardware (or no figure for it) will be slow or need fp16"
         )
     return said
+
+
+def _needs_other(found: Trace, traced: Trace) -> bool:
+    """Say whether a step takes other memory on a card than the metrics say, which other kernels need not."""
+    return (found.memory.peak_bytes, found.reserved_bytes) != (
+        traced.memory.peak_bytes,
+        traced.reserved_bytes,
+    )
 
 
 def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> dict[str, Any]:

@@ -263,3 +263,12 @@ def test_accuracy():
         "and equal to the byte at 1."
     )
     assert accuracy_sentence(gather(exact[:1])) is None
+
+
+def test_another_card_than_that_of_the_first_precision_is_named():
+    lora = on_cards(20, ("L4", True, 100.0), ("A100", True, 1000.0))
+    qlora = on_cards(10, ("L4", True, 90.0), ("A100", True, 500.0), precision="nf4-dq")
+    full = on_cards(40, ("L4", False, 40.0), ("A100", True, 400.0), precision="fp32")
+    first, others = sentences(lora, qlora, full)
+    assert "It trains at 0.90 times the speed on L4." in first
+    assert "with fp32: 40.00 GiB, 2.0 times as much, 0.40 times the speed on A100." in others
