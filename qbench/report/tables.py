@@ -167,7 +167,7 @@ def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None
     if not same_baseline:
         draft.add("Baseline", baselines)
     draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
-    draft.add("Speed", [rounded(pair.throughput_ratio) for pair in pairs], "x")
+    draft.add("Speed", [pair.throughput_ratio for pair in pairs], "x")
     _add_other_savings(draft, pairs)
     _add_trainable(draft, [pair.trainable_params for pair in pairs])
     differing = [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs]
