@@ -88,6 +88,8 @@ def plan_command(
         print_json({"records": [record.to_dict() for record in records]})
     else:
         _print_plans(records)
+    if asked.advice and any(record.outcome == "ok" for record in records):
+        print_note(asked.advice)
     return _exit_code(records, bool(gpu or gpu_memory))
 
 

@@ -94,6 +94,8 @@ def rank_command(
         print_json(_document(rows, key, workloads, epochs, num_gpus))
     else:
         _print(rows, key, workloads, num_gpus)
+    if asked.advice:
+        print_note(asked.advice)
     return 0 if any(row.fits for row in rows) else 1
 
 

@@ -20,6 +20,12 @@ from qbench.units import format_bytes, parse_bytes
 FLAGS = {"per_device_train_batch_size": "batch", "seq_len": "seq", "attn_implementation": "attn"}
 """Flags that are spelt shorter than the setting they stand for."""
 
+DEFAULT_RECIPE = (
+    "Planned as a loop of your own (recipe peft, no autocast); if Trainer or TRL trains, say "
+    "`--recipe trainer --autocast bf16` or `--recipe trl`: they differ by gigabytes"
+)
+"""Said where nobody chose: most trainings are not what the default is, and README says by how much."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -29,6 +35,8 @@ class Target:
     gpus: tuple[str, ...]
     caveats: tuple[str, ...] = ()
     """What a config of another tool asks for that was not understood."""
+    advice: str = ""
+    """What to tell after the answer; empty where there is nothing."""
 
 
 def is_scenario(target: str) -> bool:
@@ -113,7 +121,8 @@ def read_target(
     """
     given = {name: values for name, values in flags.items() if values}
     if not is_scenario(target):
-        return Target(points=_points_of({"model": target}, given), gpus=tuple(gpus))
+        advice = "" if {"recipe", "autocast"} & set(given) else DEFAULT_RECIPE
+        return Target(points=_points_of({"model": target}, given), gpus=tuple(gpus), advice=advice)
     if given:
         names = ", ".join(f"--{flag_name(name)}" for name in given)
         raise ScenarioError(

@@ -51,6 +51,16 @@ def test_repeated_flags_make_every_combination_once(model: str, capsys: pytest.C
     ]
 
 
+def test_a_recipe_that_nobody_chose_is_told_after_the_answer(model: str, capsys: pytest.CaptureFixture[str]):
+    def told(*flags: str) -> str:
+        assert main(["plan", model, "--seq", "16", *flags]) == 0
+        return capsys.readouterr().err
+
+    assert "if Trainer or TRL trains, say `--recipe trainer --autocast bf16`" in told()
+    assert told("--recipe", "peft") == ""
+    assert told("--autocast", "bf16") == ""
+
+
 def test_plans_made_together_are_one_run_with_its_time(model: str, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", model, "--r", "4", "--r", "8", "--seq", "16", "--json"]) == 0
     (run_id,) = {record["run_id"] for record in json.loads(capsys.readouterr().out)["records"]}
@@ -111,7 +121,7 @@ def test_a_card_of_the_catalog_and_a_described_one_stand_side_by_side(
 
 
 def test_one_point_is_told_at_length_within_100_columns(model: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["plan", model, "--precision", "nf4-dq", "--seq", "16"]) == 0
+    assert main(["plan", model, "--precision", "nf4-dq", "--seq", "16", "--recipe", "peft"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
@@ -133,7 +143,17 @@ def test_several_points_are_a_table(model: str, capsys: pytest.CaptureFixture[st
 def test_a_point_that_cannot_be_planned_does_not_hide_the_others(
     model: str, capsys: pytest.CaptureFixture[str]
 ):
-    flags = ("--seq", "16", "--target-modules", "q_proj", "--target-modules", "nowhere", "--json")
+    flags = (
+        "--recipe",
+        "peft",
+        "--seq",
+        "16",
+        "--target-modules",
+        "q_proj",
+        "--target-modules",
+        "nowhere",
+        "--json",
+    )
     assert main(["plan", model, *flags]) == 2
     captured = capsys.readouterr()
     outcomes = [record["outcome"] for record in json.loads(captured.out)["records"]]
