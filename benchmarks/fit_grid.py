@@ -38,7 +38,7 @@ def remembering(gpu: GpuSpec) -> Planner:
 
 
 def row(gpu: GpuSpec, settings: dict[str, str]) -> str:
-    """Return a line of the table: what fit found, and all values of the grid that fit."""
+    """Return a line of the table: what fit found in how many plans, and all of the grid that fit."""
     planned = remembering(gpu)
     point = point_from({"model": "meta-llama/Llama-3.1-8B"}, settings)
     axis = dataclasses.replace(axis_of(point, "seq_len", STEP), limit=MOST, limited_by="range")
@@ -49,7 +49,8 @@ def row(gpu: GpuSpec, settings: dict[str, str]) -> str:
     agrees = found.value == (max(fitting) if fitting else None) and fitting == list(values[: len(fitting)])
     name = f"{settings['precision']}, recipe {settings['recipe']}"
     count = f"{len(fitting)} of {len(values)}"
-    return f"| {gpu.name} | {name} | {found.value} | {max(fitting, default=None)} | {count} | {agrees} |"
+    most, tried = max(fitting, default=None), len(found.probes)
+    return f"| {gpu.name} | {name} | {found.value} | {tried} | {most} | {count} | {agrees} |"
 
 
 def main() -> None:
@@ -61,8 +62,8 @@ def main() -> None:
     lines = [
         f"# Largest sequence of Llama-3.1-8B: `qbench fit` against every multiple of {STEP} up to {MOST:,}",
         "",
-        "| card | point | fit | brute force | values that fit | agree, without a gap |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
+        "| card | point | fit | values it planned | brute force | values that fit | agree, without a gap |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in CARDS:
         for settings in POINTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from enum import Enum
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qbench.cli import options
-from qbench.cli.console import print_json, print_note, print_table, print_text
+from qbench.cli.console import print_json, print_note, print_text
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
     from qbench.cli.target import Target
     from qbench.plan.fit import Largest, Planner, Varied
-    from qbench.plan.relief import Relief
     from qbench.records.record import Record
     from qbench.scenario.schema import Point
 
@@ -92,6 +92,8 @@ def fit_command(
         print_json({"fits": [_document(largest) for largest in found]})
     else:
         _print(found)
+    if asked.advice:
+        print_note(asked.advice)
     return 0 if any(largest.value is not None for largest in found) else 1
 
 
@@ -167,88 +169,9 @@ def _document(found: Largest) -> dict[str, Any]:
 
 
 def _print(found: Sequence[Largest]) -> None:
-    from qbench.report.tables import Column, Table
+    from qbench.cli.fit_text import fit_lines
+    from qbench.report.text_table import WIDTH
 
-    axis = found[0].axis
-    columns = (
-        Column("GPU"),
-        Column("Point"),
-        Column(f"Largest {axis.setting}", "count"),
-        Column("Bound by"),
-        Column("Headroom", "bytes"),
-        Column("Fills the card"),
-        Column("Cheapest change"),
-    )
-    print_table(Table(columns=columns, rows=tuple(map(_row, found)), notes=tuple(_notes(found))))
-    for largest in found:
-        _print_changes(largest)
-
-
-def _row(found: Largest) -> tuple[Any, ...]:
-    fit = found.record.detail["fits"][0]
-    label = found.record.point.label
-    bound = "nothing fits" if found.value is None else found.limited_by
-    cheapest = next((relief for relief in found.reliefs if relief.fits), None)
-    change = "none alone is enough" if found.reliefs else ""
-    if cheapest is not None:
-        change = _change_text(cheapest)
-    headroom = fit["headroom_bytes"]
-    return fit["gpu"], label, found.value, bound, headroom, _fills_text(found), change
-
-
-def _change_text(relief: Relief) -> str:
-    return ", ".join(
-        f"{name} {'LoRA' if name == 'lora' else value}" for name, value in relief.changes.items()
-    )
-
-
-def _fills_text(found: Largest) -> str:
-    total = sum(found.fills.values())
-    return ", ".join(f"{name} {100 * size / total:.0f} %" for name, size in list(found.fills.items())[:3])
-
-
-def _notes(found: Sequence[Largest]) -> list[str]:
-    axis = found[0].axis
-    notes = [
-        f"{axis.setting} in steps of {axis.step}; one step above each answer was planned and does not fit, "
-        "unless another limit comes first."
-    ]
-    if any(largest.limited_by != "memory" for largest in found):
-        notes.append(f"Not memory but the limit ends the search: {axis.why}.")
-    notes += [
-        f"{largest.record.point.label}: not monotone, a value below the answer does not fit; see --json."
-        for largest in found
-        if not largest.is_monotone
-    ]
-    retried = [largest for largest in found if _after_retries(largest)]
-    if retried:
-        labels = ", ".join(largest.record.point.label for largest in retried)
-        notes.append(
-            f"{labels}: fits only after PyTorch has emptied its cache, which takes time;"
-            " the headroom is what is free then."
-        )
-    return notes
-
-
-def _after_retries(found: Largest) -> bool:
-    verdict = found.record.detail["fits"][0]["verdict"]
-    return found.value is not None and str(verdict).startswith("ok after")
-
-
-def _print_changes(found: Largest) -> None:
-    from qbench.units import format_bytes
-
-    if not found.reliefs:
-        return
-    step = found.axis.step * (1 + (found.value or 0) // found.axis.step)
-    fit = found.record.detail["fits"][0]
-    print_text(f"{fit['gpu']}, {found.record.point.label}: at {found.axis.setting} {step:,}, cheapest first:")
-    for relief in found.reliefs:
-        held = "fits" if relief.fits else "not enough"
-        ratio = "" if relief.step_time_ratio is None else f", step time x {relief.step_time_ratio:.2f}"
-        freed = format_bytes(relief.freed_bytes)
-        text = f"{_change_text(relief)}: reserves {freed} less, {held}{ratio}; {relief.cost}"
-        print_text(f"  {text}")
-    if found.grows is not None and found.grows_bytes is not None:
-        grown = f"{format_bytes(found.grows_bytes)} for {found.axis.step} more of {found.axis.setting}"
-        print_text(f"  what grows: {found.grows}, {grown}")
+    # A pipe has no width: WIDTH.
+    columns = shutil.get_terminal_size((WIDTH, 24)).columns
+    print_text("\n".join(fit_lines(found, min(WIDTH, columns))))

@@ -1,11 +1,13 @@
 """The largest sequence, batch or rank that a card holds, what fills it there, and what would free memory.
 
-Found by bisection over plans. Whether more always needs more is not taken for granted: kernels change with
-sizes and the caching allocator packs blocks in its own way, so the values next to the answer are planned too.
+Each plan tells which value to try next. Whether more always needs more is not taken for granted: kernels
+change with sizes and the caching allocator packs blocks in its own way, so the values next to the answer are
+planned too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +26,10 @@ STEPS: dict[Varied, int] = {"seq_len": 64, "per_device_train_batch_size": 1, "r"
 
 LOOK_BEYOND = 3
 """Steps around a value that fits which are planned: one above may fit all the same, one below may not."""
+
+GROWTH = 8
+"""How many times the largest value known to fit the next one is, where no model bounds it: the largest values
+would take minutes to plan, and no card holds them."""
 
 Planner = Callable[[Sequence[Point]], list[Record]]
 """Gives the plan of each point, held against one card (the first of detail.fits)."""
@@ -151,7 +157,7 @@ def largest(point: Point, axis: Axis, planned: Planner) -> Largest:
 
 
 class _Search:
-    """Bisection over the values of an axis; each is planned once."""
+    """The values of an axis, each planned once; they are numbered from 1."""
 
     def __init__(self, point: Point, axis: Axis, planned: Planner) -> None:
         self._point = point
@@ -185,32 +191,69 @@ class _Search:
 
     def boundary(self) -> int:
         """Return the number of the largest value found to fit, the next one not; 0 when there is none."""
-        count = self._axis.count
         if not self.probe(1).fits:
             return 0
-        if self.probe(count).fits:
-            return count
-        low = self._bisected(1, count)
-        while low < count:
-            above = range(low + 2, min(low + LOOK_BEYOND, count) + 1)
-            beyond = next((index for index in above if self.probe(index).fits), None)
-            if beyond is None:
+        low, high = self._bracket()
+        while low < self._axis.count:
+            low = self._last_around(self._edge(low, high))
+            below = [self.probe(index) for index in range(max(low - LOOK_BEYOND + 1, 1), low)]
+            if not below or any(probe.fits for probe in below):
                 break
-            low = beyond
-            while low < count and self.probe(low + 1).fits:
-                low += 1
-        for index in range(max(low - LOOK_BEYOND + 1, 1), low):
-            self.probe(index)
+            # It fits by luck, as the allocator packs blocks: the answer is what fits without.
+            high = low - len(below)
+            low = max(index for index in self._records if index < high and self.probe(index).fits)
         return low
 
-    def _bisected(self, low: int, high: int) -> int:
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.probe(middle).fits:
-                low = middle
-            else:
-                high = middle
+    def _last_around(self, low: int) -> int:
+        """Return the number of the last value that fits of those close above one that fits."""
+        count = self._axis.count
+        while low < count:
+            above = range(low + 1, min(low + LOOK_BEYOND, count) + 1)
+            beyond = [index for index in above if self.probe(index).fits]
+            if not beyond:
+                break
+            low = beyond[0]
         return low
+
+    def _edge(self, low: int, high: int) -> int:
+        """Return the number of a value that fits while the next does not, starting from one of each."""
+        reach = 1
+        while high - low > 1:
+            # So far at least from both ends: few steps where the estimates are good, a bisection where not.
+            margin = min(reach, (high - low) // 2)
+            middle = min(max(self._estimate(low, high), low + margin), high - margin)
+            low, high = (middle, high) if self.probe(middle).fits else (low, middle)
+            reach *= 2
+        return low
+
+    def _bracket(self) -> tuple[int, int]:
+        """Return the numbers of a value that fits and of a larger one that does not, or would be the next."""
+        low, count = 1, self._axis.count
+        high = count if self._axis.limited_by == "model" else min(GROWTH, count)
+        while self.probe(high).fits:
+            if high == count:
+                return count, count + 1
+            low, high = high, min(GROWTH * high, count)
+        return low, high
+
+    def _estimate(self, low: int, high: int) -> int:
+        """Return about where need reaches the card, between a value that fits and one that does not.
+
+        What is needed beyond the smallest value is taken for a power of the value, as lengths grow linearly
+        or by their square. Need is more than what is allocated and less than what would be reserved with no
+        limit: the allocator gives back some of its cache before it fails. How much is bounded by both plans,
+        and the middle is taken.
+        """
+        middle = math.isqrt(low * high)
+        if self._records[high].outcome != "ok":
+            return middle
+        first, fitting, failing = (_Need.of(self._records[index]) for index in (1, low, high))
+        share = (fitting.cached_share + failing.cached_share) / 2
+        base = first.at(share)
+        near, far, card = (size - base for size in (fitting.at(share), failing.at(share), failing.limit))
+        if not 0 < near <= card < far:
+            return middle
+        return round(low * math.pow(high / low, math.log(card / near) / math.log(far / near)))
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -231,6 +274,33 @@ class _Search:
         grown = {name: last[name] - first[name] for name in last}
         name = max(grown, key=lambda name: grown[name])
         return name, grown[name] // (index - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a plan needs of its card in bytes, as far as it is known."""
+
+    allocated: int
+    reserved: int
+    limit: int
+    """What the card leaves beside the context."""
+
+    @classmethod
+    def of(cls, record: Record) -> _Need:
+        metrics, detail = record.metrics, record.detail
+        limit = detail["fits"][0]["memory_bytes"] - detail["context_bytes"][-1]
+        return cls(metrics["peak_allocated_bytes"], metrics["peak_reserved_bytes"], limit)
+
+    @property
+    def cached_share(self) -> float:
+        """How much of the cache, from 0 to 1, the card has room for beside what is allocated."""
+        if self.reserved <= self.limit:
+            return 1
+        return max(self.limit - self.allocated, 0) / max(self.reserved - self.allocated, 1)
+
+    def at(self, share: float) -> float:
+        """Return the need where so much of the cache cannot be given back."""
+        return self.allocated + share * (self.reserved - self.allocated)
 
 
 def _breakdown(record: Record) -> Mapping[str, int]:

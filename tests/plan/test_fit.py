@@ -19,17 +19,36 @@ POINT = point_from({"model": "gpt2"}, {})
 
 
 def by_formula(fits: Callable[[int], bool]) -> Planner:
-    """Return a planner whose steps need 1 MiB, and 10 B of logits and 3 B of activations a token."""
+    """Return a planner whose steps need 1 MiB, and 10 B of logits and 3 B of activations a token.
+
+    Whether they fit has nothing to do with that.
+    """
 
     def planned(points: Sequence[Point]) -> list[Record]:
-        return [_record(point, fits(point.train.seq_len)) for point in points]
+        return [
+            _record(point, 13 * point.train.seq_len, fits(point.train.seq_len), 1 << 40) for point in points
+        ]
 
     return planned
 
 
-def _record(point: Point, fits: bool) -> Record:
-    tokens = point.train.seq_len
-    breakdown = {"weights": 1 << 20, "logits_loss": 10 * tokens, "activations": 3 * tokens}
+def on_card(growing: Callable[[int], int], edge: int) -> Planner:
+    """Return a planner for a card that 1 MiB and the growing bytes fill up at the edge."""
+
+    def planned(points: Sequence[Point]) -> list[Record]:
+        lengths = [point.train.seq_len for point in points]
+        return [
+            _record(point, growing(length), length <= edge, (1 << 20) + growing(edge))
+            for point, length in zip(points, lengths, strict=True)
+        ]
+
+    return planned
+
+
+def _record(point: Point, growing: int, fits: bool, memory_bytes: int) -> Record:
+    activations = 3 * growing // 13
+    breakdown = {"weights": 1 << 20, "logits_loss": growing - activations, "activations": activations}
+    fit = {"gpu": "card", "fits": fits, "verdict": "ok" if fits else "oom", "memory_bytes": memory_bytes}
     return Record(
         run_id="plan",
         point=point,
@@ -40,7 +59,7 @@ def _record(point: Point, fits: bool) -> Record:
             "peak_allocated_bytes": sum(breakdown.values()),
             "peak_reserved_bytes": sum(breakdown.values()),
         },
-        detail={"fits": [{"gpu": "card", "fits": fits, "verdict": "ok" if fits else "oom"}], "caveats": []},
+        detail={"fits": [fit], "context_bytes": [0, 0], "caveats": []},
         environment={"device": "cuda"},
     )
 
@@ -58,8 +77,43 @@ def test_the_edge_is_found_wherever_it_is(edge: int):
     assert (found.above.value, found.above.fits) == (edge + 1, False)
     assert found.limited_by == "memory"
     assert found.is_monotone
-    # 1 and 1,000, ten halvings, two more on either side of the edge.
-    assert len(found.probes) <= 16
+    # 1 and 1,000, at most ten estimates that keep ever farther from both ends and ten halvings, two more on
+    # either side of the edge.
+    assert len(found.probes) <= 26
+
+
+@pytest.mark.parametrize("edge", [2, 63, 64, 500, 998])
+@pytest.mark.parametrize("power", [1, 2])
+def test_where_need_grows_evenly_few_values_are_planned(edge: int, power: int):
+    axis = Axis(setting="seq_len", step=1, limit=1000, limited_by="model", why="")
+    found = largest(POINT, axis, on_card(lambda tokens: 13 * tokens**power, edge))
+    assert (found.value, found.limited_by) == (edge, "memory")
+    # 1 and 1,000, the geometric mean 31, the edge with two below and three above, one estimate beside.
+    assert len(found.probes) <= 10
+
+
+@pytest.mark.parametrize("edge", [64, 300, 500, 998])
+def test_where_need_jumps_estimates_give_way_to_a_bisection(edge: int):
+    axis = Axis(setting="seq_len", step=1, limit=1000, limited_by="model", why="")
+    found = largest(POINT, axis, on_card(lambda tokens: tokens // 250 * 1000 + tokens, edge))
+    assert found.value == edge
+    # Estimates alone would come closer by a value or two at a time: 58 of them for 998.
+    assert len(found.probes) <= 20
+
+
+@pytest.mark.parametrize("edge", [1, 7, 8, 9, 100])
+def test_nothing_is_planned_that_is_far_beyond_what_fits(edge: int):
+    axis = Axis(setting="seq_len", step=1, limit=1_000_000, limited_by="range", why="")
+    found = largest(POINT, axis, on_card(lambda tokens: 13 * tokens, edge))
+    assert found.value == edge
+    assert max(probe.value for probe in found.probes) <= 8 * edge
+
+
+def test_the_range_ends_the_search_where_its_last_value_fits():
+    axis = Axis(setting="seq_len", step=1, limit=100, limited_by="range", why="")
+    found = largest(POINT, axis, by_formula(lambda tokens: True))
+    assert (found.value, found.above, found.limited_by) == (100, None, "range")
+    assert [probe.value for probe in found.probes] == [1, 8, 64, 100]
 
 
 def test_the_model_ends_the_search_where_its_longest_sequence_fits():
@@ -87,6 +141,15 @@ def test_a_value_that_fits_above_one_that_does_not_is_found_and_told():
     found = searched(lambda tokens: tokens <= 500 or tokens in (502, 503))
     assert found.value == 503
     assert not found.is_monotone
+
+
+def test_a_value_that_fits_far_above_the_others_is_luck_and_no_answer():
+    # 31, the geometric mean of 1 and 1,000, is tried first.
+    found = searched(lambda tokens: tokens <= 20 or tokens == 31)
+    assert 31 in [probe.value for probe in found.probes if probe.fits]
+    assert (found.value, found.is_monotone) == (20, False)
+    assert found.above is not None
+    assert (found.above.value, found.above.fits) == (21, False)
 
 
 def test_what_grows_is_told_for_one_step():

@@ -1,0 +1,215 @@
+"""What `qbench fit` found, as lines for a terminal: a table of answers, and one of changes for each."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qbench.compare.headline import DESCRIBED, describe, short_model
+from qbench.compare.methods import plain_text
+from qbench.compare.results import Result, gather, varying_settings
+from qbench.report.summary import SHORT_TITLES
+from qbench.report.text_table import GAP, Cells, aligned
+from qbench.scenario.schema import Point
+from qbench.scenario.settings import point_settings
+from qbench.units import NOT_AVAILABLE, format_bytes
+
+if TYPE_CHECKING:
+    from qbench.plan.fit import Axis, Largest
+
+MOST_FILLS = 3
+"""Categories that are named of what fills a card."""
+
+LEAST_TEXT = 24
+"""Columns that are left to the text at the end of a row, be the terminal ever so narrow."""
+
+_TITLES = {
+    "seq_len": ("Longest sequence", "tokens", "{:,} tokens"),
+    "per_device_train_batch_size": ("Largest batch", "batch", "batch {:,}"),
+    "r": ("Largest rank", "rank", "rank {:,}"),
+}
+"""By setting: what is looked for, its column, one value of it in a sentence."""
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_RETRIED = " *"
+_RETRIED_NOTE = (
+    "* Only after PyTorch has emptied its cache, which takes time in each step; what is left is what is free "
+    "then."
+)
+_CHANGES = (
+    "Changes that free memory one step above the answer, cheapest first, those that are not enough last. "
+    "Each was planned alone; it frees reserved memory, and step time is relative to that without it."
+)
+
+Columns = dict[str, list[str]]
+
+
+def fit_lines(found: Sequence[Largest], width: int) -> list[str]:
+    """Return what was found as lines of at most `width` columns, as far as names and numbers allow."""
+    labels = _labels(found)
+    lines = [*_wrapped(_title(found, labels), width), "", *_answers(found, labels, width), ""]
+    for note in _notes(found, labels):
+        lines += _wrapped(note, width)
+    changes = [
+        ["", _heading(largest, _name(labels, at)), *_changes(largest, width)]
+        for at, largest in enumerate(found)
+        if largest.reliefs
+    ]
+    if changes:
+        lines += ["", *_wrapped(_CHANGES, width), *(line for block in changes for line in block)]
+    return lines
+
+
+def _labels(found: Sequence[Largest]) -> Columns:
+    """Return the settings that differ between the answers, by title of their column: a cell for each."""
+    results = list(map(_result, found))
+    cards = [largest.record.detail["fits"][0]["gpu"] for largest in found]
+    models = [short_model(largest.record.point.model) for largest in found]
+    precisions = [largest.record.point.precision for largest in found]
+    columns = {"GPU": cards, "model": models, "precision": precisions}
+    for name in varying_settings(results):
+        if name != found[0].axis.setting:
+            columns[SHORT_TITLES.get(name, name)] = [plain_text(result.settings[name]) for result in results]
+    return {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
+
+
+def _result(largest: Largest) -> Result:
+    (result,) = gather([largest.record])
+    return result
+
+
+def _name(labels: Columns, at: int) -> str:
+    """Return what tells one answer from the others; empty where it is the only one."""
+    plain = ("GPU", "model", "precision")
+    return ", ".join(
+        cells[at] if title in plain else f"{title} {cells[at]}" for title, cells in labels.items()
+    )
+
+
+def _title(found: Sequence[Largest], labels: Columns) -> str:
+    """Return what was asked, with the settings that all answers share."""
+    first, point = found[0], found[0].record.point
+    what, _, _ = _TITLES[first.axis.setting]
+    card = "" if "GPU" in labels else f" on {first.record.detail['fits'][0]['gpu']}"
+    settings, defaults = point_settings(point), point_settings(Point(model=point.model))
+    own = [name for name in settings if SHORT_TITLES.get(name, name) in labels]
+    parts = [describe(_result(first), leave_out=(first.axis.setting, *own))]
+    if "recipe" not in labels:
+        parts.append(f"recipe {point.train.recipe}")
+    if "autocast" not in labels and point.train.autocast == "none":
+        parts.append("no autocast")
+    parts += [
+        f"{SHORT_TITLES.get(name, name)} {plain_text(value)}"
+        for name, value in settings.items()
+        if value not in (None, defaults[name]) and name not in (*DESCRIBED, "recipe", *own)
+    ]
+    return f"{what}{card}: {', '.join(filter(None, parts))}"
+
+
+def _answers(found: Sequence[Largest], labels: Columns, width: int) -> list[str]:
+    _, column, _ = _TITLES[found[0].axis.setting]
+    header = [*labels, column, "bound by", "left", "filled by"]
+    rows = [
+        [*(cells[at] for cells in labels.values()), *_answer(largest)] for at, largest in enumerate(found)
+    ]
+    lines = _with_text([header, *rows], "<" * len(labels) + "><>", width)
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _answer(largest: Largest) -> list[str]:
+    value = "none" if largest.value is None else f"{largest.value:,}"
+    room = largest.record.detail["fits"][0]["headroom_bytes"]
+    left = format_bytes(room) if room is None or room >= 0 else f"{format_bytes(-room)} short"
+    total = sum(largest.fills.values())
+    fills = [f"{_words(name)} {100 * size / total:.0f}{_NO_BREAK}%" for name, size in largest.fills.items()]
+    mark = _RETRIED if _after_retries(largest) else ""
+    return [value, largest.limited_by + mark, left, ", ".join(fills[:MOST_FILLS])]
+
+
+def _words(category: str) -> str:
+    return "logits and loss" if category == "logits_loss" else category.replace("_", " ")
+
+
+def _after_retries(largest: Largest) -> bool:
+    verdict = largest.record.detail["fits"][0]["verdict"]
+    return largest.value is not None and str(verdict).startswith("ok after")
+
+
+def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
+    axis = found[0].axis
+    by_memory = [largest.limited_by == "memory" for largest in found]
+    notes = [f"In steps of {axis.step}."]
+    if any(by_memory):
+        where = "" if all(by_memory) else " where memory is the bound"
+        notes[0] += f" One step above each answer was planned{where} and does not fit."
+    if any(largest.value is None for largest in found):
+        least = _at(axis, axis.step)
+        notes.append(f"none: the least, {least}, does not fit; the rest of the row is for that.")
+    limits = {largest.axis.why: None for largest in found if largest.limited_by != "memory"}
+    notes += [f"Not memory but a limit ends the search: {why}." for why in limits]
+    if any(map(_after_retries, found)):
+        notes.append(_RETRIED_NOTE)
+    for at, largest in enumerate(found):
+        if not largest.is_monotone:
+            name = _name(labels, at)
+            told = "not monotone, a value that fits is above one that does not; see --json."
+            notes.append(f"{name}: {told}" if name else told.capitalize())
+    return notes
+
+
+def _at(axis: Axis, value: int) -> str:
+    return _TITLES[axis.setting][2].format(value)
+
+
+def _heading(largest: Largest, name: str) -> str:
+    """Return which answer the changes are for, where they were planned, and what grows."""
+    axis, above = largest.axis, largest.above
+    # Where the step above cannot be planned, the changes were planned at the answer.
+    is_planned = above is not None and above.reserved_bytes is not None
+    value = above.value if above is not None and is_planned else largest.value or axis.step
+    heading = f"{name} at {_at(axis, value)}" if name else f"At {_at(axis, value)}"
+    if largest.grows is not None:
+        grown = format_bytes(largest.grows_bytes)
+        heading += f" (what grows most: {_words(largest.grows)}, {grown} for {axis.step} more)"
+    return f"{heading}:"
+
+
+def _changes(largest: Largest, width: int) -> list[str]:
+    """Return the changes as a table, those that are enough first; times only where they are known."""
+    reliefs = sorted(largest.reliefs, key=lambda relief: not relief.fits)
+    ratios = [relief.step_time_ratio for relief in reliefs]
+    columns = {
+        "change": [change_text(relief.changes) for relief in reliefs],
+        "frees": [format_bytes(relief.freed_bytes) for relief in reliefs],
+        "fits": ["yes" if relief.fits else "no" for relief in reliefs],
+        "step time": [NOT_AVAILABLE if ratio is None else f"x {ratio:.2f}" for ratio in ratios],
+        "what it costs": [relief.cost for relief in reliefs],
+    }
+    if not any(ratios):
+        del columns["step time"]
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    return [GAP + line for line in _with_text(rows, "<><>"[: len(columns) - 1], width - len(GAP))]
+
+
+def change_text(changes: Mapping[str, Any]) -> str:
+    """Return changed settings as the tables name them: 'recipe trainer', 'batch 2, accum 2'."""
+    return ", ".join(
+        "LoRA" if name == "lora" else f"{SHORT_TITLES.get(name, name)} {plain_text(value)}"
+        for name, value in changes.items()
+    )
+
+
+def _with_text(rows: Sequence[Cells], align: str, width: int) -> list[str]:
+    """Return rows as an aligned table whose last column is text, which goes on below itself."""
+    heads = aligned([row[:-1] for row in rows], align)
+    indent = max(map(len, heads)) + len(GAP)
+    lines = []
+    for head, row in zip(heads, rows, strict=True):
+        first, *more = textwrap.wrap(row[-1], max(width - indent, LEAST_TEXT)) or [""]
+        lines += [f"{head:<{indent}}{first}".rstrip(), *(" " * indent + part for part in more)]
+    return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
