@@ -170,11 +170,10 @@ def _executor(
 
 def check_names(scenario: Scenario, points: tuple[Point, ...]) -> None:
     """Tell an unknown GPU or model before anything is run; raises CatalogError."""
-    from qbench.catalog.gpus import find_gpu
     from qbench.catalog.models import resolve_model
+    from qbench.cli.target import tell_other_variants
 
-    for gpu in scenario.plan.gpus:
-        find_gpu(gpu)
+    tell_other_variants(scenario.plan.gpus)
     for model in dict.fromkeys(point.model for point in points):
         resolve_model(model)
 

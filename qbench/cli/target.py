@@ -159,11 +159,16 @@ def named_cards(gpus: Sequence[str], card: tuple[str, str]) -> list[GpuSpec]:
     hold.
     """
     described = [described_gpu(*card)] if any(card) else []
-    for name in gpus:
+    tell_other_variants(gpus)
+    return [*described, *(find_gpu(name) for name in gpus)]
+
+
+def tell_other_variants(names: Sequence[str]) -> None:
+    """Say on stderr how a name was read that several cards of the catalog could have. Raises CatalogError."""
+    for name in dict.fromkeys(names):
         others = ", ".join(other.name for other in other_variants(name))
         if others:
             print_note(f"{name} is read as {find_gpu(name).name}; other cards of the catalog: {others}")
-    return [*described, *(find_gpu(name) for name in gpus)]
 
 
 def described_gpu(memory: str, compute_capability: str) -> GpuSpec:

@@ -74,7 +74,7 @@ class Series:
     kind: Kind
     device: str | None
     machine: str
-    """Name of the device; empty for plans."""
+    """Name of the device; of a plan the compute capability or, where a number is of speed, the card."""
     metric: str
     unit: str
     samples: tuple[Sample, ...]
@@ -94,29 +94,36 @@ def trend(
     be found and Apache Otava is not installed.
     """
     groups: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
-    for record in records:
+    for record, metric in itertools.product(records, metrics):
         if record.outcome == "ok":
-            machine = "" if record.kind == "plan" else str(record.environment.get("device_name"))
-            runs = groups.setdefault((record.point, record.kind, record.device, machine), {})
-            runs.setdefault(record.run_id, []).append(record)
+            group = (record.point, record.kind, record.device, _machine(record, metric), metric)
+            groups.setdefault(group, {}).setdefault(record.run_id, []).append(record)
     found = []
-    for (point, kind, device, machine), runs in groups.items():
-        for metric in metrics:
-            samples = _samples(runs, metric)
-            if len(samples) >= FEWEST_RUNS:
-                found.append(
-                    Series(
-                        point=point,
-                        kind=kind,
-                        device=device,
-                        machine=machine,
-                        metric=metric,
-                        unit=METRICS[metric].unit,
-                        samples=samples,
-                        changes=_changes(metric, samples) if find_changes else (),
-                    )
+    for (point, kind, device, machine, metric), runs in groups.items():
+        samples = _samples(runs, metric)
+        if len(samples) >= FEWEST_RUNS:
+            found.append(
+                Series(
+                    point=point,
+                    kind=kind,
+                    device=device,
+                    machine=machine,
+                    metric=metric,
+                    unit=METRICS[metric].unit,
+                    samples=samples,
+                    changes=_changes(metric, samples) if find_changes else (),
                 )
+            )
     return found
+
+
+def _machine(record: Record, metric: str) -> str:
+    if record.kind == "measurement":
+        return str(record.environment.get("device_name"))
+    fits, capability = record.detail.get("fits"), record.detail.get("compute_capability")
+    if METRICS[metric].gate == "statistical" and fits:
+        return str(fits[0]["gpu"])
+    return f"compute capability {'.'.join(map(str, capability))}" if capability else ""
 
 
 def no_history_text(records: Iterable[Record], metrics: Sequence[str]) -> str:
@@ -126,8 +133,8 @@ def no_history_text(records: Iterable[Record], metrics: Sequence[str]) -> str:
         named = f" ({', '.join(runs)})" if runs else ""
         return (
             f"{counted(len(runs), 'run')} read{named}; a history needs {FEWEST_RUNS} or more that have the "
-            f"metric ({followed}). Run the scenario again, nightly for instance, each time into a folder of "
-            "its own (`qbench run SCENARIO --out FOLDER`), and give all of the folders."
+            f"metric ({followed}). Run or plan the scenario again, nightly for instance, each time into a "
+            "folder of its own (`--out FOLDER`), and give all of the folders."
         )
     return (
         f"{len(runs)} runs read; fewer than {FEWEST_RUNS} of them have the same metric ({followed}) of the "

@@ -37,15 +37,17 @@ def plan(
 ) -> Record:
     """Return the planned record of a point, with the kernels of `device`.
 
-    `gpus` are held against the plan (detail.fits), each with the kernels that it would run; the metrics are
-    those of the first. `allocator` has the settings of CUDA's caching allocator, None its defaults; the
-    environment is never asked. `on_trace` is given the first one's trace, with every allocation. `tracer` is
-    asked for the traces, None runs the step. Raises StepError when the step cannot be built.
+    On CUDA `gpus` are held against the plan (detail.fits), each with the kernels that it would run; the
+    metrics are those of the first that has kernels for the step. `allocator` has the settings of CUDA's
+    caching allocator, None its defaults; the environment is never asked. `on_trace` is given the trace of
+    that GPU, with every allocation. `tracer` is asked for the traces, None runs the step. Raises StepError
+    when the step cannot be built.
 
     A plan has step times where a GPU is named, or a calibration of the device is among `calibrations`; on the
-    CPU that is the only source of them. A first GPU that does not hold the step has no time in the metrics;
+    CPU that is the only source of them. The metrics have none where their GPU does not hold the step;
     detail.fits says what it would take there, memory aside.
     """
+    gpus = gpus if device == "cuda" else ()
     asked = allocator or AllocatorConfig()
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
@@ -53,7 +55,8 @@ def plan(
     is_timed = bool(gpus) or (device == "cpu" and bool(mine))
     cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
     found = (tracer or traces)(point, device, list(dict.fromkeys(cards)), allocator, with_costs=is_timed)
-    card, traced = cards[0], found[cards[0]]
+    card = next((card for card in cards if isinstance(found[card], Trace)), cards[0])
+    traced = found[card]
     if isinstance(traced, StepError):
         raise traced
     if on_trace is not None:
@@ -69,8 +72,7 @@ def plan(
         detail["allocator"] = asdict(asked)
         if asked != allocator:
             detail["caveats"].append(_NO_COLLECTION)
-        tokens = point.train.per_device_train_batch_size * point.train.seq_len
-        detail["caveats"] += kernel_caveats(card, traced.attention, tokens, _has_4bit(point))
+        detail["caveats"] += _kernel_caveats([(None, traced), *held], card, point)
     elif traced.work is not None:
         metrics |= cpu_times(traced.work, point, detail, mine[0])
     return Record(
@@ -177,6 +179,20 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
             f"{', '.join(slow)} without bf16 hardware (or no figure for it) will be slow or need fp16"
         )
     return said
+
+
+def _kernel_caveats(
+    held: Sequence[tuple[GpuSpec | None, Trace | StepError]], card: Card, point: Point
+) -> list[str]:
+    """Return what cannot be known of the kernels: of the metrics' card, and what else of the others."""
+    tokens = point.train.per_device_train_batch_size * point.train.seq_len
+    said: dict[str, str] = {}
+    for gpu, found in held:
+        if isinstance(found, Trace):
+            on = card if gpu is None else card_of(gpu)
+            for text in kernel_caveats(on, found.attention, tokens, _has_4bit(point)):
+                said.setdefault(text, text if gpu is None else f"{gpu.name}: {text}")
+    return list(said.values())
 
 
 def _needs_other(found: Trace, traced: Trace) -> bool:

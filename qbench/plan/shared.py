@@ -15,8 +15,8 @@ That is exact where its assumptions hold, and each is checked, or kept by constr
   the shape of each operator, to the unit, and every number comes out whole; the samples are chosen so that a
   jump or a bend between them would not fit;
 - between samples, choices change at thresholds: those by rounding are kept out by the grains of `families`,
-  and those by size (bitsandbytes' 4-bit product, optimizers' 4096 and 100,000 elements, the window of an
-  attention) change once as a size grows, so that no two samples on both sides of one agree;
+  and those by size (bitsandbytes' 4-bit product from 17 tokens on, optimizers' 4096 and 100,000 elements, the
+  window of an attention) change once as a size grows, so that no two samples on both sides of one agree;
 - batch sizes, of which there are few, are all sampled; nothing is worked out beyond the largest sample.
 
 A part that fails a check is cut again, until too few points are left: those are recorded each on its own.

@@ -151,7 +151,7 @@ def _unfinished(results: Sequence[Result]) -> list[str]:
     return [
         f"Not finished: {points} {'is' if len(left) == 1 else 'are'} not measured yet "
         f"({listed(list(dict.fromkeys(left)))}). "
-        "The same qbench run command goes on from there."
+        "The same qbench run command goes on from there, if its scenario still asks for them."
     ]
 
 

@@ -25,6 +25,9 @@ NARROW_LABEL = 13
 TIGHT = 0.1
 """Share of a card's memory below which what is left is called tight."""
 
+_OF_TRAINING = ("usd_per_hour", "price_from", "step_time_s", "tokens_per_s", "cost_usd_per_mtok")
+"""What is told only of a card that can train: elsewhere no step takes a time or money."""
+
 # Pale enough that the page's ink is read on them, on white and on near-black.
 SHADES = ("rgba(213,94,0,0.42)", "rgba(230,159,0,0.30)", "rgba(44,127,184,0.38)")
 """Does not fit, fits tightly, fits."""
@@ -37,7 +40,8 @@ def fits_table(results: Sequence[Result], numbers: Numbers | None = None) -> Tab
     add_settings(draft, [result for result, _ in asked])
     draft.add("Precision", [result.point.precision for result, _ in asked])
     for key in dict.fromkeys(key for _, fit in asked for key in fit if not isinstance(fit[key], dict)):
-        draft.add(_title(key), [_plain(fit.get(key)) for _, fit in asked], _unit(key))
+        told = [fit.get(key) if fit.get("fits") or key not in _OF_TRAINING else None for _, fit in asked]
+        draft.add(_title(key), list(map(_plain, told)), _unit(key))
     draft.add("Records", [numbers_text([result], numbers or {}) for result, _ in asked], RECORDS)
     return draft.table()
 

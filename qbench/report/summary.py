@@ -168,19 +168,24 @@ def _breakdown(result: Result) -> list[Cells]:
 
 
 def _planned_time(result: Result) -> dict[str, Any]:
-    """Return where planned time goes on the first device asked about; empty where it has no time for it."""
+    """Return where planned time goes on the device that the metrics are of; empty where it has none."""
+    fits, told = result.detail.get("fits"), _told_card(result)
+    if told is not None:
+        return (told.get("time") if told["fits"] else None) or {}
+    return {} if fits else result.detail.get("time") or {}
+
+
+def _told_card(result: Result) -> dict[str, Any] | None:
+    """Return the card that the metrics are of, the first with kernels for the step; None without cards."""
     fits = result.detail.get("fits") or []
-    if fits and not fits[0]["fits"]:
-        return {}
-    return (fits[0].get("time") if fits else result.detail.get("time")) or {}
+    return next((fit for fit in fits if fit["headroom_bytes"] is not None), None)
 
 
 def _time_remarks(result: Result) -> dict[str, str]:
-    time = _planned_time(result)
+    time, card = _planned_time(result), _told_card(result)
     if not time:
         return {}
-    fits = result.detail.get("fits") or []
-    device = fits[0]["gpu"] if fits else "this CPU"
+    device = "this CPU" if card is None else card["gpu"]
     shared = "" if time["mfu"] is None else f"{_percent(time['mfu'])} of the peak arithmetic (MFU)"
     return {
         "step_time_s": f"planned for {device}, bound by {time['bound']}; {time['rates']}",

@@ -124,10 +124,14 @@ def _verdict(setting: Setting, record: Record) -> html.Section:
             *([html.P(f"On the card: {how}.", className="note")] if how != "ok" else []),
             html.Button("Pin to compare", type="button", **_attributes(data_pin=setting.query)),
             html.Dl([html.Div([html.Dt(title), html.Dd(value)]) for title, value in values]),
-            *([html.P(_price(fit), className="note")] if fit.get("usd_per_hour") is not None else []),
+            *([html.P(_price(fit), className="note")] if _is_priced(fit) else []),
         ],
         className=f"verdict {'fits' if fit['fits'] else 'short'}",
     )
+
+
+def _is_priced(fit: Mapping[str, Any]) -> bool:
+    return bool(fit["fits"]) and fit.get("usd_per_hour") is not None
 
 
 def _price(fit: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def test_a_young_history_says_what_it_takes(history: Path, capsys: pytest.Captur
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert line.startswith("2 runs read (night-00, night-01); a history needs 3 or more")
-    assert "Run the scenario again" in line
+    assert "Run or plan the scenario again" in line
     assert main(["trend", *few, "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"series": []}

@@ -61,6 +61,28 @@ def test_points_kinds_and_machines_are_apart():
     ]
 
 
+def test_plans_for_other_cards_are_apart_where_their_numbers_depend_on_them():
+    def planned(first: int, gpu: str, capability: list[int], peak: int) -> list[Record]:
+        detail = {"fits": [{"gpu": gpu, "fits": True}], "compute_capability": capability}
+        metrics = {"peak_allocated_bytes": peak, "step_time_s": 1.0}
+        return [night(n, metrics=metrics, detail=detail) for n in range(first, first + 3)]
+
+    records = [
+        *planned(0, "T4", [7, 5], 2 * GIB),
+        *planned(3, "RTX 3070", [8, 6], GIB),
+        *planned(6, "A40", [8, 6], GIB),
+    ]
+    found = trend(records, find_changes=False)
+    # Memory by what the kernels are chosen by, times by the card.
+    assert [(one.metric, one.machine, len(one.samples)) for one in found] == [
+        ("peak_allocated_bytes", "compute capability 7.5", 3),
+        ("step_time_s", "T4", 3),
+        ("peak_allocated_bytes", "compute capability 8.6", 6),
+        ("step_time_s", "RTX 3070", 3),
+        ("step_time_s", "A40", 3),
+    ]
+
+
 def test_two_runs_or_failed_ones_are_no_history():
     assert trend(plans(GIB, GIB), find_changes=False) == []
     failed = night(2, outcome="error", metrics={})

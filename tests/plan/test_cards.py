@@ -79,13 +79,32 @@ def test_a_card_without_a_kernel_is_an_answer_and_the_others_are_planned(model: 
     record = plan(point, "cuda", names)
     ada, turing = record.detail["fits"]
     assert (ada["fits"], turing["fits"], turing["headroom_bytes"]) == (True, False, None)
-    assert turing["verdict"] == "flash_attention_2 needs compute capability 8.0 or more, not 7.5; take sdpa"
+    assert turing["verdict"] == "flash_attention_2 needs compute capability 8.0 or more; take sdpa"
     assert f"T4: {turing['verdict']}" in record.detail["caveats"]
     assert turing.get("step_time_s") is None
     together = plan(point, "cuda", names, tracer=SharedTraces([point]))
     assert together.detail == record.detail
-    with pytest.raises(StepError, match=r"not 7\.5"):
-        plan(point, "cuda", names[::-1])
+    # In whatever order: the numbers are those of the first card that has the kernels.
+    reverse = plan(point, "cuda", names[::-1])
+    assert reverse.detail["fits"] == record.detail["fits"][::-1]
+    assert reverse.metrics == record.metrics
+    assert reverse.detail["compute_capability"] == [8, 9]
+    with pytest.raises(StepError, match=r"8\.0 or more"):
+        plan(point, "cuda", names[1:])
+
+
+def test_caveats_on_kernels_are_told_of_each_card_once(model: Path) -> None:
+    point = tiny_point(model, "bf16")
+    names = [find_gpu(name) for name in ("A100-SXM4-80GB", "H100 SXM", "B200")]
+    told = [text for text in plan(point, "cuda", names).detail["caveats"] if "cuDNN" in text]
+    (text,) = [text for text in plan(point, "cuda", names[1:2]).detail["caveats"] if "cuDNN" in text]
+    assert told == [f"H100 SXM: {text}"]
+
+
+def test_named_cards_are_no_part_of_a_plan_for_the_cpu(model: Path) -> None:
+    point = tiny_point(model, "bf16")
+    with_card, without = plan(point, "cpu", [find_gpu("T4")]), plan(point, "cpu")
+    assert (with_card.metrics, with_card.detail) == (without.metrics, without.detail)
 
 
 def test_the_first_card_has_the_metrics_and_others_are_told(model: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from qbench.compare.results import gather
 from qbench.records.record import Record
-from qbench.report.fits import how_far, what_fits
+from qbench.report.fits import fits_table, how_far, what_fits
 from qbench.report.style import WRAP, wrapped
 from tests.compare.hand_made import make_record
 
@@ -40,6 +40,18 @@ def test_cells_say_what_is_left_and_shades_whether_it_is_enough():
     # 1 GiB of 16 is less than a tenth; 3 GiB of room that did not help, in fragments, is no number.
     assert [list(row) for row in trace.text] == [["-1.2", "1.0"], ["no", "12.0"]]
     assert [list(row) for row in trace.z] == [[0, 1], [0, 2]]
+
+
+def test_a_card_that_does_not_hold_a_plan_has_no_time_and_no_price_in_the_table():
+    told = {"usd_per_hour": 0.5, "price_from": "x, 2026", "step_time_s": 2.0, "num_alloc_retries": 1}
+    cards = [held(-1.0, False) | told, held(3.0, True, "L4", 24) | told]
+    table = fits_table(gather([plan("bf16", *cards)]))
+    assert table is not None
+    t4, l4 = (dict(zip([column.title for column in table.columns], row, strict=True)) for row in table.rows)
+    times = ("USD an hour", "Price from", "Step time")
+    assert [t4[title] for title in times] == [None, None, None]
+    assert [l4[title] for title in times] == [0.5, "x, 2026", 2.0]
+    assert t4["Retries"] == 1
 
 
 def test_several_models_have_a_map_for_each_card():

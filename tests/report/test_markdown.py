@@ -45,7 +45,7 @@ def interrupted(begun: str = "sweep-20261124T120000Z", resumed: str = "") -> lis
 def test_a_run_that_is_not_finished_says_so_first():
     said = (
         "Not finished: 2 of 4 planned points are not measured yet (sweep). "
-        "The same qbench run command goes on from there."
+        "The same qbench run command goes on from there, if its scenario still asks for them."
     )
     for records in (interrupted(), interrupted(resumed="sweep-20261125T060000Z")):
         assert gather_content(records).sentences[0] == said
