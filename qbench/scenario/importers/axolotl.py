@@ -61,21 +61,29 @@ def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
     if adapter == "qlora" and not is_in_4bit:
         text = "given 'qlora' without load_in_4bit; axolotl trains it with load_in_4bit: true only"
         reader.refuse("adapter", text)
-    rank, alpha = reader.whole("lora_r", of="r", default=8), reader.number("lora_alpha", default=16)
-    dropout = reader.number("lora_dropout", default=0.0)
-    reader.get("lora_target_modules")
-    everything = reader.is_on("lora_target_linear")
-    use_dora, use_rslora = reader.is_on("peft_use_dora"), reader.is_on("peft_use_rslora")
-    if not adapter:
+    reader.get(*_ADAPTER_KEYS)
+    if not adapter and not reader.has_refused("adapter"):
         return None
+    everything = reader.is_on("lora_target_linear")
     return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
+        "r": reader.whole("lora_r", of="r", default=8),
+        "lora_alpha": reader.number("lora_alpha", default=16),
+        "lora_dropout": reader.number("lora_dropout", default=0.0),
         "target_modules": "all-linear" if everything else reader.modules(model, "lora_target_modules"),
-        "use_dora": use_dora,
-        "use_rslora": use_rslora,
+        "use_dora": reader.is_on("peft_use_dora"),
+        "use_rslora": reader.is_on("peft_use_rslora"),
     }
+
+
+_ADAPTER_KEYS = (
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_target_linear",
+    "peft_use_dora",
+    "peft_use_rslora",
+)
 
 
 def _train(reader: Reader) -> dict[str, Any]:

@@ -37,9 +37,12 @@ _KEYS = {
 }
 """How each format names the model, and the longest sequence."""
 
+_AXOLOTL_UNNAMED = {"sequence_len", "micro_batch_size"}
+"""Keys that tell axolotl where its key of the model is misspelt; files of other tools may have them, too."""
+
 _MARKS = (
     ("trainer", OF_SCRIPTS),
-    ("axolotl", {"base_model", "sequence_len", "micro_batch_size"}),
+    ("axolotl", {"base_model"} | _AXOLOTL_UNNAMED),
     ("llama-factory", {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"}),
     (
         "trl",
@@ -100,8 +103,10 @@ def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) 
 
 
 def _format_of(file: Path, values: Mapping[str, Any]) -> str:
+    named_by_others = {"model_name_or_path", "model_name"} & values.keys()
+    keys = values.keys() - _AXOLOTL_UNNAMED if named_by_others else values.keys()
     for form, marks in _MARKS:
-        if marks & values.keys():
+        if marks & keys:
             return form
     known = sorted({mark for _, marks in _MARKS for mark in marks})
     meant = {key: misspelt(key, known) for key in values}

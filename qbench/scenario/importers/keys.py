@@ -48,8 +48,8 @@ _MEMORY = """
     auto_find_batch_size badam_* batch_eval_metrics bf16_full_eval
     bnb_4bit_quant_storage* chunked_cross_entropy context_parallel_size create_new_adapter
     cut_cross_entropy ddp_bucket_cap_mb deepspeed device_map double_* ema embeddings_skip_upcast
-    enable_liger_kernel expandable_segments expert_parallel_size flash_attn_* flash_optimum fp8
-    fp8_* freeze_* fsdp fsdp_* full_determinism galore_* gptq* gpu_memory_limit image_*
+    enable_liger_kernel expandable_segments expert_parallel_size flash_attn_* flash_optimum
+    flex_attention fp8 fp8_* freeze_* fsdp fsdp_* full_determinism galore_* gptq* gpu_memory_limit image_*
     include_for_metrics kernels label_smoothing_factor liger_* lisa_* llama4_linearized_experts
     loftq* lomo* lora_embedding_kernel lora_mlp_kernel lora_modules_to_save lora_o_kernel
     lora_on_cpu lora_qkv_kernel lora_target_parameters low_bit_* max_memory mixture_of_depths
@@ -57,11 +57,11 @@ _MEMORY = """
     optim_target_modules optimizer_kwargs padding_free parallelism_config
     peft_layers_to_transform plugins precompute_* pref_* processor_type qat quantize_* ref_model
     reference_model relora* resize_token_embeddings_to_32x resize_vocab reward_model rl
-    rope_scaling router_aux_loss_coef sequence_parallel_* shift_attn shrink_embeddings
+    rope_scaling router_aux_loss_coef sage_attention sequence_parallel_* shift_attn shrink_embeddings
     sp_attention tensor_parallel_size tokens torch_compile* torch_empty_cache_steps
     unfrozen_parameters unsloth_* upcast_* use_adam_mini use_apollo use_badam use_cache
-    use_galore use_liger use_liger_kernel use_llama_pro use_muon use_unsloth use_unsloth_gc
-    vision_* xformers_attention
+    use_galore use_liger use_liger_kernel use_llama_pro use_muon use_qlora use_unsloth
+    use_unsloth_gc vision_* xformers_attention
 """
 
 MEMORY = frozenset(_MEMORY.split())

@@ -25,11 +25,10 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     if stage not in ("sft", "pt"):
         reader.tell(f"stage: {stage} runs other passes than training on text; planned as sft")
     precision, autocast = _precision(reader, kind)
-    lora = _lora(reader, model)
     settings = {
         "model": model,
         "precision": precision,
-        "lora": lora if kind == "lora" else None,
+        "lora": _lora(reader, model, kind),
         "train": _train(reader) | {"autocast": autocast},
     }
     if precision not in ("bf16", "fp16", "fp32"):
@@ -64,11 +63,16 @@ def _quantized(reader: Reader) -> str | None:
         return None
     bits = reader.bits("quantization_bit", (4, 8))
     reader.choice("quantization_method", allowed=("bnb", "bitsandbytes"), default="bnb")
+    if bits == 8:
+        return "int8"
     kind = reader.choice("quantization_type", allowed=("nf4", "fp4"), default="nf4")
-    return "int8" if bits == 8 else f"{kind}-dq" if double else kind
+    return f"{kind}-dq" if double else kind
 
 
-def _lora(reader: Reader, model: str) -> dict[str, Any]:
+def _lora(reader: Reader, model: str, kind: str) -> dict[str, Any] | None:
+    if kind == "full":
+        reader.get("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora")
+        return None
     rank = reader.whole("lora_rank", of="r", default=8)
     everything = reader.get("lora_target", default=[]) == []
     return {

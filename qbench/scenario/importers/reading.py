@@ -184,11 +184,15 @@ class Reader:
         return OPTIMIZERS.get(value, "adamw_torch")
 
     def attention(self, name: str, by_name: Mapping[str, str], default: str) -> str:
-        """Return qbench's name of the attention that is chosen; one that is not planned is told."""
-        value = str(self.get(name, default=default))
+        """Return qbench's name of the attention that is chosen; one that is not planned is told.
+
+        `default`, also one of qbench's names, stands for it and for none that is chosen.
+        """
+        value = str(self.get(name, default=default)) or default
         if value not in by_name:
-            self.tell_unplanned(name, value, by_name, "what transformers would choose is")
-        return by_name.get(value, "auto")
+            instead = "what transformers would choose" if default == "auto" else default
+            self.tell_unplanned(name, value, by_name, f"{instead} is")
+        return by_name.get(value, default)
 
     def dtype(self, model: str, *names: str) -> str | None:
         """Return fp32, bf16 or fp16 as a dtype's name says, None where none is named.
@@ -294,7 +298,11 @@ class Reader:
     def doubts(self) -> dict[str, str]:
         """Return by key which values and unknown keys may be misspelt, and what may be meant."""
         absent = sorted(self._taken - self.values.keys())
-        meant = {key: misspelt(key, absent) for key in self._unknown()}
+        words = {word for name in self._taken for word in name.split("_")}
+        # What has known words only is another key: use_lora is not misspelt for use_rslora, nor is
+        # gradient_checkpointing for disable_gradient_checkpointing.
+        suspects = [key for key in self._unknown() if not words.issuperset(key.split("_"))]
+        meant = {key: misspelt(key, absent) for key in suspects}
         keys = {key: f"unknown key; did you mean {name}?" for key, name in meant.items() if name}
         return self._doubted | keys
 

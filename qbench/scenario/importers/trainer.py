@@ -79,6 +79,7 @@ def _qlora(reader: Reader) -> _Values:
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "optim": "paged_adamw_32bit",
         "gradient_checkpointing": True,
     }  # fmt: skip
+    reader.get("source_max_len", "target_max_len")  # A max_length, as of --seq, stands for both.
     full = reader.is_on("full_finetune")
     bits = reader.bits("bits", (4, 8, 16, 32)) if "bits" in reader.values else 4
     if full and "bits" in reader.values and bits not in (16, 32):

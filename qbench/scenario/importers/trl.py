@@ -58,7 +58,8 @@ def _precision(reader: Reader, model: str, quantized: str | None) -> str:
 
 def quantized_precision(reader: Reader) -> str | None:
     """Return the precision of a base that is loaded quantized, else None."""
-    kind = reader.choice("bnb_4bit_quant_type", "quant_type", allowed=("nf4", "fp4"), default="nf4")
+    kinds = ("bnb_4bit_quant_type", "quant_type")
+    reader.get(*kinds)
     double = reader.is_on(
         "use_bnb_nested_quant", "use_nested_quant", "double_quant", "bnb_4bit_use_double_quant"
     )
@@ -67,6 +68,7 @@ def quantized_precision(reader: Reader) -> str | None:
     if dtype_name(reader.get("bnb_4bit_compute_dtype")) == "fp32" and in_4bit:
         reader.tell("bnb_4bit_compute_dtype: products in float32 are planned in bf16")
     if in_4bit:
+        kind = reader.choice(*kinds, allowed=("nf4", "fp4"), default="nf4")
         return f"{kind}-dq" if double else kind
     return "int8" if in_8bit else None
 

@@ -15,9 +15,10 @@ SWITCHES = {"true": True, "yes": True, "auto": True, "1": True, "false": False, 
 SWITCHES |= {"": False}
 """What a switch says, also as text; these tools take auto as on."""
 
-LIKE_KEY, LIKE_VALUE = 0.8, 0.9
-"""How like a known name (1: equal) an unknown one must be to count as its misspelling. Values are more alike
-among themselves: adamw_torch_npu_fused is 0.89 like adamw_torch_fused, and another optimizer."""
+LIKE_KEY, LIKE_VALUE = 0.85, 0.9
+"""How like a known name (1: equal) an unknown one must be to count as its misspelling: max_source_length is
+0.84 like max_seq_length, and another key. Values are more alike among themselves: adamw_torch_npu_fused is
+0.89 like adamw_torch_fused, and another optimizer."""
 
 
 def whole_number(value: Any) -> int | None:
@@ -54,9 +55,9 @@ def not_among(allowed: Sequence[str], value: Any) -> str:
 def misspelt(given: str, names: Iterable[str], likeness: float = LIKE_KEY) -> str | None:
     """Return the name that is most likely misspelt, None where none is so like.
 
-    Other digits make another name, and so do words before it: gradient_checkpointing is not misspelt for
-    disable_gradient_checkpointing.
+    Other digits make another name, and so do words before it: disable_gradient_checkpointing is not misspelt
+    for gradient_checkpointing.
     """
     digits = re.sub(r"\D", "", given)
-    meant = [name for name in names if re.sub(r"\D", "", name) == digits and not name.endswith(f"_{given}")]
+    meant = [name for name in names if re.sub(r"\D", "", name) == digits and not given.endswith(f"_{name}")]
     return next(iter(difflib.get_close_matches(given.casefold(), meant, n=1, cutoff=likeness)), None)

@@ -147,8 +147,64 @@ def test_a_value_that_says_nothing_known_is_refused(tmp_path: Path, values: dict
     assert problem.startswith(f"{file}:{line}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"model_name_or_path": "gpt2", "finetuning_type": "full", "lora_alpha": 0, "lora_dropout": 1}
+            | {"lora_rank": "x", "lora_target": False, "use_dora": "x"},
+            {"r": None, "precision": "fp32"},
+        ),
+        (LLAMA_FACTORY | {"quantization_bit": 8, "quantization_type": "fp8"}, {"precision": "int8"}),
+        (
+            AXOLOTL
+            | {"adapter": None, "lora_r": 0, "lora_alpha": 0, "lora_dropout": 1, "peft_use_dora": "x"}
+            | {"lora_target_modules": False, "lora_target_linear": "x", "peft_use_rslora": "x"},
+            {"r": None, "precision": "bf16"},
+        ),
+        (TRL | {"bnb_4bit_quant_type": "none"}, {"precision": "fp32"}),
+        (TRL | {"bnb_4bit_quant_type": "fp8", "load_in_8bit": True}, {"precision": "int8"}),
+        (TRAINER | {"bnb_4bit_quant_type": ""}, {"precision": "fp32"}),
+        (QLORA | {"bits": 16, "quant_type": "fp8", "bf16": True}, {"precision": "bf16"}),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_used_is_not_refused(
+    tmp_path: Path, values: dict[str, Any], expected: dict[str, Any]
+):
+    settings, caveats = imported(tmp_path, values)
+    assert {name: settings[name] for name in expected} == expected
+    assert not any("unknown" in text for text in caveats)
+
+
+@pytest.mark.parametrize(
+    ("values", "planned", "told"),
+    [
+        (AXOLOTL | {"flash_attention": True}, "flash_attention_2", "flash_attention_2 is"),
+        (AXOLOTL | {"sdp_attention": True}, "sdpa", "sdpa is"),
+        (AXOLOTL | {"eager_attention": True}, "eager", "eager is"),
+        (AXOLOTL, "auto", "what transformers would choose is"),
+        (TRL, "auto", "what transformers would choose is"),
+    ],
+)
+def test_attention_that_is_not_planned_leaves_the_one_switched_on(
+    tmp_path: Path, values: dict[str, Any], planned: str, told: str
+):
+    settings, caveats = imported(tmp_path, values | {"attn_implementation": "flex_attention"})
+    assert settings["attn_implementation"] == planned
+    assert f"attn_implementation: flex_attention is not planned; {told}" in caveats
+
+
+def test_attention_of_no_name_is_not_set(tmp_path: Path):
+    settings, caveats = imported(tmp_path, AXOLOTL | {"attn_implementation": "", "sdp_attention": True})
+    assert settings["attn_implementation"] == "sdpa"
+    assert caveats == ()
+
+
 def test_a_length_given_beside_a_file_replaces_that_of_its_parts(tmp_path: Path):
     assert imported(tmp_path, QLORA | {"source_max_len": None}, seq_len=384)[0]["seq_len"] == 384
+    settings, caveats = imported(tmp_path, QLORA | {"max_length": 384})
+    assert settings["seq_len"] == 384
+    assert not any("source_max_len" in text for text in caveats)
     # 512 tokens of source and 128 of target.
     assert imported(tmp_path, QLORA)[0]["seq_len"] == 640
 

@@ -202,6 +202,58 @@ def test_other_keys_are_not_taken_for_misspelt_ones(tmp_path: Path, line: str):
     assert not any("did you mean" in caveat for caveat in import_config(file, config_of).caveats)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "gradient_checkpointing",
+        "disable_gradient_checkpointing",
+        "no_gradient_checkpointing",
+        "flex_attention",
+        "sage_attention",
+        "use_lora",
+        "use_qlora",
+        "lora_rank_dropout",
+        "max_source_length",
+    ],
+)
+def test_a_key_of_another_meaning_is_no_misspelling(form: str, key: str):
+    reader = Reader({"adapter": "lora", key: True}, config_of)
+    FORMATS[form](reader)
+    assert reader.doubts() == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lora_alpah", "lora_alpha"),
+        ("optimiser", "optimizer"),
+        ("micro_batchsize", "micro_batch_size"),
+        ("sequence_lenght", "sequence_len"),
+        ("gradient_checkpoint", "gradient_checkpointing"),
+    ],
+)
+def test_a_misspelling_is_told_with_what_is_meant(key: str, meant: str):
+    reader = Reader({"adapter": "lora", key: 1}, config_of)
+    FORMATS["axolotl"](reader)
+    assert reader.doubts() == {key: f"unknown key; did you mean {meant}?"}
+
+
+@pytest.mark.parametrize("key", ["flex_attention", "sage_attention"])
+def test_attention_that_is_switched_on_and_not_planned_is_told(tmp_path: Path, key: str):
+    file = tmp_path / "a.yml"
+    file.write_text(f"base_model: gpt2\nadapter: lora\n{key}: true\n")
+    assert import_config(file, config_of).caveats[-1] == f"not understood, and they move memory: {key}"
+
+
+def test_adapters_are_checked_where_a_refused_value_leaves_open_whether_there_are_some(tmp_path: Path):
+    content = "base_model: gpt2\nadapter: lra\nlora_r: x\n"
+    assert problems_of(tmp_path / "a.yml", content) == [
+        ":2: adapter: given 'lra'; allowed: lora, qlora, nothing; did you mean lora?",
+        f":3: lora_r: given 'x'; {WHOLE} 65,536",
+    ]
+
+
 def test_a_key_beside_the_one_that_it_is_like_is_no_misspelling(tmp_path: Path):
     file = tmp_path / "a.yml"
     file.write_text("base_model: gpt2\nadapter: lora\nlora_alpha: 16\nlora_alphas: 8\n")
@@ -222,6 +274,24 @@ def test_a_config_is_of_axolotl_also_where_its_model_is_misspelt(tmp_path: Path)
     missing, misspelt_key = problems_of(tmp_path / "a.yml", "base_modle: gpt2\nsequence_len: 9\nlora_r: 8\n")
     assert missing.startswith(": base_model: not there")
     assert misspelt_key == ":1: base_modle: unknown key; did you mean base_model?"
+
+
+@pytest.mark.parametrize("key", ["micro_batch_size", "sequence_len"])
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        ("trl", "model_name_or_path: gpt2\nuse_peft: true\nmax_length: 9\n"),
+        ("trl", "model_name: gpt2\nuse_peft: true\n"),
+        ("llama-factory", "model_name_or_path: gpt2\ncutoff_len: 9\nlora_rank: 8\n"),
+        ("axolotl", "base_model: gpt2\nmodel_name: gpt2\nlora_r: 8\n"),
+    ],
+)
+def test_a_key_of_axolotl_does_not_tell_it_where_others_name_the_model(
+    tmp_path: Path, form: str, content: str, key: str
+):
+    file = tmp_path / "a.yml"
+    file.write_text(f"{content}{key}: 4\n")
+    assert import_config(file, config_of).format == form
 
 
 def test_keys_that_tell_no_tool_may_be_misspelt(tmp_path: Path):
