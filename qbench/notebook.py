@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from qbench.catalog.gpus import find_gpu
+from qbench.catalog.models import catalog_name
 from qbench.errors import QbenchError, ScenarioError
 from qbench.planning import PlanFor, plans
 from qbench.quiet import quiet_libraries
@@ -146,7 +147,9 @@ def plan(
     quiet_libraries()
     cards = tuple(find_gpu(name) for name in ([gpu] if isinstance(gpu, str) else gpu))
     choices = [[(name, value) for value in _listed(name, given)] for name, given in settings.items()]
-    points = [point_from({"model": model}, dict(chosen)) for chosen in itertools.product(*choices)]
+    points = [
+        point_from({"model": catalog_name(model)}, dict(chosen)) for chosen in itertools.product(*choices)
+    ]
     if not points:
         raise ScenarioError("a setting is an empty list; give at least one value")
     made = plans(points, PlanFor(device=device, gpus=cards), PlanCache() if cache else None)

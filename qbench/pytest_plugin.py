@@ -340,10 +340,11 @@ class Bench:
     def _made(
         self, model: str, settings: Mapping[str, Any], how: Mapping[str, Any], kind: Kind
     ) -> list[Record]:
+        from qbench.catalog.models import catalog_name
         from qbench.scenario.expand import point_from
         from qbench.scenario.schema import Scenario
 
-        point = point_from({"model": model}, settings)
+        point = point_from({"model": catalog_name(model)}, settings)
         scenario = Scenario.model_validate({"name": "pytest", "question": "One test's.", "base": {}, **how})
         self._runs += 1
         return self._gate.records_of(scenario, point, self._folder / str(self._runs), (kind,))

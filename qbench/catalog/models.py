@@ -122,6 +122,16 @@ def resolve_model(name: str) -> ModelSource:
     raise _unknown(name)
 
 
+def catalog_name(name: str) -> str:
+    """Return the hub id of a catalog model that is named by an alias; any other name as it is.
+
+    One model is one point then, however it was named.
+    """
+    is_folder = _spelt_as_path(name) or os.path.exists(name)
+    spec = None if is_folder else _index().find(name)
+    return name if spec is None else spec.hub_id
+
+
 def _spec(row: dict[str, Any]) -> ModelSpec:
     return ModelSpec(**row | {"aliases": tuple(row["aliases"])})
 

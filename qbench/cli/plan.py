@@ -78,13 +78,14 @@ def plan_command(
     if save_scenario is not None:
         _save_scenario(asked, from_file or Path(target or ""), save_scenario)
     cards = _cards(asked, card, device, bool(gpu))
-    for caveat in asked.caveats:
-        print_note(f"{from_file}: {caveat}")
     planned, run_id = _planned(asked, cards, device.value, memory, use_cache), run_id_of("plan")
     records = [_told(record, asked, run_id) for record in planned]
     if out is not None:
         _store(records, out)
     if as_json:
+        # The text has them among its own.
+        for caveat in asked.caveats:
+            print_note(f"{from_file}: {caveat}")
         print_json({"records": [record.to_dict() for record in records]})
     else:
         _print_plans(records)

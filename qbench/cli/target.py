@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
+from qbench.catalog.models import catalog_name
 from qbench.cli.console import print_note
 from qbench.errors import CatalogError, ScenarioError
 from qbench.scenario.expand import MAX_POINTS, expand, point_from
@@ -22,7 +23,7 @@ FLAGS = {"per_device_train_batch_size": "batch", "seq_len": "seq", "attn_impleme
 
 DEFAULT_RECIPE = (
     "Planned as a loop of your own (recipe peft, no autocast); if Trainer or TRL trains, say "
-    "`--recipe trainer --autocast bf16` or `--recipe trl`: they differ by gigabytes"
+    "`--autocast bf16` with `--recipe trainer` or `--recipe trl`: they differ by gigabytes"
 )
 """Said where nobody chose: most trainings are not what the default is, and README says by how much."""
 
@@ -122,7 +123,8 @@ def read_target(
     given = {name: values for name, values in flags.items() if values}
     if not is_scenario(target):
         advice = "" if {"recipe", "autocast"} & set(given) else DEFAULT_RECIPE
-        return Target(points=_points_of({"model": target}, given), gpus=tuple(gpus), advice=advice)
+        points = _points_of({"model": catalog_name(target)}, given)
+        return Target(points=points, gpus=tuple(gpus), advice=advice)
     if given:
         names = ", ".join(f"--{flag_name(name)}" for name in given)
         raise ScenarioError(

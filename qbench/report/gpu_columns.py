@@ -14,12 +14,12 @@ MOST_GPU_COLUMNS = 2
 
 
 def gpu_columns(results: Sequence[Result]) -> dict[str, list[str]]:
-    """Return what is left on each card, or where there are many the smallest card that holds each plan."""
+    """Return what is left on each card, or where there are many the smallest of them that holds each plan."""
     rooms = _rooms(results)
     if len(rooms) <= MOST_GPU_COLUMNS:
         return {f"{name}, GiB": cells for name, cells in rooms.items()}
     fits = [result.detail.get("fits") or [] for result in results]
-    return {"Smallest GPU": [_smallest(held) for held in fits]}
+    return {"Smallest named": [_smallest(held) for held in fits]}
 
 
 def _rooms(results: Sequence[Result]) -> dict[str, list[str]]:

@@ -248,10 +248,18 @@ def _verdict(fit: dict[str, Any], peak_bytes: float | None) -> str:
     room = fit["headroom_bytes"]
     if room is None:
         return "has no kernel for this"
-    said = f"fits, {format_bytes(room)} left" if fit["fits"] else f"does not fit, {format_bytes(-room)} short"
-    how = fit.get("verdict") or "ok"
-    if how != "ok":
-        said += f" ({how.removeprefix('ok ')})"
+    how, retries = fit.get("verdict") or "ok", fit.get("num_alloc_retries")
+    if fit["fits"]:
+        said = f"fits, {format_bytes(room)} left"
+        said += " once the allocator has emptied its cache, which takes time" if retries else ""
+    else:
+        # With no limit, that is: an allocation fails before, for less. It may also fail in fragments.
+        said = (
+            f"does not fit, would reserve {format_bytes(-room)} more than it has"
+            if room < 0
+            else "does not fit"
+        )
+        said += "" if how == "ok" else f" ({how})"
     own_peak = fit.get("peak_allocated_bytes")
     if own_peak not in (None, peak_bytes):
         said += f"; peak allocated {format_bytes(own_peak)}"

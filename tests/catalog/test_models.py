@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qbench.catalog.models import ModelSpec, find_model, models, resolve_model
+from qbench.catalog.models import ModelSpec, catalog_name, find_model, models, resolve_model
 from qbench.errors import CatalogError
 
 BLOOM = "bigscience/bloom-560m"
@@ -249,3 +249,14 @@ def test_path_without_a_model_is_one_clear_line(
     with pytest.raises(CatalogError, match=message) as caught:
         resolve_model(name)
     assert "\n" not in str(caught.value)
+
+
+def test_an_alias_is_told_by_the_hub_id_and_other_names_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert catalog_name("bloom-560m") == catalog_name(BLOOM.upper()) == BLOOM
+    assert catalog_name("some/other") == "some/other"
+    monkeypatch.chdir(tmp_path)
+    model_folder(tmp_path / "bloom-560m", {"model_type": "bloom"})
+    # A folder of that name is another model.
+    assert catalog_name("bloom-560m") == "bloom-560m"

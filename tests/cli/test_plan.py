@@ -56,7 +56,7 @@ def test_a_recipe_that_nobody_chose_is_told_after_the_answer(model: str, capsys:
         assert main(["plan", model, "--seq", "16", *flags]) == 0
         return capsys.readouterr().err
 
-    assert "if Trainer or TRL trains, say `--recipe trainer --autocast bf16`" in told()
+    assert "if Trainer or TRL trains, say `--autocast bf16` with `--recipe trainer`" in told()
     assert told("--recipe", "peft") == ""
     assert told("--autocast", "bf16") == ""
 
