@@ -83,7 +83,7 @@ class Largest:
     fills: dict[str, int]
     """Bytes at the peak by category, largest first."""
     grows: str | None
-    """The category that grows most towards the answer: what the card is filled with in the end."""
+    """The category that grows most one step further: what the card would be filled with."""
     grows_bytes: int | None
     """Its growth for one step of the axis."""
     reliefs: tuple[Relief, ...]
@@ -267,13 +267,18 @@ class _Search:
         return verdicts == sorted(verdicts, reverse=True)
 
     def growth(self, index: int) -> tuple[str | None, int | None]:
-        """Return the category that grows most from the smallest value to this one, and by what for a step."""
-        if index == 1:
+        """Return the category that grows most towards the next value, and by what for a step.
+
+        From the smallest value to this one where the next was not or cannot be planned.
+        """
+        after = self._records.get(index + 1)
+        low, high = (index, index + 1) if after is not None and after.outcome == "ok" else (1, index)
+        if low == high:
             return None, None
-        first, last = _breakdown(self.record(1)), _breakdown(self.record(index))
+        first, last = _breakdown(self.record(low)), _breakdown(self.record(high))
         grown = {name: last[name] - first[name] for name in last}
         name = max(grown, key=lambda name: grown[name])
-        return name, grown[name] // (index - 1)
+        return name, grown[name] // (high - low)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,13 @@ def test_what_grows_is_told_for_one_step():
     assert (found.grows, found.grows_bytes) == ("logits_loss", 100)
 
 
+def test_what_grows_is_told_of_the_step_that_does_not_fit():
+    axis = Axis(setting="seq_len", step=10, limit=1000, limited_by="model", why="")
+    found = largest(point_from({"model": "m"}, {}), axis, on_card(lambda tokens: tokens * tokens, 500))
+    # Of 250,000 and 260,100 bytes 3/13 are activations: 57,692 and 60,023, which leaves 192,308 and 200,077.
+    assert (found.value, found.grows, found.grows_bytes) == (500, "logits_loss", 7769)
+
+
 def test_a_point_that_cannot_be_planned_is_an_error():
     def planned(points: Sequence[Point]) -> list[Record]:
         failed = {"outcome": "error", "metrics": {}, "detail": {"error": "no such step"}}
