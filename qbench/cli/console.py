@@ -54,6 +54,9 @@ def print_table(table: Table, title: str = "") -> None:
     for row in table.rows:
         pairs = zip(row, table.columns, strict=True)
         drawn.add_row(*(Text(cell_text(value, column.unit)) for value, column in pairs))
-    console.print(drawn)
+    with console.capture() as captured:
+        console.print(drawn)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
     for note in table.notes:
         console.print(Text(note, style="dim"))

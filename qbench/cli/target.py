@@ -135,12 +135,21 @@ def read_target(
 
 
 def _points_of(base: Mapping[str, Any], flags: Mapping[str, Sequence[Any]]) -> tuple[Point, ...]:
+    _refuse_lists(flags)
     combinations = itertools.product(*([(name, value) for value in values] for name, values in flags.items()))
     try:
         points = [point_from(base, dict(chosen)) for chosen in combinations]
     except ScenarioError as error:
         raise ScenarioError(map(_as_flag, error.problems)) from error
     return tuple(dict.fromkeys(points))
+
+
+def _refuse_lists(flags: Mapping[str, Sequence[Any]]) -> None:
+    for name, values in flags.items():
+        listed = next((value for value in values if isinstance(value, str) and "," in value), None)
+        if listed is not None:
+            repeated = " ".join(f"--{flag_name(name)} {value.strip()}" for value in listed.split(","))
+            raise ScenarioError(f"--{flag_name(name)}: given {listed!r}; repeat the flag instead: {repeated}")
 
 
 def _as_flag(problem: str) -> str:

@@ -162,6 +162,12 @@ def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
         )
     if point.precision == "int8":
         yield "int8 keeps columns with outliers apart, which depend on the data; planned is none"
+        if point.train.gradient_checkpointing:
+            # bitsandbytes/autograd/_functions.py, MatMul8bitLt.forward: ctx.tensors, not save_for_backward.
+            yield (
+                "int8 keeps the inputs of all quantized layers until backward, past checkpointing, whose "
+                "hooks bitsandbytes does not go through: it may take more than bf16"
+            )
 
 
 def build_base_model(point: Point, device: torch.device, config: PretrainedConfig) -> PreTrainedModel:

@@ -67,6 +67,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
         (["good", "--seq", "0"], ["--seq: given 0"]),
         (["good", "--r", "many"], ["'--r'", "integer"]),
         (["good", "--precision", "nf44"], ["--precision: given 'nf44'", "did you mean nf4?"]),
+        (["good", "--precision", "nf4,bf16"], ["repeat the flag", "--precision nf4 --precision bf16"]),
         (["good", "--optim", "adam"], ["--optim: given 'adam'", "adamw_torch"]),
         (["good", "--attn", "flash"], ["--attn: given 'flash'", "sdpa"]),
         (["good", "--recipe", "x"], ["--recipe: given 'x'", "trainer"]),

@@ -96,6 +96,14 @@ def test_other_precision(tmp_path: Path, precision: str) -> None:
     assert_plan_is_measurement(point(model, precision))
 
 
+def test_int8_keeps_its_inputs_past_checkpointing(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "llama", FAMILIES["llama"], num_hidden_layers=4)
+    points = [point(model, precision, checkpointing=True, seq_len=256) for precision in ("bf16", "int8")]
+    bf16, int8 = (trace(one, "cpu").memory.breakdown["activations"] for one in points)
+    assert int8 > 1.5 * bf16
+    assert_plan_is_measurement(points[1])
+
+
 @pytest.mark.parametrize("recipe", ["peft", "trainer"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["saved", "checkpointed"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4-dq"])

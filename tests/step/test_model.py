@@ -118,6 +118,11 @@ def test_what_is_not_known_is_said(model: str, precision: str, word: str) -> Non
     assert word in said
 
 
+def test_int8_says_that_checkpointing_does_not_reach_its_inputs() -> None:
+    point = tiny_point("Qwen/Qwen3-0.6B", "int8", gradient_checkpointing=True)
+    assert any("past checkpointing" in said for said in model_caveats(load_config(point), point))
+
+
 @pytest.mark.parametrize(
     ("model", "limit"),
     [("openai-community/gpt2", 1024), ("facebook/opt-125m", 2048), ("EleutherAI/gpt-j-6b", 2048)],
