@@ -189,7 +189,7 @@ def _methods(run: Sequence[Record]) -> Comparison:
 
     pairs = pair_results(gather(run))
     table = comparison_table(pairs)
-    said = tuple(headline(pairs)) or ("No two points differ in precision alone.",)
+    said = tuple(headline(pairs)) or ("No two points with a result differ in precision alone.",)
     titles = [column.title for column in table.columns] if table else []
     rows = tuple(dict(zip(titles, row, strict=True)) for row in (table.rows if table else ()))
     return Comparison(title="QLoRA against LoRA", sentences=said, table=table, rows=rows)

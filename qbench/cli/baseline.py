@@ -32,6 +32,7 @@ def accept_command(
     """Take a run's results into a baseline file; points that did not change keep their lines."""
     from qbench.compare.baselines import accept
     from qbench.compare.regressions import Check
+    from qbench.compare.spans import counted, listed
     from qbench.records.document import read_any
     from qbench.records.store import read_records, write_records
     from qbench.report.gate import check_document, finding_lines
@@ -48,8 +49,9 @@ def accept_command(
     changes = {"replaced": done.replaced, "added": done.added, "removed": done.removed}
     moved = Check(findings=done.moved)
     if as_json:
-        listed = {word: list(points) for word, points in changes.items()}
-        print_json({"file": str(to), **listed, "moved": check_document(moved, 0)["findings"]})
+        labels = {word: list(points) for word, points in changes.items()}
+        findings = check_document(moved, 0)["findings"]
+        print_json({"file": str(to), **labels, "lacking": dict(done.lacking), "moved": findings})
         return 0
     for word, points in changes.items():
         for point in points:
@@ -58,4 +60,8 @@ def accept_command(
         print_text(line)
     counts = ", ".join(f"{len(points)} {word}" for word, points in changes.items())
     print_text(f"{to}: {counts}, {done.kept} kept")
+    if done.lacking:
+        # By kind, since a run of plans alone would take every measurement away.
+        lacking = listed([counted(done.lacking[kind], kind) for kind in sorted(done.lacking, reverse=True)])
+        print_text(f"the run lacks {lacking} of the baseline, kept as before; --prune removes them")
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli.console import print_note
 from qbench.cli.noise import advise
 from qbench.cli.outputs import (
     Annotations,
@@ -23,6 +24,7 @@ from qbench.errors import NotComparableError
 
 if TYPE_CHECKING:
     from qbench.compare.judgements import Tolerance
+    from qbench.compare.regressions import Check
 
 
 def check_command(
@@ -72,4 +74,17 @@ def _told(
     code = found.exit_code(strict)
     tell(found, code, outputs, places=baseline, strict=strict)
     advise(found, now, tolerances)
+    _advise_on_missing(found)
     return code
+
+
+def _advise_on_missing(found: Check) -> None:
+    """Say on stderr what to do about points of the baseline that the run does not have."""
+    from qbench.compare.spans import counted
+
+    missing = sum(each.metric == "point" and each.verdict == "missing" for each in found.told)
+    if missing:
+        print_note(
+            f"the run lacks {counted(missing, 'point')} of the baseline: plan or measure again, or take out "
+            "with `qbench baseline accept --prune` what is gone for good"
+        )

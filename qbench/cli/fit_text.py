@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qbench.compare.headline import DESCRIBED, describe, short_model
@@ -12,7 +12,7 @@ from qbench.compare.results import Result, gather, varying_settings
 from qbench.report.summary import SHORT_TITLES
 from qbench.report.text_table import GAP, Cells, aligned
 from qbench.scenario.schema import Point
-from qbench.scenario.settings import point_settings
+from qbench.scenario.settings import SHORT_NAMES, point_settings
 from qbench.units import NOT_AVAILABLE, format_bytes
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _CHANGES = (
     "Changes that free memory one step above the answer, cheapest first, those that are not enough last. "
     "Each was planned alone; it frees reserved memory, and step time is relative to that without it."
 )
+_NONE_IS_ENOUGH = GAP + "None of these changes is enough alone."
 
 Columns = dict[str, list[str]]
 
@@ -89,22 +90,29 @@ def _name(labels: Columns, at: int) -> str:
 
 def _title(found: Sequence[Largest], labels: Columns) -> str:
     """Return what was asked, with the settings that all answers share."""
-    first, point = found[0], found[0].record.point
+    first = found[0]
     what, _, _ = _TITLES[first.axis.setting]
     card = "" if "GPU" in labels else f" on {first.record.detail['fits'][0]['gpu']}"
+    own = [name for name in SHORT_NAMES if SHORT_TITLES.get(name, name) in labels]
+    return f"{what}{card}: {settings_text(first.record.point, (first.axis.setting, *own))}"
+
+
+def settings_text(point: Point, leave_out: Collection[str]) -> str:
+    """Return the settings of a point as text: those that matter most, and others that are no defaults."""
     settings, defaults = point_settings(point), point_settings(Point(model=point.model))
-    own = [name for name in settings if SHORT_TITLES.get(name, name) in labels]
-    parts = [describe(_result(first), leave_out=(first.axis.setting, *own))]
-    if "recipe" not in labels:
+    # Of a result only the point is described.
+    result = Result(point=point, kind="plan", device=None, machine=(), records=())
+    parts = [describe(result, leave_out)]
+    if "recipe" not in leave_out:
         parts.append(f"recipe {point.train.recipe}")
-    if "autocast" not in labels and point.train.autocast == "none":
+    if "autocast" not in leave_out and point.train.autocast == "none":
         parts.append("no autocast")
     parts += [
         f"{SHORT_TITLES.get(name, name)} {plain_text(value)}"
         for name, value in settings.items()
-        if value not in (None, defaults[name]) and name not in (*DESCRIBED, "recipe", *own)
+        if value not in (None, defaults[name]) and name not in (*DESCRIBED, "recipe", *leave_out)
     ]
-    return f"{what}{card}: {', '.join(filter(None, parts))}"
+    return ", ".join(filter(None, parts))
 
 
 def _answers(found: Sequence[Largest], labels: Columns, width: int) -> list[str]:
@@ -176,7 +184,10 @@ def _heading(largest: Largest, name: str) -> str:
 
 
 def _changes(largest: Largest, width: int) -> list[str]:
-    """Return the changes as a table, those that are enough first; times only where they are known."""
+    """Return the changes as a table, those that are enough first, and whether none is.
+
+    Times have a column only where some are known.
+    """
     reliefs = sorted(largest.reliefs, key=lambda relief: not relief.fits)
     ratios = [relief.step_time_ratio for relief in reliefs]
     columns = {
@@ -189,7 +200,8 @@ def _changes(largest: Largest, width: int) -> list[str]:
     if not any(ratios):
         del columns["step time"]
     rows = [list(columns), *zip(*columns.values(), strict=True)]
-    return [GAP + line for line in _with_text(rows, "<><>"[: len(columns) - 1], width - len(GAP))]
+    lines = [GAP + line for line in _with_text(rows, "<><>"[: len(columns) - 1], width - len(GAP))]
+    return lines if any(relief.fits for relief in reliefs) else [*lines, "", _NONE_IS_ENOUGH]
 
 
 def change_text(changes: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qbench.cli import options
-from qbench.cli.console import print_json, print_note, print_table
+from qbench.cli.console import print_json, print_note, print_table, print_text
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -229,9 +229,18 @@ def _row_document(row: Ranked) -> dict[str, Any]:
 
 
 def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload], num_gpus: int) -> None:
+    from qbench.cli.fit_text import settings_text
     from qbench.plan.ranking import best_of_each_card, sorted_rows
     from qbench.report.tables import Column, Table
 
+    first, varying = next(iter(workloads)), _varying(list(workloads))
+    title = f"{settings_text(first, varying)}; {workloads[first].says}, by {key}"
+    best = sorted_rows(best_of_each_card(rows), key)
+    if not best:
+        # A table of nothing, and notes on what is in it, would say nothing.
+        print_text(title)
+        print_text(_left_note(rows))
+        return
     columns = (
         Column("GPU"),
         Column("Method"),
@@ -242,11 +251,10 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
         Column("Energy", "kWh"),
         Column("Price from"),
     )
-    best = sorted_rows(best_of_each_card(rows), key)
     cells = tuple(
         (
             row.gpu.name,
-            f"{row.point.method} {row.point.precision}",
+            _method(row.point, varying),
             row.hours,
             "" if row.bound_share is None else f"{row.bound} {100 * row.bound_share:.0f} %",
             row.cost_usd,
@@ -256,9 +264,28 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
         )
         for row in best
     )
-    first = next(iter(workloads))
-    title = f"{first.model}, {workloads[first].says}, by {key}"
     print_table(Table(columns=columns, rows=cells, notes=tuple(_notes(rows, workloads, num_gpus))), title)
+
+
+def _varying(points: Sequence[Point]) -> list[str]:
+    """Return the short names of the settings that differ between points."""
+    from qbench.scenario.settings import point_settings
+
+    first, *others = map(point_settings, points)
+    return [name for name, value in first.items() if any(other[name] != value for other in others)]
+
+
+def _method(point: Point, varying: Sequence[str]) -> str:
+    """Return the method of a point with its precision, and the settings that tell it from others."""
+    from qbench.cli.fit_text import change_text
+    from qbench.scenario.settings import point_settings
+
+    own = {
+        name: value
+        for name, value in point_settings(point).items()
+        if name in varying and name != "precision" and value is not None
+    }
+    return ", ".join(filter(None, (f"{point.method} {point.precision}", change_text(own))))
 
 
 def _sellers(rate: Rate | None) -> str:
@@ -276,12 +303,13 @@ def _sources(rows: Sequence[Ranked]) -> str:
 
 
 def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:
-    held = {row.gpu.name for row in rows if row.fits}
-    left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))
+    from qbench.compare.spans import counted
+
     notes = [*_NOTES, _sources(rows)]
     workload = next(iter(workloads.values()))
     if workload.num_truncated:
-        notes.append(f"{workload.num_truncated:,} sequences are longer than seq_len and are cut to it.")
+        cut = counted(workload.num_truncated, "sequence")
+        notes.append(f"Longer than seq_len, and cut to it: {cut}.")
     if workload.padded_tokens > workload.tokens:
         share = 1 - workload.tokens / workload.padded_tokens
         notes.append(f"{100 * share:.0f} % of the computed tokens are padding.")
@@ -289,6 +317,18 @@ def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus
         notes.append(_SHARED)
     if any(row.fits and row.hours is None for row in rows):
         notes.append("Hours are n/a where no rate is known for a dtype of the step, as bf16 before Ampere.")
-    if left:
-        notes.append(f"{len(left)} cards do not hold it: {', '.join(left)}. {_NO_SHARDING}")
+    if left := _left_note(rows):
+        notes.append(left)
     return notes
+
+
+def _left_note(rows: Sequence[Ranked]) -> str:
+    """Return which cards hold none of the points; empty where each holds one."""
+    from qbench.compare.spans import counted
+
+    held = {row.gpu.name for row in rows if row.fits}
+    left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))
+    precisions = " or ".join(dict.fromkeys(row.point.precision for row in rows))
+    verb = "does" if len(left) == 1 else "do"
+    told = f"{counted(len(left), 'card')} {verb} not hold it in {precisions}: {', '.join(left)}."
+    return f"{told} {_NO_SHARDING}" if left else ""

@@ -14,16 +14,21 @@ from qbench.units import format_bytes
 def alone_sentences(results: Sequence[Result]) -> list[str]:
     """Return what each model needs by method and precision, how others ended, and that nothing is compared.
 
-    Where a point was measured, its plan is not told; of many models the range is.
+    Where a point was measured, its plan is not told; of many models the range is. Where every
+    point of a method and model failed, nothing is said: an error is no result.
     """
-    measured = {(result.point, result.device) for result in results if result.kind == "measurement"}
+    measured = {
+        (result.point, result.device)
+        for result in results
+        if result.kind == "measurement" and not result.failed
+    }
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         if result.kind == "measurement" or (result.point, result.device) not in measured:
             key = (method_name(result), result.kind, result.device, result.machine)
             groups.setdefault(key, []).append(result)
     said = [sentence for members in groups.values() for sentence in _of_method(members)]
-    if len(results) > 1:
+    if sum(not result.failed for result in results) > 1:
         said.append("No QLoRA point has a 16-bit LoRA point of equal settings, so the two are not compared.")
     return said
 
@@ -32,9 +37,9 @@ def _of_method(results: list[Result]) -> list[str]:
     by_model: dict[str, list[Result]] = {}
     for result in results:
         by_model.setdefault(result.point.model, []).append(result)
-    if len(by_model) >= MANY_MODELS:
-        return [_sentence(results, True)]
-    return [_sentence(members, False) for members in by_model.values()]
+    many = len(by_model) >= MANY_MODELS
+    told = [results] if many else by_model.values()
+    return [_sentence(members, many) for members in told if not all(result.failed for result in members)]
 
 
 def _sentence(results: list[Result], many_models: bool) -> str:

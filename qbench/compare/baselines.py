@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,6 +54,8 @@ class Accepted:
     removed: tuple[str, ...]
     kept: int
     """Points whose records stay as they are."""
+    lacking: Mapping[Kind, int]
+    """Those of them that the run does not have, by kind."""
     moved: tuple[Finding, ...] = ()
     """The values for which points are replaced."""
 
@@ -88,6 +91,7 @@ def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prun
         added=_labels(key for key in taken if key not in old),
         removed=_labels(key for key in old if key not in kept and key not in new),
         kept=len(kept),
+        lacking=Counter(kind for kind, point in kept if (kind, point) not in new),
         moved=tuple(finding for finding in moved if finding.verdict not in ("new", "missing")),
     )
 

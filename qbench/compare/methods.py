@@ -137,7 +137,10 @@ class NearPair:
 
 
 def pair_methods(records: Iterable[Record]) -> list[MethodPair]:
-    """Return a pair for each QLoRA and fp32 LoRA result that has a 16-bit LoRA partner, in record order."""
+    """Return a pair for each QLoRA and fp32 LoRA result that has a 16-bit LoRA partner, in record order.
+
+    Two that both ended in an error are none.
+    """
     return pair_results(gather(records))
 
 
@@ -147,7 +150,8 @@ def pair_results(results: Sequence[Result]) -> list[MethodPair]:
     pairs = []
     for result in results:
         baseline = _exact_partner(result, baselines)
-        if baseline is not None:
+        # An error, unlike running out of memory, says nothing of a method.
+        if baseline is not None and not (baseline.failed and result.failed):
             pairs.append(
                 MethodPair(baseline=baseline, candidate=result, differs=differences(baseline, result))
             )

@@ -113,6 +113,7 @@ def check(
 ) -> Check:
     """Return how a run compares with a baseline; `tolerances` go by metric and put any class to the test.
 
+    Findings are in the order of the run's points, then of those that only the baseline has.
     Raises NotComparableError when either is empty or they have no point in common.
     """
     before, now = gather(baseline), gather(run)
@@ -160,9 +161,11 @@ class _Pair(NamedTuple):
 
 def _paired(before: Iterable[Result], now: Iterable[Result]) -> dict[tuple[Kind, Point], _Pair]:
     pairs: dict[tuple[Kind, Point], _Pair] = {}
-    for side, results in enumerate((before, now)):
-        for result in results:
-            pairs.setdefault((result.kind, result.point), _Pair([], []))[side].append(result)
+    # In the order of the run: a baseline file is sorted by names of points that mean nothing to a person.
+    for result in now:
+        pairs.setdefault((result.kind, result.point), _Pair([], [])).now.append(result)
+    for result in before:
+        pairs.setdefault((result.kind, result.point), _Pair([], [])).before.append(result)
     for pair in pairs.values():
         for members in pair:
             if len(members) > 1:

@@ -62,6 +62,11 @@ class Result:
         counts = Counter(outcomes)
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
 
+    @property
+    def failed(self) -> bool:
+        """Say whether all records ended in an error; out of memory is none: it is a result."""
+        return all(record.outcome == "error" for record in self.records)
+
     def value(self, metric: str) -> float | None:
         """Return the median over processes of each process's own number; None when none has a valid one."""
         if metric not in self._values:

@@ -80,7 +80,7 @@ def of_tokens(tokens: int, epochs: float, point: Point) -> Workload:
         tokens=total,
         padded_tokens=total,
         num_truncated=0,
-        says=f"{tokens:,} tokens x {epochs:g} epochs in full sequences of {train.seq_len:,}",
+        says=f"{tokens:,} tokens x {_epochs(epochs)} in full sequences of {train.seq_len:,}",
     )
 
 
@@ -104,5 +104,9 @@ def of_lengths(lengths: list[int], epochs: float, point: Point, *, packing: bool
         tokens=tokens,
         padded_tokens=round(sum(length * count for length, count in passes.items()) * batch),
         num_truncated=sum(length > longest for length in lengths),
-        says=f"{len(lengths):,} sequences x {epochs:g} epochs, {how}",
+        says=f"{len(lengths):,} sequences x {_epochs(epochs)}, {how}",
     )
+
+
+def _epochs(number: float) -> str:
+    return f"{number:g} epoch{'' if number == 1 else 's'}"

@@ -14,7 +14,7 @@ from qbench.compare.headline import accuracy_sentence, headline, short_model
 from qbench.compare.methods import MethodPair, near_results, pair_results
 from qbench.compare.quality import quality_sentences
 from qbench.compare.results import Result, findings, gather
-from qbench.compare.spans import listed
+from qbench.compare.spans import counted, listed
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
@@ -26,6 +26,9 @@ LARGE_SHARE = 0.1
 """Share of the base weights from which it is said loudly that quantization does not reach them."""
 
 NAMED_MODELS = 6
+LONG_ERROR = 200
+"""Characters of an error from which it is cut; the table of failures has all."""
+
 ENOUGH_PROCESSES = 3
 
 _TIME_AND_SIDE = re.compile(r"-\d{8}T\d{6}Z.*")
@@ -43,7 +46,7 @@ class Content:
     sentences: list[str]
     """Everything that is said first, the most telling at the top: what is unfinished, capacity, headline."""
     unfinished: list[str]
-    """That planned points of a run are not measured yet; empty where all are, or none is."""
+    """That plans or measurements failed and why, and that planned points of a run are not measured yet."""
     headline: list[str]
     """The methods against each other, or what points need where nothing is compared."""
     capacity: list[str]
@@ -89,7 +92,7 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
     told = telling(results)
     ahead = [capacity for capacity in told if capacity.differs]
     equal = [capacity for capacity in told if not capacity.differs]
-    unfinished = _unfinished(results)
+    unfinished = [*_failed(results), *_unfinished(results)]
     return Content(
         results=results,
         pairs=pairs,
@@ -135,6 +138,27 @@ def _scope(records: Sequence[Record]) -> str:
 
 def _counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _failed(results: Sequence[Result]) -> list[str]:
+    """Say how many plans and how many measurements ended in an error, with the most frequent one."""
+    errors: dict[str, Counter[str]] = {"plan": Counter(), "measurement": Counter()}
+    for result in results:
+        errors[result.kind].update(_error(record) for record in result.records if record.outcome == "error")
+    said = []
+    for kind, texts in errors.items():
+        if texts:
+            (first, _), *others = texts.most_common()
+            rest = f" (and {counted(len(others), 'other error')})" if others else ""
+            said.append(f"{counted(texts.total(), kind)} failed: {first}{rest}.")
+    return said
+
+
+def _error(record: Record) -> str:
+    """Return the first line of a record's error, without the point that some begin with."""
+    line = str(record.detail.get("error") or "").strip().partition("\n")[0]
+    line = line.removeprefix(f"{record.point.label}: ").rstrip(". ") or "the error is not known"
+    return line if len(line) <= LONG_ERROR else f"{line[:LONG_ERROR]} (shortened)"
 
 
 def _unfinished(results: Sequence[Result]) -> list[str]:

@@ -57,6 +57,31 @@ def test_what_is_accepted_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture
     assert value.split() == ["worse", "peak_allocated_bytes", "2.00", "GiB", "3.00", "GiB", "+50.00", "%"]
 
 
+def test_points_that_the_run_lacks_are_told_with_what_removes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, later = run(tmp_path / "a.jsonl", GIB, GIB, GIB), run(tmp_path / "b.jsonl", GIB)
+    to = ["--to", str(tmp_path / "plans.jsonl"), "--reason", "why"]
+    assert main(["baseline", "accept", first, *to]) == 0
+    assert "--prune" not in capsys.readouterr().out
+    assert main(["baseline", "accept", later, *to, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lacking"] == {"plan": 2}
+    assert main(["baseline", "accept", later, *to]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "the run lacks 2 plans of the baseline, kept as before; --prune removes them"
+    )
+    against = ["--baseline", to[1]]
+    assert main(["check", later, *against]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "the run lacks 2 points of the baseline: plan or measure again, or take out with "
+        "`qbench baseline accept --prune` what is gone for good"
+    ]
+    assert main(["baseline", "accept", later, *to, "--prune"]) == 0
+    assert "the run lacks" not in capsys.readouterr().out
+    assert main(["check", later, *against]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

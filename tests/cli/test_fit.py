@@ -102,6 +102,16 @@ def test_an_answer_alone_needs_no_label():
     assert "At 1,088 tokens (what grows most: logits and loss, 2.0 MiB for 64 more):" in lines
 
 
+def test_changes_none_of_which_is_enough_are_followed_by_a_line_that_says_so():
+    found = answer("nf4", 1024)
+    said = "  None of these changes is enough alone."
+    assert said not in fit_lines([found], 100)
+    short = [replace(relief, fits=False) for relief in found.reliefs]
+    lines = fit_lines([found, replace(answer("bf16", 1024), reliefs=tuple(short))], 100)
+    assert lines.count(said) == 1
+    assert lines[-2:] == ["", said]
+
+
 def test_times_that_nobody_planned_take_no_column():
     found = answer("nf4", 1024)
     untimed = [replace(relief, step_time_ratio=None) for relief in found.reliefs]

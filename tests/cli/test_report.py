@@ -65,6 +65,25 @@ def test_an_interrupted_run_is_said_to_be_one_above_all_else(
     assert page.index(said) < page.index("54\u00a0% more")
 
 
+def test_failed_plans_are_said_above_all_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    records = [json.loads(line) for line in DEMO.read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "plan":
+            record |= {"outcome": "error", "metrics": {}, "detail": {"error": "OSError: no config.json"}}
+    run = tmp_path / "records.jsonl"
+    run.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    assert main(["report", str(run), "--out", str(tmp_path)]) == 0
+    said = "4 plans failed: OSError: no config.json."
+    _, sentences = capsys.readouterr().out.split("\n\n", 1)
+    assert sentences.startswith(said)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index(said) < page.index("54\u00a0% more")
+    # The three pairs that were measured, and none of the plans.
+    document = summary_document(gather_content(read_stored(run).records))
+    assert document["warnings"][0] == said
+    assert [pair["kind"] for pair in document["comparison"]] == ["measurement"] * 3
+
+
 def test_a_comment_is_written_and_a_summary_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     comment, summary = tmp_path / "comment.md", tmp_path / "summary.md"
     comment.write_text("old")

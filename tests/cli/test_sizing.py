@@ -74,8 +74,51 @@ def test_rank_prints_a_table_with_sources(model: str, capsys: pytest.CaptureFixt
     ]
     assert main([*arguments, "--num-gpus", "2", "--sort", "energy"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for text in ("qlora nf4", "by energy", "1 sequences are longer than seq_len", "exchange of gradients"):
+    for text in ("qlora nf4", "by energy", "cut to it: 1 sequence.", "exchange of gradients"):
         assert text in out
+
+
+RANK = ("--tokens", "1M", "--seq", "128", "--recipe", "trl", "--precision", "nf4")
+
+
+def ranked_lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    code = main(["rank", *arguments])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_rank_says_what_is_trained(model: str, capsys: pytest.CaptureFixture[str]):
+    code, lines = ranked_lines(capsys, model, *RANK, "--r", "8", "--gpu", "L4", "--sort", "time")
+    title = " ".join(" ".join(lines[: lines.index(next(line for line in lines if "GPU" in line))]).split())
+    assert (code, title) == (
+        0,
+        "tiny, nf4, rank 8, batch 1, 128 tokens, checkpointing, recipe trl, no autocast; "
+        "1,000,000 tokens x 1 epoch in full sequences of 128, by time",
+    )
+
+
+def test_rank_says_which_of_several_points_a_card_holds(model: str, capsys: pytest.CaptureFixture[str]):
+    code, lines = ranked_lines(capsys, model, *RANK, "--r", "8", "--r", "4", "--gpu", "L4")
+    assert code == 0
+    assert "rank" not in lines[0]
+    assert any("qlora nf4, r 8 " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("cards", "told"),
+    [
+        (("L4",), "1 card does not hold it in nf4: L4."),
+        (("L4", "RTX 4090"), "2 cards do not hold it in nf4: L4, RTX 4090."),
+    ],
+)
+def test_rank_prints_no_table_of_nothing(
+    model: str, cards: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+):
+    # 65,536 sequences of 128 tokens at once are too many for any card.
+    arguments = [part for card in cards for part in ("--gpu", card)]
+    code, lines = ranked_lines(capsys, model, *RANK, "--batch", "65536", *arguments)
+    assert (code, len(lines)) == (1, 2)
+    assert lines[0].startswith("tiny, nf4, rank 16, batch 65536, 128 tokens")
+    assert lines[1].startswith(told)
 
 
 @pytest.mark.parametrize(

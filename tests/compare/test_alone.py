@@ -115,5 +115,13 @@ def test_a_model_of_several_settings_among_many_is_counted_once():
     )
 
 
+def test_where_all_failed_nothing_is_said_and_a_plan_stands_for_its_failed_measurement():
+    assert said(ended("error"), ended("error", seq_len=4096), ended("error", precision="nf4")) == []
+    assert said(*(ended("error", model=f"org/m{n}") for n in range(4))) == []
+    assert said(needs(6, precision="nf4"), ended("error", precision="nf4")) == [
+        f"QLoRA (nf4) of Llama-2-7b-hf needs 6.00 GiB {SHARED}."
+    ]
+
+
 def test_nothing_says_nothing():
     assert said() == []

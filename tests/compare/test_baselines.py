@@ -50,9 +50,13 @@ def test_only_what_changed_is_replaced_and_order_does_not_depend_on_it() -> None
 
 def test_points_that_the_run_lacks_stay_unless_pruned() -> None:
     before = accept([], plans(GIB, 2 * GIB), "first").records
-    assert accept(before, plans(GIB), "again").kept == 2
+    left = accept(before, plans(GIB), "again")
+    assert (left.kept, left.lacking) == (2, {"plan": 1})
     done = accept(before, plans(GIB), "again", prune=True)
     assert len(done.removed) == len(done.records) == 1
+    assert done.lacking == {}
+    both = accept([], [*plans(GIB, 2 * GIB), *processes(*STEADY)], "first").records
+    assert accept(both, plans(GIB), "again").lacking == {"plan": 1, "measurement": 1}
 
 
 def test_a_speed_within_the_noise_is_no_change() -> None:

@@ -118,6 +118,17 @@ def test_an_outcome_that_differs_is_named_and_nothing_is_saved():
     assert pair.savings == {}
 
 
+def test_two_errors_are_no_pair_and_one_error_or_out_of_memory_is():
+    def ended(outcome: str, precision: str):
+        return make_record(outcome=outcome, metrics={}, precision=precision)
+
+    assert pair_methods([ended("error", "bf16"), ended("error", "nf4"), ended("error", "fp32")]) == []
+    for ours, theirs in (("oom", "oom"), ("error", "oom"), ("oom", "error")):
+        assert len(pair_methods([ended(ours, "bf16"), ended(theirs, "nf4")])) == 1
+    assert len(pair_methods([make_record(), ended("error", "nf4")])) == 1
+    assert near_pairs([ended("error", "bf16"), ended("error", "nf4")]) == []
+
+
 def test_throughput_ratio_is_of_medians_over_processes():
     # LoRA: process medians 1.0, 1.0, 5.0 s -> 1.0 s. QLoRA: 2.0 s. Same tokens, so half the speed.
     lora = [

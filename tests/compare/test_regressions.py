@@ -247,7 +247,7 @@ def test_another_scenario_is_not_comparable() -> None:
 
 def test_a_point_that_is_gone_fails_and_a_new_one_only_when_strict() -> None:
     found = check([make_record(r=8), make_record(r=16)], [make_record(r=16), make_record(r=32)])
-    assert [f.verdict for f in found.findings if f.metric == "point"] == ["missing", "new"]
+    assert [f.verdict for f in found.findings if f.metric == "point"] == ["new", "missing"]
     assert found.exit_code() == 1
     more = check([make_record(r=16)], [make_record(r=16), make_record(r=32)])
     assert (more.exit_code(), more.exit_code(strict=True)) == (0, 1)
@@ -396,3 +396,11 @@ def test_every_point_is_looked_at() -> None:
     records = [make_record(point=point) for point in points]
     found = check(records, records)
     assert {finding.point for finding in found.findings} == set(points)
+
+
+def test_findings_are_in_the_order_of_the_run_and_then_of_what_only_the_baseline_has() -> None:
+    baseline = [make_record(r=r) for r in (64, 16, 4, 8, 32)]
+    run = [make_record(r=r, metrics={"peak_allocated_bytes": 20 * GIB}) for r in (8, 16, 32, 128)]
+    told = [finding for finding in check(baseline, run).told if finding.metric != "trainable_params"]
+    assert [finding.point.lora.r for finding in told if finding.point.lora] == [8, 16, 32, 128, 64, 4]
+    assert [finding.verdict for finding in told] == ["worse"] * 3 + ["new"] + ["missing"] * 2

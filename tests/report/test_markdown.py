@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from qbench.records.record import Record
-from qbench.report.content import gather_content
+from qbench.report.content import LONG_ERROR, gather_content
 from qbench.report.markdown import (
     COMMENT_LIMIT,
     MOST_ROWS,
@@ -52,6 +52,43 @@ def test_a_run_that_is_not_finished_says_so_first():
         assert render_markdown(records, "t").splitlines()[2] == f"**{said}**"
     one_left = [*interrupted(), replace(measurement(interrupted()[1], 0), run_id="another")]
     assert gather_content(one_left).sentences[0].startswith("Not finished: 1 of 4 planned points is not")
+
+
+def failed(records: list[Record], *errors: str) -> list[Record]:
+    """Return the records, each ended in an error."""
+    return [
+        replace(record, outcome="error", metrics={}, detail={"error": error})
+        for record, error in zip(records, errors, strict=True)
+    ]
+
+
+def test_failures_are_told_first_by_kind_and_compare_nothing():
+    plans = [plan(precision, 16) for precision in ("bf16", "nf4")]
+    label = plans[1].point.label
+    broken = failed(plans, "OSError: no config.json\nin tiny", f"{label}: OSError: no config.json")
+    content = gather_content(broken)
+    assert content.sentences == ["2 plans failed: OSError: no config.json."]
+    assert (content.comparison, content.headline) == (None, [])
+    assert content.failures is not None
+    assert render_markdown(broken, "t").splitlines()[2] == "**2 plans failed: OSError: no config.json.**"
+    measured = [measurement(each, repeat) for each in plans for repeat in range(2)]
+    worse = failed(measured, "first", "second. ", "third", "second")
+    assert gather_content([*broken, *worse]).sentences == [
+        "2 plans failed: OSError: no config.json.",
+        "4 measurements failed: second (and 2 other errors).",
+    ]
+    # What was measured is told all the same, and running out of memory is no failure.
+    assert gather_content([*broken, *measured]).sentences[1].startswith("QLoRA (nf4) of Llama-2-7b-hf needs")
+    gone = [replace(record, outcome="oom") for record in broken]
+    assert gather_content(gone).unfinished == []
+    assert "ran out of memory" in gather_content(gone).sentences[0]
+
+
+def test_a_failure_without_or_with_a_very_long_error_is_one_short_sentence():
+    (unknown,) = failed([plan("bf16", 16)], "")
+    assert gather_content([unknown]).sentences == ["1 plan failed: the error is not known."]
+    (long,) = failed([plan("bf16", 16)], "x" * 70_000)
+    assert gather_content([long]).sentences == [f"1 plan failed: {'x' * LONG_ERROR} (shortened)."]
 
 
 def test_what_nobody_set_out_to_measure_is_not_unfinished():

@@ -105,7 +105,8 @@ def _train(reader: Reader) -> dict[str, Any]:
 def _checkpointing(reader: Reader) -> bool:
     reader.tell_if_reentrant()
     value = reader.get("gradient_checkpointing", default=False)
-    if value in ("offload", "offload_disk"):
+    # unsloth is a former name of offload.
+    if value in ("offload", "offload_disk", "unsloth"):
         reader.tell(f"gradient_checkpointing: {value} moves activations off the card; planned as kept on it")
         return True
     return reader.is_on("gradient_checkpointing")

@@ -61,6 +61,13 @@ _MARKS = (
 )
 """Keys that tell a format, asked in this order."""
 
+_SCRIPT = (
+    "a Python script or notebook is not read; write what its SFTConfig or TrainingArguments says as "
+    "key: value in a YAML file, with model_name_or_path, and of its LoraConfig use_peft: true, lora_r, "
+    "lora_alpha, lora_target_modules, for QLoRA load_in_4bit: true; or put QbenchCallback (qbench.callback) "
+    "into it, which plans the same training"
+)
+
 
 def import_config(
     file: Path, config_of: ModelConfigs, form: str = "", model: str = "", seq_len: int | None = None
@@ -74,6 +81,8 @@ def import_config(
     Raises ScenarioError where the file cannot be read, belongs to no tool known here, or makes no step: with
     all problems of its keys, each with its line.
     """
+    if file.suffix in (".py", ".ipynb") and file.exists():
+        raise ScenarioError(f"{file}: {_SCRIPT}")
     values = load_mapping(file)
     form = form or _format_of(file, values)
     if form not in FORMATS:

@@ -382,6 +382,36 @@ def test_unreadable_files_say_where(tmp_path: Path, name: str, content: str, mes
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["train.py", "train.ipynb"])
+def test_a_script_is_told_what_to_give_instead(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("import torch\n")
+    with pytest.raises(ScenarioError, match=r"^[^\n]+$") as raised:
+        import_config(tmp_path / name, config_of)
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / name}: a Python script or notebook is not read")
+    assert "QbenchCallback (qbench.callback)" in message
+
+
+def test_what_is_said_to_be_written_instead_of_a_script_is_read(tmp_path: Path):
+    values = {
+        "model_name_or_path": "gpt2", "use_peft": True, "lora_r": 4, "lora_alpha": 8,
+        "lora_target_modules": ["c_attn"], "load_in_4bit": True, "max_length": 128, "bf16": True,
+    }  # fmt: skip
+    point, caveats = imported(tmp_path, values)
+    assert (point.precision, point.train.seq_len, point.train.recipe) == ("nf4", 128, "trl")
+    assert point.lora is not None
+    assert (point.lora.r, point.lora.lora_alpha) == (4, 8)
+    assert not any("unknown" in caveat or "not understood" in caveat for caveat in caveats)
+
+
+@pytest.mark.parametrize("value", ["offload", "offload_disk", "unsloth"])
+def test_checkpoints_that_axolotl_moves_off_the_card_are_told(tmp_path: Path, value: str):
+    values = {"base_model": "gpt2", "adapter": "lora", "gradient_checkpointing": value}
+    point, caveats = imported(tmp_path, values)
+    assert point.train.gradient_checkpointing
+    assert f"gradient_checkpointing: {value} moves activations off the card; planned as kept on it" in caveats
+
+
 def test_a_missing_file_is_told(tmp_path: Path):
     with pytest.raises(ScenarioError, match="no such file"):
         import_config(tmp_path / "none.yml", config_of)
