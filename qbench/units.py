@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -79,3 +80,14 @@ def format_value(value: float | None, unit: str) -> str:
     if unit == "nats/token":
         return f"{value:.3f} nats/token"
     return f"{value:.4g} {unit}".rstrip()
+
+
+def plain_text(value: Any) -> str:
+    """Return a setting or fact as a person would write it; unknown is 'unknown'."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain_text(item) for item in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

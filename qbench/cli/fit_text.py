@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.headline import DESCRIBED, describe, short_model
-from qbench.compare.methods import plain_text
 from qbench.compare.results import Result, gather, varying_settings
-from qbench.report.summary import SHORT_TITLES
+from qbench.compare.settings_text import SHORT_TITLES, describe_all, short_model
 from qbench.report.text_table import GAP, Cells, aligned
-from qbench.scenario.schema import Point
-from qbench.scenario.settings import SHORT_NAMES, point_settings
-from qbench.units import NOT_AVAILABLE, format_bytes
+from qbench.scenario.settings import SHORT_NAMES
+from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
 
 if TYPE_CHECKING:
     from qbench.plan.fit import Axis, Largest
@@ -94,25 +91,7 @@ def _title(found: Sequence[Largest], labels: Columns) -> str:
     what, _, _ = _TITLES[first.axis.setting]
     card = "" if "GPU" in labels else f" on {first.record.detail['fits'][0]['gpu']}"
     own = [name for name in SHORT_NAMES if SHORT_TITLES.get(name, name) in labels]
-    return f"{what}{card}: {settings_text(first.record.point, (first.axis.setting, *own))}"
-
-
-def settings_text(point: Point, leave_out: Collection[str]) -> str:
-    """Return the settings of a point as text: those that matter most, and others that are no defaults."""
-    settings, defaults = point_settings(point), point_settings(Point(model=point.model))
-    # Of a result only the point is described.
-    result = Result(point=point, kind="plan", device=None, machine=(), records=())
-    parts = [describe(result, leave_out)]
-    if "recipe" not in leave_out:
-        parts.append(f"recipe {point.train.recipe}")
-    if "autocast" not in leave_out and point.train.autocast == "none":
-        parts.append("no autocast")
-    parts += [
-        f"{SHORT_TITLES.get(name, name)} {plain_text(value)}"
-        for name, value in settings.items()
-        if value not in (None, defaults[name]) and name not in (*DESCRIBED, "recipe", *leave_out)
-    ]
-    return ", ".join(filter(None, parts))
+    return f"{what}{card}: {describe_all(first.record.point, (first.axis.setting, *own))}"
 
 
 def _answers(found: Sequence[Largest], labels: Columns, width: int) -> list[str]:

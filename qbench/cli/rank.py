@@ -229,12 +229,12 @@ def _row_document(row: Ranked) -> dict[str, Any]:
 
 
 def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload], num_gpus: int) -> None:
-    from qbench.cli.fit_text import settings_text
+    from qbench.compare.settings_text import describe_all
     from qbench.plan.ranking import best_of_each_card, sorted_rows
     from qbench.report.tables import Column, Table
 
     first, varying = next(iter(workloads)), _varying(list(workloads))
-    title = f"{settings_text(first, varying)}; {workloads[first].says}, by {key}"
+    title = f"{describe_all(first, varying)}; {workloads[first].says}, by {key}"
     best = sorted_rows(best_of_each_card(rows), key)
     if not best:
         # A table of nothing, and notes on what is in it, would say nothing.

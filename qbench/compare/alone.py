@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from qbench.compare.headline import MANY_MODELS, circumstances, ending_text, method_name, short_model
+from qbench.compare.headline import MANY_MODELS, circumstances, ending_text, method_name
 from qbench.compare.results import Result
+from qbench.compare.settings_text import short_model
 from qbench.compare.spans import counted, listed
 from qbench.units import format_bytes
 

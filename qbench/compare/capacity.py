@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qbench.compare.headline import MANY_MODELS, PREFERRED, describe, short_model
+from qbench.compare.headline import MANY_MODELS, PREFERRED
 from qbench.compare.methods import BASELINE_PRECISIONS
 from qbench.compare.reach import Capacity, Reach
 from qbench.compare.results import Result, fits_of
+from qbench.compare.settings_text import describe, short_model
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
 AXES = {
@@ -168,7 +169,7 @@ def sentence(capacity: Capacity) -> str:
     if not fitting:
         return f"{_neither(capacity)}{_beyond(capacity)}"
     hidden = ("model", "precision", *([capacity.axis] if capacity.axis else []))
-    conditions = f"(planned; {describe(fitting[0], leave_out=hidden)})"
+    conditions = f"(planned; {describe(fitting[0].point, hidden)})"
     return f"On {capacity.card} {_verdict(capacity)} {conditions}.{_speed(capacity)}{_beyond(capacity)}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from qbench.compare.intervals import LEAST_PROCESSES
 from qbench.compare.methods import MethodPair, difference_names, speeds_of
 from qbench.compare.results import Result, predictions
+from qbench.compare.settings_text import DESCRIBED, describe, short_model
 from qbench.compare.spans import SAME_PERCENT, counted, listed, ratio_text, saving_text, span_text
 from qbench.units import format_bytes
 
@@ -19,16 +20,6 @@ MANY_MODELS = 4
 
 PREFERRED = ("nf4-dq", "nf4", "fp4-dq", "fp4", "int8")
 """Quantized precisions, the one that speaks for QLoRA first."""
-
-DESCRIBED = (
-    "model",
-    "precision",
-    "r",
-    "per_device_train_batch_size",
-    "seq_len",
-    "gradient_checkpointing",
-)
-"""The settings that matter most, which `describe` writes out."""
 
 _WORDS = {"plan": "planned", "measurement": "measured"}
 _ENDINGS = {
@@ -53,26 +44,6 @@ def where(result: Result) -> str:
     return f"measured on {name}" if name and result.device == "cuda" else basis(result)
 
 
-def short_model(name: str) -> str:
-    """Return the last part of a model's name or folder."""
-    return name.rstrip("/").rsplit("/", 1)[-1] or name
-
-
-def describe(result: Result, leave_out: Iterable[str] = ()) -> str:
-    """Return the settings that matter most as text: 'rank 16, batch 1, 2,048 tokens, checkpointing'."""
-    point, hidden = result.point, set(leave_out)
-    train = point.train
-    parts = {
-        "model": short_model(point.model),
-        "precision": point.precision,
-        "r": f"rank {point.lora.r}" if point.lora else "full fine-tuning",
-        "per_device_train_batch_size": f"batch {train.per_device_train_batch_size}",
-        "seq_len": f"{train.seq_len:,} tokens",
-        "gradient_checkpointing": "checkpointing" if train.gradient_checkpointing else "no checkpointing",
-    }
-    return ", ".join(text for name, text in parts.items() if name not in hidden)
-
-
 def method_name(result: Result) -> str:
     """Return the method of a result with its precision: 'QLoRA (nf4)', 'bf16 LoRA'."""
     precision = result.point.precision
@@ -84,9 +55,7 @@ def circumstances(results: Sequence[Result]) -> str:
     """Return how some results were obtained, and the settings that matter most of those that they share."""
     first, *others = results
     varying = [n for n in DESCRIBED if any(o.settings.get(n) != first.settings.get(n) for o in others)]
-    return "; ".join(
-        filter(None, (where(first), describe(first, leave_out=("model", "precision", *varying))))
-    )
+    return "; ".join(filter(None, (where(first), describe(first.point, ("model", "precision", *varying)))))
 
 
 def headline(pairs: Sequence[MethodPair]) -> list[str]:
@@ -244,7 +213,7 @@ def _both_ways(known: Pairs) -> str:
 def _end(pair: MethodPair, known: Pairs) -> str:
     """Return one end of a range: the share, both amounts, and the settings in which the range varies."""
     same = [name for name in DESCRIBED if len({other.candidate.settings.get(name) for other in known}) == 1]
-    at = describe(pair.candidate, leave_out=same)
+    at = describe(pair.candidate.point, same)
     candidate, baseline = format_bytes(pair.peak.candidate), format_bytes(pair.peak.baseline)
     amounts = f"{candidate} instead of {baseline}"
     return f"{saving_text(_percent(pair))} ({'; '.join(filter(None, (amounts, at)))})"

@@ -14,6 +14,7 @@ from qbench.compare.intervals import LEAST_PROCESSES
 from qbench.compare.results import MEMORY_METRICS, Result, fits_of, gather
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
+from qbench.units import plain_text
 
 BASELINE_PRECISIONS = ("bf16", "fp16")
 """Precisions of LoRA that others are held against, the preferred one first."""
@@ -252,17 +253,6 @@ def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any], leave_out: Iter
         for name in names
         if ours.get(name) != theirs.get(name)
     ]
-
-
-def plain_text(value: Any) -> str:
-    """Return a setting or fact as a person would write it; unknown is 'unknown'."""
-    if value is None:
-        return "unknown"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(plain_text(item) for item in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def environment_facts(environment: Mapping[str, Any]) -> dict[str, str | bool]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qbench.compare.headline import short_model
 from qbench.compare.methods import MethodPair
 from qbench.compare.results import Result
+from qbench.compare.settings_text import short_model
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from qbench.compare.headline import short_model
 from qbench.compare.results import Result
+from qbench.compare.settings_text import short_model
 from qbench.compare.waterfall import WaterfallRow, why_not_a_quarter
 from qbench.records.metrics import BREAKDOWN
 from qbench.report.selection import Group, alike, by_precision, conditions, plans_first, precisions, widest

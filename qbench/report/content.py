@@ -10,10 +10,11 @@ from typing import Any
 
 from qbench.compare.alone import alone_sentences
 from qbench.compare.capacity import sentence, telling
-from qbench.compare.headline import accuracy_sentence, headline, short_model
+from qbench.compare.headline import accuracy_sentence, headline
 from qbench.compare.methods import MethodPair, near_results, pair_results
 from qbench.compare.quality import quality_sentences
 from qbench.compare.results import Result, findings, gather
+from qbench.compare.settings_text import short_model
 from qbench.compare.spans import counted, listed
 from qbench.records.record import Record
 from qbench.records.store import collector_paused

@@ -7,9 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from qbench.compare.headline import accuracy_sentence, short_model
-from qbench.compare.methods import plain_text
+from qbench.compare.headline import accuracy_sentence
 from qbench.compare.results import Prediction, Result, predictions, varying_settings
+from qbench.compare.settings_text import short_model
 from qbench.report.selection import Group, alike, by_precision, conditions, plans_first, precisions, widest
 from qbench.report.style import (
     BAR_HEIGHT,
@@ -23,7 +23,7 @@ from qbench.report.style import (
     safe,
     wrapped,
 )
-from qbench.units import format_value
+from qbench.units import format_value, plain_text
 
 FEW = 6
 """Points up to which plan and measurement are shown as bars instead of dots."""

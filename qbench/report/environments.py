@@ -15,12 +15,8 @@ from qbench.compare.environments import (
     TimeChange,
     unit_of,
 )
-from qbench.compare.headline import DESCRIBED, describe
-from qbench.compare.methods import plain_text
-from qbench.compare.results import gather
+from qbench.compare.settings_text import describe, other_settings
 from qbench.report.tables import TITLES, Column, Table, Value
-from qbench.scenario.schema import Point
-from qbench.scenario.settings import point_settings
 from qbench.units import format_count, format_value
 
 _FEW_PAIRS = 5
@@ -38,14 +34,7 @@ def packages_table(changes: Sequence[PackageChange]) -> Table:
 
 def point_title(change: PointChange) -> str:
     """Return the settings of a point that matter most, and others that are no defaults."""
-    (result,) = gather([(change.a or change.b)[0]])
-    settings, defaults = point_settings(change.point), point_settings(Point(model=change.point.model))
-    others = [
-        f"{name} {plain_text(value)}"
-        for name, value in settings.items()
-        if value != defaults[name] and name not in DESCRIBED and change.point.lora is not None
-    ]
-    return ", ".join([describe(result), *others])
+    return ", ".join([describe(change.point), *other_settings(change.point)])
 
 
 def point_table(change: PointChange) -> Table:

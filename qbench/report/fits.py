@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from qbench.compare.headline import short_model
 from qbench.compare.results import Result, fits_of
+from qbench.compare.settings_text import short_model
 from qbench.report.selection import Group, alike, by_precision, conditions, widest
 from qbench.report.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
 from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text

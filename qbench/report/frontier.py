@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from qbench.compare.frontier import FrontierPoint, frontier
-from qbench.compare.headline import basis, short_model
+from qbench.compare.headline import basis
 from qbench.compare.results import Result
+from qbench.compare.settings_text import short_model
 from qbench.report.style import NEUTRAL, PRECISION_COLOURS, Axis, Chart, byte_axis, new_figure, safe
 from qbench.scenario.schema import PRECISIONS
 from qbench.units import format_bytes, format_value

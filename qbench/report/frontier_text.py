@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qbench.compare.frontier import FrontierPoint, Payoff, frontier, payoffs
-from qbench.compare.headline import short_model
 from qbench.compare.results import Result
+from qbench.compare.settings_text import short_model
 from qbench.units import format_bytes, format_value
 
 MOST_NAMED = 6

@@ -6,9 +6,9 @@ import heapq
 import statistics
 from collections.abc import Sequence
 
-from qbench.compare.headline import short_model
 from qbench.compare.quality import ModuleError, module_errors, quality_of
 from qbench.compare.results import Result
+from qbench.compare.settings_text import short_model
 from qbench.report.selection import alike, by_precision, conditions, precisions, widest
 from qbench.report.style import PRECISION_COLOURS, Chart, new_figure
 from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text, rounded

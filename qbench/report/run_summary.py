@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qbench.compare.headline import short_model
-from qbench.compare.methods import MethodPair, pair_results, plain_text
+from qbench.compare.methods import MethodPair, pair_results
 from qbench.compare.results import Result, varying_settings
-from qbench.report.summary import SHORT_TITLES
+from qbench.compare.settings_text import SHORT_TITLES, short_model
 from qbench.report.text_table import fitted
-from qbench.units import NOT_AVAILABLE, format_bytes
+from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
 
 PEAK = "peak_allocated_bytes"
 

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qbench.compare.headline import basis, describe
+from qbench.compare.headline import basis
 from qbench.compare.results import Result
+from qbench.compare.settings_text import describe
 from qbench.scenario.schema import PRECISIONS
 
 Group = list[Result]
@@ -68,7 +69,7 @@ def plans_first(results: Sequence[Result]) -> list[Result]:
 def conditions(group: Sequence[Result], *free: str) -> str:
     """Return a caption's first sentence: settings that the group shares, and how it was obtained."""
     how = " and ".join(dict.fromkeys(basis(result) for result in group))
-    text = describe(group[0], leave_out=free)
+    text = describe(group[0].point, free)
     if {"model", "precision"} <= set(free):
         # Otherwise the sentence begins with a name, which stays as it is spelt.
         text = f"{text[0].upper()}{text[1:]}"

@@ -7,26 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qbench.catalog.gpus import gpus
-from qbench.compare.headline import DESCRIBED, basis, describe, headline, short_model
-from qbench.compare.methods import pair_results, plain_text
+from qbench.compare.headline import basis, headline
+from qbench.compare.methods import pair_results
 from qbench.compare.results import Result, caveats, gather, varying_settings
+from qbench.compare.settings_text import SHORT_TITLES, describe_training, other_settings, short_model
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.text_table import GAP, WIDTH, Cells, aligned, fitted
-from qbench.scenario.schema import Point
-from qbench.scenario.settings import point_settings
-from qbench.units import format_bytes, format_count, format_seconds, format_value
-
-SHORT_TITLES = {
-    "per_device_train_batch_size": "batch",
-    "seq_len": "tokens",
-    "gradient_accumulation_steps": "accum",
-    "gradient_checkpointing": "ckpt",
-    "attn_implementation": "attn",
-    "target_modules": "targets",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-}
+from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
 
 
 def plan_lines(records: Sequence[Record]) -> list[str]:
@@ -101,24 +89,13 @@ def _indented(lines: Iterable[str]) -> list[str]:
 def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     """Return the settings that all results share: those that matter most, and others that are no defaults."""
     first = results[0]
-    settings, defaults = point_settings(first.point), point_settings(Point(model=first.point.model))
-    others = [
-        f"{name} {plain_text(value)}"
-        for name, value in settings.items()
-        if value != defaults[name]
-        and name not in (*DESCRIBED, "recipe", *hidden)
-        and first.point.lora is not None
-    ]
     capability = first.detail.get("compute_capability")
     target = f" with compute capability {capability[0]}.{capability[1]}" if capability else ""
-    main = describe(first, leave_out=hidden)
-    if "recipe" not in hidden:
-        main += f", recipe {first.point.train.recipe}"
-    if "autocast" not in hidden and first.point.train.autocast == "none":
-        main += ", no autocast"
+    main = describe_training(first.point, hidden)
     if "model" in hidden:  # Else it begins with a name, which keeps its spelling.
         main = main[:1].upper() + main[1:]
-    return "; ".join(filter(None, [main, ", ".join(others), basis(first) + target]))
+    others = ", ".join(other_settings(first.point, ("recipe", *hidden)))
+    return "; ".join(filter(None, [main, others, basis(first) + target]))
 
 
 def _figures(result: Result) -> list[Cells]:

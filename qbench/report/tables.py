@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbench.compare.headline import basis, short_model
-from qbench.compare.methods import MethodPair, difference_names, plain_text
+from qbench.compare.headline import basis
+from qbench.compare.methods import MethodPair, difference_names
 from qbench.compare.results import (
     MEMORY_METRICS,
     Prediction,
@@ -15,8 +15,9 @@ from qbench.compare.results import (
     predictions,
     varying_settings,
 )
+from qbench.compare.settings_text import short_model
 from qbench.records.metrics import METRICS
-from qbench.units import NOT_AVAILABLE, format_value
+from qbench.units import NOT_AVAILABLE, format_value, plain_text
 
 Value = str | int | float | bool | None
 

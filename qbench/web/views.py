@@ -8,8 +8,8 @@ from typing import Any
 from dash import dcc, html
 
 from qbench.catalog.gpus import find_gpu
-from qbench.compare.headline import short_model
 from qbench.compare.results import gather
+from qbench.compare.settings_text import short_model
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report import bars, curves
