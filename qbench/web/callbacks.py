@@ -8,7 +8,7 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output
 from dash.exceptions import PreventUpdate
 
-from qbench.catalog.gpus import find_gpu
+from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.errors import QbenchError
 from qbench.planning import PlanFor
 from qbench.scenario.schema import PRECISIONS, Point
@@ -105,11 +105,18 @@ def _of_each_setting(state: State) -> list[Question]:
 
 
 def _of_each_precision(state: State) -> list[Question]:
+    """Return a question for each precision and generation of cards: answers wait for one of them at most."""
     setting = state.settings[0]
     chosen = {*OVERVIEW_PRECISIONS, setting.point.precision}
-    cards = dict.fromkeys((setting.gpu, *CARDS))
-    plan_for = PlanFor(gpus=tuple(find_gpu(name) for name in cards))
-    return [(_with_precision(setting.point, name), plan_for) for name in PRECISIONS if name in chosen]
+    generations: dict[Any, list[GpuSpec]] = {}
+    for gpu in map(find_gpu, dict.fromkeys((setting.gpu, *CARDS))):
+        generations.setdefault((gpu.compute_capability or (0,))[0], []).append(gpu)
+    return [
+        (_with_precision(setting.point, name), PlanFor(gpus=tuple(cards)))
+        for name in PRECISIONS
+        if name in chosen
+        for cards in generations.values()
+    ]
 
 
 def _with_precision(point: Point, precision: str) -> Point:

@@ -203,7 +203,7 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     columns = list(zip(state.settings, records, strict=True))
     names = [name for name in DEFAULTS if len({setting.texts[name] for setting, _ in columns}) > 1]
     rows = [_row(SETTING_TITLES[name], [_short(setting, name) for setting, _ in columns]) for name in names]
-    rows.append(_row("Fits", [_room(record, setting.gpu) for setting, record in columns]))
+    rows.append(_row("Fits", [_room(_fit(record, setting.gpu)) for setting, record in columns]))
     for name, title in FIGURES.items():
         cells = [_text(record, setting.gpu, name) for setting, record in columns]
         if any(cells):
@@ -248,8 +248,7 @@ def _row(title: str, cells: Sequence[str]) -> html.Tr:
     return html.Tr([html.Th(title, scope="row"), *(html.Td(cell or NOT_AVAILABLE) for cell in cells)])
 
 
-def _room(record: Record, gpu: str) -> str:
-    fit = _fit(record, gpu)
+def _room(fit: Mapping[str, Any]) -> str:
     if not fit:
         return "cannot be planned"
     room = fit["headroom_bytes"]
@@ -304,21 +303,27 @@ def _copy(name: str, title: str, text: str) -> list[Any]:
 
 
 def overview_view(setting: Setting, records: Sequence[Record]) -> list[Any]:
-    """Return a table of what fits where: a row for each card, a column for each precision."""
-    held = next((record.detail["fits"] for record in records if record.outcome == "ok"), ())
-    cards = [fit["gpu"] for fit in held]
+    """Return a table of what fits where: a row for each card, a column for each precision.
+
+    The plans of one precision may each be held against other cards.
+    """
+    held: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for record in records:
+        fits = record.detail.get("fits") or ()
+        held.setdefault(record.point.precision, {}).update({fit["gpu"]: fit for fit in fits})
+    cards = {card: find_gpu(card).memory_bytes for fits in held.values() for card in fits}
     if not cards:
         return []
-    heads = ["GPU", "Memory", *(record.point.precision for record in records)]
+    heads = ["GPU", "Memory", *held]
     rows = [
         html.Tr(
             [
                 html.Th(card, scope="row"),
-                html.Td(format_bytes(find_gpu(card).memory_bytes)),
-                *(_fit_cell(record, card) for record in records),
+                html.Td(format_bytes(cards[card])),
+                *(_fit_cell(fits.get(card)) for fits in held.values()),
             ]
         )
-        for card in sorted(cards, key=lambda card: find_gpu(card).memory_bytes)
+        for card in sorted(cards, key=lambda card: cards[card])
     ]
     table = html.Table(
         [html.Thead(html.Tr([html.Th(head, scope="col") for head in heads])), html.Tbody(rows)]
@@ -327,8 +332,7 @@ def overview_view(setting: Setting, records: Sequence[Record]) -> list[Any]:
     return [html.H2("What fits where"), html.P(note, className="note"), _scrolling(table, "What fits where")]
 
 
-def _fit_cell(record: Record, gpu: str) -> html.Td:
-    fit = _fit(record, gpu)
-    if not fit:
+def _fit_cell(fit: Mapping[str, Any] | None) -> html.Td:
+    if fit is None:
         return html.Td(NOT_AVAILABLE, className="na")
-    return html.Td(_room(record, gpu), className="fits" if fit["fits"] else "short")
+    return html.Td(_room(fit), className="fits" if fit["fits"] else "short")
