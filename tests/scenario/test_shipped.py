@@ -43,6 +43,7 @@ def test_every_question_is_there() -> None:
         "demo",
         "gpu-validation",
         "hardware-sizing",
+        "int8-and-checkpointing",
         "model-size-sweep",
         "qlora-vs-lora-llama2-7b",
         "rank-sweep",
