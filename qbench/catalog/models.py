@@ -127,7 +127,7 @@ def catalog_name(name: str) -> str:
 
     One model is one point then, however it was named.
     """
-    is_folder = _spelt_as_path(name) or os.path.exists(name)
+    is_folder = _spelt_as_path(name) or os.path.isfile(os.path.join(name, "config.json"))
     spec = None if is_folder else _index().find(name)
     return name if spec is None else spec.hub_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import asdict
 from enum import Enum
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qbench.cli import options
-from qbench.cli.console import print_json, print_note, print_text
-from qbench.errors import QbenchError
+from qbench.cli.console import print_error, print_json, print_note, print_text
+from qbench.errors import QbenchError, StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,7 +128,18 @@ def _found(
     axes = [axis_of(point, setting, step) for point in points]
     # Points that differ in the varied setting only are one question.
     asked = {with_value(point, setting, 1): axis for point, axis in zip(points, axes, strict=True)}
-    return [largest(point, axis, planner(gpu)) for point, axis in asked.items() for gpu in cards]
+    found: list[Largest] = []
+    failed: dict[str, StepError] = {}
+    for (point, axis), gpu in itertools.product(asked.items(), cards):
+        try:
+            found.append(largest(point, axis, planner(gpu)))
+        except StepError as error:
+            failed[f"{gpu.name}, {point.precision}"] = error
+    if failed and not found:
+        raise next(iter(failed.values()))
+    for name, why in failed.items():
+        print_error(f"{name}: {why}")
+    return found
 
 
 def _planner(alloc_conf: str, use_cache: bool, gpu: GpuSpec) -> Planner:

@@ -135,6 +135,11 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
         notes.append(f"none: the least, {least}, does not fit; the rest of the row is for that.")
     limits = {largest.axis.why: None for largest in found if largest.limited_by != "memory"}
     notes += [f"Not memory but a limit ends the search: {why}." for why in limits]
+    for at, largest in enumerate(found):
+        if largest.above is not None and largest.above.reserved_bytes is None:
+            name = _name(labels, at)
+            told = f"one step above cannot be planned ({largest.above.verdict})."
+            notes.append(f"{name}: {told}" if name else told.capitalize())
     if any(map(_after_retries, found)):
         notes.append(_RETRIED_NOTE)
     for at, largest in enumerate(found):

@@ -107,6 +107,13 @@ def fits_of(result: Result) -> list[dict[str, Any]]:
     return list(fits)
 
 
+def metrics_card(detail: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the card of detail.fits that a plan's metrics are of, the first with kernels, or None."""
+    fits = detail.get("fits")
+    rows = fits if isinstance(fits, list) else []
+    return next((fit for fit in rows if fit["fits"] or fit.get("headroom_bytes") is not None), None)
+
+
 def findings(record: Record) -> list[dict[str, Any]]:
     """Return what was found for and against a measurement, each with name, value, verdict and why."""
     return list(record.detail.get("validity") or ())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbench.compare.judgements import MIN_EFFECT, NEAR
-from qbench.compare.results import number_of
+from qbench.compare.results import metrics_card, number_of
 from qbench.compare.spans import counted
 from qbench.errors import QbenchError
 from qbench.records.metrics import METRICS
@@ -120,9 +120,9 @@ def trend(
 def _machine(record: Record, metric: str) -> str:
     if record.kind == "measurement":
         return str(record.environment.get("device_name"))
-    fits, capability = record.detail.get("fits"), record.detail.get("compute_capability")
-    if METRICS[metric].gate == "statistical" and fits:
-        return str(fits[0]["gpu"])
+    card, capability = metrics_card(record.detail), record.detail.get("compute_capability")
+    if METRICS[metric].gate == "statistical" and card is not None:
+        return str(card["gpu"])
     return f"compute capability {'.'.join(map(str, capability))}" if capability else ""
 
 

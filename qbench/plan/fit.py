@@ -27,6 +27,9 @@ STEPS: dict[Varied, int] = {"seq_len": 64, "per_device_train_batch_size": 1, "r"
 LOOK_BEYOND = 3
 """Steps around a value that fits which are planned: one above may fit all the same, one below may not."""
 
+MOST_CLIMBS = 8
+"""How often a value that does not fit is passed by, since one close above it fits."""
+
 GROWTH = 8
 """How many times the largest value known to fit the next one is, where no model bounds it: the largest values
 would take minutes to plan, and no card holds them."""
@@ -194,26 +197,33 @@ class _Search:
         if not self.probe(1).fits:
             return 0
         low, high = self._bracket()
+        ceiling = self._axis.count + 1
         while low < self._axis.count:
-            low = self._last_around(self._edge(low, high))
+            low = self._last_around(self._edge(low, high), ceiling)
             below = [self.probe(index) for index in range(max(low - LOOK_BEYOND + 1, 1), low)]
             if not below or any(probe.fits for probe in below):
                 break
-            # It fits by luck, as the allocator packs blocks: the answer is what fits without.
-            high = low - len(below)
+            # It fits by luck, as the allocator packs blocks: the answer is what fits without, below it.
+            ceiling, high = low, low - len(below)
             low = max(index for index in self._records if index < high and self.probe(index).fits)
         return low
 
-    def _last_around(self, low: int) -> int:
-        """Return the number of the last value that fits of those close above one that fits."""
-        count = self._axis.count
-        while low < count:
-            above = range(low + 1, min(low + LOOK_BEYOND, count) + 1)
-            beyond = [index for index in above if self.probe(index).fits]
-            if not beyond:
-                break
-            low = beyond[0]
-        return low
+    def _last_around(self, low: int, ceiling: int) -> int:
+        """Return the number of the last value below the ceiling that fits of those close above one that fits.
+
+        After MOST_CLIMBS of them, where every other value may fit, one is taken that is known not to go on.
+        """
+        for _ in range(MOST_CLIMBS):
+            above = range(low + 1, min(low + LOOK_BEYOND + 1, ceiling))
+            beyond = next((index for index in above if self.probe(index).fits), None)
+            if beyond is None:
+                return low
+            failing = [index for index in self._records if index > beyond and not self.probe(index).fits]
+            low = self._edge(beyond, min(failing)) if failing else beyond
+        if low == self._axis.count or not self.probe(low + 1).fits:
+            return low
+        known = self._records
+        return max(i for i in known if i + 1 in known and self.probe(i).fits and not self.probe(i + 1).fits)
 
     def _edge(self, low: int, high: int) -> int:
         """Return the number of a value that fits while the next does not, starting from one of each."""

@@ -9,7 +9,7 @@ from typing import Any
 from qbench.catalog.gpus import gpus
 from qbench.compare.headline import basis, headline
 from qbench.compare.methods import pair_results
-from qbench.compare.results import Result, caveats, gather, varying_settings
+from qbench.compare.results import Result, caveats, gather, metrics_card, varying_settings
 from qbench.compare.settings_text import SHORT_TITLES, describe_training, other_settings, short_model
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
@@ -146,20 +146,14 @@ def _breakdown(result: Result) -> list[Cells]:
 
 def _planned_time(result: Result) -> dict[str, Any]:
     """Return where planned time goes on the device that the metrics are of; empty where it has none."""
-    fits, told = result.detail.get("fits"), _told_card(result)
+    fits, told = result.detail.get("fits"), metrics_card(result.detail)
     if told is not None:
         return (told.get("time") if told["fits"] else None) or {}
     return {} if fits else result.detail.get("time") or {}
 
 
-def _told_card(result: Result) -> dict[str, Any] | None:
-    """Return the card that the metrics are of, the first with kernels for the step; None without cards."""
-    fits = result.detail.get("fits") or []
-    return next((fit for fit in fits if fit["headroom_bytes"] is not None), None)
-
-
 def _time_remarks(result: Result) -> dict[str, str]:
-    time, card = _planned_time(result), _told_card(result)
+    time, card = _planned_time(result), metrics_card(result.detail)
     if not time:
         return {}
     device = "this CPU" if card is None else card["gpu"]

@@ -74,7 +74,7 @@ def add_callbacks(app: Dash, planner: Planner, uploads: Uploads) -> None:
             state, records = planned(asked, "overview", _of_each_precision)
         except QbenchError:
             return []
-        return overview_view(state.settings[0], records)
+        return overview_view(state.settings[0], _cards(state), records)
 
     in_browser: Any = app.clientside_callback  # It has no annotations.
     start = ClientsideFunction(namespace="qbench", function_name="start")
@@ -109,7 +109,7 @@ def _of_each_precision(state: State) -> list[Question]:
     setting = state.settings[0]
     chosen = {*OVERVIEW_PRECISIONS, setting.point.precision}
     generations: dict[Any, list[GpuSpec]] = {}
-    for gpu in map(find_gpu, dict.fromkeys((setting.gpu, *CARDS))):
+    for gpu in map(find_gpu, _cards(state)):
         generations.setdefault((gpu.compute_capability or (0,))[0], []).append(gpu)
     return [
         (_with_precision(setting.point, name), PlanFor(gpus=tuple(cards)))
@@ -117,6 +117,10 @@ def _of_each_precision(state: State) -> list[Question]:
         if name in chosen
         for cards in generations.values()
     ]
+
+
+def _cards(state: State) -> list[str]:
+    return list(dict.fromkeys((state.settings[0].gpu, *CARDS)))
 
 
 def _with_precision(point: Point, precision: str) -> Point:

@@ -302,8 +302,8 @@ def _copy(name: str, title: str, text: str) -> list[Any]:
     ]
 
 
-def overview_view(setting: Setting, records: Sequence[Record]) -> list[Any]:
-    """Return a table of what fits where: a row for each card, a column for each precision.
+def overview_view(setting: Setting, names: Sequence[str], records: Sequence[Record]) -> list[Any]:
+    """Return a table of what fits where: a row for each card by its name, a column for each precision.
 
     The plans of one precision may each be held against other cards.
     """
@@ -311,9 +311,9 @@ def overview_view(setting: Setting, records: Sequence[Record]) -> list[Any]:
     for record in records:
         fits = record.detail.get("fits") or ()
         held.setdefault(record.point.precision, {}).update({fit["gpu"]: fit for fit in fits})
-    cards = {card: find_gpu(card).memory_bytes for fits in held.values() for card in fits}
-    if not cards:
+    if not any(held.values()):
         return []
+    cards = {name: find_gpu(name).memory_bytes for name in names}
     heads = ["GPU", "Memory", *held]
     rows = [
         html.Tr(

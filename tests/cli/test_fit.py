@@ -177,3 +177,17 @@ def test_real_answers_keep_to_the_terminal_and_say_what_the_document_says(
         rows = [line for line in [*lines, ""][at + 1 : [*lines, ""].index("", at)] if line[2] != " "]
         held = [row[lines[at].index("fits") :].split()[0] for row in rows]
         assert held == sorted(("yes" if change["fits"] else "no" for change in fit["changes"]), reverse=True)
+
+
+def test_a_step_above_that_cannot_be_planned_is_told():
+    above = Probe(value=1088, fits=False, verdict="no such kernel", reserved_bytes=None)
+    lines = fit_lines([replace(answer("nf4", 1024), above=above)], 100)
+    assert "One step above cannot be planned (no such kernel)." in lines
+
+
+def test_a_card_without_a_kernel_does_not_hide_the_others(model: str, capsys: pytest.CaptureFixture[str]):
+    flags = ("--attn", "flash_attention_2", "--precision", "bf16", "--vary", "r", "--seq", "64")
+    assert main(["fit", model, *flags, "--gpu", "T4", "--gpu", "RTX 3070"]) == 0
+    captured = capsys.readouterr()
+    assert "T4, bf16: flash_attention_2 needs compute capability 8.0 or more" in captured.err
+    assert "Largest rank on RTX 3070" in captured.out

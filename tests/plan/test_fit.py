@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -150,6 +151,41 @@ def test_a_value_that_fits_far_above_the_others_is_luck_and_no_answer():
     assert (found.value, found.is_monotone) == (20, False)
     assert found.above is not None
     assert (found.above.value, found.above.fits) == (21, False)
+
+
+@pytest.mark.parametrize("lucky", range(21, 27))
+def test_a_lucky_value_close_above_the_others_ends_the_search(lucky: int):
+    found = searched(lambda tokens: tokens <= 20 or tokens == lucky)
+    # Next to the others, or one apart, it is no luck.
+    assert found.value == (lucky if lucky <= 22 else 20)
+    assert found.above is not None
+    assert not found.above.fits
+
+
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_need_that_alternates_asks_few_values(period: int):
+    found = searched(lambda tokens: tokens <= 2000 or tokens % period == 0, limit=20_003)
+    assert found.value is not None
+    assert found.value >= 2000
+    assert found.above is not None
+    assert not found.above.fits
+    # Nine edges of at most ten estimates and fifteen halvings; each value in turn would be 18,000.
+    assert len(found.probes) <= 225
+
+
+def test_need_with_noise_ends_at_a_value_that_fits():
+    for seed in range(200):
+        noise = random.Random(seed)
+        jitter = [1 + noise.uniform(-0.05, 0.05) for _ in range(1001)]
+
+        def fits(tokens: int, jitter: list[float] = jitter) -> bool:
+            return tokens * jitter[tokens] <= 300
+
+        found = searched(fits)
+        assert found.value is not None
+        assert found.above is not None
+        assert (fits(found.value), found.above.fits) == (True, False)
+        assert 285 <= found.value <= 316
 
 
 def test_what_grows_is_told_for_one_step():
