@@ -124,7 +124,7 @@ def test_the_fast_way_reads_what_the_other_does(file: Path) -> None:
             name: None
             if name == "timeline"
             else value | {"by_module": None}
-            if name == "quality" and value.get("by_module")
+            if name == "quality" and value and value.get("by_module")
             else value
             for name, value in whole.detail.items()
         }
