@@ -41,7 +41,7 @@ clean: ## Remove .venv, caches and builds; what was measured (runs/) stays
 	find qbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so the next make takes up an interrupted installation.
-$(STAMP): pyproject.toml qbench/__init__.py $(CONSTRAINTS)
+$(STAMP): pyproject.toml qbench/version.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 		echo "make: '$(PYTHON)' is missing or older than 3.10; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \

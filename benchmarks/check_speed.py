@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.timing import Row, command, document, imports_time
-from qbench.compare.baselines import accept
+from qbench.comparison.baselines import accept
 from qbench.records.record import Record
 from qbench.records.store import RECORDS_FILE, read_records, write_records
 from qbench.units import MIB

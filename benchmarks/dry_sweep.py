@@ -16,9 +16,9 @@ from pathlib import Path
 from qbench.measure.failures import attempt
 from qbench.measure.task import Measurement, Task, Work
 from qbench.records.record import Record
+from qbench.runs.run import Job, Progress, run_scenario
 from qbench.scenario.expand import expand
 from qbench.scenario.schema import Device, Point, Scenario
-from qbench.sweep import Job, Progress, run_scenario
 from qbench.units import MIB
 
 POINTS = 10_000

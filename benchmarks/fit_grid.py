@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qbench.catalog.gpus import GpuSpec, find_gpu
-from qbench.plan.fit import Planner, axis_of, largest, with_value
-from qbench.planning import PlanFor, plans
+from qbench.planner.fit import Planner, axis_of, largest, with_value
 from qbench.quiet import quiet_libraries
 from qbench.records.record import Record
+from qbench.runs.plans import PlanFor, plans
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 

@@ -27,11 +27,11 @@ from typing import Any
 
 from benchmarks.gate_processes import GROWTH, POINT, SETTINGS, collect
 from qbench.cli.gate import DEFAULT_PROCESSES
-from qbench.compare.intervals import processes_needed
-from qbench.compare.judgements import MIN_EFFECT, WANTED_EFFECT, Verdict
-from qbench.compare.noise import cautious, noise_of
-from qbench.compare.regressions import check
-from qbench.compare.sequential import Pair, Rule, looks, paired_ratio, pairs_needed, pairs_of
+from qbench.comparison.check import check
+from qbench.comparison.intervals import processes_needed
+from qbench.comparison.noise import cautious, noise_of
+from qbench.comparison.sequential import Pair, Rule, looks, paired_ratio, pairs_needed, pairs_of
+from qbench.comparison.verdicts import MIN_EFFECT, WANTED_EFFECT, Verdict
 from qbench.records.record import Record
 
 BLOCK = 4

@@ -22,9 +22,9 @@ from typing import Any
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.task import Measurement, Task
 from qbench.records.store import read_records
+from qbench.runs.run import FINISHED, run_scenario
 from qbench.scenario.expand import expand
 from qbench.scenario.schema import Device, Point, Scenario
-from qbench.sweep import FINISHED, run_scenario
 
 SCENARIO = Scenario(
     name="trial",

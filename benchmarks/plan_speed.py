@@ -29,10 +29,10 @@ from pathlib import Path
 from benchmarks.timing import Row, command, document, imports_time, seconds_of
 from qbench.catalog.gpus import find_gpu
 from qbench.measure.pool import num_cores
-from qbench.plan.trace import trace
-from qbench.planning import PlanFor, plan_or_error, plans
+from qbench.planner.trace import trace
 from qbench.quiet import quiet_libraries
 from qbench.records.record import Record
+from qbench.runs.plans import PlanFor, plan_or_error, plans
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 

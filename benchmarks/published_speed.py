@@ -36,11 +36,11 @@ LEFT_OUT = (
 def rows() -> list[dict[str, Any]]:
     """Return planned and measured tokens a second of each published figure."""
     from qbench.catalog.throughput import published_speeds
-    from qbench.plan.hardware import card_of
-    from qbench.plan.rates import DatasheetRates
-    from qbench.plan.timing import step_time
-    from qbench.plan.trace import trace
-    from qbench.validation import run_of, run_text
+    from qbench.planner.hardware import card_of
+    from qbench.planner.speed_datasheet import DatasheetRates
+    from qbench.planner.step_time import step_time
+    from qbench.planner.trace import trace
+    from qbench.runs.validation import run_of, run_text
 
     found = []
     for published in published_speeds():

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 
 from qbench.catalog.gpus import gpus
-from qbench.catalog.rates import catalog_rates
-from qbench.plan.ranking import Terms, ranked
-from qbench.plan.workload import of_tokens
+from qbench.catalog.hourly_prices import catalog_rates
+from qbench.planner.ranking import Terms, ranked
+from qbench.planner.workload import of_tokens
 from qbench.quiet import quiet_libraries
 from qbench.scenario.expand import point_from
 

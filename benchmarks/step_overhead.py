@@ -25,7 +25,7 @@ from functools import partial
 from qbench.measure.cpu import timed_steps
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.task import Measurement
-from qbench.memory.recording import record_steps
+from qbench.memory.history.recording import record_steps
 from qbench.quiet import quiet_libraries
 from qbench.scenario.schema import LoraSettings, Point, Precision, TrainSettings
 from qbench.step.training_step import build_step

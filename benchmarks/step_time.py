@@ -127,7 +127,7 @@ def _in_a_process(index: int) -> dict[str, Any]:
 
 def rows(calibration: Any, times: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each measured configuration: planned and measured seconds, error, parts."""
-    from qbench.plan.planner import plan
+    from qbench.planner.plan import plan
 
     found = []
     for point, one in zip(points(), times, strict=False):

@@ -21,7 +21,7 @@ from qbench.measure.environment import environment
 from qbench.measure.failures import failure
 from qbench.measure.interpreter import run_qbench
 from qbench.measure.task import Measurement
-from qbench.measure.training import Clock, CudaPeaks, LedgerWatch, Shapes
+from qbench.measure.watch_training import Clock, CudaPeaks, LedgerWatch, Shapes
 from qbench.records.record import Record, record_from_dict, run_id_of
 from qbench.records.store import open_store
 from qbench.scenario.schema import Device, Point

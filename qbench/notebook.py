@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, overload
 from qbench.catalog.gpus import find_gpu
 from qbench.catalog.models import catalog_name
 from qbench.errors import QbenchError, ScenarioError
-from qbench.planning import PlanFor, plans
 from qbench.quiet import quiet_libraries
 from qbench.records.document import read_any
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
+from qbench.runs.plans import PlanFor, plans
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Device
 
@@ -64,7 +64,7 @@ class Records(Sequence[Record]):
         return f"{self.title}: {len(self)} record{'' if len(self) == 1 else 's'}"
 
     def _repr_html_(self) -> str:
-        from qbench.compare.results import gather
+        from qbench.comparison.results import gather
         from qbench.report.tables import points_table
 
         return _html(repr(self), [], points_table(gather(self.records)))
@@ -182,10 +182,10 @@ def compare(run: Sequence[Record], baseline: Sequence[Record] | None = None) -> 
 
 
 def _methods(run: Sequence[Record]) -> Comparison:
-    from qbench.compare.headline import headline
-    from qbench.compare.methods import pair_results
-    from qbench.compare.results import gather
+    from qbench.comparison.methods import pair_results
+    from qbench.comparison.results import gather
     from qbench.report.tables import comparison_table
+    from qbench.words.headline import headline
 
     pairs = pair_results(gather(run))
     table = comparison_table(pairs)
@@ -196,8 +196,8 @@ def _methods(run: Sequence[Record]) -> Comparison:
 
 
 def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
-    from qbench.compare.regressions import check
-    from qbench.report.gate import finding_text, point_text, told_findings, verdict_lines
+    from qbench.comparison.check import check
+    from qbench.report.ci.check import finding_text, point_text, told_findings, verdict_lines
     from qbench.report.tables import Column, Table
 
     found = check(baseline, run)
@@ -222,8 +222,8 @@ def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
 
 def figures(records: Sequence[Record]) -> Figures:
     """Return every chart that the records have data for, by name, such as 'peak' or 'waterfall'."""
-    from qbench.compare.results import gather
-    from qbench.report.figures import charts
+    from qbench.comparison.results import gather
+    from qbench.report.charts.all import charts
 
     drawn, captions = {}, {}
     for chart in charts(gather(records)):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from qbench.compare.regressions import Check
-    from qbench.compare.results import Result
+    from qbench.comparison.check import Check
+    from qbench.comparison.results import Result
     from qbench.records.record import Kind, Record
     from qbench.scenario.schema import Device, Point, Scenario
 
@@ -163,7 +163,7 @@ def _measure_point(
     scenario: Scenario, point: Point, gate: _Gate, benchmark: Any, replay: Replay, folder: Path
 ) -> None:
     """Measure a point, hand its times to the benchmark, and hold it against the baseline."""
-    from qbench.compare.results import gather, number_of
+    from qbench.comparison.results import gather, number_of
 
     try:
         records = gate.records_of(scenario, point, folder)
@@ -238,7 +238,7 @@ class _Gate:
         """Return the records of a point made now, in a new run folder; fails the test where one has none."""
         from qbench.measure.executors.local import LocalExecutor
         from qbench.records.store import read_records
-        from qbench.sweep import FINISHED, run_scenario
+        from qbench.runs.run import FINISHED, run_scenario
 
         with warnings.catch_warnings():
             # What the libraries warn of is no fault of the test, whose filter may make it an error.
@@ -272,9 +272,9 @@ class _Gate:
         self, before: list[Record], records: list[Record], tolerances: Iterable[str], folder: Path
     ) -> Check:
         """Return the check; fails the test with the check's own lines where it fails."""
-        from qbench.compare.regressions import check
-        from qbench.compare.tolerances import parse_tolerance
-        from qbench.report.gate import finding_lines, finding_text, verdict_lines
+        from qbench.comparison.check import check
+        from qbench.comparison.tolerances import parse_tolerance
+        from qbench.report.ci.check import finding_lines, finding_text, verdict_lines
 
         strict = self.config.getoption("--qbench-strict")
         kinds = {record.kind for record in records}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_point, write_tiny_model
 
-from qbench.sweep import plan_point
+from qbench.runs.run import plan_point
 
 
 def test_a_plan_beside_a_measurement_has_the_allocator_of_the_process(

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "qbench"
 
 TORCH_STACK = {"torch", "transformers", "peft", "bitsandbytes"}
-TORCH_FREE = ("catalog", "scenario", "records", "compare", "report")
+TORCH_FREE = ("catalog", "scenario", "records", "comparison", "words", "report")
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
 
@@ -22,31 +22,28 @@ GROUND = {"errors", "units", "quiet"}
 FACTS = GROUND | {"catalog", "scenario"}
 STORED = FACTS | {"records"}
 STEP = STORED | {"step", "memory"}
-DOING = {"plan", "measure", "compare", "report", "sweep", "planning", "validation", "point_files"}
-ALL_BELOW_CLI = STEP | {"quiet"} | DOING
+DOING = {"planner", "measure", "comparison", "words", "report", "runs"}
+ALL_BELOW_CLI = STEP | DOING
 # What each package or top-level module may import besides itself. The top floor sees everything below it.
 MAY_IMPORT = {
     "errors": set(),
     "units": set(),
+    "version": set(),
     "quiet": set(),
     "catalog": GROUND,
     "scenario": GROUND,
     "records": FACTS,
     "step": STORED,
     "memory": STORED,
-    "plan": STEP,
-    "measure": STEP | {"quiet"},
-    "compare": STORED,
-    "report": STORED | {"compare"},
-    "sweep": STEP | {"plan", "measure"},
-    "planning": STEP | {"plan", "measure"},
-    "point_files": STEP | {"measure", "sweep"},
-    "validation": STEP | {"plan", "compare"},
-    "ab": STEP | {"measure", "compare"},
-    "gate": STEP | {"measure", "compare", "sweep"},
+    "planner": STEP,
+    "measure": STEP,
+    "comparison": STORED | {"words"},
+    "words": STORED | {"comparison"},
+    "report": STORED | {"comparison", "words"},
+    "runs": STEP | {"planner", "measure", "comparison"},
     "callback": STEP | {"measure"},
     "notebook": ALL_BELOW_CLI,
-    "cli": ALL_BELOW_CLI | {"ab", "gate", "web"},
+    "cli": ALL_BELOW_CLI | {"web"},
     "web": ALL_BELOW_CLI,
     "pytest_plugin": ALL_BELOW_CLI,
     "__main__": {"cli"},
@@ -83,7 +80,7 @@ def layer_of(dotted: str) -> str:
 def import_problems(path: str, line: int, layer: str, target: str) -> Iterator[str]:
     """Yield what is wrong with a file of a layer importing a target."""
     top = target.split(".")[0]
-    if top == "qbench" and layer_of(target) not in {layer, "", "__version__"} | MAY_IMPORT.get(layer, set()):
+    if top == "qbench" and layer_of(target) not in {layer, "version"} | MAY_IMPORT.get(layer, set()):
         yield f"{path}:{line}: {layer} must not import {target}"
     if top in TORCH_STACK and layer in TORCH_FREE:
         yield f"{path}:{line}: {layer} must not import {top}"
@@ -162,36 +159,54 @@ def function_of(lines: int) -> str:
             "catalog must not import qbench.scenario",
         ),
         ({"scenario/a.py": "from ..catalog import models"}, "scenario must not import qbench.catalog.models"),
-        ({"step/__init__.py": "from ..memory import ledger"}, "step must not import qbench.memory.ledger"),
         (
-            {"plan/a.py": "def f():\n    import qbench.measure.cpu"},
-            "a.py:2: plan must not import qbench.measure",
+            {"step/__init__.py": "from ..memory import ledger"},
+            "step must not import qbench.memory.ledger",
         ),
-        ({"measure/a.py": "from qbench.plan import trace"}, "measure must not import qbench.plan.trace"),
-        ({"compare/a.py": "from qbench.step import model"}, "compare must not import qbench.step.model"),
-        ({"report/a.py": "from qbench.sweep import run"}, "report must not import qbench.sweep.run"),
-        ({"sweep.py": "from qbench.cli import main"}, "sweep must not import qbench.cli.main"),
+        (
+            {"planner/a.py": "def f():\n    import qbench.measure.cpu"},
+            "a.py:2: planner must not import qbench.measure",
+        ),
+        (
+            {"measure/a.py": "from qbench.planner import trace"},
+            "measure must not import qbench.planner.trace",
+        ),
+        (
+            {"comparison/a.py": "from qbench.step import model"},
+            "comparison must not import qbench.step.model",
+        ),
+        ({"report/a.py": "from qbench.runs.run import run"}, "report must not import qbench.runs.run.run"),
+        ({"runs/run.py": "from qbench.cli import main"}, "runs must not import qbench.cli.main"),
         ({"helpers.py": ""}, "helpers has no place in MAY_IMPORT"),
         ({"report/a.py": "def f():\n    from torch import nn"}, "a.py:2: report must not import torch"),
         ({"records/a.py": "import transformers.utils"}, "records must not import transformers"),
         ({"scenario/expand.py": "import yaml"}, "only scenario/load.py imports yaml"),
-        ({"sweep.py": "from multiprocessing import Pool"}, "only measure/ imports multiprocessing"),
-        ({"plan/a.py": "import torch.multiprocessing as mp"}, "only measure/ imports torch.multiprocessing"),
+        ({"runs/run.py": "from multiprocessing import Pool"}, "only measure/ imports multiprocessing"),
+        (
+            {"planner/a.py": "import torch.multiprocessing as mp"},
+            "only measure/ imports torch.multiprocessing",
+        ),
         ({"cli/a.py": "import subprocess"}, "only measure/ imports subprocess"),
-        ({"plan/a.py": "from signal import SIGINT"}, "only measure/ imports signal"),
-        ({"plan/a.py": "print(1)"}, "only cli prints or exits, not print"),
-        ({"sweep.py": "run(log=print)"}, "only cli prints or exits, not print"),
+        ({"planner/a.py": "from signal import SIGINT"}, "only measure/ imports signal"),
+        ({"planner/a.py": "print(1)"}, "only cli prints or exits, not print"),
+        ({"runs/run.py": "run(log=print)"}, "only cli prints or exits, not print"),
         ({"measure/a.py": "import sys\nsys.exit(1)"}, "a.py:2: only cli prints or exits, not sys.exit"),
         ({"report/a.py": "raise SystemExit"}, "only cli prints or exits, not SystemExit"),
         ({"units.py": function_of(61)}, "units.py:1: long has 61 lines, at most 60"),
         ({"units.py": "x = 1\n" * 351}, "units.py:1: 351 lines, at most 350"),
         (
-            {"plan/a.py": "import qbench.plan.b", "plan/b.py": "def f():\n    from qbench.plan.a import x"},
-            "import cycle: qbench.plan.",
+            {
+                "planner/a.py": "import qbench.planner.b",
+                "planner/b.py": "def f():\n    from qbench.planner.a import x",
+            },
+            "import cycle: qbench.planner.",
         ),
         (
-            {"plan/__init__.py": "from qbench.plan.a import x", "plan/a.py": "from qbench.plan import y"},
-            "import cycle: qbench.plan",
+            {
+                "planner/__init__.py": "from qbench.planner.a import x",
+                "planner/a.py": "from qbench.planner import y",
+            },
+            "import cycle: qbench.planner",
         ),
     ],
 )
@@ -216,10 +231,10 @@ def test_what_the_rules_allow_is_not_reported(tmp_path: Path):
             "__init__.py": "__version__ = '1'",
             "units.py": "x = 1\n" * (350 - 60) + function_of(60),
             "scenario/load.py": "import yaml\nfrom ..errors import ScenarioError",
-            "step/model.py": "import torch, qbench\nfrom qbench import __version__\nimport qbench.units",
+            "step/model.py": "import torch\nfrom qbench.version import __version__\nimport qbench.units",
             "measure/runner.py": "import subprocess\nfrom qbench.step import model",
-            "report/html.py": "import pandas\nfrom qbench.compare import methods",
-            "cli/main.py": "import sys\nfrom qbench import sweep\nprint(sweep)\nsys.exit(0)",
+            "report/html.py": "import pandas\nfrom qbench.comparison import methods",
+            "cli/main.py": "import sys\nfrom qbench import runs\nprint(runs)\nsys.exit(0)",
             "__main__.py": "from qbench.cli.main import main\nraise SystemExit(main())",
         },
     )

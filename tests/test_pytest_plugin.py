@@ -13,7 +13,7 @@ from tiny import write_tiny_model
 
 from qbench.pytest_plugin import _GATE, _Gate, _no_point_is_gone
 from qbench.records.store import encoded, read_records
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 
 pytest_plugins = ["pytester"]
 

@@ -11,9 +11,9 @@ from qbench.cli.console import print_error, print_json, print_note, print_table,
 from qbench.cli.run import DeviceChoice, check_names, chosen_device
 
 if TYPE_CHECKING:
-    from qbench.ab import Environments, Turn
-    from qbench.compare.environments import PointChange
+    from qbench.comparison.environments import PointChange
     from qbench.records.record import Record
+    from qbench.runs.ab import Environments, Turn
     from qbench.scenario.schema import Device, Scenario
 
 POINT_FAILED = 3
@@ -43,8 +43,8 @@ def ab_command(
     The points run interleaved, A B B A, each measurement in a fresh process. This is a report, not a gate:
     the exit code is 0 whatever differs, and 3 when a point could not be measured.
     """
-    from qbench.ab import inspect_both, measure_both, plan_both
     from qbench.cli.target import read_scenario, scenario_path
+    from qbench.runs.ab import inspect_both, measure_both, plan_both
 
     loaded, points = read_scenario(scenario, max_points)
     loaded = _with_repeats(loaded, repeats)

@@ -30,12 +30,12 @@ def accept_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
     """Take a run's results into a baseline file; points that did not change keep their lines."""
-    from qbench.compare.baselines import accept
-    from qbench.compare.regressions import Check
-    from qbench.compare.spans import counted, listed
+    from qbench.comparison.baselines import accept
+    from qbench.comparison.check import Check
     from qbench.records.document import read_any
     from qbench.records.store import read_records, write_records
-    from qbench.report.gate import check_document, finding_lines
+    from qbench.report.ci.check import check_document, finding_lines
+    from qbench.words.phrases import counted, listed
 
     if not reason.strip():
         raise QbenchError("--reason: given nothing; say in a sentence why the numbers may change")

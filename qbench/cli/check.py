@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.console import print_note
-from qbench.cli.noise import advise
-from qbench.cli.outputs import (
+from qbench.cli.ci_outputs import (
     Annotations,
     AnnotationsOption,
     JunitOption,
@@ -20,11 +18,13 @@ from qbench.cli.outputs import (
     tell,
     tell_failure,
 )
+from qbench.cli.console import print_note
+from qbench.cli.noise import advise
 from qbench.errors import NotComparableError
 
 if TYPE_CHECKING:
-    from qbench.compare.judgements import Tolerance
-    from qbench.compare.regressions import Check
+    from qbench.comparison.check import Check
+    from qbench.comparison.verdicts import Tolerance
 
 
 def check_command(
@@ -49,7 +49,7 @@ def check_command(
     over processes, and a change must reach 3 %. Reserved memory, energy and loss are shown only. What the
     baseline does not hold is new: it passes, unless --strict is given.
     """
-    from qbench.compare.tolerances import parse_tolerance
+    from qbench.comparison.tolerances import parse_tolerance
     from qbench.records.store import collector_paused
 
     tolerances = dict(parse_tolerance(text) for text in tolerance or [])
@@ -61,7 +61,7 @@ def check_command(
 def _told(
     run: Path, baseline: Path, tolerances: Mapping[str, Tolerance], outputs: Outputs, strict: bool
 ) -> int:
-    from qbench.compare.regressions import check
+    from qbench.comparison.check import check
     from qbench.records.document import read_any
 
     now = read_any(run, bulk=False)
@@ -80,7 +80,7 @@ def _told(
 
 def _advise_on_missing(found: Check) -> None:
     """Say on stderr what to do about points of the baseline that the run does not have."""
-    from qbench.compare.spans import counted
+    from qbench.words.phrases import counted
 
     missing = sum(each.metric == "point" and each.verdict == "missing" for each in found.told)
     if missing:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qbench.catalog.gpus import GpuSpec
     from qbench.cli.target import Target
-    from qbench.plan.fit import Largest, Planner, Varied
+    from qbench.planner.fit import Largest, Planner, Varied
     from qbench.records.record import Record
     from qbench.scenario.schema import Point
 
@@ -123,7 +123,7 @@ def _found(
     step: int | None,
     planner: Callable[[GpuSpec], Planner],
 ) -> list[Largest]:
-    from qbench.plan.fit import axis_of, largest, with_value
+    from qbench.planner.fit import axis_of, largest, with_value
 
     axes = [axis_of(point, setting, step) for point in points]
     # Points that differ in the varied setting only are one question.
@@ -144,9 +144,9 @@ def _found(
 
 def _planner(alloc_conf: str, use_cache: bool, gpu: GpuSpec) -> Planner:
     from qbench.measure.known_speed import usable_calibrations
-    from qbench.memory.allocator import AllocatorConfig
-    from qbench.planning import PlanFor, plans
+    from qbench.memory.allocator.caching import AllocatorConfig
     from qbench.records.plan_cache import PlanCache
+    from qbench.runs.plans import PlanFor, plans
 
     AllocatorConfig.from_env_text(alloc_conf)
     settings = PlanFor(gpus=(gpu,), alloc_conf=alloc_conf, calibrations=usable_calibrations("cuda"))
@@ -182,7 +182,7 @@ def _document(found: Largest) -> dict[str, Any]:
 
 def _print(found: Sequence[Largest]) -> None:
     from qbench.cli.fit_text import fit_lines
-    from qbench.report.text_table import WIDTH
+    from qbench.report.terminal.table import WIDTH
 
     # A pipe has no width: WIDTH.
     columns = shutil.get_terminal_size((WIDTH, 24)).columns

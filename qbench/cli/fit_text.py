@@ -6,14 +6,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.results import Result, gather, varying_settings
-from qbench.compare.settings_text import SHORT_TITLES, describe_all, short_model
-from qbench.report.text_table import GAP, Cells, aligned
+from qbench.comparison.results import Result, gather, varying_settings
+from qbench.report.terminal.table import GAP, Cells, aligned
 from qbench.scenario.settings import SHORT_NAMES
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
+from qbench.words.settings import SHORT_TITLES, describe_all, short_model
 
 if TYPE_CHECKING:
-    from qbench.plan.fit import Axis, Largest
+    from qbench.planner.fit import Axis, Largest
 
 MOST_FILLS = 3
 """Categories that are named of what fills a card."""

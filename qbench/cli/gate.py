@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.console import print_note
-from qbench.cli.outputs import (
+from qbench.cli.ci_outputs import (
     Annotations,
     AnnotationsOption,
     JunitOption,
@@ -18,12 +17,13 @@ from qbench.cli.outputs import (
     SummaryOption,
     tell,
 )
+from qbench.cli.console import print_note
 from qbench.cli.run import DeviceChoice, check_names, chosen_device
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
-    from qbench.gate import Budget, Turn
     from qbench.records.record import Record
+    from qbench.runs.gate import Budget, Turn
     from qbench.scenario.schema import Device
 
 DEFAULT_PROCESSES = 100
@@ -74,8 +74,8 @@ def gate_command(
     passes, unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.
     """
     from qbench.cli.target import read_scenario
-    from qbench.compare.tolerances import parse_tolerance
-    from qbench.gate import run_gate, sides
+    from qbench.comparison.tolerances import parse_tolerance
+    from qbench.runs.gate import run_gate, sides
 
     smallest, seconds = _share(min_effect), None if budget is None else _seconds(budget)
     _check_processes(max_processes)
@@ -110,7 +110,7 @@ def _share(text: str) -> float:
 
 
 def _check_processes(given: int | None) -> None:
-    from qbench.compare.sequential import FIRST_LOOK, MOST_PAIRS
+    from qbench.comparison.sequential import FIRST_LOOK, MOST_PAIRS
 
     if given is not None and not FIRST_LOOK <= given <= MOST_PAIRS:
         raise QbenchError(f"--max-processes: given {given}; allowed: {FIRST_LOOK} to {MOST_PAIRS} a side")
@@ -118,8 +118,8 @@ def _check_processes(given: int | None) -> None:
 
 def _budget(seconds: float | None, processes: int | None, device: Device) -> Budget:
     """Return the budget; a limit that is given alone is the only one."""
-    from qbench.compare.sequential import MOST_PAIRS
-    from qbench.gate import Budget
+    from qbench.comparison.sequential import MOST_PAIRS
+    from qbench.runs.gate import Budget
 
     if seconds is not None:
         return Budget(pairs=processes or MOST_PAIRS, seconds=seconds)
@@ -133,9 +133,9 @@ def _proposed(device: Device) -> int | None:
 
     None where its noise was not measured.
     """
-    from qbench.compare.judgements import WANTED_EFFECT
-    from qbench.compare.noise import proposals
-    from qbench.compare.sequential import MOST_PAIRS
+    from qbench.comparison.noise import proposals
+    from qbench.comparison.sequential import MOST_PAIRS
+    from qbench.comparison.verdicts import WANTED_EFFECT
     from qbench.measure.environment import machine
     from qbench.records.noise import read_noise
 

@@ -47,7 +47,7 @@ _MODULES = {
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from qbench import __version__
+        from qbench.version import __version__
 
         print_text(f"qbench {__version__}")
         raise typer.Exit()

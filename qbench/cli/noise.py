@@ -11,8 +11,8 @@ from qbench.cli.console import print_json, print_note, print_text
 from qbench.errors import MeasureError, QbenchError
 
 if TYPE_CHECKING:
-    from qbench.compare.judgements import Tolerance
-    from qbench.compare.regressions import Check, Finding
+    from qbench.comparison.check import Check, Finding
+    from qbench.comparison.verdicts import Tolerance
     from qbench.records.noise import Noise
     from qbench.records.record import Record
     from qbench.scenario.schema import Device, MeasureSettings, Point
@@ -33,7 +33,7 @@ def calibrate_noise(
     `scenario` names one whose first point is taken in place of a tiny one. Raises MeasureError when too few
     processes end ok.
     """
-    from qbench.compare.noise import LEAST_PROCESSES, noise_of
+    from qbench.comparison.noise import LEAST_PROCESSES, noise_of
     from qbench.measure.executors.local import LocalExecutor
     from qbench.measure.noise import POINT, SETTINGS, noise_records
     from qbench.records.noise import write_noise
@@ -67,7 +67,7 @@ def calibrate_noise(
 
 def advise(found: Check, run: Sequence[Record], tolerances: Mapping[str, Tolerance]) -> None:
     """Say on stderr what it takes to decide on step times that noise kept from it, where there are some."""
-    from qbench.compare.noise import advice, undecided_speeds
+    from qbench.comparison.noise import advice, undecided_speeds
 
     undecided = undecided_speeds(found)
     if undecided:
@@ -94,7 +94,7 @@ def _first_point(scenario: str) -> tuple[Point, MeasureSettings]:
 
 
 def _print(noise: Noise) -> None:
-    from qbench.compare.noise import noise_text
+    from qbench.comparison.noise import noise_text
 
     for name, spread in noise.spreads.items():
         print_text(f"{name:<22} {100 * spread.process:6.2f} %  {100 * spread.pair:6.2f} % between neighbours")
@@ -102,6 +102,6 @@ def _print(noise: Noise) -> None:
 
 
 def _document(noise: Noise) -> dict[str, object]:
-    from qbench.compare.noise import proposals
+    from qbench.comparison.noise import proposals
 
     return {**asdict(noise), "proposals": [asdict(each) for each in proposals(noise)]}

@@ -16,9 +16,9 @@ from qbench.errors import QbenchError
 if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
     from qbench.cli.target import Target
-    from qbench.plan.trace import Trace
-    from qbench.planning import PlanFor
+    from qbench.planner.trace import Trace
     from qbench.records.record import Record
+    from qbench.runs.plans import PlanFor
     from qbench.scenario.schema import Point
 
 
@@ -104,7 +104,7 @@ class _MemoryOptions:
     def check(self, device: str, num_points: int) -> None:
         """Raise QbenchError where they ask for what a plan cannot give."""
         if self.alloc_conf:
-            from qbench.memory.allocator import AllocatorConfig
+            from qbench.memory.allocator.caching import AllocatorConfig
 
             AllocatorConfig.from_env_text(self.alloc_conf)
         if device == "cpu" and (self.alloc_conf or self.snapshot):
@@ -120,8 +120,8 @@ class _MemoryOptions:
 
     def write(self, traced: Trace) -> None:
         """Write the history of a trace to the file."""
-        from qbench.memory.allocator import AllocatorConfig
-        from qbench.memory.snapshot import snapshot_pickle
+        from qbench.memory.allocator.caching import AllocatorConfig
+        from qbench.memory.history.snapshot import snapshot_pickle
 
         assert self.snapshot is not None
         content = snapshot_pickle(traced.ledger, AllocatorConfig.from_env_text(self.alloc_conf))
@@ -156,8 +156,8 @@ def _planned(
     from qbench.catalog.models import resolve_model
     from qbench.cli.progress import shown_plans
     from qbench.measure.known_speed import usable_calibrations
-    from qbench.planning import PlanFor, plans
     from qbench.records.plan_cache import PlanCache
+    from qbench.runs.plans import PlanFor, plans
 
     memory.check(device, len(target.points))
     for point in target.points:
@@ -182,8 +182,8 @@ def _planned(
 
 
 def _with_snapshot(point: Point, settings: PlanFor, memory: _MemoryOptions) -> Record:
-    from qbench.memory.allocator import AllocatorConfig
-    from qbench.plan.planner import plan
+    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.planner.plan import plan
 
     allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
     return plan(
@@ -214,7 +214,7 @@ def _cards(target: Target, card: tuple[str, str], device: DeviceName, gpu_named:
 
 
 def _print_plans(records: list[Record]) -> None:
-    from qbench.report.summary import plan_lines
+    from qbench.report.terminal.plan import plan_lines
 
     for line in plan_lines(records):
         print_text(line)

@@ -13,7 +13,7 @@ from qbench.units import format_seconds
 if TYPE_CHECKING:
     from qbench.measure.task import Measurement
     from qbench.records.record import Record
-    from qbench.sweep import Job, Progress, Watcher
+    from qbench.runs.run import Job, Progress, Watcher
 
 
 @contextlib.contextmanager

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.catalog.gpus import GpuSpec
-    from qbench.catalog.rates import Rate
+    from qbench.catalog.hourly_prices import Rate
     from qbench.cli.target import Target
-    from qbench.plan.ranking import Ranked
-    from qbench.plan.workload import Workload
+    from qbench.planner.ranking import Ranked
+    from qbench.planner.workload import Workload
     from qbench.scenario.schema import Point
 
 PRECISIONS = ("bf16", "nf4")
@@ -113,7 +113,7 @@ def _asked(name: str | None, config: tuple[Path | None, str], flags: dict[str, S
 def _workloads(
     points: Sequence[Point], tokens: str, lengths: Path | None, packing: bool, epochs: float
 ) -> dict[Point, Workload]:
-    from qbench.plan.workload import of_lengths, of_tokens, parse_tokens, read_lengths
+    from qbench.planner.workload import of_lengths, of_tokens, parse_tokens, read_lengths
 
     if bool(tokens) == (lengths is not None):
         raise QbenchError("give either --tokens (as 10M) or --lengths FILE: how much there is to train on")
@@ -135,7 +135,7 @@ def _cards(names: Sequence[str]) -> list[GpuSpec]:
 
 
 def _rates(cards: Sequence[GpuSpec], file: Path | None, must: bool) -> dict[str, Rate]:
-    from qbench.catalog.rates import catalog_rates, read_rates
+    from qbench.catalog.hourly_prices import catalog_rates, read_rates
 
     names = [card.name for card in cards]
     rates = catalog_rates(names) | ({} if file is None else read_rates(file))
@@ -160,7 +160,7 @@ def _ranked(
         raise QbenchError(f"--num-gpus: given {num_gpus}; allowed: a whole number of at least 1")
     resolve_model(points[0].model)
     from qbench.measure.known_speed import usable_calibrations
-    from qbench.plan.ranking import Terms, ranked
+    from qbench.planner.ranking import Terms, ranked
 
     terms = Terms(rates=rates, num_gpus=num_gpus, calibrations=usable_calibrations("cuda"))
     return ranked(points, cards, workloads, terms)
@@ -184,7 +184,7 @@ def _document(
     epochs: float,
     num_gpus: int,
 ) -> dict[str, Any]:
-    from qbench.plan.ranking import best_of_each_card, sorted_rows
+    from qbench.planner.ranking import best_of_each_card, sorted_rows
 
     best = {id(row) for row in best_of_each_card(rows)}
     fitting = sorted_rows(rows, key)
@@ -229,9 +229,9 @@ def _row_document(row: Ranked) -> dict[str, Any]:
 
 
 def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload], num_gpus: int) -> None:
-    from qbench.compare.settings_text import describe_all
-    from qbench.plan.ranking import best_of_each_card, sorted_rows
+    from qbench.planner.ranking import best_of_each_card, sorted_rows
     from qbench.report.tables import Column, Table
+    from qbench.words.settings import describe_all
 
     first, varying = next(iter(workloads)), _varying(list(workloads))
     title = f"{describe_all(first, varying)}; {workloads[first].says}, by {key}"
@@ -303,7 +303,7 @@ def _sources(rows: Sequence[Ranked]) -> str:
 
 
 def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:
-    from qbench.compare.spans import counted
+    from qbench.words.phrases import counted
 
     notes = [*_NOTES, _sources(rows)]
     workload = next(iter(workloads.values()))
@@ -324,7 +324,7 @@ def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus
 
 def _left_note(rows: Sequence[Ranked]) -> str:
     """Return which cards hold none of the points; empty where each holds one."""
-    from qbench.compare.spans import counted
+    from qbench.words.phrases import counted
 
     held = {row.gpu.name for row in rows if row.fits}
     left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))

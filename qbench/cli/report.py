@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli.ci_outputs import append_summary, summary_room
 from qbench.cli.console import print_error, print_json, print_note, print_table, print_text
-from qbench.cli.outputs import append_summary, summary_room
 
 if TYPE_CHECKING:
     from qbench.records.store import StoredRecords
@@ -81,8 +81,8 @@ def _read(run: Path) -> StoredRecords:
 
 
 def _draw(content: Content, folder: Path) -> None:
-    from qbench.report.figures import charts
-    from qbench.report.static import write_static
+    from qbench.report.charts.all import charts
+    from qbench.report.charts.static import write_static
 
     paths = write_static(charts(content.results), folder)
     print_note(f"charts: {len(paths)} files in {folder}")
@@ -107,7 +107,7 @@ def _write_comment(file: Path, text: str) -> None:
 
 
 def _print_summary(content: Content, page: Path) -> None:
-    from qbench.report.run_summary import run_lines
+    from qbench.report.terminal.run import run_lines
 
     for line in (
         *run_lines(content.results, content.pairs),

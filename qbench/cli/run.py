@@ -212,7 +212,7 @@ def _explain(
     as_json: bool,
 ) -> int:
     from qbench.cli.progress import job_text
-    from qbench.sweep import reasons
+    from qbench.runs.run import reasons
 
     jobs = reasons(scenario, points, folder, device, any_machine=any_machine)
     to_run = [(job, reason) for job, reason in jobs if reason is not None]
@@ -239,7 +239,7 @@ def _run(
     as_json: bool,
 ) -> int:
     from qbench.cli.progress import shown_progress
-    from qbench.sweep import run_scenario
+    from qbench.runs.run import run_scenario
 
     with shown_progress(f"{scenario.name}: {len(points)} points on {device} into {folder}") as watch:
         done = run_scenario(scenario, points, folder, device, executor, watch, any_machine=any_machine)
@@ -259,7 +259,7 @@ def _exchange(
     scenario: Scenario, points: tuple[Point, ...], folder: Path, device: Device, files: Path, as_json: bool
 ) -> int:
     from qbench.cli.progress import shown_progress
-    from qbench.point_files import exchange
+    from qbench.runs.exchange import exchange
 
     with shown_progress(f"{scenario.name}: {len(points)} points for {device} into {folder}") as watch:
         done = exchange(scenario, points, folder, device, files, watch)

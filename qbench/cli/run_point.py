@@ -28,7 +28,7 @@ def run_point_command(
     from qbench.measure.settings import take_settings
     from qbench.records.lines import encoded
     from qbench.records.store import write_record
-    from qbench.sweep import FINISHED, with_inputs
+    from qbench.runs.run import FINISHED, with_inputs
 
     request = read_request(point)
     if not os.access(result.parent, os.W_OK):

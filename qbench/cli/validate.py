@@ -29,7 +29,7 @@ def validate_command(
     from qbench.catalog.published import not_compared
     from qbench.records.software import library_versions
     from qbench.report.accuracy import comparison_table, summary_table, write_accuracy
-    from qbench.validation import compare_measured, compare_published
+    from qbench.runs.validation import compare_measured, compare_published
 
     compared = compare_published(_show)
     for source, records in stored.items():
@@ -55,7 +55,7 @@ def _document(compared: list[Any], versions: dict[str, str]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from qbench.catalog.published import not_compared
-    from qbench.compare.accuracy import summarize
+    from qbench.comparison.accuracy import summarize
 
     return {
         "planned_with": versions,

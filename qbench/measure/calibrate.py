@@ -15,9 +15,9 @@ import torch
 from qbench.measure.environment import machine
 from qbench.measure.micro_kernels import MicroKernel, cost_of, kernels
 from qbench.measure.stopwatch import seconds_of
-from qbench.memory.costs import CostLog
-from qbench.memory.kernels import kernels_of
-from qbench.memory.recording import record_steps, without_gc
+from qbench.memory.history.recording import record_steps, without_gc
+from qbench.memory.kernels.replacements import kernels_of
+from qbench.memory.work.log import CostLog
 from qbench.records.calibration import Calibration, KernelTime
 from qbench.records.software import library_versions
 from qbench.scenario.schema import Device, LoraSettings, Point, TrainSettings

@@ -11,8 +11,8 @@ from qbench.measure.host_load import busy_cpus_of_others, cpu_clock, load_averag
 from qbench.measure.quality import quality_detail, quality_metrics, text_loss
 from qbench.measure.task import Measurement, Phase, Task
 from qbench.measure.warmup import PATIENCE, warm_up
-from qbench.memory.breakdown import profile
-from qbench.memory.recording import record_steps
+from qbench.memory.history.breakdown import profile
+from qbench.memory.history.recording import record_steps
 from qbench.step.training_step import TrainingStep, build_step
 
 

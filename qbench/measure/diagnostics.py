@@ -16,9 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from qbench.measure.runner import Executor
 from qbench.measure.task import Measurement
-from qbench.memory.allocator import AllocatorConfig
-from qbench.memory.recording import record_steps
-from qbench.memory.snapshot import snapshot_pickle
+from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.history.recording import record_steps
+from qbench.memory.history.snapshot import snapshot_pickle
 from qbench.scenario.schema import Device, Point
 from qbench.step.training_step import build_step
 

@@ -12,7 +12,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import qbench
 from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
 
@@ -122,7 +121,7 @@ def _host_memory_bytes() -> int | None:
 @functools.cache
 def git_state() -> dict[str, Any]:
     """Return commit and dirty flag of the checkout that qbench runs from; None outside a checkout."""
-    folder = Path(qbench.__file__).parent.parent
+    folder = Path(__file__).parents[2]
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": None, "git_dirty": None}

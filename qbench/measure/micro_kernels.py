@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qbench.memory.op_costs import OpCost, op_cost
+from qbench.memory.work.op_costs import OpCost, op_cost
 from qbench.units import MIB
 
 aten: Any = torch.ops.aten

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from qbench.memory.op_costs import tensors
+from qbench.memory.work.op_costs import tensors
 from qbench.units import MIB
 
 BUDGET_S = 0.01

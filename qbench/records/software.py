@@ -8,12 +8,12 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import qbench
+from qbench.version import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 """The libraries whose version can move a number."""
 
-_CODE_THAT_MOVES_NUMBERS = ("catalog", "scenario", "step", "memory", "plan", "measure")
+_CODE_THAT_MOVES_NUMBERS = ("catalog", "scenario", "step", "memory", "planner", "measure")
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def _version(name: str) -> str | None:
 def code_id() -> str:
     """Return twelve hexadecimal digits of the source that makes numbers: equal code, equal digits."""
     digest = hashlib.sha256()
-    package = Path(qbench.__file__).parent
+    package = Path(__file__).parents[1]
     for folder in _CODE_THAT_MOVES_NUMBERS:
         files = (path for path in (package / folder).rglob("*") if path.suffix in (".py", ".csv", ".jsonl"))
         for path in sorted(files):
@@ -45,7 +45,7 @@ def code_id() -> str:
 def software() -> dict[str, object]:
     """Return the part of a record's environment that needs no device: versions and code."""
     return {
-        "qbench": qbench.__version__,
+        "qbench": __version__,
         "code_id": code_id(),
         "versions": dict(library_versions()),
         "python": platform.python_version(),

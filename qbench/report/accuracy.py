@@ -10,7 +10,7 @@ from typing import Any
 
 from qbench.catalog.predictions import OtherPrediction
 from qbench.catalog.published import FIGURES, NotCompared
-from qbench.compare.accuracy import Comparison, summarize
+from qbench.comparison.accuracy import Comparison, summarize
 from qbench.errors import RecordError
 from qbench.report.markdown import escaped, table_text
 from qbench.report.predictors import beside, predictors_part

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qbench.compare.alone import alone_sentences
-from qbench.compare.capacity import sentence, telling
-from qbench.compare.headline import accuracy_sentence, headline
-from qbench.compare.methods import MethodPair, near_results, pair_results
-from qbench.compare.quality import quality_sentences
-from qbench.compare.results import Result, findings, gather
-from qbench.compare.settings_text import short_model
-from qbench.compare.spans import counted, listed
+from qbench.comparison.capacity import sentence, telling
+from qbench.comparison.methods import MethodPair, near_results, pair_results
+from qbench.comparison.quality import quality_sentences
+from qbench.comparison.results import Result, findings, gather
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
 from qbench.report.fits import fits_table
 from qbench.report.provenance import record_numbers, records_table
 from qbench.report.tables import Numbers, Table
+from qbench.words.headline import accuracy_sentence, headline
+from qbench.words.phrases import counted, listed
+from qbench.words.settings import short_model
+from qbench.words.unpaired import alone_sentences
 
 LARGE_SHARE = 0.1
 """Share of the base weights from which it is said loudly that quantization does not reach them."""

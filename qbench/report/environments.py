@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from qbench.compare.environments import (
+from qbench.comparison.environments import (
     INTERVAL_METHOD,
     MIN_PAIRS,
     ExactChange,
@@ -15,9 +15,9 @@ from qbench.compare.environments import (
     TimeChange,
     unit_of,
 )
-from qbench.compare.settings_text import describe, other_settings
 from qbench.report.tables import TITLES, Column, Table, Value
 from qbench.units import format_count, format_value
+from qbench.words.settings import describe, other_settings
 
 _FEW_PAIRS = 5
 

@@ -9,18 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.methods import MethodPair
-from qbench.compare.results import voided
+from qbench.comparison.methods import MethodPair
+from qbench.comparison.results import voided
 from qbench.errors import RecordError
 from qbench.records.frame import records_frame
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
-from qbench.report.chart_data import COLUMNS, chart_rows
+from qbench.report.charts.all import charts
+from qbench.report.charts.data import COLUMNS, chart_rows
+from qbench.report.charts.style import Chart
 from qbench.report.content import Content, gather_content
-from qbench.report.figures import charts
 from qbench.report.html import html_page
 from qbench.report.markdown import markdown_text
-from qbench.report.style import Chart
 from qbench.report.trend import history_charts
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from qbench.compare.headline import basis
-from qbench.compare.methods import NearPair, environment_facts
-from qbench.compare.results import Result, caveats, findings
-from qbench.compare.settings_text import short_model
+from qbench.comparison.methods import NearPair, environment_facts
+from qbench.comparison.results import Result, caveats, findings
 from qbench.records.metrics import METRICS
 from qbench.report.tables import Column, Draft, Table, method_text, rounded
 from qbench.units import plain_text
+from qbench.words.headline import basis
+from qbench.words.settings import short_model
 
 NAMED_VALUES = 4
 """Values of one environment fact that are written out."""

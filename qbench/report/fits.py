@@ -7,12 +7,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from qbench.compare.results import Result, fits_of
-from qbench.compare.settings_text import short_model
-from qbench.report.selection import Group, alike, by_precision, conditions, widest
-from qbench.report.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
+from qbench.comparison.results import Result, fits_of
+from qbench.report.charts.groups import Group, alike, by_precision, conditions, widest
+from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
 from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text
 from qbench.units import GIB
+from qbench.words.settings import short_model
 
 MOST_CARDS = 12
 """Cards that a map shows; the table has all."""

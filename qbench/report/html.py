@@ -12,11 +12,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from qbench.records.record import Record
+from qbench.report.charts.all import charts
+from qbench.report.charts.style import Chart
 from qbench.report.content import Content, gather_content
 from qbench.report.fact_tables import metrics_table
-from qbench.report.figures import charts
 from qbench.report.provenance import MOST_LISTED
-from qbench.report.style import Chart
 from qbench.report.tables import RECORDS, Table, Value, cell_text, numbers_text
 
 MOST_ROWS = 400

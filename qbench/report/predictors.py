@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbench.catalog.predictions import OtherPrediction
-from qbench.compare.accuracy import Comparison
+from qbench.comparison.accuracy import Comparison
 from qbench.report.markdown import table_text
 from qbench.report.tables import Column, Table, Value
 from qbench.units import format_value

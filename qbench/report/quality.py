@@ -6,12 +6,12 @@ import heapq
 import statistics
 from collections.abc import Sequence
 
-from qbench.compare.quality import ModuleError, module_errors, quality_of
-from qbench.compare.results import Result
-from qbench.compare.settings_text import short_model
-from qbench.report.selection import alike, by_precision, conditions, precisions, widest
-from qbench.report.style import PRECISION_COLOURS, Chart, new_figure
+from qbench.comparison.quality import ModuleError, module_errors, quality_of
+from qbench.comparison.results import Result
+from qbench.report.charts.groups import alike, by_precision, conditions, precisions, widest
+from qbench.report.charts.style import PRECISION_COLOURS, Chart, new_figure
 from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text, rounded
+from qbench.words.settings import short_model
 
 WORST_MODULES = 5
 """Modules that are named for each model and precision."""

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbench.compare.headline import basis
-from qbench.compare.methods import MethodPair, difference_names
-from qbench.compare.results import (
+from qbench.comparison.methods import MethodPair, difference_names
+from qbench.comparison.results import (
     MEMORY_METRICS,
     Prediction,
     Result,
     predictions,
     varying_settings,
 )
-from qbench.compare.settings_text import short_model
 from qbench.records.metrics import METRICS
 from qbench.units import NOT_AVAILABLE, format_value, plain_text
+from qbench.words.headline import basis
+from qbench.words.settings import short_model
 
 Value = str | int | float | bool | None
 

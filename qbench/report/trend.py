@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from qbench.compare.trend import FEWEST_RUNS, Series, trend
+from qbench.comparison.trend import FEWEST_RUNS, Series, trend
 from qbench.report.tables import Column, Table
 from qbench.units import format_value
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from qbench.records.record import Record
-    from qbench.report.style import Chart
+    from qbench.report.charts.style import Chart
 
 MOST_CHARTS = 12
 """Series that are drawn; those with change points come first."""
@@ -110,7 +110,7 @@ def history_charts(records: Sequence[Record]) -> list[Chart]:
 
 def trend_chart(series: Sequence[Series]) -> Chart | None:
     """Return a section with a figure for each series, those with change points first; None for no series."""
-    from qbench.report.style import Chart
+    from qbench.report.charts.style import Chart
 
     if not series:
         return None
@@ -129,7 +129,7 @@ def trend_figure(series: Series) -> go.Figure:
     """Return a series as a line over time, with a ring at each change point."""
     import plotly.graph_objects as go
 
-    from qbench.report.style import Axis, byte_axis, new_figure, safe
+    from qbench.report.charts.style import Axis, byte_axis, new_figure, safe
 
     values = [sample.value for sample in series.samples]
     axis = byte_axis(values) if series.unit == "bytes" else Axis(series.unit, 1)

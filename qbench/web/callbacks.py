@@ -10,12 +10,12 @@ from dash.exceptions import PreventUpdate
 
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.errors import QbenchError
-from qbench.planning import PlanFor
+from qbench.runs.plans import PlanFor
 from qbench.scenario.schema import PRECISIONS, Point
-from qbench.web.state import State, read_state
+from qbench.web.plan_queue import Part, Planner, Question, Superseded
+from qbench.web.query import State, read_state
 from qbench.web.uploads import Uploads
 from qbench.web.views import answer_view, details_view, overview_view, problem_view
-from qbench.web.worker import Part, Planner, Question, Superseded
 
 CARDS = (
     "RTX 3060 12GB",

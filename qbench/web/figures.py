@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from qbench.compare.results import gather
+from qbench.comparison.results import gather
 from qbench.records.metrics import BREAKDOWN
 from qbench.records.record import Record
-from qbench.report.style import (
+from qbench.report.charts.style import (
     BAR_HEIGHT,
     CATEGORY_COLOURS,
     FRAME_HEIGHT,

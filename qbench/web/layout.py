@@ -13,8 +13,8 @@ from qbench.catalog.gpus import gpus
 from qbench.catalog.models import models
 from qbench.scenario.schema import PRECISIONS, Attention, Autocast, Optimizer, Recipe
 from qbench.units import format_bytes
+from qbench.web.query import DEFAULTS, LARGEST, MOST_PINS, Resolve
 from qbench.web.runs import RunFolder, runs_view
-from qbench.web.state import DEFAULTS, LARGEST, MOST_PINS, Resolve
 from qbench.web.uploads import LARGEST_CONFIG
 
 DASH_PARTS = ("metas", "title", "favicon", "css", "app_entry", "config", "scripts", "renderer")

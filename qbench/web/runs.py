@@ -16,7 +16,7 @@ from qbench.report.export import csv_text
 from qbench.report.html import html_page
 from qbench.report.markdown import markdown_text
 from qbench.scenario.schema import Point
-from qbench.web.state import DEFAULTS, Resolve, setting_of
+from qbench.web.query import DEFAULTS, Resolve, setting_of
 
 MOST_LINKS = 100
 """Points of one run that are linked; its report lists all."""

@@ -18,9 +18,9 @@ from qbench.records.plan_cache import PlanCache, cache_folder
 from qbench.web.bodies import QUESTIONS, request_problem
 from qbench.web.callbacks import add_callbacks
 from qbench.web.layout import index_page, page_layout
+from qbench.web.plan_queue import Planner
 from qbench.web.runs import RunFolder
 from qbench.web.uploads import LARGEST_CONFIG, Uploads
-from qbench.web.worker import Planner
 
 HOST = "127.0.0.1"
 OWN_NAMES = {"127.0.0.1", "localhost"}

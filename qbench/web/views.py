@@ -8,15 +8,15 @@ from typing import Any
 from dash import dcc, html
 
 from qbench.catalog.gpus import find_gpu
-from qbench.compare.results import gather
-from qbench.compare.settings_text import short_model
+from qbench.comparison.results import gather
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
-from qbench.report import bars, curves
-from qbench.report.style import Chart, category_name
+from qbench.report.charts import memory, sweep
+from qbench.report.charts.style import Chart, category_name
 from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
 from qbench.web.figures import Bar, memory_chart
-from qbench.web.state import DEFAULTS, Setting, State, command_of, scenario_of
+from qbench.web.query import DEFAULTS, Setting, State, command_of, scenario_of
+from qbench.words.settings import short_model
 
 FIGURES = {
     "peak_allocated_bytes": "Peak allocated",
@@ -78,7 +78,7 @@ def details_view(state: State, records: Sequence[Record]) -> list[Any]:
     if records[0].outcome != "ok":
         return []
     result = gather(records[:1])[0]
-    drawn = [bars.waterfall([result]), curves.timeline([result])]
+    drawn = [memory.waterfall([result]), sweep.timeline([result])]
     return [
         *(chart_view(chart) for chart in drawn if chart is not None),
         *_caveats(records[0]),

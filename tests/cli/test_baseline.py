@@ -9,7 +9,7 @@ import pytest
 
 from qbench.cli.main import main
 from qbench.records.store import encoded
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 
 GIB = 1 << 30
 

@@ -10,14 +10,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from tests.comparison.test_regressions import STEADY, processes
 
+from qbench.cli.ci_outputs import append_summary
 from qbench.cli.main import main
-from qbench.cli.outputs import append_summary
 from qbench.records.record import UPGRADES, Record
 from qbench.records.store import encoded
 from qbench.report.markdown import SUMMARY_LIMIT
-from tests.compare.hand_made import ENVIRONMENT, make_record
-from tests.compare.test_regressions import STEADY, processes
+from tests.comparison.hand_made import ENVIRONMENT, make_record
 
 GIB = 1 << 30
 

@@ -10,8 +10,8 @@ import pytest
 
 from qbench.cli.fit_text import fit_lines
 from qbench.cli.main import main
-from qbench.plan.fit import Axis, Largest, Probe
-from qbench.plan.relief import Relief
+from qbench.planner.changes import Relief
+from qbench.planner.fit import Axis, Largest, Probe
 from qbench.records.record import Record
 from qbench.scenario.expand import point_from
 from qbench.units import GIB, MIB

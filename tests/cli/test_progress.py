@@ -13,8 +13,8 @@ import pytest
 
 from qbench.cli.progress import ending, shown_progress
 from qbench.records.record import Record
+from qbench.runs.run import Job, Progress
 from qbench.scenario.schema import Point
-from qbench.sweep import Job, Progress
 
 ROOT = Path(__file__).parents[2]
 POINT = Point(model="HuggingFaceTB/SmolLM2-135M")

@@ -13,11 +13,11 @@ import pytest
 
 from qbench.cli.main import main
 from qbench.records.store import read_stored
+from qbench.report.charts.all import charts
 from qbench.report.content import gather_content
 from qbench.report.export import csv_text, summary_document
-from qbench.report.figures import charts
 from qbench.report.markdown import SUMMARY_LIMIT, markdown_text
-from qbench.report.run_summary import run_lines
+from qbench.report.terminal.run import run_lines
 
 DEMO = Path(__file__).parents[2] / "reports" / "demo" / "records.jsonl"
 GIB = 1 << 30

@@ -9,7 +9,7 @@ import pytest
 
 from qbench.cli.main import main
 from qbench.records.store import encoded
-from tests.compare.test_trend import GIB, plans
+from tests.comparison.test_trend import GIB, plans
 
 
 @pytest.fixture

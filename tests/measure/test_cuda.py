@@ -12,7 +12,7 @@ from qbench.measure.environment import machine
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.runner import measure
 from qbench.measure.task import Task
-from qbench.plan.planner import plan
+from qbench.planner.plan import plan
 from qbench.scenario.schema import MeasureSettings
 
 

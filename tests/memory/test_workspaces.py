@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qbench.memory.ledger import Ledger
+from qbench.memory.history.ledger import Ledger
 
 
 def test_workspace_is_taken_by_the_first_product_of_a_thread() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from qbench.errors import RecordError
 from qbench.records.document import read_any, record_places
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 
 
 def test_a_printed_document_a_file_and_a_folder_hold_the_same_records(tmp_path: Path) -> None:

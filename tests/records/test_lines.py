@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from qbench.compare.regressions import check
+from qbench.comparison.check import check
 from qbench.errors import RecordError
 from qbench.records.lines import encoded, parsed_record, parsed_without_bulk, without_bulk
 from qbench.records.metrics import METRICS
 from qbench.records.store import read_records
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 
 REPORTS = Path(__file__).parents[2] / "reports"
 

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from qbench.records.record import Record
-from tests.compare.hand_made import ENVIRONMENT, make_point
+from tests.comparison.hand_made import ENVIRONMENT, make_point
 
 PARAMS = 6_738_415_616
 """Of Llama-2-7B; 262,410,240 stay unquantized: embeddings and head 2 x 131,072,000, norms 65 x 4,096."""

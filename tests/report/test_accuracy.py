@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbench.catalog.published import NotCompared
-from qbench.compare.accuracy import Comparison
+from qbench.comparison.accuracy import Comparison
 from qbench.errors import RecordError
 from qbench.report.accuracy import (
     amount_text,

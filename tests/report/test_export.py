@@ -10,7 +10,7 @@ import pytest
 from qbench.errors import RecordError
 from qbench.report import export
 from qbench.report.export import csv_text, write_csv, write_report
-from tests.compare.hand_made import finding, make_record
+from tests.comparison.hand_made import finding, make_record
 from tests.report.sample_run import sample_run
 
 FILES = ["report.charts.csv", "report.csv", "report.html", "report.md", "report.parquet"]

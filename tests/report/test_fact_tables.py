@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from qbench.compare.results import gather
+from qbench.comparison.results import gather
 from qbench.records.metrics import METRICS
 from qbench.report import fact_tables
-from tests.compare.hand_made import ENVIRONMENT, finding, make_record
+from tests.comparison.hand_made import ENVIRONMENT, finding, make_record
 from tests.report.rows import texts
 
 

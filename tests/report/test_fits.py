@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.compare.results import gather
+from qbench.comparison.results import gather
 from qbench.records.record import Record
+from qbench.report.charts.style import WRAP, wrapped
 from qbench.report.fits import fits_table, how_far, what_fits
-from qbench.report.style import WRAP, wrapped
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 
 GIB = 1 << 30
 

@@ -15,7 +15,7 @@ from qbench.report.markdown import (
     table_text,
 )
 from qbench.report.tables import Column, Table
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 from tests.report.sample_run import SPEED, measurement, plan, sample_run
 
 

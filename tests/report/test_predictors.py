@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbench.catalog.predictions import OtherPrediction
-from qbench.compare.accuracy import Comparison
+from qbench.comparison.accuracy import Comparison
 from qbench.report.accuracy import write_accuracy
 from qbench.report.predictors import (
     beside,

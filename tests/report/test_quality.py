@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from qbench.compare.results import gather
+from qbench.comparison.results import gather
 from qbench.records.record import Record
 from qbench.report.html import render_html
 from qbench.report.quality import error_by_layer, losses_table, worst_table
-from tests.compare.hand_made import make_record
+from tests.comparison.hand_made import make_record
 from tests.report.rows import texts
 
 BY_MODULE = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from qbench.compare.trend import ChangePoint, Sample, Series
+from qbench.comparison.trend import ChangePoint, Sample, Series
 from qbench.report.trend import history_charts, trend_chart, trend_document, trend_figure, trend_table
-from tests.compare.hand_made import make_point, make_record
+from tests.comparison.hand_made import make_point, make_record
 
 GIB = 1 << 30
 

@@ -20,10 +20,10 @@ from tiny import FAMILIES, OTHER_FAMILIES, tiny_point, write_tiny_model
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
 from qbench.errors import StepError
-from qbench.memory.kernels import decompositions
-from qbench.memory.ledger import Ledger
-from qbench.memory.recording import record_steps
-from qbench.plan.trace import trace
+from qbench.memory.history.ledger import Ledger
+from qbench.memory.history.recording import record_steps
+from qbench.memory.kernels.replacements import decompositions
+from qbench.planner.trace import trace
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
 from qbench.step.model import build_base_model, load_config

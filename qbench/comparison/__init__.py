@@ -1,0 +1,1 @@
+"""Comparisons: method against method, and now against before."""

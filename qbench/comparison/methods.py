@@ -1,0 +1,288 @@
+"""Method against method: points of the same settings whose base model differs in precision only.
+
+A pair is found, never asserted: two results are put side by side when kind, device, machine and every
+setting but the precision are equal. Whatever else differs all the same is listed with the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qbench.comparison.intervals import LEAST_PROCESSES
+from qbench.comparison.results import MEMORY_METRICS, Result, fits_of, gather
+from qbench.records.record import Record
+from qbench.scenario.schema import QUANTIZED_PRECISIONS
+from qbench.units import plain_text
+
+BASELINE_PRECISIONS = ("bf16", "fp16")
+"""Precisions of LoRA that others are held against, the preferred one first."""
+
+STATIC_FACTS = ("dtypes", "upcast", "attention", "adapted_modules")
+"""Keys of detail.model that say what was built; a difference there is a factor of its own."""
+
+NEAR_PAIR_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """One memory metric of a pair, in bytes."""
+
+    baseline: float | None
+    candidate: float | None
+
+    @property
+    def bytes(self) -> float | None:
+        """Bytes that the candidate needs less; negative when it needs more."""
+        if self.baseline is None or self.candidate is None:
+            return None
+        return self.baseline - self.candidate
+
+    @property
+    def percent(self) -> float | None:
+        """The same in percent of the baseline."""
+        saved = self.bytes
+        return 100 * saved / self.baseline if saved is not None and self.baseline else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodPair:
+    """A candidate precision held against 16-bit LoRA with every other setting equal."""
+
+    baseline: Result
+    """LoRA on a bf16 base, or on an fp16 base where there is none in bf16."""
+    candidate: Result
+    """QLoRA, or LoRA on an fp32 base."""
+    differs: tuple[str, ...]
+    """Factors other than precision that differ although the settings are equal."""
+
+    @property
+    def savings(self) -> dict[str, Saving]:
+        """Bytes and percent saved, by memory metric, where both sides know it."""
+        savings = {
+            name: Saving(baseline=self.baseline.value(name), candidate=self.candidate.value(name))
+            for name in MEMORY_METRICS
+        }
+        return {name: saving for name, saving in savings.items() if saving.bytes is not None}
+
+    @property
+    def peak(self) -> Saving:
+        """Peak allocated bytes of both sides."""
+        name = "peak_allocated_bytes"
+        return Saving(baseline=self.baseline.value(name), candidate=self.candidate.value(name))
+
+    @property
+    def has_few_processes(self) -> bool:
+        """Say whether a side was measured in fewer processes than it takes to know the noise of a speed."""
+        measured = [side for side in (self.baseline, self.candidate) if side.kind == "measurement"]
+        return any(len(side.completed) < LEAST_PROCESSES for side in measured)
+
+    @property
+    def throughput_ratio(self) -> float | None:
+        """Tokens per second of the candidate for each of the baseline; above 1 the candidate is faster.
+
+        Plans that know the speed on cards are compared on `speed_card`, and on no other.
+        """
+        if self._planned_speeds:
+            return next(iter(self._planned_speeds.values()))
+        if any(fit.get("tokens_per_s") for fit in fits_of(self.candidate)):
+            return None
+        baseline, candidate = self.baseline.value("tokens_per_s"), self.candidate.value("tokens_per_s")
+        return candidate / baseline if candidate is not None and baseline else None
+
+    @property
+    def speed_card(self) -> str | None:
+        """The card of the planned speeds, the first that holds both sides; None for measured speeds."""
+        return next(iter(self._planned_speeds), None)
+
+    @property
+    def _planned_speeds(self) -> dict[str, float]:
+        """The ratio of planned speeds on each card that holds both sides: elsewhere neither trains."""
+        baseline = {fit["gpu"]: fit for fit in fits_of(self.baseline)}
+        sides = [(fit, baseline.get(fit["gpu"], {})) for fit in fits_of(self.candidate)]
+        return {
+            ours["gpu"]: ours["tokens_per_s"] / theirs["tokens_per_s"]
+            for ours, theirs in sides
+            if ours.get("fits") and theirs.get("fits")
+            if ours.get("tokens_per_s") and theirs.get("tokens_per_s")
+        }
+
+    @property
+    def trainable_params(self) -> tuple[float | None, float | None]:
+        """Trainable parameters of baseline and candidate."""
+        return self.baseline.value("trainable_params"), self.candidate.value("trainable_params")
+
+    @property
+    def is_qlora(self) -> bool:
+        """Say whether the candidate's base is quantized."""
+        return self.candidate.point.precision in QUANTIZED_PRECISIONS
+
+
+def speeds_of(pairs: Iterable[MethodPair]) -> tuple[list[float], str | None]:
+    """Return the known ratios of speed, and the card that they were planned for; None where it is not one."""
+    timed = [pair for pair in pairs if pair.throughput_ratio is not None]
+    cards = {pair.speed_card for pair in timed}
+    ratios = [pair.throughput_ratio for pair in timed if pair.throughput_ratio is not None]
+    return ratios, cards.pop() if len(cards) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearPair:
+    """A QLoRA result without an exact partner, and the 16-bit LoRA result nearest to it: no comparison."""
+
+    baseline: Result
+    candidate: Result
+    differs: tuple[str, ...]
+    """Every setting and circumstance besides precision that differs."""
+
+
+def pair_methods(records: Iterable[Record]) -> list[MethodPair]:
+    """Return a pair for each QLoRA and fp32 LoRA result that has a 16-bit LoRA partner, in record order.
+
+    Two that both ended in an error are none.
+    """
+    return pair_results(gather(records))
+
+
+def pair_results(results: Sequence[Result]) -> list[MethodPair]:
+    """Return the pairs among results that are gathered already; see `pair_methods`."""
+    baselines = _baselines(results)
+    pairs = []
+    for result in results:
+        baseline = _exact_partner(result, baselines)
+        # An error, unlike running out of memory, says nothing of a method.
+        if baseline is not None and not (baseline.failed and result.failed):
+            pairs.append(
+                MethodPair(baseline=baseline, candidate=result, differs=differences(baseline, result))
+            )
+    return pairs
+
+
+def near_pairs(records: Iterable[Record], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
+    """Return up to `limit` QLoRA results without an exact partner, each beside the nearest 16-bit LoRA.
+
+    Only results of the same model and kind count as near; fewest differences win.
+    """
+    return near_results(gather(records), limit)
+
+
+def near_results(results: Sequence[Result], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
+    """Return the near pairs among results that are gathered already; see `near_pairs`."""
+    baselines = _baselines(results)
+    by_model: dict[tuple[str, str], list[Result]] = {}
+    for baseline in baselines.values():
+        by_model.setdefault((baseline.kind, baseline.point.model), []).append(baseline)
+    near: list[NearPair] = []
+    for result in results:
+        choices = by_model.get((result.kind, result.point.model), [])
+        if len(near) == limit or not choices or result.point.precision not in QUANTIZED_PRECISIONS:
+            continue
+        if _exact_partner(result, baselines) is None:
+            near.append(_nearest(result, choices))
+    return near
+
+
+def _baselines(results: Iterable[Result]) -> dict[tuple[Any, ...], Result]:
+    return {
+        (*_circumstances(result), result.point): result
+        for result in results
+        if result.point.method == "lora" and result.point.precision in BASELINE_PRECISIONS
+    }
+
+
+def _circumstances(result: Result) -> tuple[Any, ...]:
+    return result.kind, result.device, result.machine
+
+
+def _exact_partner(result: Result, baselines: Mapping[tuple[Any, ...], Result]) -> Result | None:
+    if result.point.lora is None or result.point.precision in BASELINE_PRECISIONS:
+        return None
+    for precision in BASELINE_PRECISIONS:
+        twin = result.point.model_copy(update={"precision": precision})
+        partner = baselines.get((*_circumstances(result), twin))
+        if partner is not None:
+            return partner
+    return None
+
+
+def _nearest(result: Result, choices: list[Result]) -> NearPair:
+    def distance(choice: Result) -> int:
+        ours, theirs = result.settings, choice.settings
+        changed = [name for name in ours if ours[name] != theirs.get(name)]
+        return len(changed) + (choice.device != result.device) + (choice.machine != result.machine)
+
+    baseline = min(choices, key=distance)
+    settings = _changed(baseline.settings, result.settings, leave_out={"precision"})
+    device = _changed({"device": baseline.device}, {"device": result.device})
+    return NearPair(
+        baseline=baseline, candidate=result, differs=(*settings, *device, *differences(baseline, result))
+    )
+
+
+def differences(baseline: Result, candidate: Result) -> tuple[str, ...]:
+    """Return what differs besides the settings, as 'name: baseline against candidate' texts.
+
+    Looked at: how both ended, every text and flag of the environment (library versions, code, machine), and
+    for a quantized candidate the static facts of the built model.
+    """
+    found = list(_changed({"outcome": baseline.outcome}, {"outcome": candidate.outcome}))
+    first, *others = (record.environment for record in (*baseline.records, *candidate.records))
+    if any(environment != first for environment in others):
+        found += _changed(_environment_facts(baseline), _environment_facts(candidate))
+    if candidate.point.precision in QUANTIZED_PRECISIONS:
+        ours, theirs = _static_facts(baseline), _static_facts(candidate)
+        # A process that failed early has no facts of its model; that is no difference between the models.
+        found += _changed(ours, theirs) if ours and theirs else []
+    return tuple(found)
+
+
+def difference_names(differs: Iterable[str]) -> list[str]:
+    """Return the names alone of differences, those of one kind together: 'versions (torch, peft)'."""
+    groups: dict[str, list[str]] = {}
+    for text in differs:
+        kind, _, inner = text.partition(":")[0].partition(".")
+        groups.setdefault(kind, []).append(inner)
+    return [f"{kind} ({', '.join(inner)})" if inner[0] else kind for kind, inner in groups.items()]
+
+
+def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:
+    names = [name for name in dict.fromkeys((*ours, *theirs)) if name not in set(leave_out)]
+    return [
+        f"{name}: {plain_text(ours.get(name))} against {plain_text(theirs.get(name))}"
+        for name in names
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def environment_facts(environment: Mapping[str, Any]) -> dict[str, str | bool]:
+    """Return the texts and flags of an environment under dotted names; numbers are readings, not facts."""
+    facts: dict[str, str | bool] = {}
+    for name, value in environment.items():
+        if isinstance(value, Mapping):
+            facts |= {f"{name}.{inner}": fact for inner, fact in environment_facts(value).items()}
+        elif isinstance(value, (str, bool)):
+            facts[name] = value
+    return facts
+
+
+def _environment_facts(result: Result) -> dict[str, Any]:
+    """Facts of all records of a result; where its processes disagree, the value is the tuple of all."""
+    merged: dict[str, tuple[Any, ...]] = {}
+    for record in result.records:
+        for name, value in environment_facts(record.environment).items():
+            if name != "device" and value not in merged.get(name, ()):
+                merged[name] = (*merged.get(name, ()), value)
+    return {name: values[0] if len(values) == 1 else values for name, values in merged.items()}
+
+
+def _static_facts(result: Result) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    built = result.detail.get("model") or {}
+    for name in STATIC_FACTS:
+        value = built.get(name)
+        if isinstance(value, Mapping):
+            facts |= {f"{name}.{inner}": fact for inner, fact in value.items()}
+        elif value is not None:
+            facts[name] = value
+    return facts

@@ -1,0 +1,218 @@
+"""Metrics over runs: one value a run for each point, and where the level of a series changed.
+
+Change points are found by Apache Otava: E-divisive means, as "Hunter: Using Change Point Detection to Hunt
+for Performance Regressions" (Fleming et al., 2023) describes them. They explain a history; they decide
+nothing, since they see a step only when some runs are behind it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qbench.comparison.results import metrics_card, number_of
+from qbench.comparison.verdicts import MIN_EFFECT, NEAR
+from qbench.errors import QbenchError
+from qbench.records.metrics import METRICS
+from qbench.records.record import Kind, Record
+from qbench.scenario.schema import Point
+from qbench.words.phrases import counted
+
+DEFAULT_METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_time_s")
+
+FEWEST_RUNS = 3
+"""Runs below which there is no history to speak of."""
+
+MOST_CHANCE = 0.001
+"""Chance of seeing such a step where there is none, at which it counts as one; Otava's own default."""
+
+WINDOW = 50
+"""Runs that Otava looks at together; its own default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What one run says."""
+
+    run_id: str
+    created_at: str
+    value: float
+    """Median over the run's processes."""
+    software: tuple[tuple[str, str], ...]
+    """Versions and code that made it, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePoint:
+    """A step of the level between two runs."""
+
+    index: int
+    """Sample that is the first of the new level."""
+    before: float
+    after: float
+    """Medians of the levels on either side, to the next change points."""
+    verdict: str
+    """better, worse or changed."""
+    software: tuple[str, ...]
+    """What differs between the two runs, as 'peft 0.20.0 -> 0.21.2'; empty where nothing is known to."""
+
+    @property
+    def change(self) -> float | None:
+        """After over before less one; None where before is 0."""
+        return self.after / self.before - 1 if self.before else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One metric of one point on one machine, run by run."""
+
+    point: Point
+    kind: Kind
+    device: str | None
+    machine: str
+    """Name of the device; of a plan the compute capability or, where a number is of speed, the card."""
+    metric: str
+    unit: str
+    samples: tuple[Sample, ...]
+    """In order of time."""
+    changes: tuple[ChangePoint, ...]
+
+
+def trend(
+    records: Iterable[Record],
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    *,
+    find_changes: bool = True,
+) -> list[Series]:
+    """Return the history of each point and metric that at least FEWEST_RUNS runs have a value of.
+
+    A change point is at least as large as what `qbench check` minds. Raises QbenchError when changes are to
+    be found and Apache Otava is not installed.
+    """
+    groups: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
+    for record, metric in itertools.product(records, metrics):
+        if record.outcome == "ok":
+            group = (record.point, record.kind, record.device, _machine(record, metric), metric)
+            groups.setdefault(group, {}).setdefault(record.run_id, []).append(record)
+    found = []
+    for (point, kind, device, machine, metric), runs in groups.items():
+        samples = _samples(runs, metric)
+        if len(samples) >= FEWEST_RUNS:
+            found.append(
+                Series(
+                    point=point,
+                    kind=kind,
+                    device=device,
+                    machine=machine,
+                    metric=metric,
+                    unit=METRICS[metric].unit,
+                    samples=samples,
+                    changes=_changes(metric, samples) if find_changes else (),
+                )
+            )
+    return found
+
+
+def _machine(record: Record, metric: str) -> str:
+    if record.kind == "measurement":
+        return str(record.environment.get("device_name"))
+    card, capability = metrics_card(record.detail), record.detail.get("compute_capability")
+    if METRICS[metric].gate == "statistical" and card is not None:
+        return str(card["gpu"])
+    return f"compute capability {'.'.join(map(str, capability))}" if capability else ""
+
+
+def no_history_text(records: Iterable[Record], metrics: Sequence[str]) -> str:
+    """Return why `trend` found no history in some records: what was read, what it takes, what to do next."""
+    runs, followed = list(dict.fromkeys(record.run_id for record in records)), ", ".join(metrics)
+    if len(runs) < FEWEST_RUNS:
+        named = f" ({', '.join(runs)})" if runs else ""
+        return (
+            f"{counted(len(runs), 'run')} read{named}; a history needs {FEWEST_RUNS} or more that have the "
+            f"metric ({followed}). Run or plan the scenario again, nightly for instance, each time into a "
+            "folder of its own (`--out FOLDER`), and give all of the folders."
+        )
+    return (
+        f"{len(runs)} runs read; fewer than {FEWEST_RUNS} of them have the same metric ({followed}) of the "
+        "same point on the same machine. Follow another --metric, or give more runs of one scenario."
+    )
+
+
+def _samples(runs: dict[str, list[Record]], metric: str) -> tuple[Sample, ...]:
+    samples = []
+    for run_id, records in runs.items():
+        values = [value for record in records if (value := number_of(record, metric)) is not None]
+        if values:
+            first = min(records, key=lambda record: record.created_at)
+            samples.append(
+                Sample(
+                    run_id=run_id,
+                    created_at=first.created_at,
+                    value=statistics.median(values),
+                    software=_software(first),
+                )
+            )
+    return tuple(sorted(samples, key=lambda sample: (sample.created_at, sample.run_id)))
+
+
+def _software(record: Record) -> tuple[tuple[str, str], ...]:
+    env = record.environment
+    known = {**(env.get("versions") or {}), "qbench": env.get("qbench"), "code": env.get("code_id")}
+    return tuple((name, str(value)) for name, value in known.items() if value is not None)
+
+
+def _changes(metric: str, samples: Sequence[Sample]) -> tuple[ChangePoint, ...]:
+    row = METRICS[metric]
+    least = MIN_EFFECT if row.gate == "statistical" else NEAR.relative
+    places = _steps([sample.value for sample in samples], least)
+    edges = [0, *places, len(samples)]
+    levels = [
+        statistics.median(sample.value for sample in samples[start:end])
+        for start, end in itertools.pairwise(edges)
+    ]
+    return tuple(
+        ChangePoint(
+            index=index,
+            before=before,
+            after=after,
+            verdict=_verdict(after > before, row.better),
+            software=_moved(samples[index - 1], samples[index]),
+        )
+        for index, before, after in zip(places, levels, levels[1:], strict=False)
+    )
+
+
+def _steps(values: list[float], least: float) -> list[int]:
+    """Return the index of the first value of each new level, by Apache Otava."""
+    try:
+        from otava.analysis import compute_change_points
+    except ImportError as error:
+        raise QbenchError(
+            f"change points need Apache Otava ({error}); pip install 'qbench[trend]'"
+        ) from error
+    with warnings.catch_warnings():
+        # Planned numbers do not vary at all, and its t-test divides by their deviation: infinitely sure.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found, _ = compute_change_points(
+            values, window_len=WINDOW, max_pvalue=MOST_CHANCE, min_magnitude=least
+        )
+    return [int(point.index) for point in found]
+
+
+def _verdict(grew: bool, better: str) -> str:
+    if better == "neither":
+        return "changed"
+    return "worse" if grew == (better == "lower") else "better"
+
+
+def _moved(before: Sample, after: Sample) -> tuple[str, ...]:
+    was, now = dict(before.software), dict(after.software)
+    return tuple(
+        f"{name} {was.get(name, 'unknown')} -> {now.get(name, 'unknown')}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    )

@@ -1,0 +1,217 @@
+"""The ledger of live tensor storages: every allocation and free, in order.
+
+A `TorchDispatchMode` sees each operator's outputs; a weak reference on each storage tells when it dies.
+It works alike on meta tensors (the plan) and on real CPU tensors (the ground truth).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qbench.memory.kernels.meta_cache import MetaKernelCache
+from qbench.memory.kernels.replacements import Decompositions
+from qbench.units import round_up
+
+BLOCK_BYTES = 512
+"""Allocations are multiples of this: `kMinBlockSize` of c10/cuda/CUDACachingAllocator.cpp."""
+
+_INDEX = torch.ops.aten.index.Tensor
+_SCALAR = torch.ops.aten._local_scalar_dense.default
+
+_CUBLAS = frozenset(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm"))
+"""Operators that run through a cuBLAS handle, which takes its workspace when it is first used."""
+
+_META_KERNELS = MetaKernelCache()
+"""Shared by all ledgers of a process, so that a sweep pays for each shape once."""
+
+Place = tuple[str, str, bool]
+"""Module path, category where the place alone decides it (else empty), inside a forward pass."""
+
+
+class History(Protocol):
+    """What happened to memory, in order: what a ledger has seen, or what was worked out from it."""
+
+    @property
+    def allocations(self) -> list[Allocation]:
+        """What each handle is."""
+
+    @property
+    def events(self) -> list[tuple[int, int]]:
+        """(handle, bytes), negative on a free."""
+
+    @property
+    def marks(self) -> list[tuple[int, str]]:
+        """(number of its first event, name) of each phase."""
+
+
+class CostNotes(Protocol):
+    """What takes down the cost of each operator, where that is asked for (`costs.CostLog`)."""
+
+    @property
+    def num_entries(self) -> int:
+        """Operators noted so far."""
+
+    def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Take down one operator that ran."""
+
+    def note_opened(self, ledger: Any, start: int, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Take down what the function put in an operator's place does not show."""
+
+
+@dataclass(slots=True)
+class Allocation:
+    """One storage: how large, where it was made, and what it is."""
+
+    num_bytes: int
+    """Bytes as asked for, before rounding."""
+    phase: str
+    op: str
+    module: str
+    category: str
+    """A category of the breakdown, or empty while only its lifetime can tell."""
+    in_forward: bool
+    """Made by a forward pass or by its recomputation."""
+
+
+class _StorageRef(weakref.ref):  # type: ignore[type-arg]
+    """A weak reference that knows which allocation its storage is."""
+
+    __slots__ = ("handle", "key")
+
+    handle: int
+    key: int
+
+
+def _nowhere() -> Place:
+    return "", "", False
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the storages of the watched device types that are alive.
+
+    `events` is the history as (handle, bytes): positive when storage `handle` is allocated, negative when
+    it is freed, rounded up to 512 B. `allocations[handle]` says what it is. `marks` holds the event number
+    at which each phase began.
+    """
+
+    def __init__(self, device_types: Iterable[str], decompositions: Decompositions | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device_types = frozenset(device_types)
+        self._on_meta = "meta" in self._device_types
+        self._decompositions = decompositions or {}
+        self._live: dict[int, _StorageRef] = {}
+        self.place: Callable[[], Place] = _nowhere
+        self.allocations: list[Allocation] = []
+        self.events: list[tuple[int, int]] = []
+        self.marks: list[tuple[int, str]] = []
+        self.phase = "build"
+        self.costs: CostNotes | None = None
+        self.workspaces: dict[str, int] = {}
+        """Bytes that the cuBLAS handle of a thread will take, by the phase that runs there: forward is the
+        caller's thread, backward autograd's."""
+
+    def begin_phase(self, phase: str) -> None:
+        """Note that a phase begins with the next event."""
+        self.phase = phase
+        self.marks.append((len(self.events), phase))
+
+    def name_place(self, name: str) -> None:
+        """Give what is recorded next the place `name`, where no module runs that could be asked."""
+        self.place = lambda: (name, "", False)
+
+    def register(self, tensor: torch.Tensor, category: str) -> None:
+        """Count a tensor that may exist already, and give its storage a category."""
+        handle = self._track(tensor, "")
+        if handle is not None:
+            self.allocations[handle].category = category
+
+    def allocate(self, num_bytes: int, op: str, category: str, parts: Mapping[str, int] | None = None) -> int:
+        """Record memory that a library holds out of sight of the dispatcher; return its handle.
+
+        `parts` says, for memory that is a sum over parameters, the bytes of each by its name.
+        """
+        handle = len(self.allocations)
+        self.allocations.append(Allocation(num_bytes, self.phase, op, self.place()[0], category, False))
+        self.note(handle, round_up(num_bytes, BLOCK_BYTES))
+        return handle
+
+    def free(self, handle: int) -> None:
+        """Record that what `allocate` gave is free again."""
+        self.note(handle, -round_up(self.allocations[handle].num_bytes, BLOCK_BYTES))
+
+    def note(self, handle: int, size: int) -> None:
+        """Take down one event."""
+        self.events.append((handle, size))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is _SCALAR and args[0].device.type == "meta":
+            # transformers' mask helpers ask whether a mask is all true; the batches here have no padding.
+            return True if args[0].dtype == torch.bool else 0
+        if func is _INDEX:
+            # Python lists used as an index become tensors of the device, which on meta no operator announces.
+            self._track_all(args[1], func)
+        decomposition = self._decompositions.get(func)
+        if decomposition is not None:
+            return self._run_opened(decomposition, func, args, kwargs)
+        out = self._run(func, args, kwargs)
+        self._track_all(out, func)
+        if self.costs is not None:
+            self.costs.note(self, func, args, kwargs, out)
+        if self.workspaces and func in _CUBLAS:
+            self._take_workspace()
+        return out
+
+    def _run_opened(self, replacement: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
+        start = 0 if self.costs is None else self.costs.num_entries
+        with self:
+            out = replacement(*args, **kwargs)
+        if self.costs is not None:
+            self.costs.note_opened(self, start, func, args, kwargs, out)
+        return out
+
+    def _take_workspace(self) -> None:
+        num_bytes = self.workspaces.pop("backward" if self.phase == "backward" else "forward", None)
+        if num_bytes is not None:
+            self.allocate(num_bytes, "cuBLAS workspace", "workspace")
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return _META_KERNELS.call(func, args, kwargs) if self._on_meta else func(*args, **kwargs)
+
+    def _track_all(self, out: Any, func: Any) -> None:
+        if isinstance(out, torch.Tensor):
+            self._track(out, func)
+        elif isinstance(out, (tuple, list)):
+            for item in out:
+                self._track_all(item, func)
+
+    def _track(self, tensor: torch.Tensor, func: Any) -> int | None:
+        if tensor.device.type not in self._device_types:
+            return None
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._live.get(key)
+        if known is not None:
+            return known.handle
+        asked = storage.nbytes()
+        if asked == 0:
+            return None
+        handle = len(self.allocations)
+        module, category, in_forward = self.place()
+        self.allocations.append(Allocation(asked, self.phase, str(func), module, category, in_forward))
+        reference = _StorageRef(storage, self._freed)
+        reference.handle, reference.key = handle, key
+        self._live[key] = reference
+        self.note(handle, round_up(asked, BLOCK_BYTES))
+        return handle
+
+    def _freed(self, reference: Any) -> None:
+        del self._live[reference.key]
+        size = round_up(self.allocations[reference.handle].num_bytes, BLOCK_BYTES)
+        self.note(reference.handle, -size)

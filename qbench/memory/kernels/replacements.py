@@ -1,0 +1,173 @@
+"""Which kernels a device would run, put in where meta tensors would take another path.
+
+On meta, `scaled_dot_product_attention` and `dropout` fall back to their composite forms and bitsandbytes
+shows only the output of its 4-bit matmul. The replacements here call the operators that the CPU or CUDA
+would dispatch to, so that the saved and temporary tensors of the trace are theirs. `choices` has the rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+from torch.utils._python_dispatch import _disable_current_modes
+
+from qbench.memory.kernels.attention import additive_mask, attention_scratch, cuda_attention
+from qbench.memory.kernels.autocast import lowered
+from qbench.memory.kernels.choices import Backend, Card, fuses_4bit
+from qbench.memory.kernels.experts import expert_kernels, peft_as_on
+from qbench.memory.kernels.flash_attn import flash_attn_on
+
+Decompositions = dict[Any, Callable[..., Any]]
+
+aten: Any = torch.ops.aten
+_fused_sdp_choice: Any = torch._fused_sdp_choice
+_sdpa = F.scaled_dot_product_attention
+
+FLASH_CHOICE = 1
+"""`SDPBackend.FLASH_ATTENTION` as returned by `torch._fused_sdp_choice`."""
+
+
+def decompositions(kernels: str, on_meta: bool, card: Card | None = None) -> Decompositions:
+    """Return the operators that the ledger replaces, by the device that is meant to run them.
+
+    The 4-bit matmul is opened so that its inner allocations are seen, and on meta the backward of CUDA's
+    attention; `card` is the one to run on. On meta, bitsandbytes' int8 operators have no output shape, since
+    it depends on outliers in the data; they are taken to have none.
+    """
+    card = card or Card()
+    gemm = _gemm_4bit_default_impl if kernels == "cpu" else functools.partial(_gemm_4bit_cuda, card=card)
+    replaced: Decompositions = {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
+    if kernels == "cuda" and on_meta:
+        replaced |= attention_scratch(card)
+    if on_meta:
+        replaced[torch.ops.bitsandbytes.int8_vectorwise_quant.default] = _int8_vectorwise_quant
+        replaced[torch.ops.bitsandbytes.int8_mixed_scaled_mm.default] = _int8_mixed_scaled_mm
+        replaced |= expert_kernels()
+    return replaced
+
+
+def _int8_vectorwise_quant(
+    A: torch.Tensor, threshold: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    rows = A.numel() // A.shape[-1]
+    outlier_cols = torch.empty(0, device=A.device, dtype=torch.int64) if threshold > 0 else None
+    packed = torch.empty(A.shape, device=A.device, dtype=torch.int8)
+    return packed, torch.empty(rows, device=A.device, dtype=torch.float32), outlier_cols
+
+
+def _int8_mixed_scaled_mm(
+    A: torch.Tensor,
+    CA: torch.Tensor,
+    CB: torch.Tensor,
+    SCA: torch.Tensor,
+    SCB: torch.Tensor,
+    outlier_cols: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.empty((*CA.shape[:-1], CB.shape[0]), device=A.device, dtype=A.dtype), None
+
+
+def _gemm_4bit_cuda(
+    A: torch.Tensor,
+    B: torch.Tensor,
+    shapeB: Sequence[int],
+    absmax: torch.Tensor,
+    blocksize: int,
+    quant_type: str,
+    bias: torch.Tensor | None = None,
+    absmax_8bit: torch.Tensor | None = None,
+    absmax_code: torch.Tensor | None = None,
+    absmax_offset: torch.Tensor | None = None,
+    *,
+    card: Card,
+) -> torch.Tensor:
+    """Allocate as bitsandbytes' CUDA kernel does: fused for few tokens, else dequantize and multiply.
+
+    Source: bitsandbytes 0.50 backends/cuda/ops.py, `gemm_4bit` and `_dequant_linear_fallback`.
+    """
+    tokens = A.numel() // A.shape[-1]
+    if fuses_4bit(card, A.dtype, tokens, (shapeB[0], A.shape[-1]), blocksize):
+        return torch.empty((*A.shape[:-1], shapeB[0]), dtype=A.dtype, device=A.device)
+    # Local names there keep the restored absmax, before and after the offset, until the end of the call.
+    held: tuple[torch.Tensor, ...] = ()
+    if absmax_8bit is not None and absmax_offset is not None:
+        restored = torch.empty_like(absmax_8bit, dtype=torch.float32)
+        held = (restored, restored + absmax_offset)
+    weight = torch.empty(tuple(shapeB), dtype=A.dtype, device=A.device)
+    out = F.linear(A, weight, bias)
+    del held
+    return out
+
+
+@contextlib.contextmanager
+def kernels_of(device: str, card: Card | None = None) -> Iterator[set[Backend]]:
+    """Run operators on meta as `device` (cpu or cuda) would; other tensors are not affected.
+
+    `card` is the one to run on, for CUDA. Gives the set of CUDA's attention backends that were taken so far.
+    """
+    used: set[Backend] = set()
+    replaced: dict[str, Callable[..., torch.Tensor]] = {"scaled_dot_product_attention": _cpu_attention}
+    if device == "cuda":
+        attention = functools.partial(cuda_attention, card=card or Card(), used=used)
+        replaced = {"scaled_dot_product_attention": attention, "dropout": _cuda_dropout}
+    original = {name: getattr(F, name) for name in replaced}
+    for name, function in replaced.items():
+        setattr(F, name, function)
+    try:
+        with peft_as_on(device), _packages(device, card or Card(), used):
+            yield used
+    finally:
+        for name, function in original.items():
+            setattr(F, name, function)
+
+
+def _packages(device: str, card: Card, used: set[Backend]) -> contextlib.AbstractContextManager[None]:
+    return flash_attn_on(card, used) if device == "cuda" else contextlib.nullcontext()
+
+
+def _cpu_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Take the path that torch itself would choose for CPU tensors of these shapes and strides."""
+    query, key, value, attn_mask = lowered(query, key, value, attn_mask)
+    inputs = (query, key, value, attn_mask)
+    if query.device.type != "meta":
+        return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    probes = [None if tensor is None else _cpu_probe(tensor) for tensor in inputs]
+    choice = _fused_sdp_choice(*probes, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if choice != FLASH_CHOICE:
+        return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = additive_mask(attn_mask, query.dtype)
+    out: torch.Tensor = aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+    )[0]
+    return out
+
+
+def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a CPU tensor of the same shape, dtype and last stride that takes no memory."""
+    with _disable_current_modes():  # It is no memory of the step, so the ledger must not see it.
+        return torch.empty(tensor.shape[-1:], dtype=tensor.dtype).expand(tensor.shape)
+
+
+def _cuda_dropout(
+    x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> torch.Tensor:
+    """CUDA's fused dropout keeps a bool mask (ATen/native/Dropout.cpp, `is_fused_kernel_acceptable`)."""
+    if not training or p == 0:
+        return x
+    return torch.native_dropout(x, p, True)[0]

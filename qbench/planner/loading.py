@@ -1,0 +1,161 @@
+"""How a model comes into a GPU's memory: the allocations of loading, preparing and adapting it, in order.
+
+What these phases free stays in the caching allocator as room for later tensors. So they decide what is
+reserved and, through blocks that are too small to be split, what counts as allocated; and their own peak
+may be the largest. The libraries followed are transformers 5, bitsandbytes 0.50 and peft 0.21: a quantized
+model goes to the GPU weight by weight (`device_map`), any other one is moved there as a whole.
+
+Left out: conversions of checkpoints that merge several tensors into one, as those of experts; what DoRA
+computes from the weights to initialise its magnitudes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from qbench.memory.history.ledger import Ledger
+from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
+from qbench.step.model import base_dtype
+from qbench.step.quantize import is_quantized_weight
+
+PHASES = ("load", "prepare", "adapters")
+"""Phases before the first step, in order."""
+
+_STAGED = "temporaries"
+
+
+def record_loading(ledger: Ledger, model: Any, point: Point) -> None:
+    """Tell a ledger all allocations that bring a built model into memory, its own tensors among them."""
+    base, adapters = _parameters(model)
+    itemsize = base_dtype(point.precision).itemsize
+    ledger.begin_phase("load")
+    staged = _load(ledger, base, itemsize, quantized=point.precision in QUANTIZED_PRECISIONS)
+    for name, buffer in model.named_buffers():
+        ledger.name_place(name)
+        ledger.register(buffer, "weights")
+    ledger.begin_phase("prepare")
+    _upcast_all(ledger, base, staged, "weights")
+    ledger.begin_phase("adapters")
+    # peft moves each adapter in the dtype of its layer and casts all to fp32 at the end
+    # (peft/tuners/tuners_utils.py, `_move_adapter_to_device_of_base_layer` and `cast_adapter_dtype`).
+    moved = {}
+    for name, parameter in adapters.items():
+        ledger.name_place(name)
+        moved[name] = _stage(ledger, parameter, itemsize, "adapters")
+    _upcast_all(ledger, adapters, moved, "adapters")
+
+
+def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the base model's parameters by their name in the checkpoint, and those of the adapters."""
+    base: dict[str, torch.Tensor] = {}
+    adapters: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            adapters[name] = parameter
+        else:
+            base[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = parameter
+    return base, adapters
+
+
+def _load(
+    ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int, quantized: bool
+) -> dict[str, int | None]:
+    """Load each weight; return the handles of those that a later upcast will replace.
+
+    Source: transformers/core_model_loading.py, `convert_and_load_state_dict_in_model`: in the natural order
+    of names, and one after the other when weights are quantized on the way.
+    """
+    names = list(base)
+    if quantized:
+        _warm_up(ledger, base, itemsize)
+        names.sort(key=_natural_order)
+    staged: dict[str, int | None] = {}
+    for name in names:
+        ledger.name_place(name)
+        parameter = base[name]
+        if is_quantized_weight(parameter):
+            _quantize(ledger, parameter, itemsize)
+        else:
+            staged[name] = _stage(ledger, parameter, itemsize, "weights")
+    return staged
+
+
+def _natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort as `dot_natural_key` of core_model_loading.py: numbers by value and before words."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+
+
+def _warm_up(ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int) -> None:
+    """Take and free one block of the size of all weights, so that they come out of one segment.
+
+    Source: transformers/modeling_utils.py, `caching_allocator_warmup` and `get_total_byte_count`; a packed
+    weight counts as packed, what is kept beside it does not count.
+    """
+    sizes = {
+        name: parameter.nbytes if is_quantized_weight(parameter) else parameter.numel() * itemsize
+        for name, parameter in base.items()
+    }
+    ledger.free(ledger.allocate(sum(sizes.values()), "caching_allocator_warmup", _STAGED, sizes))
+
+
+def _stage(ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str) -> int | None:
+    """Bring a tensor in with so many bytes an element; return its handle when an upcast will replace it."""
+    if parameter.element_size() <= itemsize:
+        ledger.register(parameter, category)
+        return None
+    return ledger.allocate(parameter.numel() * itemsize, "aten._to_copy.default", _STAGED)
+
+
+def _upcast_all(
+    ledger: Ledger, parameters: dict[str, torch.Tensor], staged: dict[str, int | None], category: str
+) -> None:
+    """Replace staged tensors by the final ones; both are alive for a moment (peft/utils/other.py)."""
+    for name, parameter in parameters.items():
+        handle = staged.get(name)
+        if handle is not None:
+            ledger.name_place(name)
+            ledger.register(parameter, category)
+            ledger.free(handle)
+
+
+def _quantize(ledger: Ledger, weight: Any, itemsize: int) -> None:
+    """Load a weight, pack it, and free it (transformers/integrations/bitsandbytes.py, `convert`)."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        _quantize_8bit(ledger, weight, itemsize)
+        return
+    loaded = ledger.allocate(state.shape.numel() * itemsize, "aten._to_copy.default", _STAGED)
+    if state.nested:
+        _pack_nested(ledger, weight, state)
+    else:
+        ledger.register(state.absmax, "quant_state")
+        ledger.register(weight, "weights")
+        ledger.register(state.code, "quant_state")
+    ledger.free(loaded)
+
+
+def _pack_nested(ledger: Ledger, weight: Any, state: Any) -> None:
+    """Allocate in the order of bitsandbytes/functional.py, `quantize_4bit` with `compress_statistics`."""
+    scale_bytes = state.absmax.numel() * 4
+    absmax = ledger.allocate(scale_bytes, "bitsandbytes.quantize_4bit.default", _STAGED)
+    ledger.register(weight, "weights")
+    ledger.register(state.code, "quant_state")
+    ledger.register(state.offset, "quant_state")
+    centred = ledger.allocate(scale_bytes, "aten.sub.Tensor", _STAGED)
+    for tensor in (state.state2.absmax, state.absmax, state.state2.code):
+        ledger.register(tensor, "quant_state")
+    ledger.free(centred)
+    ledger.free(absmax)
+
+
+def _quantize_8bit(ledger: Ledger, weight: Any, itemsize: int) -> None:
+    """The weight comes in, goes back to the host, and returns in fp16 to be packed (`Bnb8bitQuantize`)."""
+    loaded = ledger.allocate(weight.numel() * itemsize, "aten._to_copy.default", _STAGED)
+    half = ledger.allocate(weight.numel() * 2, "aten._to_copy.default", _STAGED)
+    ledger.register(weight, "weights")
+    if isinstance(weight.SCB, torch.Tensor):
+        ledger.register(weight.SCB, "quant_state")
+    ledger.free(half)
+    ledger.free(loaded)

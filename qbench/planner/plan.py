@@ -1,0 +1,224 @@
+"""The plan of a point: a `Record` with the bytes of its traced training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.gpus import gpus as catalog_gpus
+from qbench.catalog.prices import cheapest_on_demand
+from qbench.errors import StepError
+from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.kernels.choices import Card, kernel_caveats
+from qbench.planner.hardware import Fit, card_of, context_size, fit_on
+from qbench.planner.times_on_cards import Held, cpu_times, gpu_times
+from qbench.planner.trace import Trace, Tracer, traces
+from qbench.records.calibration import Calibration
+from qbench.records.record import Record
+from qbench.records.software import software
+from qbench.scenario.schema import QUANTIZED_PRECISIONS, Device, Point
+
+_NO_COLLECTION = (
+    "garbage_collection_threshold acts only in a process that set a memory fraction; planned without it"
+)
+
+
+def plan(
+    point: Point,
+    device: Device = "cuda",
+    gpus: Sequence[GpuSpec] = (),
+    run_id: str = "plan",
+    allocator: AllocatorConfig | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
+    tracer: Tracer | None = None,
+    calibrations: Sequence[Calibration] = (),
+) -> Record:
+    """Return the planned record of a point, with the kernels of `device`.
+
+    On CUDA `gpus` are held against the plan (detail.fits), each with the kernels that it would run; the
+    metrics are those of the first that has kernels for the step. `allocator` has the settings of CUDA's
+    caching allocator, None its defaults; the environment is never asked. `on_trace` is given the trace of
+    that GPU, with every allocation. `tracer` is asked for the traces, None runs the step. Raises StepError
+    when the step cannot be built.
+
+    A plan has step times where a GPU is named, or a calibration of the device is among `calibrations`; on the
+    CPU that is the only source of them. The metrics have none where their GPU does not hold the step;
+    detail.fits says what it would take there, memory aside.
+    """
+    gpus = gpus if device == "cuda" else ()
+    asked = allocator or AllocatorConfig()
+    # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
+    allocator = replace(asked, garbage_collection_threshold=None)
+    mine = [found for found in calibrations if found.device == device]
+    is_timed = bool(gpus) or (device == "cpu" and bool(mine))
+    cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
+    found = (tracer or traces)(point, device, list(dict.fromkeys(cards)), allocator, with_costs=is_timed)
+    card = next((card for card in cards if isinstance(found[card], Trace)), cards[0])
+    traced = found[card]
+    if isinstance(traced, StepError):
+        raise traced
+    if on_trace is not None:
+        on_trace(traced)
+    metrics = _metrics(traced)
+    detail = _detail(traced, point)
+    if device == "cuda":
+        _add_cuda(traced, metrics, detail, card)
+        held = [(gpu, found[on]) for gpu, on in zip(gpus, cards, strict=False)]
+        detail["fits"] = [_held_against(gpu, on_card, allocator) for gpu, on_card in held]
+        detail["caveats"] += _card_caveats(held, traced, card, point)
+        metrics |= gpu_times(held, point, detail, mine)
+        detail["allocator"] = asdict(asked)
+        if asked != allocator:
+            detail["caveats"].append(_NO_COLLECTION)
+        detail["caveats"] += _kernel_caveats([(None, traced), *held], card, point)
+    elif traced.work is not None:
+        metrics |= cpu_times(traced.work, point, detail, mine[0])
+    return Record(
+        run_id=run_id,
+        point=point,
+        kind="plan",
+        outcome="ok",
+        metrics=metrics,
+        detail=detail,
+        environment={"device": device, **software()},
+    )
+
+
+def _metrics(traced: Trace) -> dict[str, Any]:
+    memory = traced.memory
+    return {
+        "trainable_params": traced.facts.trainable_params,
+        "total_params": traced.facts.total_params,
+        "static_bytes": memory.static_bytes,
+        "peak_allocated_bytes": memory.peak_bytes,
+        "breakdown_bytes": memory.breakdown,
+        "peak_at": memory.peak_at,
+    }
+
+
+def _detail(traced: Trace, point: Point) -> dict[str, Any]:
+    facts, memory = asdict(traced.facts), traced.memory
+    skipped = list(facts.pop("skipped"))
+    return {
+        "model": facts,
+        "skipped": skipped,
+        "caveats": list(traced.caveats) + _skip_caveats(skipped, point),
+        "static_breakdown_bytes": memory.static_breakdown,
+        "base_weights": _base_weights(traced),
+        "managed_bytes": traced.managed_bytes,
+        "phases": memory.phases,
+        "timeline": memory.timeline,
+    }
+
+
+def _skip_caveats(skipped: list[dict[str, Any]], point: Point) -> list[str]:
+    """Say loudly when quantization leaves most of a model in 16 bit."""
+    share = sum(group["share"] for group in skipped)
+    if point.precision not in QUANTIZED_PRECISIONS or share < 0.5:
+        return []
+    first = f"{skipped[0]['module']} ({skipped[0]['reason']})"
+    return [f"{100 * share:.0f} % of the base weights stay unquantized: {first}"]
+
+
+def _base_weights(traced: Trace) -> dict[str, int]:
+    """Return what the base model weighs in 16 bit and as built, in bytes, before adapters.
+
+    These are the bytes of the tensors; what an allocator adds to them is no property of the weights.
+    """
+    facts, asked = traced.facts, traced.declared_bytes
+    return {
+        "sixteen_bit_bytes": 2 * facts.base_params,
+        "quantized_bytes": facts.quantized_bytes,
+        "quant_state_bytes": asked.get("quant_state", 0),
+        "unquantized_bytes": asked.get("weights", 0) - facts.quantized_bytes,
+        "quantized_params": facts.quantized_params,
+        "unquantized_params": facts.base_params - facts.quantized_params,
+    }
+
+
+def _add_cuda(traced: Trace, metrics: dict[str, Any], detail: dict[str, Any], card: Card) -> None:
+    """Add what only CUDA has: the caching allocator's reserve, the context, and the kernels of attention."""
+    assert traced.reserved_bytes is not None
+    context = context_size(card.capability)
+    metrics["peak_reserved_bytes"] = traced.reserved_bytes
+    metrics["device_bytes"] = traced.reserved_bytes + context.most
+    detail["compute_capability"] = list(card.capability)
+    detail["attention"] = list(traced.attention)
+    detail["context_bytes"] = [context.least, context.most]
+    detail["context_source"] = context.source
+
+
+def _has_4bit(point: Point) -> bool:
+    return point.precision in QUANTIZED_PRECISIONS and point.precision != "int8"
+
+
+def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point) -> list[str]:
+    """Say where the metrics, which are of one card, do not speak for every card that was named."""
+    said = []
+    version = ".".join(map(str, card.capability))
+    others = [gpu.name for gpu, found in held if isinstance(found, Trace) and _needs_other(found, traced)]
+    if others:
+        said.append(
+            f"the numbers are those of compute capability {version}; {', '.join(others)} would run other "
+            "kernels, whose own numbers say what is left there"
+        )
+    said += [f"{gpu.name}: {found}" for gpu, found in held if isinstance(found, StepError)]
+    without_cuda = [gpu.name for gpu, _ in held if gpu.compute_capability is None]
+    if without_cuda:
+        version = ".".join(map(str, card_of(None).capability))
+        said.append(
+            f"{', '.join(without_cuda)}: planned with CUDA's kernels of compute capability {version}; "
+            "ROCm may choose others"
+        )
+    uses_bf16 = point.precision not in ("fp32", "fp16") or point.train.autocast == "bf16"
+    slow = [gpu.name for gpu, _ in held if gpu.peak_flops.get("bf16") is None]
+    if slow and uses_bf16:
+        said.append(
+            f"{', '.join(slow)} without bf16 hardware (or no figure for it) will be slow or need fp16"
+        )
+    return said
+
+
+def _kernel_caveats(
+    held: Sequence[tuple[GpuSpec | None, Trace | StepError]], card: Card, point: Point
+) -> list[str]:
+    """Return what cannot be known of the kernels: of the metrics' card, and what else of the others."""
+    tokens = point.train.per_device_train_batch_size * point.train.seq_len
+    said: dict[str, str] = {}
+    for gpu, found in held:
+        if isinstance(found, Trace):
+            on = card if gpu is None else card_of(gpu)
+            for text in kernel_caveats(on, found.attention, tokens, _has_4bit(point)):
+                said.setdefault(text, text if gpu is None else f"{gpu.name}: {text}")
+    return list(said.values())
+
+
+def _needs_other(found: Trace, traced: Trace) -> bool:
+    """Say whether a step takes other memory on a card than the metrics say, which other kernels need not."""
+    return (found.memory.peak_bytes, found.reserved_bytes) != (
+        traced.memory.peak_bytes,
+        traced.reserved_bytes,
+    )
+
+
+def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> dict[str, Any]:
+    """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
+    price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
+    peaks: dict[str, int | None] = dict.fromkeys(("peak_allocated_bytes", "peak_reserved_bytes"))
+    if isinstance(found, StepError):
+        fit = Fit(fits=False, verdict=str(found), headroom_bytes=None, num_alloc_retries=None)
+    else:
+        assert found.reserved_bytes is not None
+        peaks = {"peak_allocated_bytes": found.memory.peak_bytes, "peak_reserved_bytes": found.reserved_bytes}
+        context = context_size(card_of(gpu).capability)
+        fit = fit_on(gpu, found.ledger, found.reserved_bytes, context.most, allocator)
+    return {
+        "gpu": gpu.name,
+        "memory_bytes": gpu.memory_bytes,
+        **peaks,
+        **asdict(fit),
+        "usd_per_hour": None if price is None else price.on_demand_usd_per_hour,
+        "price_from": None if price is None else f"{price.cloud}, {price.date}",
+    }

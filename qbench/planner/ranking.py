@@ -1,0 +1,215 @@
+"""Every card for a training: whether it holds the step, and the hours, money and energy it takes.
+
+Cards that choose the same kernels share one trace: what a trace asked of its card is asked of the next one,
+and equal answers mean the same operators (`memory.by_card`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.hourly_prices import Rate
+from qbench.errors import StepError
+from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.kernels.choices import Card
+from qbench.planner.hardware import card_of, context_size, fit_on
+from qbench.planner.step_time import Bound, Rates, StepTime, step_time
+from qbench.planner.times_on_cards import rates_of
+from qbench.planner.trace import Trace, traces
+from qbench.planner.workload import Workload
+from qbench.records.calibration import Calibration
+from qbench.scenario.schema import Point
+
+MOST_LENGTHS = 3
+"""Padded lengths that are planned; the times of others lie on the lines between them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """One card with one point."""
+
+    gpu: GpuSpec
+    point: Point
+    """At the longest padded length of the workload."""
+    fits: bool
+    why: str
+    """ok, or why the card cannot train this."""
+    step_time_s: float | None
+    """One optimizer step at the longest padded length; None where the card's rates are not known."""
+    bound: Bound | None
+    """What most of that time goes to: arithmetic, memory traffic or waiting for the host."""
+    bound_share: float | None
+    """Share of that time which goes to it."""
+    hours: float | None
+    rate: Rate | None
+    """Price of an hour, with its source; None where there is none."""
+    cost_usd: float | None
+    spot_cost_usd: float | None
+    energy_kwh: float | None
+    """At the board's power limit all the time: an upper bound of the card, without its host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms the cards are had."""
+
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    """Prices by the catalog's name of the card."""
+    num_gpus: int = 1
+    """Cards that train on a share of the batches each, as data parallelism does."""
+    calibrations: Sequence[Calibration] = ()
+    """What was measured of the speed of cards; datasheets speak for the others."""
+
+
+def ranked(
+    points: Sequence[Point], gpus: Sequence[GpuSpec], workloads: Mapping[Point, Workload], terms: Terms
+) -> list[Ranked]:
+    """Return a row for each point and card, points in order and cards within.
+
+    The exchange of gradients between several GPUs is left out. Raises StepError when a point cannot be
+    planned for any card.
+    """
+    return [row for point in points for row in _of_point(point, gpus, workloads[point], terms)]
+
+
+def _of_point(point: Point, gpus: Sequence[GpuSpec], workload: Workload, terms: Terms) -> list[Ranked]:
+    lengths = planned_lengths(workload)
+    traced = _traced(point, gpus, lengths)
+    failures = [found for found in traced.values() if isinstance(found, StepError)]
+    if len(failures) == len(traced):
+        raise failures[0]
+    longest = _at(point, lengths[-1])
+    rows = []
+    for gpu in gpus:
+        found = traced[gpu.name]
+        if isinstance(found, StepError):
+            rows.append(_unfit(gpu, longest, str(found), terms))
+        else:
+            rows.append(_row(gpu, longest, found, workload, terms))
+    return rows
+
+
+def planned_lengths(workload: Workload) -> list[int]:
+    """Return the padded lengths to plan, ascending: the shortest, the longest, and the one amid them."""
+    lengths = sorted(workload.passes)
+    if len(lengths) <= MOST_LENGTHS:
+        return lengths
+    return [lengths[0], (lengths[0] + lengths[-1]) // 2, lengths[-1]]
+
+
+def _at(point: Point, seq_len: int) -> Point:
+    return point.model_copy(update={"train": point.train.model_copy(update={"seq_len": seq_len})})
+
+
+_Found = StepError | dict[int, Trace]
+
+
+def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> dict[str, _Found]:
+    """Return by name of the card its traces by length, or why there are none."""
+    found: dict[str, _Found] = {gpu.name: {} for gpu in gpus}
+    cards = {gpu.name: card_of(gpu) for gpu in gpus}
+    for length in lengths:
+        different = list(dict.fromkeys(cards.values()))
+        on_card = traces(_at(point, length), "cuda", different, AllocatorConfig(), with_costs=True)
+        for name, card in cards.items():
+            known, traced = found[name], on_card[card]
+            if isinstance(traced, StepError):
+                found[name] = traced
+            elif isinstance(known, dict):
+                known[length] = traced
+    return found
+
+
+def _unfit(gpu: GpuSpec, point: Point, why: str, terms: Terms) -> Ranked:
+    return Ranked(
+        gpu=gpu,
+        point=point,
+        fits=False,
+        why=why,
+        step_time_s=None,
+        bound=None,
+        bound_share=None,
+        hours=None,
+        rate=terms.rates.get(gpu.name),
+        cost_usd=None,
+        spot_cost_usd=None,
+        energy_kwh=None,
+    )
+
+
+def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Workload, terms: Terms) -> Ranked:
+    why = _too_small(gpu, traces[point.train.seq_len])
+    if why:
+        return _unfit(gpu, point, why, terms)
+    rates = rates_of(gpu, terms.calibrations)
+    times = {length: _timed(traced, rates) for length, traced in traces.items()}
+    longest = times[point.train.seq_len]
+    row = replace(_unfit(gpu, point, "ok", terms), fits=True)
+    if longest is not None:
+        row = replace(row, step_time_s=longest.seconds, bound=longest.bound, bound_share=longest.bound_share)
+    known = {length: timed.seconds for length, timed in times.items() if timed is not None}
+    if len(known) < len(times):
+        return replace(row, why="ok; its rates are not known")
+    rate, num_gpus = row.rate, terms.num_gpus
+    hours = _hours(known, workload, point, num_gpus)
+    return replace(
+        row,
+        hours=hours,
+        cost_usd=_cost(hours, None if rate is None else rate.on_demand_usd_per_hour, num_gpus),
+        spot_cost_usd=_cost(hours, None if rate is None else rate.spot_usd_per_hour, num_gpus),
+        energy_kwh=hours * num_gpus * gpu.tdp_w / 1000,
+    )
+
+
+def _too_small(gpu: GpuSpec, traced: Trace) -> str:
+    """Return why a card does not hold a step, empty where it does."""
+    context = context_size(gpu.compute_capability or Card().capability).most
+    if traced.memory.peak_bytes > gpu.memory_bytes - context:
+        return "too small"  # Without asking the allocator, who needs at least this much.
+    assert traced.reserved_bytes is not None
+    fit = fit_on(gpu, traced.ledger, traced.reserved_bytes, context, AllocatorConfig())
+    return "" if fit.fits else fit.verdict
+
+
+def _timed(traced: Trace, rates: Rates) -> StepTime | None:
+    assert traced.work is not None
+    return step_time(traced.work, rates)
+
+
+def _hours(times: Mapping[int, float], workload: Workload, point: Point, num_gpus: int) -> float:
+    """Return the hours of all passes, times between planned lengths interpolated."""
+    import numpy as np
+
+    lengths = sorted(times)
+    passes = sorted(workload.passes)
+    seconds = np.interp(passes, lengths, [times[length] for length in lengths])
+    total = sum(float(each) * workload.passes[length] for each, length in zip(seconds, passes, strict=True))
+    # A step has several passes; each is taken to have its share of the optimizer's time.
+    return total / point.train.gradient_accumulation_steps / num_gpus / 3600
+
+
+def _cost(hours: float, usd_per_hour: float | None, num_gpus: int) -> float | None:
+    return None if usd_per_hour is None else hours * usd_per_hour * num_gpus
+
+
+def sorted_rows(rows: Sequence[Ranked], key: str) -> list[Ranked]:
+    """Return the rows that fit by cost, spot, time or energy, smallest first; unknown ones last."""
+    names = {"cost": "cost_usd", "spot": "spot_cost_usd", "time": "hours", "energy": "energy_kwh"}
+
+    def order(row: Ranked) -> tuple[bool, float, float]:
+        value: Any = getattr(row, names[key])
+        return value is None, value or 0.0, row.hours if row.hours is not None else float("inf")
+
+    return sorted((row for row in rows if row.fits), key=order)
+
+
+def best_of_each_card(rows: Sequence[Ranked]) -> list[Ranked]:
+    """Return for each card the first of its rows that fits: LoRA before QLoRA where points are so ordered."""
+    found: dict[str, Ranked] = {}
+    for row in rows:
+        if row.fits:
+            found.setdefault(row.gpu.name, row)
+    return list(found.values())

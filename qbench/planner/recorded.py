@@ -1,0 +1,144 @@
+"""Record a point's training step on meta: a few layers and their repetition where that says it all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from qbench.memory.history.layers import Block
+from qbench.memory.history.ledger import History, Ledger
+from qbench.memory.history.located_ledger import SitedLedger
+from qbench.memory.history.recording import record_steps
+from qbench.memory.history.repeat import IrregularError, stretched
+from qbench.memory.kernels.autocast import keep_rotary_tables, meta_autocast
+from qbench.memory.kernels.choices import Card
+from qbench.memory.work.log import CostLog, WorkTable
+from qbench.planner.few_layers import Shallow, shallow
+from qbench.planner.hardware import library_buffers
+from qbench.planner.loading import record_loading
+from qbench.scenario.schema import Device, Point
+from qbench.step.optimizer import managed_bytes
+from qbench.step.recipe import Context
+from qbench.step.training_step import AUTOCAST_DTYPES, TrainingStep, build_step
+from qbench.step.verify import ModelFacts, model_facts
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The history of two training steps of a point, and what was built for it."""
+
+    model: torch.nn.Module
+    """The model, or one with fewer layers that stands for it."""
+    facts: ModelFacts
+    history: History
+    managed_bytes: int
+    work: WorkTable | None = None
+    """What the second step's operators cost and how often each runs; None where it was not asked for."""
+
+
+def record_point(
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    *,
+    all_layers: bool = False,
+    with_costs: bool = False,
+) -> Recorded:
+    """Return the history of a point's training step, the same whether or not layers were left out.
+
+    `all_layers` leaves none out; `with_costs` takes down what operators cost. Raises what the libraries raise
+    when they cannot run the step.
+    """
+    few = None if all_layers else shallow(config)
+    if few is not None:
+        # The few layers are a shortcut: whatever does not hold of them is asked of all, errors too.
+        with contextlib.suppress(Exception):
+            return record_few_layers(point, device, few, card, with_costs=with_costs)
+    costs = CostLog() if with_costs else None
+    step, ledger = _record(point, device, config, card, Ledger, costs)
+    return Recorded(
+        model=step.model,
+        facts=step.facts,
+        history=ledger,
+        managed_bytes=managed_bytes(step.optimizer),
+        work=None if costs is None else costs.work(),
+    )
+
+
+def record_few_layers(
+    point: Point, device: Device, few: Shallow, card: Card, *, with_costs: bool = False
+) -> Recorded:
+    """Return what is recorded of a shallow model, its layers repeated.
+
+    Raises IrregularError where they are not alike, and what the libraries raise.
+    """
+    costs = CostLog() if with_costs else None
+    step, ledger = _record(point, device, few.config, card, SitedLedger, costs)
+    assert isinstance(ledger, SitedLedger)
+    block = Block(_stack(step.model, few.depth), few.first, few.period, few.copies)
+    times = {parameter: block.times(name) for name, parameter in step.model.named_parameters()}
+    return Recorded(
+        model=step.model,
+        facts=model_facts(step.model, point, block.times),
+        history=stretched(ledger, block),
+        managed_bytes=managed_bytes(step.optimizer, times),
+        work=None if costs is None else costs.work(ledger, block, _growth(times)),
+    )
+
+
+def _growth(times: Mapping[torch.Tensor, int]) -> float:
+    """Return how many times as many tensors are trained in the deep model."""
+    trained = [count for parameter, count in times.items() if parameter.requires_grad]
+    return sum(trained) / len(trained)
+
+
+def _stack(model: torch.nn.Module, depth: int) -> str:
+    """Return the path of the only list of so many layers, within the base model."""
+    found: list[str] = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth
+    ]
+    if len(found) != 1:
+        raise IrregularError(f"{len(found)} lists of {depth} layers")
+    return found[0].removeprefix("base_model.model.")
+
+
+def _record(
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    ledger_type: type[Ledger],
+    costs: CostLog | None,
+) -> tuple[TrainingStep, Ledger]:
+    autocast = _meta_autocast(point, device)
+    step = build_step(point, "meta", kernels=device, config=config, meta_autocast=autocast)
+    if autocast is not None:
+        keep_rotary_tables(step.model)
+    # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
+    device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
+    load: Callable[[Ledger], None] | None = None
+    buffers = None
+    if device == "cuda":
+        load = partial(record_loading, model=step.model, point=point)
+        buffers = library_buffers(card)
+    recording = record_steps(
+        step, device_types, device, buffers, load, card=card, ledger_type=ledger_type, costs=costs
+    )
+    return step, recording.ledger
+
+
+def _meta_autocast(point: Point, device: Device) -> Context | None:
+    """Return what makes the point's autocast context on meta, None where it asks for none."""
+    name = point.train.autocast
+    return None if name == "none" else partial(meta_autocast, device, AUTOCAST_DTYPES[name])

@@ -1,0 +1,190 @@
+"""Trace a point: run its real training step on meta tensors and keep every allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from qbench.errors import StepError, first_line
+from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.fast_replay import quick_replay
+from qbench.memory.history.breakdown import MemoryProfile, profile_of
+from qbench.memory.history.events import Ints, SizedHistory, declared_bytes, event_bytes
+from qbench.memory.history.ledger import History
+from qbench.memory.history.recording import without_gc
+from qbench.memory.kernels.choices import Backend, Card
+from qbench.memory.kernels.replacements import kernels_of
+from qbench.memory.kernels.shared_by_card import ByCard
+from qbench.memory.work.log import WorkTable
+from qbench.planner.account import Account, account_of
+from qbench.planner.recorded import Recorded, record_point
+from qbench.scenario.schema import Device, Point
+from qbench.step.model import load_config, model_caveats
+from qbench.step.recipe import recipe_caveats
+from qbench.step.verify import ModelFacts
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What a trace of two steps on meta tells."""
+
+    facts: ModelFacts
+    memory: MemoryProfile
+    ledger: History
+    declared_bytes: dict[str, int]
+    """Bytes as asked for, of all allocations by the category that they were made with."""
+    reserved_bytes: int | None
+    """Peak of the CUDA caching allocator's reserve; None on the CPU."""
+    managed_bytes: int
+    """Paged optimizer state, in managed memory that torch's counters do not see."""
+    attention: tuple[str, ...]
+    """CUDA's kernels of scaled_dot_product_attention that were taken (`choices.ATTENTION`)."""
+    caveats: tuple[str, ...]
+    """What a reader should know before trusting the numbers."""
+    work: WorkTable | None
+    """What the step's operators cost and how often each runs; None where it was not asked for."""
+
+
+class Tracer(Protocol):
+    """Gives the traces of a point, as `traces` does."""
+
+    def __call__(
+        self,
+        point: Point,
+        device: Device,
+        cards: Sequence[Card],
+        allocator: AllocatorConfig,
+        *,
+        with_costs: bool = False,
+    ) -> dict[Card, Trace | StepError]:
+        """Return the trace of a point on each card, or why there is none; `with_costs` as for `trace`."""
+
+
+def traces(
+    point: Point,
+    device: Device,
+    cards: Sequence[Card],
+    allocator: AllocatorConfig,
+    *,
+    with_costs: bool = False,
+) -> dict[Card, Trace | StepError]:
+    """Return the trace of a point on each card, or why there is none.
+
+    Cards that choose the same kernels share one.
+    """
+
+    def traced(card: Card) -> Trace | StepError:
+        try:
+            return trace(point, device, card, allocator, with_costs=with_costs)
+        except StepError as error:
+            return error
+
+    on_card = ByCard(traced)
+    return {card: on_card(card) for card in cards}
+
+
+def trace(
+    point: Point,
+    device: Device,
+    card: Card | None = None,
+    allocator: AllocatorConfig | None = None,
+    *,
+    all_layers: bool = False,
+    with_costs: bool = False,
+) -> Trace:
+    """Return the trace of a point with the kernels of `device`; takes seconds and no memory to speak of.
+
+    `card` and the settings of the `allocator` are those to plan for, on CUDA. `all_layers` runs every layer,
+    where otherwise few are run and repeated. `with_costs` takes down what operators cost.
+    Raises StepError when the step cannot be built as the point says.
+    """
+    config = load_config(point)
+    chosen = card or Card()
+    account = record_account(point, device, config, chosen, all_layers=all_layers, with_costs=with_costs)
+    return trace_of(account, point, device, config, allocator or AllocatorConfig())
+
+
+def record_account(
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    *,
+    all_layers: bool = False,
+    with_costs: bool = False,
+) -> Account:
+    """Return the account of a point's step, run on meta. Raises StepError as `trace` does."""
+    with without_gc():
+        return account_of(*_recorded(point, device, config, card, all_layers, with_costs))
+
+
+def trace_of(
+    account: Account, point: Point, device: Device, config: PretrainedConfig, allocator: AllocatorConfig
+) -> Trace:
+    """Return the trace of a point whose step has this account."""
+    outline = account.outline
+    history = SizedHistory(outline, account.asked)
+    sizes, reserved_bytes = event_bytes(outline, account.asked), None
+    with without_gc():
+        if device == "cuda":
+            sizes, reserved_bytes = _served(history, sizes, allocator)
+        memory = profile_of(outline, sizes)
+    return Trace(
+        facts=account.facts,
+        memory=memory,
+        ledger=history,
+        declared_bytes=declared_bytes(outline, account.asked),
+        reserved_bytes=reserved_bytes,
+        managed_bytes=account.managed_bytes,
+        attention=account.attention,
+        caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
+        work=None if account.work is None else account.work.table(),
+    )
+
+
+def _served(history: SizedHistory, sizes: Ints, allocator: AllocatorConfig) -> tuple[Ints, int]:
+    """Return the block sizes of all events and the peak of what the caching allocator reserves."""
+    if allocator == AllocatorConfig():
+        blocks, reserved_bytes = quick_replay(history.outline, sizes)
+        return np.array(blocks, dtype=np.int64), reserved_bytes
+    replayed = replay(history.events, allocator)
+    blocks = [size for _, size in replayed.events]
+    return np.array(blocks, dtype=np.int64), replayed.stats.peak_reserved_bytes
+
+
+def _recorded(
+    point: Point, device: Device, config: PretrainedConfig, card: Card, all_layers: bool, with_costs: bool
+) -> tuple[Recorded, set[Backend]]:
+    """Return the recorded step and the attention kernels that it took."""
+    with kernels_of(device, card) as attention:
+        try:
+            recorded = record_point(point, device, config, card, all_layers=all_layers, with_costs=with_costs)
+            return recorded, attention
+        except StepError:
+            raise
+        except Exception as error:
+            # The libraries' own code runs here, and what it raises when a model and peft do not go together
+            # is of any class.
+            raise StepError(
+                f"{point.label}: the libraries cannot run this step ({_reason(error)})"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _caveats(point: Point, config: PretrainedConfig, stacked_experts: bool) -> Iterator[str]:
+    yield from recipe_caveats(point)
+    yield from model_caveats(config, point)
+    if stacked_experts:
+        yield (
+            "experts run as one grouped matrix product (transformers' grouped_mm; on CUDA from compute "
+            "capability 8.0), so memory does not depend on how tokens are routed"
+        )

@@ -1,0 +1,296 @@
+"""Plans as lines of plain text for a terminal: one point at length, several as a table of 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qbench.catalog.gpus import gpus
+from qbench.comparison.methods import pair_results
+from qbench.comparison.results import Result, caveats, gather, metrics_card, varying_settings
+from qbench.records.metrics import BREAKDOWN, METRICS
+from qbench.records.record import Record
+from qbench.report.terminal.table import GAP, WIDTH, Cells, aligned, fitted
+from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
+from qbench.words.headline import basis, headline
+from qbench.words.settings import SHORT_TITLES, describe_training, other_settings, short_model
+
+
+def plan_lines(records: Sequence[Record]) -> list[str]:
+    """Return what plans say: one point at length, several as a table with what they have in common above."""
+    results = gather(records)
+    return _one(results[0]) if len(results) == 1 else _several(results)
+
+
+def _one(result: Result) -> list[str]:
+    blocks = [
+        _wrapped(_title([result], ())),
+        aligned(_figures(result), "<>"),
+        ["At the peak:", *_indented(aligned(_breakdown(result), "<>>"))],
+        ["A step's time, planned:", *_indented(aligned(_time_parts(result), "<>>"))],
+        ["The base model:", *_indented(aligned(_base_weights(result), "<>"))],
+        ["GPUs:", *_indented(aligned(_cards(result), "<><"))],
+        ["Beyond reach of quantization or LoRA:", *_indented(aligned(_skipped(result), "><"))],
+        ["Caveats:", *_indented(_caveats([result]))],
+    ]
+    return _joined(block for block in blocks if len(block) > 1 or not block[0].endswith(":"))
+
+
+def _several(results: Sequence[Result]) -> list[str]:
+    from qbench.report.terminal.gpu_columns import gpu_tables
+    from qbench.words.frontier import frontier_sentences  # One plan needs neither of the two.
+
+    varying = varying_settings(results)
+    several_models = len({result.point.model for result in results}) > 1
+    hidden = ("precision", *varying, *(["model"] if several_models else []))
+    sentences = [*headline(pair_results(results)), *frontier_sentences(results)]
+    said = [line for sentence in sentences for line in _wrapped(sentence)]
+    caveats = _caveats(results)
+    blocks = [
+        _wrapped(_title(results, hidden)),
+        fitted(_columns(results, varying, several_models), len(results)),
+        *gpu_tables(results, _lead_columns(results, varying, several_models)),
+        said,
+        ["Caveats:", *_indented(caveats)] if caveats else [],
+    ]
+    return _joined(block for block in blocks if block)
+
+
+def _joined(blocks: Iterable[list[str]]) -> list[str]:
+    """Return the lines of all blocks with an empty line between two of them."""
+    lines: list[str] = []
+    for block in blocks:
+        lines += ["", *block] if lines else block
+    return lines
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    """Return lines under a heading; one that is too long goes on further in."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent=GAP,
+            subsequent_indent=3 * GAP,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=False,
+        )
+    ]
+
+
+def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
+    """Return the settings that all results share: those that matter most, and others that are no defaults."""
+    first = results[0]
+    capability = first.detail.get("compute_capability")
+    target = f" with compute capability {capability[0]}.{capability[1]}" if capability else ""
+    main = describe_training(first.point, hidden)
+    if "model" in hidden:  # Else it begins with a name, which keeps its spelling.
+        main = main[:1].upper() + main[1:]
+    others = ", ".join(other_settings(first.point, ("recipe", *hidden)))
+    return "; ".join(filter(None, [main, others, basis(first) + target]))
+
+
+def _figures(result: Result) -> list[Cells]:
+    """Return the figures of one plan: name, value, remark."""
+    metrics = result.records[-1].metrics
+    at = metrics.get("peak_at") or {}
+    where = f"in {at['phase']}: {at['op']} of {at['module'] or 'the step'}" if at.get("op") else ""
+    context = (result.detail.get("context_bytes") or [None])[-1]
+    remarks = {
+        "peak_allocated_bytes": where,
+        "device_bytes": f"with a CUDA context of up to {format_bytes(context)}" if context else "",
+        "static_bytes": "before the first step",
+        **_time_remarks(result),
+    }
+    names = {
+        "peak_allocated_bytes": "Peak allocated",
+        "peak_reserved_bytes": "Peak reserved",
+        "device_bytes": "On the device",
+        "static_bytes": "At rest",
+        "step_time_s": "Step time",
+        "tokens_per_s": "Throughput",
+        "cost_usd_per_mtok": "Cost",
+    }
+    rows: list[Cells] = []
+    for name, title in names.items():
+        value = result.value(name)
+        if value is not None:
+            rows.append((title, format_value(value, METRICS[name].unit), remarks.get(name, "")))
+    trainable, total = metrics.get("trainable_params"), metrics.get("total_params")
+    if trainable is not None and total:
+        share = f"of {format_count(total)} parameters ({_percent(trainable / total)})"
+        rows.append(("Trainable", format_count(trainable), share))
+    return rows
+
+
+def _breakdown(result: Result) -> list[Cells]:
+    total = sum(result.breakdown.values())
+    return [
+        (
+            name.replace("_", ", " if name == "logits_loss" else " "),
+            format_bytes(result.breakdown[name]),
+            _percent(result.breakdown[name] / total),
+        )
+        for name in BREAKDOWN
+        if result.breakdown.get(name)
+    ]
+
+
+def _planned_time(result: Result) -> dict[str, Any]:
+    """Return where planned time goes on the device that the metrics are of; empty where it has none."""
+    fits, told = result.detail.get("fits"), metrics_card(result.detail)
+    if told is not None:
+        return (told.get("time") if told["fits"] else None) or {}
+    return {} if fits else result.detail.get("time") or {}
+
+
+def _time_remarks(result: Result) -> dict[str, str]:
+    time, card = _planned_time(result), metrics_card(result.detail)
+    if not time:
+        return {}
+    device = "this CPU" if card is None else card["gpu"]
+    shared = "" if time["mfu"] is None else f"{_percent(time['mfu'])} of the peak arithmetic (MFU)"
+    return {
+        "step_time_s": f"planned for {device}, bound by {time['bound']}; {time['rates']}",
+        "tokens_per_s": shared,
+    }
+
+
+def _time_parts(result: Result) -> list[Cells]:
+    """Return where the time of a step goes."""
+    parts: dict[str, float] = _planned_time(result).get("parts_s") or {}
+    total = sum(parts.values())
+    return [
+        (name, format_seconds(seconds), _percent(seconds / total))
+        for name, seconds in parts.items()
+        if seconds
+    ]
+
+
+def _base_weights(result: Result) -> list[Cells]:
+    """Return where the bytes of a quantized base model are; nothing for any other."""
+    facts: dict[str, Any] = result.detail.get("base_weights") or {}
+    if not facts.get("quantized_params"):
+        return []
+    in_16_bit = format_bytes(facts["sixteen_bit_bytes"])
+    return [
+        ("quantized", format_bytes(facts["quantized_bytes"]), _params(facts["quantized_params"])),
+        ("quantization state", format_bytes(facts["quant_state_bytes"]), ""),
+        ("not quantized", format_bytes(facts["unquantized_bytes"]), _params(facts["unquantized_params"])),
+        (
+            "together",
+            format_bytes(sum(facts[f"{part}_bytes"] for part in ("quantized", "quant_state", "unquantized"))),
+            f"where 16 bit would take {in_16_bit}",
+        ),
+    ]
+
+
+def _params(count: int) -> str:
+    return f"for {format_count(count)} parameters"
+
+
+def _cards(result: Result) -> list[Cells]:
+    """Return the cards that were asked about, or the smallest of the catalog that holds the plan."""
+    asked: list[Cells] = [
+        (fit["gpu"], format_bytes(fit["memory_bytes"]), _verdict(fit, result.value("peak_allocated_bytes")))
+        for fit in result.detail.get("fits") or []
+    ]
+    needed = result.value("device_bytes")
+    if asked or needed is None:
+        return asked
+    holding = [gpu for gpu in gpus() if gpu.memory_bytes >= needed and gpu.compute_capability is not None]
+    if not holding:
+        return [("none", "", "no single NVIDIA GPU of the catalog holds it")]
+    smallest = min(holding, key=lambda gpu: gpu.memory_bytes)
+    left = format_bytes(smallest.memory_bytes - needed)
+    text = f"the smallest of the catalog that holds it, {left} left; name others with --gpu"
+    return [(smallest.name, format_bytes(smallest.memory_bytes), text)]
+
+
+def _verdict(fit: dict[str, Any], peak_bytes: float | None) -> str:
+    room = fit["headroom_bytes"]
+    if room is None:
+        return "has no kernel for this"
+    how, retries = fit.get("verdict") or "ok", fit.get("num_alloc_retries")
+    if fit["fits"]:
+        said = f"fits, {format_bytes(room)} left"
+        said += " once the allocator has emptied its cache, which takes time" if retries else ""
+    else:
+        # With no limit, that is: an allocation fails before, for less. It may also fail in fragments.
+        said = (
+            f"does not fit, would reserve {format_bytes(-room)} more than it has"
+            if room < 0
+            else "does not fit"
+        )
+        said += "" if how == "ok" else f" ({how})"
+    own_peak = fit.get("peak_allocated_bytes")
+    if own_peak not in (None, peak_bytes):
+        said += f"; peak allocated {format_bytes(own_peak)}"
+    if not fit["fits"]:
+        return said
+    price, seconds = fit.get("usd_per_hour"), fit.get("step_time_s")
+    if seconds is not None:
+        said += f"; {format_seconds(seconds)} a step"
+    return said if price is None else f"{said}; from ${price:.2f}/h"
+
+
+def _skipped(result: Result) -> list[Cells]:
+    return [
+        (_percent(item["share"]), f"{item['module']}: {item['reason']}")
+        for item in result.detail.get("skipped") or []
+        if item.get("share") is not None
+    ]
+
+
+def _caveats(results: Sequence[Result]) -> list[str]:
+    counts = caveats(results)
+    return [f"{text} ({counts[text]} of {len(results)})" if len(results) > 1 else text for text in counts]
+
+
+def _columns(results: Sequence[Result], varying: Sequence[str], several_models: bool) -> dict[str, list[str]]:
+    """Return the columns of a table of several plans, by title."""
+    from qbench.report.terminal.gpu_columns import gpu_columns
+
+    columns = _lead_columns(results, varying, several_models)
+    for title, name in (
+        ("Peak", "peak_allocated_bytes"),
+        ("Reserved", "peak_reserved_bytes"),
+        ("Device", "device_bytes"),
+        ("Step", "step_time_s"),
+        ("At rest", "static_bytes"),
+        ("Trainable", "trainable_params"),
+    ):
+        unit = METRICS[name].unit
+        columns[title] = [_cell(result, name, unit) for result in results]
+    return columns | gpu_columns(results)
+
+
+def _lead_columns(
+    results: Sequence[Result], varying: Sequence[str], several_models: bool
+) -> dict[str, list[str]]:
+    """Return the columns that tell the plans apart."""
+    columns: dict[str, list[str]] = {}
+    if several_models:
+        columns["model"] = [short_model(result.point.model) for result in results]
+    columns["precision"] = [result.point.precision for result in results]
+    for name in varying:
+        values = [plain_text(result.settings[name]) for result in results]
+        columns[SHORT_TITLES.get(name, name)] = values
+    return columns
+
+
+def _cell(result: Result, name: str, unit: str) -> str:
+    value = result.value(name)
+    return result.outcome if value is None and name == "peak_allocated_bytes" else format_value(value, unit)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %" if share < 0.1 else f"{100 * share:.1f} %"

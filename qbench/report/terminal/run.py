@@ -1,0 +1,100 @@
+"""A run as lines of plain text for a terminal: each point planned beside measured, against 16-bit LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qbench.comparison.methods import MethodPair, pair_results
+from qbench.comparison.results import Result, varying_settings
+from qbench.report.terminal.table import fitted
+from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
+from qbench.words.settings import SHORT_TITLES, short_model
+
+PEAK = "peak_allocated_bytes"
+
+MOST_ROWS = 100
+"""Rows that a terminal is given."""
+
+_Row = tuple[Result | None, Result | None]
+
+
+def run_lines(results: Sequence[Result], known: Sequence[MethodPair] | None = None) -> list[str]:
+    """Return one row for each point and device: peak planned and measured, what is saved, speed and loss.
+
+    Of more than MOST_ROWS only the first are shown, and the rest counted. `known` are the pairs among the
+    results where they are there already.
+    """
+    every_row = _planned_and_measured(results)
+    rows = every_row[:MOST_ROWS]
+    pairs = {id(pair.candidate): pair for pair in (pair_results(results) if known is None else known)}
+    shown = [measured or planned for planned, measured in rows]
+    points = [result for result in shown if result is not None]
+    columns: dict[str, list[str]] = {}
+    if len({result.point.model for result in points}) > 1:
+        columns["model"] = [short_model(result.point.model) for result in points]
+    for name in varying_settings(points):
+        columns[SHORT_TITLES.get(name, name)] = [plain_text(result.settings.get(name)) for result in points]
+    columns["precision"] = [result.point.precision for result in points]
+    columns["Peak planned"] = [_peak(planned) for planned, _ in rows]
+    columns["Peak measured"] = [_peak(measured) for _, measured in rows]
+    columns["Error"] = [_error(planned, measured) for planned, measured in rows]
+    columns["Saved"] = [_saved(result, pairs.get(id(result))) for result in points]
+    columns["tokens/s"] = [_rate(result) for result in points]
+    columns["Speed"] = [_speed(pairs.get(id(result))) for result in points]
+    columns["Loss"] = [_loss(measured) for _, measured in rows]
+    rest = len(every_row) - len(rows)
+    return [*fitted(columns, len(points)), *([f"... and {rest:,} more"] if rest else [])]
+
+
+def _planned_and_measured(results: Sequence[Result]) -> list[_Row]:
+    """Return (plan, measurement) by point and device, in order of first appearance."""
+    rows: dict[tuple[object, ...], list[Result | None]] = {}
+    for result in results:
+        row = rows.setdefault((result.point, result.device), [None, None])
+        row[0 if result.kind == "plan" else 1] = result
+    return [(row[0], row[1]) for row in rows.values()]
+
+
+def _peak(result: Result | None) -> str:
+    if result is None:
+        return NOT_AVAILABLE
+    value = result.value(PEAK)
+    return result.outcome if value is None else format_bytes(value)
+
+
+def _error(planned: Result | None, measured: Result | None) -> str:
+    plan = planned.value(PEAK) if planned else None
+    real = measured.value(PEAK) if measured else None
+    if plan is None or not real:
+        return NOT_AVAILABLE
+    return "0 B" if plan == real else f"{100 * (plan - real) / real:+.2f} %"
+
+
+def _saved(result: Result, pair: MethodPair | None) -> str:
+    if pair is None and result.point.method == "lora" and result.point.precision in ("bf16", "fp16"):
+        return "baseline"
+    percent = pair.peak.percent if pair else None
+    return NOT_AVAILABLE if percent is None else f"{percent:.1f} %"
+
+
+def _rate(result: Result) -> str:
+    value = result.value("tokens_per_s")
+    if value is None:
+        return "not valid" if result.is_void("tokens_per_s") else NOT_AVAILABLE
+    return f"{value:,.1f}" if result.kind == "measurement" else f"{value:,.1f} planned"
+
+
+def _speed(pair: MethodPair | None) -> str:
+    ratio = pair.throughput_ratio if pair else None
+    if pair is None or ratio is None:
+        return NOT_AVAILABLE
+    return f"{ratio:.2f} x" if pair.candidate.kind == "measurement" else f"{ratio:.2f} x planned"
+
+
+def _loss(measured: Result | None) -> str:
+    """Return the loss over the text before and after the steps of the run, in nats per token."""
+    detail = measured.detail if measured else {}
+    before, after = detail.get("loss_before"), detail.get("loss_after")
+    if before is None or after is None:
+        return NOT_AVAILABLE
+    return f"{before:.3f} -> {after:.3f}"

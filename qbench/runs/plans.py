@@ -1,0 +1,186 @@
+"""Plans of many points: from the cache where they are there, else made, on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.models import resolve_model
+from qbench.errors import QbenchError
+from qbench.measure.environment import inputs
+from qbench.planner.families import family_of
+from qbench.records.calibration import Calibration, describe
+from qbench.records.plan_cache import PlanCache
+from qbench.records.record import Record, utc_now
+from qbench.records.software import software
+from qbench.scenario.schema import Device, Point
+
+if TYPE_CHECKING:
+    from qbench.planner.trace import Tracer
+
+POINTS_WORTH_PROCESSES = 16
+"""Fewer are planned sooner here than the processes have started; measured in benchmarks/plan_speed.py."""
+
+POINTS_PER_TASK = 8
+"""How many points of one model a process takes at a time: they share what is known of its operators."""
+
+FAMILY_PER_TASK = 25, 100
+"""Least and most points of one family in a task: a family in two tasks is sampled twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFor:
+    """What points are planned for: a device's kernels, cards to hold the plan against, the allocator."""
+
+    device: Device = "cuda"
+    gpus: tuple[GpuSpec, ...] = ()
+    alloc_conf: str = ""
+    """CUDA's allocator as PYTORCH_ALLOC_CONF sets it."""
+    calibrations: tuple[Calibration, ...] = ()
+    """What is known of the speed of devices (`measure.known_speed`)."""
+
+
+def plans(
+    points: Sequence[Point],
+    settings: PlanFor,
+    cache: PlanCache | None = None,
+    on_plan: Callable[[int, Record], None] | None = None,
+) -> list[Record]:
+    """Return the plan of each point, in order; one that cannot be made has outcome error and says why.
+
+    `on_plan` hears of each as it is there, with its index. `cache` None neither asks nor fills one.
+    """
+    done: dict[int, Record] = {}
+    for index, record in _made(points, settings, cache):
+        files = inputs(points[index])
+        if files:
+            record = replace(record, environment={**record.environment, "inputs": files})
+        done[index] = record
+        if on_plan is not None:
+            on_plan(index, record)
+    return [done[index] for index in range(len(points))]
+
+
+def _made(
+    points: Sequence[Point], settings: PlanFor, cache: PlanCache | None
+) -> Iterator[tuple[int, Record]]:
+    facts = [_facts(point, settings) if cache is not None else None for point in points]
+    missing: list[int] = []
+    for index, known in enumerate(facts):
+        found = cache.get(known) if cache is not None and known is not None else None
+        if found is None:
+            missing.append(index)
+        else:
+            yield index, replace(found, created_at=utc_now())
+    for index, record in _planned(points, missing, settings):
+        known = facts[index]
+        if cache is not None and known is not None and record.outcome == "ok":
+            cache.put(known, record)
+        yield index, record
+
+
+def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
+    """Return all that a plan depends on; None where that is not in sight, as on the hub or inside a GGUF."""
+    try:
+        if resolve_model(point.model).kind in ("hub", "gguf"):
+            return None
+    except QbenchError:
+        return None
+    gpus = [repr(gpu) for gpu in settings.gpus]
+    known: dict[str, Any] = {"device": settings.device, "gpus": gpus, "alloc_conf": settings.alloc_conf}
+    known |= {"calibrations": [describe(found) for found in settings.calibrations]}
+    return {"point": point.model_dump(mode="json"), "inputs": inputs(point), **known}
+
+
+def _planned(
+    points: Sequence[Point], missing: Sequence[int], settings: PlanFor
+) -> Iterator[tuple[int, Record]]:
+    """Yield (index, record) of points to be planned, in processes where there are many."""
+    if not missing:
+        return
+    from qbench.measure.pool import in_processes, num_cores  # A plan from the cache needs none.
+
+    if len(missing) < POINTS_WORTH_PROCESSES or num_cores() == 1:
+        batch = [points[index] for index in missing]
+        yield from zip(missing, _planned_here(settings, batch), strict=True)
+        return
+    tasks = _tasks(points, missing)
+    work = partial(_plan_task, settings)
+    batches = [tuple(points[index] for index in task) for task in tasks]
+    for number, records in in_processes(work, batches, min(num_cores(), len(tasks))):
+        yield from zip(tasks[number], records, strict=True)
+
+
+def _tasks(points: Sequence[Point], missing: Sequence[int]) -> list[list[int]]:
+    """Return the points of each task: of one family where there are many, else of one model and precision."""
+    from qbench.measure.pool import num_cores
+
+    least, most = FAMILY_PER_TASK
+    large = min(most, max(least, len(missing) // (4 * num_cores())))
+    families = _grouped(missing, lambda index: family_of(points[index]))
+    tasks = [part for group in families if len(group) >= least for part in _parts(group, large)]
+    alone = [index for group in families if len(group) < least for index in group]
+    by_model = _grouped(alone, lambda index: f"{points[index].model} {points[index].precision}")
+    return tasks + [part for group in by_model for part in _parts(group, POINTS_PER_TASK)]
+
+
+def _grouped(indices: Sequence[int], key: Callable[[int], str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index in indices:
+        groups.setdefault(key(index), []).append(index)
+    return list(groups.values())
+
+
+def _parts(group: list[int], size: int) -> list[list[int]]:
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+def _plan_task(settings: PlanFor, batch: tuple[Point, ...]) -> list[Record]:
+    return list(_planned_here(settings, batch))
+
+
+def _planned_here(settings: PlanFor, batch: Sequence[Point]) -> Iterator[Record]:
+    """Yield the plan of each point, made in this process, with what points of one family share."""
+    if not batch:
+        return
+    from qbench.planner.shared import SharedTraces  # The heavy libraries, as below.
+
+    tracer = SharedTraces(batch)
+    for point in batch:
+        yield plan_or_error(point, settings, tracer)
+
+
+def plan_or_error(point: Point, settings: PlanFor, tracer: Tracer | None = None) -> Record:
+    """Return the plan of a point, or the record of why there is none; `tracer` as for `plan`."""
+    # The heavy libraries: whoever finds all plans in the cache never waits for them.
+    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.planner.plan import plan
+
+    allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
+    try:
+        return plan(
+            point,
+            settings.device,
+            settings.gpus,
+            allocator=allocator,
+            tracer=tracer,
+            calibrations=settings.calibrations,
+        )
+    except QbenchError as error:
+        return failed_plan(point, settings.device, "plan", error)
+
+
+def failed_plan(point: Point, device: Device, run_id: str, error: QbenchError) -> Record:
+    """Return the record of a plan that could not be made, with the reason in detail.error."""
+    return Record(
+        run_id=run_id,
+        point=point,
+        kind="plan",
+        outcome="error",
+        metrics={},
+        detail={"error": str(error)},
+        environment={"device": device, **software()},
+    )

@@ -1,0 +1,318 @@
+"""A scenario from start to finish: points -> plan beside measurement -> records in a run folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qbench.catalog.gpus import find_gpu
+from qbench.measure import nvml
+from qbench.measure.environment import environment, inputs
+from qbench.measure.failures import attempt
+from qbench.measure.runner import Engine, Executor, record_of, results
+from qbench.measure.task import Measurement, Task
+from qbench.measure.worker import run_task
+from qbench.records.record import Kind, Outcome, Record, run_id_of
+from qbench.records.software import software
+from qbench.records.store import RECORDS_FILE, RunStore, each_record, open_store
+from qbench.scenario.schema import Device, Point, Scenario
+
+FINISHED = ("ok", "oom")
+"""Outcomes that a second run does not try again."""
+
+Planner = Callable[[Point, Device, tuple[str, ...]], Measurement]
+"""Plans a point for a device and names of GPUs; a module's function, since it may travel to a worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One thing to do for a point: plan it, or measure it in one more process."""
+
+    point: Point
+    repeat: int | None
+    """Number of the process; None for the plan."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of record that the job makes."""
+        return "plan" if self.repeat is None else "measurement"
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What a run has done so far, and how long the rest will take."""
+
+    total: int
+    kept: int
+    """Jobs whose result was in the folder already."""
+    left: Counter[Kind]
+    """Jobs still to be done, by kind."""
+    notice: str | None = None
+    """What was repaired in the folder before the run, None when nothing was."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    running: int = 0
+    """Jobs that have begun and not ended; more than one where the executor has several machines."""
+    timed: Counter[Kind] = field(default_factory=Counter)
+    """Jobs of this run that have ended, by kind."""
+    seconds: dict[Kind, float] = field(default_factory=lambda: {"plan": 0.0, "measurement": 0.0})
+    """How long those took together."""
+
+    @property
+    def done(self) -> int:
+        """Jobs whose result is in the folder now."""
+        return self.kept + self.outcomes.total()
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds that the rest takes at the present pace; None before each kind of job left was seen."""
+        kinds = [kind for kind, count in self.left.items() if count]
+        if not all(self.timed[kind] for kind in kinds):
+            return None
+        alone_s = sum(self.left[kind] * self.seconds[kind] / self.timed[kind] for kind in kinds)
+        return alone_s / max(1, self.running)
+
+    def begin(self) -> None:
+        """Count a job that begins."""
+        self.running += 1
+
+    def end(self, kind: Kind, outcome: Outcome, seconds: float) -> None:
+        """Count a job that has ended and taken so many seconds."""
+        self.running -= 1
+        self.left[kind] -= 1
+        self.timed[kind] += 1
+        self.seconds[kind] += seconds
+        self.outcomes[outcome] += 1
+
+
+Watcher = Callable[[Progress, Job, Record | None], None]
+"""Is told of each job twice: before it, without a record, and after it, with its record."""
+
+
+def run_scenario(
+    scenario: Scenario,
+    points: tuple[Point, ...],
+    folder: Path,
+    device: Device,
+    executor: Executor,
+    watch: Watcher,
+    *,
+    engine: Engine = run_task,
+    planner: Planner | None = None,
+    any_machine: bool = False,
+    kinds: Collection[Kind] = ("plan", "measurement"),
+) -> Progress:
+    """Plan and measure each point into a run folder, and return what was done.
+
+    A job that `reasons` calls finished is not done again; of the others, those of `kinds` are done. Repeats
+    are the outer loop, so that a drift of the machine falls on all points alike. Raises RecordError when the
+    folder cannot be written, MeasureError when no worker can run at all; what one point does never raises.
+    """
+    run_id = run_id_of(scenario.name)
+    maker = _Maker(scenario, device, executor, run_id, engine, planner or plan_point)
+    with open_store(folder) as store:
+        found = reasons(scenario, points, folder, device, any_machine=any_machine)
+        todo = [(job, reason) for job, reason in found if job.kind in kinds]
+        fresh = [job for job, reason in todo if reason is not None]
+        left: Counter[Kind] = Counter(job.kind for job in fresh)
+        progress = Progress(total=len(todo), kept=len(todo) - len(fresh), left=left, notice=store.notice)
+        run = _Run(progress, store, watch)
+        for job, start in run.begun(job for job in fresh if job.kind == "plan"):
+            run.end(job, start, maker.planned(job))
+        with closing(maker.measured(run.begun(job for job in fresh if job.kind == "measurement"))) as ended:
+            for job, start, record in ended:
+                run.end(job, start, record)
+    return progress
+
+
+def _jobs(points: tuple[Point, ...], repeats: int) -> Iterator[Job]:
+    yield from (Job(point=point, repeat=None) for point in points)
+    for repeat in range(repeats):
+        yield from (Job(point=point, repeat=repeat) for point in points)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes the record of a job."""
+
+    scenario: Scenario
+    device: Device
+    executor: Executor
+    run_id: str
+    engine: Engine
+    planner: Planner
+
+    def planned(self, job: Job) -> Record:
+        point = job.point
+        work = partial(self.planner, point, self.device, self.scenario.plan.gpus)
+        if nvml.cuda_present():
+            # The libraries start CUDA when they are imported, which would take memory of the card that is
+            # measured; so the plan is made where the card is out of sight.
+            done = self.executor.run(work, self.scenario.measure.timeout_s, "cpu")
+        else:
+            done = attempt(work)
+        record = Record(
+            run_id=self.run_id,
+            point=point,
+            kind="plan",
+            outcome=done.outcome,
+            metrics=done.metrics,
+            detail=done.detail,
+            environment=done.environment or {"device": self.device, **software()},
+        )
+        return with_inputs(record)
+
+    def task(self, job: Job) -> Task:
+        return Task(
+            point=job.point, device=self.device, settings=self.scenario.measure, repeat=job.repeat or 0
+        )
+
+    def measured(self, begun: Iterator[tuple[Job, float]]) -> Generator[tuple[Job, float, Record]]:
+        """Yield each job that has begun when it has ended, in whatever order, with its record."""
+        works = (((job, start), partial(self.engine, self.task(job))) for job, start in begun)
+        done = results(self.executor, works, self.scenario.measure.timeout_s, self.device)
+        with closing(done):
+            for (job, start), measurement in done:
+                yield job, start, with_inputs(record_of(self.task(job), measurement, self.run_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Tells and stores what begins and ends."""
+
+    progress: Progress
+    store: RunStore
+    watch: Watcher
+
+    def begun(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, float]]:
+        """Yield each job, with the time, once it has been told that it begins."""
+        for job in jobs:
+            self.progress.begin()
+            self.watch(self.progress, job, None)
+            yield job, time.monotonic()
+
+    def end(self, job: Job, start: float, record: Record) -> None:
+        self.store.append(record)
+        self.progress.end(job.kind, record.outcome, time.monotonic() - start)
+        self.watch(self.progress, job, record)
+
+
+def with_inputs(record: Record) -> Record:
+    """Return a record that names the content of the files that its point names."""
+    files = inputs(record.point)
+    return replace(record, environment={**record.environment, "inputs": files}) if files else record
+
+
+def plan_point(point: Point, device: Device, gpus: tuple[str, ...]) -> Measurement:
+    """Return the plan of a point, held against the named GPUs. Raises QbenchError where none can be made.
+
+    CUDA's allocator is planned with the settings of this process's environment, which are the worker's, too.
+    """
+    from qbench.measure.known_speed import usable_calibrations
+    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.planner.plan import plan
+
+    conf = alloc_conf() if device == "cuda" else ""
+    allocator, unknown = AllocatorConfig.of_environment(conf)
+    record = plan(
+        point,
+        device,
+        [find_gpu(name) for name in gpus],
+        allocator=allocator,
+        calibrations=usable_calibrations(device),
+    )
+    detail = {**record.detail, "alloc_conf": conf}
+    if unknown:
+        detail["caveats"] = [*detail["caveats"], f"allocator settings not modelled: {', '.join(unknown)}"]
+    return Measurement(
+        outcome=record.outcome, metrics=record.metrics, detail=detail, environment=record.environment
+    )
+
+
+def alloc_conf() -> str:
+    """Return the settings of CUDA's allocator in this process (c10/cuda/CUDAAllocatorConfig.h, instance)."""
+    return os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", ""))
+
+
+Facts = dict[str, Any]
+
+MACHINE_FACTS = frozenset(("machine", "driver", "number of CPUs"))
+
+
+def reasons(
+    scenario: Scenario,
+    points: tuple[Point, ...],
+    folder: Path,
+    device: Device,
+    *,
+    any_machine: bool = False,
+) -> list[tuple[Job, str | None]]:
+    """Return each job of a scenario with why it must run; None where its result is in the folder already.
+
+    A result counts when it was made of the same files by the same code and libraries, and a measurement
+    also with the same settings and as many steps, on the same machine; with `any_machine` on whichever,
+    since a cluster gives now one and now another. Raises RecordError when the folder cannot be read.
+    """
+    jobs = list(_jobs(points, scenario.measure.repeats))
+    answers: list[str | None] = ["new"] * len(jobs)
+    places: dict[tuple[str, Kind, int | None], list[int]] = {}
+    for place, job in enumerate(jobs):
+        places.setdefault((job.point.point_id, job.kind, job.repeat), []).append(place)
+    present = _present(scenario, device)
+    files = {point: _file_facts(inputs(point)) for point in points}
+    ignored = MACHINE_FACTS if any_machine else frozenset[str]()
+    for record in each_record(folder) if (folder / RECORDS_FILE).exists() else ():
+        repeat = record.detail.get("repeat") if record.kind == "measurement" else None
+        for place in places.get((record.point_id, record.kind, repeat), ()):
+            # Once any record counts, no other matters; of those that do not, the latest says why.
+            if record.device == device and answers[place] is not None:
+                wanted = {**present[record.kind], **files[jobs[place].point]}
+                answers[place] = _objection(record, wanted, ignored)
+    return list(zip(jobs, answers, strict=True))
+
+
+def _objection(record: Record, wanted: Facts, ignored: frozenset[str]) -> str | None:
+    if record.outcome not in FINISHED:
+        first_line = str(record.detail.get("error", "")).partition("\n")[0]
+        return f"ended in {record.outcome}: {first_line}"
+    facts = _facts(record.kind, record.environment, record.detail)
+    for name in {**wanted, **facts}:
+        before, now = facts.get(name), wanted.get(name)
+        if before != now and name not in ignored:
+            return "the code changed" if name == "code" else f"{name} changed: {before} -> {now}"
+    return None
+
+
+def _present(scenario: Scenario, device: Device) -> dict[Kind, Facts]:
+    """Return the facts that a plan and a measurement made now would carry."""
+    settings = scenario.measure
+    protocol = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
+    fits = [{"gpu": find_gpu(name).name} for name in scenario.plan.gpus] if device == "cuda" else []
+    conf = alloc_conf() if device == "cuda" else ""
+    return {
+        "plan": _facts("plan", software(), {"fits": fits, "alloc_conf": conf}),
+        "measurement": _facts("measurement", environment(device), {"protocol": protocol}),
+    }
+
+
+def _facts(kind: Kind, env: Mapping[str, Any], detail: Mapping[str, Any]) -> Facts:
+    """Return what decides whether a result still stands, each under the name that a person knows."""
+    versions = {f"version of {name}": version for name, version in (env.get("versions") or {}).items()}
+    facts: Facts = {"code": env.get("code_id"), **versions, **_file_facts(env.get("inputs") or {})}
+    if kind == "plan":
+        gpus = [fit["gpu"] for fit in detail.get("fits") or []]
+        return {**facts, "GPUs": gpus, "PYTORCH_ALLOC_CONF": detail.get("alloc_conf") or ""}
+    machine = {"machine": env.get("device_name"), "driver": env.get("driver")}
+    if env.get("device") == "cpu":
+        machine = {"machine": env.get("device_name"), "number of CPUs": env.get("cpu_count")}
+    return {**facts, **machine, **(env.get("settings") or {}), **(detail.get("protocol") or {})}
+
+
+def _file_facts(files: Mapping[str, str]) -> Facts:
+    return {f"content of {name}": digest for name, digest in files.items()}

@@ -1,0 +1,146 @@
+"""Gates whose processes are made up: which are measured, in what order, when it ends, what is stored."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qbench.comparison.check import Check
+from qbench.errors import QbenchError
+from qbench.measure.interpreter import Interpreter
+from qbench.measure.task import Task
+from qbench.records.record import Record
+from qbench.records.store import read_records
+from qbench.runs.gate import Budget, Sides, Turn, run_gate, sides
+from qbench.scenario.schema import Point, Scenario
+
+SCENARIO = Scenario(name="s", question="Slower?", base={"model": "x"})
+FAST, NOISY = Point(model="fast"), Point(model="noisy")
+BOTH = Sides(
+    baseline=Interpreter(path="before", python="3", code_id="0", packages={}),
+    run=Interpreter(path="now", python="3", code_id="1", packages={}),
+)
+
+
+@dataclass
+class Machine:
+    """Makes processes up: a step takes a second, and on the run's side `slower` times that."""
+
+    slower: float = 1.0
+    noise: dict[str, float] = field(default_factory=lambda: {"fast": 0.002, "noisy": 0.2})
+    outcome: Callable[[str, Task], Any] = lambda side, task: "ok"
+    made: list[tuple[str, str, int]] = field(default_factory=list)
+    source: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def measure(self, interpreter: Interpreter, task: Task, run_id: str) -> Record:
+        side = interpreter.path
+        self.made.append((side, task.point.model, task.repeat))
+        seconds = (self.slower if side == "now" else 1.0) + self.source.gauss(0, self.noise[task.point.model])
+        return Record(
+            run_id=run_id,
+            point=task.point,
+            kind="measurement",
+            outcome=self.outcome(side, task),
+            metrics={"step_time_s": [seconds], "peak_allocated_bytes": 1 << 30},
+            detail={"repeat": task.repeat, "error": "no such command"},
+            environment={"device": "cpu", "device_name": "made up"},
+        )
+
+
+def watch(turn: Turn, record: Record | None) -> None:
+    """Serve where nobody listens."""
+
+
+def gate(
+    machine: Machine, folder: Path, *points: Point, pairs: int = 8, seconds: float | None = None
+) -> Check:
+    budget = Budget(pairs=pairs, seconds=seconds)
+    return run_gate(SCENARIO, points, BOTH, "cpu", folder, budget, watch, measure=machine.measure)
+
+
+def test_sides_alternate_and_a_decided_point_gets_no_more_processes(tmp_path: Path) -> None:
+    machine = Machine(slower=1.1)
+    found = gate(machine, tmp_path, FAST, NOISY)
+    fast = "".join(side[0] for side, model, _ in machine.made if model == "fast")
+    assert len(fast) == 2 * 4
+    assert {fast[:4], fast[4:]} <= {"bnnb", "nbbn"}
+    assert sum(model == "noisy" for _, model, _ in machine.made) == 2 * 8
+    speed = {each.point: each for each in found.findings if each.metric == "step_time_s"}
+    assert speed[FAST].verdict == "worse"
+    assert "over 4 pairs" in speed[FAST].note
+    assert speed[NOISY].verdict == "ambiguous"
+    assert "over 8 pairs" in speed[NOISY].note
+    assert found.exit_code() == 1
+
+
+@pytest.mark.parametrize(
+    ("slower", "verdict", "code"), [(1.0, "same", 0), (1.08, "worse", 1), (0.9, "better", 0)]
+)
+def test_verdicts_and_exit_codes(tmp_path: Path, slower: float, verdict: str, code: int) -> None:
+    found = gate(Machine(slower=slower), tmp_path, FAST)
+    assert {each.verdict for each in found.findings if each.metric == "step_time_s"} == {verdict}
+    assert found.exit_code() == code
+
+
+def test_both_sides_are_kept_and_only_this_gate_counts(tmp_path: Path) -> None:
+    gate(Machine(slower=1.5), tmp_path, FAST)
+    found = gate(Machine(slower=1.0), tmp_path, FAST)
+    assert found.exit_code() == 0
+    for side in ("baseline", "run"):
+        records = read_records(tmp_path / side)
+        assert len(records) == 8
+        assert all(record.run_id.endswith(f"-{side}") for record in records)
+
+
+def test_a_point_that_runs_out_of_memory_is_worse_and_ends(tmp_path: Path) -> None:
+    machine = Machine(outcome=lambda side, task: "oom" if side == "now" else "ok")
+    found = gate(machine, tmp_path, FAST)
+    assert sorted(machine.made) == [("before", "fast", 0), ("now", "fast", 0)]
+    (finding,) = found.findings
+    assert (finding.metric, finding.verdict, found.exit_code()) == ("outcome", "worse", 1)
+
+
+def test_a_baseline_that_does_not_run_is_not_comparable(tmp_path: Path) -> None:
+    machine = Machine(outcome=lambda side, task: "crashed" if side == "before" else "ok")
+    found = gate(machine, tmp_path, FAST)
+    (finding,) = found.findings
+    assert (finding.verdict, finding.note, found.exit_code()) == (
+        "not comparable",
+        "baseline: no such command",
+        2,
+    )
+
+
+def test_a_run_that_crashes_is_worse(tmp_path: Path) -> None:
+    found = gate(Machine(outcome=lambda side, task: "crashed" if side == "now" else "ok"), tmp_path, FAST)
+    (finding,) = found.findings
+    assert (finding.verdict, finding.note, found.exit_code()) == ("worse", "run: no such command", 1)
+
+
+def test_when_the_time_is_over_what_is_there_is_judged(tmp_path: Path) -> None:
+    machine = Machine()
+    found = gate(machine, tmp_path, NOISY, pairs=100, seconds=1e-9)
+    assert len(machine.made) == 2  # The first pair has no other to say how long one takes.
+    speed = next(each for each in found.findings if each.metric == "step_time_s")
+    assert (speed.verdict, speed.note) == ("ambiguous", "fewer than 4 pairs of processes show no noise")
+
+
+def test_what_is_neither_a_commit_nor_a_python_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(QbenchError, match="no-such-thing is neither a commit"),
+        sides("no-such-thing", tmp_path),
+    ):
+        pass
+
+
+def test_a_python_is_the_baseline_with_what_it_has(tmp_path: Path) -> None:
+    with sides(sys.executable, tmp_path) as both:
+        assert both.baseline.path == sys.executable
+        assert both.baseline.code_id == both.run.code_id
+        assert both.baseline.code is None

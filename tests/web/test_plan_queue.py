@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from tiny import tiny_point, write_tiny_model
+
+from qbench.catalog.gpus import find_gpu
+from qbench.errors import QbenchError
+from qbench.records.record import Record
+from qbench.runs.plans import PlanFor
+from qbench.web import plan_queue
+from qbench.web.plan_queue import MOST_READERS, URGENCY, Planner, Superseded
+
+SETTINGS = PlanFor(gpus=(find_gpu("RTX 4090"),))
+
+
+@pytest.fixture(scope="module")
+def question(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("model")
+    return tiny_point(write_tiny_model(folder, "meta-llama/Llama-3.1-8B"), "bf16"), SETTINGS
+
+
+class Gate:
+    """Stands for the planning: it begins, and goes on when it may; counts what was planned."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on, self.planned = threading.Semaphore(0), threading.Semaphore(0), 0
+
+    def plans(self, points, settings, cache) -> list[Record]:
+        self.begun.release()
+        assert self.go_on.acquire(timeout=10)
+        self.planned += 1
+        return [Record(run_id="x", point=points[0], kind="plan", outcome="ok", metrics={}, environment={})]
+
+
+@pytest.fixture
+def gated(monkeypatch: pytest.MonkeyPatch):
+    gate = Gate()
+    monkeypatch.setattr(plan_queue, "plans", gate.plans)
+    planner = Planner()
+    planner.start()
+    with ThreadPoolExecutor(40) as readers:
+        yield planner, gate, readers
+        planner.close()
+        gate.go_on.release(1000)
+
+
+def ended(future: Future[list[Record]]) -> type[BaseException] | None:
+    error = future.exception(timeout=10)
+    return None if error is None else type(error)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_plan_is_the_plan(question):
+    planner = Planner()
+    planner.start()
+    (record,) = planner.plan("me", "answer", 1.0, [question])
+    planner.close()
+    assert record.outcome == "ok"
+    assert record.detail["fits"][0]["fits"]
+    with pytest.raises(Superseded):
+        planner.plan("me", "answer", 2.0, [question])
+
+
+def test_of_many_changes_only_the_one_in_hand_and_the_last_are_planned(gated, question):
+    planner, gate, readers = gated
+    first = readers.submit(planner.plan, "me", "answer", 0.0, [question])
+    assert gate.begun.acquire(timeout=10)
+    waiting = []
+    for stamp in range(1, 21):
+        waiting.append(readers.submit(planner.plan, "me", "answer", float(stamp), [question]))
+        until(lambda stamp=stamp: planner._stamps["me", "answer"] == stamp)
+    # All but the last are told at once, while the planning still stands still.
+    assert [ended(future) for future in (first, *waiting[:-1])] == [Superseded] * 20
+    assert planner.num_waiting == 1
+    gate.go_on.release(2)
+    assert ended(waiting[-1]) is None
+    assert gate.planned == 2
+    assert planner.num_waiting == 0
+
+
+def test_a_question_that_was_overtaken_on_its_way_is_not_planned(gated, question):
+    planner, gate, readers = gated
+    gate.go_on.release(10)
+    assert ended(readers.submit(planner.plan, "me", "answer", 5.0, [question])) is None
+    assert ended(readers.submit(planner.plan, "me", "answer", 4.0, [question])) is Superseded
+    assert ended(readers.submit(planner.plan, "you", "answer", 4.0, [question])) is None
+
+
+def test_an_answer_goes_before_the_rest_of_an_overview(gated, question):
+    planner, gate, readers = gated
+    overview = readers.submit(planner.plan, "me", "overview", 1.0, [question] * 5)
+    assert gate.begun.acquire(timeout=10)
+    answer = readers.submit(planner.plan, "me", "answer", 1.0, [question])
+    until(lambda: planner.num_waiting == 2)
+    gate.go_on.release(2)
+    assert ended(answer) is None
+    assert not overview.done()
+    gate.go_on.release(4)
+    assert len(overview.result(timeout=10)) == 5
+
+
+def test_the_thread_outlives_an_error_of_a_library(question, monkeypatch, caplog):
+    def broken(points, settings, cache):
+        raise RuntimeError("meta kernel\nwith a second line")
+
+    monkeypatch.setattr(plan_queue, "plans", broken)
+    planner = Planner()
+    planner.start()
+    with pytest.raises(QbenchError, match="planning failed unexpectedly: meta kernel; change a setting"):
+        planner.plan("me", "answer", 1.0, [question])
+    monkeypatch.undo()
+    assert planner.plan("me", "answer", 2.0, [question])[0].outcome == "ok"
+    planner.close()
+    assert "a plan failed" in caplog.text
+
+
+def test_readers_are_forgotten(gated, question):
+    planner, gate, _ = gated
+    gate.go_on.release(1000)
+    for number in range(len(URGENCY) * MOST_READERS + 5):
+        planner.plan(f"reader {number}", "answer", 1.0, [question])
+    assert len(planner._stamps) == len(URGENCY) * MOST_READERS
