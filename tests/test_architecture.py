@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "memory": STORED,
     "planner": STEP,
     "measure": STEP,
-    "comparison": STORED | {"words"},
+    "comparison": STORED,
     "words": STORED | {"comparison"},
     "report": STORED | {"comparison", "words"},
     "runs": STEP | {"planner", "measure", "comparison"},

@@ -67,7 +67,8 @@ def calibrate_noise(
 
 def advise(found: Check, run: Sequence[Record], tolerances: Mapping[str, Tolerance]) -> None:
     """Say on stderr what it takes to decide on step times that noise kept from it, where there are some."""
-    from qbench.comparison.noise import advice, undecided_speeds
+    from qbench.comparison.noise import undecided_speeds
+    from qbench.words.noise import advice
 
     undecided = undecided_speeds(found)
     if undecided:
@@ -94,7 +95,7 @@ def _first_point(scenario: str) -> tuple[Point, MeasureSettings]:
 
 
 def _print(noise: Noise) -> None:
-    from qbench.comparison.noise import noise_text
+    from qbench.words.noise import noise_text
 
     for name, spread in noise.spreads.items():
         print_text(f"{name:<22} {100 * spread.process:6.2f} %  {100 * spread.pair:6.2f} % between neighbours")

@@ -25,9 +25,10 @@ def trend_command(
     It decides nothing and exits with 0, also while there are too few runs: a step shows only when some runs
     are behind it. `qbench check` is the gate. Needs Apache Otava: pip install 'qbench[trend]'.
     """
-    from qbench.comparison.trend import DEFAULT_METRICS, no_history_text, trend
+    from qbench.comparison.trend import DEFAULT_METRICS, trend
     from qbench.records.document import read_history
     from qbench.report.trend import trend_document, trend_table
+    from qbench.words.trend import no_history_text
 
     metrics = tuple(dict.fromkeys(map(_metric, metric or DEFAULT_METRICS)))
     records = read_history(history)

@@ -1,32 +1,92 @@
-"""What a card holds: how far QLoRA and 16-bit LoRA get on it, in sentences computed from plans."""
+"""How far QLoRA and 16-bit LoRA get on a card, and which of the two gets further, computed from plans."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from qbench.comparison.methods import BASELINE_PRECISIONS
-from qbench.comparison.reach import Capacity, Reach
+from qbench.comparison.methods import BASELINE_PRECISIONS, MANY_MODELS, PREFERRED
 from qbench.comparison.results import Result, fits_of
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
-from qbench.words.headline import MANY_MODELS, PREFERRED
-from qbench.words.settings import describe, short_model
 
-AXES = {
-    "seq_len": ("tokens", "lengths"),
-    "per_device_train_batch_size": ("sequences a batch", "batch sizes"),
-    "r": ("rank", "ranks"),
-}
-"""Settings along which it is told how far a method gets, the one that is told first: unit, and many of it."""
+AXES = ("seq_len", "per_device_train_batch_size", "r")
+"""Settings along which methods are compared, the preferred one first."""
 
 MOST_CARDS = 3
-"""Cards that are told of for many models."""
+"""Cards compared when there are many models."""
 
 
-def capacity_sentences(results: Sequence[Result]) -> list[str]:
-    """Return what tells the methods apart, then what does not; see `telling`."""
-    return [sentence(capacity) for capacity in telling(results)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How far one precision gets on one card, along one setting."""
+
+    precision: str
+    fitting: dict[Any, Result]
+    """The plans that the card holds and whose values the other side has plans of, by the value."""
+    failing: dict[Any, Result]
+    """Those that it does not hold."""
+    alone: dict[Any, bool]
+    """The values that the other side has no plan of, and whether the card holds their plans."""
+
+    @property
+    def asked(self) -> int:
+        """The number of values that both sides have plans of."""
+        return len(self.fitting.keys() | self.failing.keys())
+
+    @property
+    def furthest(self) -> Any:
+        """The largest value that fits, of those that both sides have plans of; None when none does."""
+        return max(self.fitting, default=None)
+
+    @property
+    def rank(self) -> tuple[bool, Any]:
+        """What orders two sides by their furthest value; below all others where nothing fits."""
+        return self.furthest is not None, self.furthest
+
+    @property
+    def stop(self) -> Any:
+        """The largest value that fits, those of this side alone included up to what fails; or None."""
+        alone = [v for v, fits in self.alone.items() if fits and all(v < failed for failed in self.failing)]
+        return max([*self.fitting, *alone], default=None)
+
+    @property
+    def beyond(self) -> tuple[Any, bool] | None:
+        """What a plan of this side alone adds: a larger value and whether it fits; None where nothing.
+
+        It is the largest that fits, else the smallest that does not, unless the side stopped before.
+        """
+        larger = {value: fits for value, fits in self.alone.items() if (True, value) > self.rank}
+        fitting = [value for value, fits in larger.items() if fits]
+        if fitting:
+            return max(fitting), True
+        return (min(larger), False) if larger and not self.failing else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """QLoRA against 16-bit LoRA on one card, all else equal."""
+
+    model: str
+    gpu: str
+    memory_bytes: int | None
+    axis: str | None
+    """The setting that varies; None where a single point was planned for each side."""
+    qlora: Reach
+    lora: Reach
+
+    @property
+    def differs(self) -> bool:
+        """Say whether one method gets further than the other."""
+        return bool(self.qlora.furthest != self.lora.furthest)
+
+    @property
+    def ahead(self) -> str | None:
+        """The method that gets further, qlora or lora; None where both get as far."""
+        if not self.differs:
+            return None
+        return "qlora" if self.qlora.rank > self.lora.rank else "lora"
 
 
 def telling(results: Sequence[Result]) -> list[Capacity]:
@@ -161,118 +221,3 @@ def _reach(precision: str, rows: Sequence[tuple[Any, Result, dict[str, Any]]], b
         failing={value: result for value, result, fit in asked if not fit.get("fits")},
         alone={value: bool(fit.get("fits")) for value, _, fit in rows if value not in both},
     )
-
-
-def sentence(capacity: Capacity) -> str:
-    """Return how far both methods get on the card, what QLoRA costs in speed, and what one side has alone."""
-    fitting = [result for side in (capacity.qlora, capacity.lora) for result in side.fitting.values()]
-    if not fitting:
-        return f"{_neither(capacity)}{_beyond(capacity)}"
-    hidden = ("model", "precision", *([capacity.axis] if capacity.axis else []))
-    conditions = f"(planned; {describe(fitting[0].point, hidden)})"
-    return f"On {capacity.card} {_verdict(capacity)} {conditions}.{_speed(capacity)}{_beyond(capacity)}"
-
-
-def _neither(capacity: Capacity) -> str:
-    of = "" if capacity.axis == "model" else f" of {short_model(capacity.model)}"
-    many = _many(capacity, capacity.qlora)
-    alone = capacity.qlora.alone or capacity.lora.alone
-    at = f" at any of the {many} planned{' for both' if alone else ''}" if many else ""
-    if alone and not many:
-        at = "".join(f" {_at(capacity.axis, value)}" for value in capacity.qlora.failing)
-    return f"Neither {' nor '.join(_names(capacity))}{of} fits on {capacity.card}{at}."
-
-
-def _beyond(capacity: Capacity) -> str:
-    """Say what fits, or does not, of the plans that one side has alone."""
-    names = list(_names(capacity).items())
-    texts: list[str] = []
-    for (name, side), (other, further) in zip(names, reversed(names), strict=True):
-        if side.beyond is not None:
-            value, fits = side.beyond
-            if side.rank < further.rank and value == side.stop:
-                continue  # The verdict says that it stops there.
-            verb, at = "fit", _at(capacity.axis, value)
-            if capacity.axis == "model":
-                verb, at = "train", _in_unit("model", value)
-            also = "also " if side.fitting else ""
-            does = f"{also}{verb}s" if fits else f"does not {verb}"
-            texts.append(f" {name} {does} {at}, of which {other} has no plan.")
-    return "".join(texts)
-
-
-def _names(capacity: Capacity) -> dict[str, Reach]:
-    names = {f"QLoRA ({capacity.qlora.precision})": capacity.qlora}
-    return names | {f"{capacity.lora.precision} LoRA": capacity.lora}
-
-
-def _verdict(capacity: Capacity) -> str:
-    names = _names(capacity)
-    # The side that gets further is told first, whichever it is.
-    ahead, behind = sorted(names, key=lambda name: names[name].rank, reverse=True)
-    trained = _trained(capacity, names[ahead])
-    if not capacity.differs:
-        return f"both {ahead} and {behind} train {trained}{_most(capacity)}"
-    if names[behind].stop is None:
-        many = _many(capacity, names[behind])
-        fails = f"fits at none of the {many}" if many else "does not fit"
-        return f"{ahead} trains {trained} where {behind} {fails}"
-    return f"{ahead} trains {trained} where {behind} stops at {_in_unit(capacity.axis, names[behind].stop)}"
-
-
-def _most(capacity: Capacity) -> str:
-    """Say that what both train is the most that was asked of them, where it is."""
-    sides = (capacity.qlora, capacity.lora)
-    if not capacity.axis or any(side.failing for side in sides):
-        return ""
-    return ", the most planned for both" if any(side.beyond for side in sides) else ", the most asked for"
-
-
-def _trained(capacity: Capacity, reach: Reach) -> str:
-    if capacity.axis == "model":
-        return f"models up to {_in_unit('model', reach.furthest)}"
-    at = f" at {_in_unit(capacity.axis, reach.furthest)}" if capacity.axis else ""
-    return f"{short_model(capacity.model)}{at}"
-
-
-def _many(capacity: Capacity, reach: Reach) -> str:
-    """Return the values that were planned as '4 lengths'; empty where it was a single one."""
-    if reach.asked < 2 or capacity.axis is None:
-        return ""
-    return f"{reach.asked} {'models' if capacity.axis == 'model' else AXES[capacity.axis][1]}"
-
-
-def _in_unit(axis: str | None, value: Any) -> str:
-    """Return a value of an axis, see `_place`, with its unit; of models the name."""
-    if axis == "model":
-        return short_model(value[1])
-    unit = AXES[axis][0] if axis in AXES else ""
-    return f"{unit} {value:,}" if axis == "r" else f"{value:,} {unit}".strip()
-
-
-def _speed(capacity: Capacity) -> str:
-    """Say what QLoRA costs in speed, at the largest setting that both hold and both have a speed of."""
-    for value in sorted(set(capacity.qlora.fitting) & set(capacity.lora.fitting), reverse=True):
-        ours = _tokens_per_s(capacity.qlora.fitting[value], capacity.gpu)
-        theirs = _tokens_per_s(capacity.lora.fitting[value], capacity.gpu)
-        if ours and theirs:
-            where = f" {_at(capacity.axis, value)}" if capacity.axis and capacity.differs else ""
-            return f" {_change(ours / theirs)}{where}."
-    return ""
-
-
-def _at(axis: str | None, value: Any) -> str:
-    return f"{'with' if axis == 'model' else 'at'} {_in_unit(axis, value)}"
-
-
-def _tokens_per_s(result: Result, gpu: str) -> float | None:
-    """Return the planned speed on a card, None where the plan has none."""
-    speeds = (fit.get("tokens_per_s") for fit in fits_of(result) if fit["gpu"] == gpu)
-    return next((speed for speed in speeds if isinstance(speed, (int, float))), None)
-
-
-def _change(ratio: float) -> str:
-    percent = 100 * (1 - ratio)
-    if abs(percent) < 1:
-        return "QLoRA trains at the same speed"
-    return f"QLoRA costs {percent:.0f} % of the speed" if percent > 0 else f"QLoRA is {-percent:.0f} % faster"

@@ -17,7 +17,13 @@ from qbench.scenario.schema import QUANTIZED_PRECISIONS
 from qbench.units import plain_text
 
 BASELINE_PRECISIONS = ("bf16", "fp16")
-"""Precisions of LoRA that others are held against, the preferred one first."""
+"""Precisions of LoRA that others are compared with, the preferred one first."""
+
+PREFERRED = ("nf4-dq", "nf4", "fp4-dq", "fp4", "int8")
+"""Quantized precisions, the one that represents QLoRA first."""
+
+MANY_MODELS = 4
+"""Number of models from which they are summarised together."""
 
 STATIC_FACTS = ("dtypes", "upcast", "attention", "adapted_modules")
 """Keys of detail.model that say what was built; a difference there is a factor of its own."""

@@ -20,7 +20,6 @@ from qbench.errors import QbenchError
 from qbench.records.metrics import METRICS
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
-from qbench.words.phrases import counted
 
 DEFAULT_METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_time_s")
 
@@ -124,22 +123,6 @@ def _machine(record: Record, metric: str) -> str:
     if METRICS[metric].gate == "statistical" and card is not None:
         return str(card["gpu"])
     return f"compute capability {'.'.join(map(str, capability))}" if capability else ""
-
-
-def no_history_text(records: Iterable[Record], metrics: Sequence[str]) -> str:
-    """Return why `trend` found no history in some records: what was read, what it takes, what to do next."""
-    runs, followed = list(dict.fromkeys(record.run_id for record in records)), ", ".join(metrics)
-    if len(runs) < FEWEST_RUNS:
-        named = f" ({', '.join(runs)})" if runs else ""
-        return (
-            f"{counted(len(runs), 'run')} read{named}; a history needs {FEWEST_RUNS} or more that have the "
-            f"metric ({followed}). Run or plan the scenario again, nightly for instance, each time into a "
-            "folder of its own (`--out FOLDER`), and give all of the folders."
-        )
-    return (
-        f"{len(runs)} runs read; fewer than {FEWEST_RUNS} of them have the same metric ({followed}) of the "
-        "same point on the same machine. Follow another --metric, or give more runs of one scenario."
-    )
 
 
 def _samples(runs: dict[str, list[Record]], metric: str) -> tuple[Sample, ...]:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qbench.comparison.capacity import sentence, telling
+from qbench.comparison.capacity import telling
 from qbench.comparison.methods import MethodPair, near_results, pair_results
-from qbench.comparison.quality import quality_sentences
 from qbench.comparison.results import Result, findings, gather
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
@@ -18,8 +17,10 @@ from qbench.report import fact_tables, quality, tables
 from qbench.report.fits import fits_table
 from qbench.report.provenance import record_numbers, records_table
 from qbench.report.tables import Numbers, Table
+from qbench.words.capacity import sentence
 from qbench.words.headline import accuracy_sentence, headline
 from qbench.words.phrases import counted, listed
+from qbench.words.quality import quality_sentences
 from qbench.words.settings import short_model
 from qbench.words.unpaired import alone_sentences
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from qbench.comparison.intervals import LEAST_PROCESSES
-from qbench.comparison.methods import MethodPair, difference_names, speeds_of
+from qbench.comparison.methods import MANY_MODELS, PREFERRED, MethodPair, difference_names, speeds_of
 from qbench.comparison.results import Result, predictions
 from qbench.units import format_bytes
 from qbench.words.phrases import SAME_PERCENT, counted, listed, ratio_text, saving_text, span_text
@@ -14,12 +14,6 @@ from qbench.words.settings import DESCRIBED, describe, short_model
 
 NAMED_DIFFERENCES = 3
 """Factors that a sentence names before it only counts the rest."""
-
-MANY_MODELS = 4
-"""Models from which one sentence sums them up."""
-
-PREFERRED = ("nf4-dq", "nf4", "fp4-dq", "fp4", "int8")
-"""Quantized precisions, the one that speaks for QLoRA first."""
 
 _WORDS = {"plan": "planned", "measurement": "measured"}
 _ENDINGS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from qbench.comparison.methods import MANY_MODELS
 from qbench.comparison.results import Result
 from qbench.units import format_bytes
-from qbench.words.headline import MANY_MODELS, circumstances, ending_text, method_name
+from qbench.words.headline import circumstances, ending_text, method_name
 from qbench.words.phrases import counted, listed
 from qbench.words.settings import short_model
 

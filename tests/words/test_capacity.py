@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from qbench.comparison.capacity import capacity_sentences
+from qbench.comparison.capacity import telling
 from qbench.comparison.results import gather
 from qbench.records.record import Record
+from qbench.words.capacity import sentence
 from tests.comparison.hand_made import make_record
 
 GIB = 1 << 30
@@ -26,7 +27,8 @@ def lengths(precision: str, longest: int, speed: float | None = None) -> list[Re
 
 
 def said(*records: list[Record]) -> list[str]:
-    return capacity_sentences(gather([record for listed in records for record in listed]))
+    results = gather([record for listed in records for record in listed])
+    return [sentence(capacity) for capacity in telling(results)]
 
 
 def test_how_far_each_gets_and_what_it_costs():
