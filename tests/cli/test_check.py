@@ -10,7 +10,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.comparison.test_regressions import STEADY, processes
 
 from qbench.cli.ci_outputs import append_summary
 from qbench.cli.main import main
@@ -18,6 +17,7 @@ from qbench.records.record import UPGRADES, Record
 from qbench.records.store import encoded
 from qbench.report.markdown import SUMMARY_LIMIT
 from tests.comparison.hand_made import ENVIRONMENT, make_record
+from tests.comparison.test_check import STEADY, processes
 
 GIB = 1 << 30
 

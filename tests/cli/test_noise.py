@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.comparison.test_regressions import STEADY, processes
 
 from qbench.cli.main import main
 from qbench.records.noise import Noise, Spread, write_noise
 from qbench.records.record import Record
 from qbench.records.store import encoded
 from tests.comparison.hand_made import finding
+from tests.comparison.test_check import STEADY, processes
 
 GATE = "`qbench gate SCENARIO --baseline REF` measures both sides next to each other until it is clear"
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.comparison.test_regressions import STEADY, processes
 
 from qbench.comparison.baselines import accept
 from qbench.comparison.check import check
 from qbench.errors import NotComparableError
 from qbench.records.record import Record
 from tests.comparison.hand_made import ENVIRONMENT, make_record
+from tests.comparison.test_check import STEADY, processes
 
 GIB = 1 << 30
 

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import pytest
-from compare.hand_made import make_record
 
 from qbench.comparison.environments import (
     PackageChange,
@@ -14,6 +13,7 @@ from qbench.comparison.environments import (
 )
 from qbench.records.record import Record
 from qbench.report.environments import as_json, point_table, summary_lines
+from tests.comparison.hand_made import make_record
 
 
 def measured(repeat: int, peak: int = 1000, seconds: float = 1.0, **changes: Any) -> Record:
