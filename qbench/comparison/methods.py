@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES
 from qbench.comparison.results import MEMORY_METRICS, Result, fits_of, gather
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
-from qbench.units import plain_text
 
 BASELINE_PRECISIONS = ("bf16", "fp16")
 """Precisions of LoRA that others are compared with, the preferred one first."""
@@ -29,6 +28,16 @@ STATIC_FACTS = ("dtypes", "upcast", "attention", "adapted_modules")
 """Keys of detail.model that say what was built; a difference there is a factor of its own."""
 
 NEAR_PAIR_LIMIT = 100
+
+
+class Difference(NamedTuple):
+    """A setting or circumstance that is not the same on both sides."""
+
+    name: str
+    """Dotted name, such as versions.torch."""
+    baseline: Any
+    """Value on this side, None where it has none; a tuple where its processes disagree."""
+    candidate: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +69,7 @@ class MethodPair:
     """LoRA on a bf16 base, or on an fp16 base where there is none in bf16."""
     candidate: Result
     """QLoRA, or LoRA on an fp32 base."""
-    differs: tuple[str, ...]
+    differs: tuple[Difference, ...]
     """Factors other than precision that differ although the settings are equal."""
 
     @property
@@ -139,7 +148,7 @@ class NearPair:
 
     baseline: Result
     candidate: Result
-    differs: tuple[str, ...]
+    differs: tuple[Difference, ...]
     """Every setting and circumstance besides precision that differs."""
 
 
@@ -226,10 +235,10 @@ def _nearest(result: Result, choices: list[Result]) -> NearPair:
     )
 
 
-def differences(baseline: Result, candidate: Result) -> tuple[str, ...]:
-    """Return what differs besides the settings, as 'name: baseline against candidate' texts.
+def differences(baseline: Result, candidate: Result) -> tuple[Difference, ...]:
+    """Return what differs besides the settings.
 
-    Looked at: how both ended, every text and flag of the environment (library versions, code, machine), and
+    Compared are how both ended, every text and flag of the environment (library versions, code, machine), and
     for a quantized candidate the static facts of the built model.
     """
     found = list(_changed({"outcome": baseline.outcome}, {"outcome": candidate.outcome}))
@@ -243,19 +252,12 @@ def differences(baseline: Result, candidate: Result) -> tuple[str, ...]:
     return tuple(found)
 
 
-def difference_names(differs: Iterable[str]) -> list[str]:
-    """Return the names alone of differences, those of one kind together: 'versions (torch, peft)'."""
-    groups: dict[str, list[str]] = {}
-    for text in differs:
-        kind, _, inner = text.partition(":")[0].partition(".")
-        groups.setdefault(kind, []).append(inner)
-    return [f"{kind} ({', '.join(inner)})" if inner[0] else kind for kind, inner in groups.items()]
-
-
-def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:
+def _changed(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], leave_out: Iterable[str] = ()
+) -> list[Difference]:
     names = [name for name in dict.fromkeys((*ours, *theirs)) if name not in set(leave_out)]
     return [
-        f"{name}: {plain_text(ours.get(name))} against {plain_text(theirs.get(name))}"
+        Difference(name, ours.get(name), theirs.get(name))
         for name in names
         if ours.get(name) != theirs.get(name)
     ]

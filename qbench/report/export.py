@@ -22,6 +22,7 @@ from qbench.report.content import Content, gather_content
 from qbench.report.html import html_page
 from qbench.report.markdown import markdown_text
 from qbench.report.trend import history_charts
+from qbench.words.phrases import difference_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +107,7 @@ def _pair_values(pair: MethodPair) -> dict[str, Any]:
             for name, saving in pair.savings.items()
         },
         "throughput_ratio": pair.throughput_ratio,
-        "differs": list(pair.differs),
+        "differs": [difference_text(each) for each in pair.differs],
     }
 
 

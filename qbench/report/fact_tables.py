@@ -11,6 +11,7 @@ from qbench.records.metrics import METRICS
 from qbench.report.tables import Column, Draft, Table, method_text, rounded
 from qbench.units import plain_text
 from qbench.words.headline import basis
+from qbench.words.phrases import difference_text
 from qbench.words.settings import short_model
 
 NAMED_VALUES = 4
@@ -45,7 +46,7 @@ def near_table(near: Sequence[NearPair]) -> Table | None:
     draft.add("Candidate", [method_text(pair.candidate) for pair in near])
     draft.add("Nearest", [method_text(pair.baseline) for pair in near])
     draft.add("Basis", [basis(pair.candidate) for pair in near])
-    draft.add("Differs besides precision", ["; ".join(pair.differs) for pair in near])
+    draft.add("Differs besides precision", ["; ".join(map(difference_text, pair.differs)) for pair in near])
     return draft.table("More than precision differs here, so these are not compared.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbench.comparison.methods import MethodPair, difference_names
+from qbench.comparison.methods import MethodPair
 from qbench.comparison.results import (
     MEMORY_METRICS,
     Prediction,
@@ -17,6 +17,7 @@ from qbench.comparison.results import (
 from qbench.records.metrics import METRICS
 from qbench.units import NOT_AVAILABLE, format_value, plain_text
 from qbench.words.headline import basis
+from qbench.words.phrases import difference_names, difference_text
 from qbench.words.settings import short_model
 
 Value = str | int | float | bool | None
@@ -213,7 +214,7 @@ def _add_records(draft: Draft, rows: Iterable[Iterable[Result | None]], numbers:
 
 def _differences_in_full(pairs: Sequence[MethodPair]) -> list[str]:
     """Spell each difference out once, below the table."""
-    found = list(dict.fromkeys(text for pair in pairs for text in pair.differs))
+    found = list(dict.fromkeys(difference_text(each) for pair in pairs for each in pair.differs))
     if not found:
         return []
     rest = len(found) - NAMED_DIFFERENCES

@@ -6,10 +6,18 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from qbench.comparison.intervals import LEAST_PROCESSES
-from qbench.comparison.methods import MANY_MODELS, PREFERRED, MethodPair, difference_names, speeds_of
+from qbench.comparison.methods import MANY_MODELS, PREFERRED, MethodPair, speeds_of
 from qbench.comparison.results import Result, predictions
 from qbench.units import format_bytes
-from qbench.words.phrases import SAME_PERCENT, counted, listed, ratio_text, saving_text, span_text
+from qbench.words.phrases import (
+    SAME_PERCENT,
+    counted,
+    difference_names,
+    listed,
+    ratio_text,
+    saving_text,
+    span_text,
+)
 from qbench.words.settings import DESCRIBED, describe, short_model
 
 NAMED_DIFFERENCES = 3
@@ -240,7 +248,7 @@ def _costs(pair: MethodPair) -> str:
 
 def _factors(pairs: Pairs) -> str:
     """Return the names of what differs besides the precision; empty where nothing does."""
-    names = difference_names(dict.fromkeys(text for pair in _known(pairs) for text in pair.differs))
+    names = difference_names(dict.fromkeys(found for pair in _known(pairs) for found in pair.differs))
     rest = len(names) - NAMED_DIFFERENCES
     more = [f"{rest} more"] if rest > 0 else []
     return listed([*names[:NAMED_DIFFERENCES], *more]) if names else ""

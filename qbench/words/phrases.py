@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from qbench.comparison.methods import Difference
+from qbench.units import plain_text
+
 SAME_PERCENT = 0.5
 """Savings below this share are called the same."""
 
@@ -48,6 +53,21 @@ def counted(count: int, what: str) -> str:
 def listed(texts: list[str]) -> str:
     """Return texts as a list within a sentence: 'a', 'a and b', 'a, b and c'."""
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference with both sides, for example 'versions.torch: 2.12.0 against 2.13.0'."""
+    name, baseline, candidate = difference
+    return f"{name}: {plain_text(baseline)} against {plain_text(candidate)}"
+
+
+def difference_names(differs: Iterable[Difference]) -> list[str]:
+    """Return the names of differences, those of one group together: 'versions (torch, peft)'."""
+    groups: dict[str, list[str]] = {}
+    for difference in differs:
+        group, _, inner = difference.name.partition(".")
+        groups.setdefault(group, []).append(inner)
+    return [f"{group} ({', '.join(inner)})" if inner[0] else group for group, inner in groups.items()]
 
 
 def _times(percent: float) -> str:

@@ -71,14 +71,14 @@ def test_measurements_of_two_machines_or_library_versions_are_no_pair():
 
 def test_plans_by_two_library_versions_are_a_pair_that_says_so():
     (pair,) = pair_methods([make_record(environment=OTHER_TORCH), make_record(precision="nf4")])
-    assert pair.differs == ("versions.torch: 2.12.0 against 2.13.0",)
+    assert pair.differs == (("versions.torch", "2.12.0", "2.13.0"),)
 
 
 def test_code_that_differs_is_named():
     dirty = ENVIRONMENT | {"git_commit": "abc", "git_dirty": True}
     qlora = make_record(precision="nf4", kind="measurement", environment=dirty)
     (pair,) = pair_methods([make_record(kind="measurement"), qlora])
-    assert pair.differs == ("git_commit: d4698f3 against abc", "git_dirty: no against yes")
+    assert pair.differs == (("git_commit", "d4698f3", "abc"), ("git_dirty", False, True))
 
 
 def test_readings_of_the_machine_are_no_factor():
@@ -94,7 +94,7 @@ def test_processes_that_disagree_are_named():
         for i, e in enumerate((ENVIRONMENT, other))
     ]
     (pair,) = pair_methods([*lora, make_record(precision="nf4", kind="measurement")])
-    assert pair.differs == ("git_commit: d4698f3, abc against d4698f3",)
+    assert pair.differs == (("git_commit", ("d4698f3", "abc"), "d4698f3"),)
 
 
 def test_an_upcast_is_named_for_qlora_and_the_dtype_of_fp32_is_not():
@@ -105,7 +105,7 @@ def test_an_upcast_is_named_for_qlora_and_the_dtype_of_fp32_is_not():
 
     records = [built("bf16", "bfloat16"), built("nf4", "float32"), built("fp32", "float32")]
     qlora, fp32 = pair_methods(records)
-    assert qlora.differs == ("dtypes.lm_head: bfloat16 against float32",)
+    assert qlora.differs == (("dtypes.lm_head", "bfloat16", "float32"),)
     assert fp32.differs == ()
 
 
@@ -113,7 +113,7 @@ def test_an_outcome_that_differs_is_named_and_nothing_is_saved():
     lora = make_record(kind="measurement", outcome="oom", metrics={})
     built = {"model": {"dtypes": {"lm_head": "float32"}}}
     (pair,) = pair_methods([lora, make_record(precision="nf4", kind="measurement", detail=built)])
-    assert pair.differs == ("outcome: oom against ok",)
+    assert pair.differs == (("outcome", "oom", "ok"),)
     assert pair.peak.bytes is None
     assert pair.savings == {}
 
@@ -149,14 +149,14 @@ def test_a_candidate_without_a_twin_is_listed_with_all_that_differs():
     assert pair_methods(records) == []
     (near,) = near_pairs(records)
     assert near.baseline.point.train.seq_len == 1024  # one setting differs, not two
-    assert near.differs == ("seq_len: 1024 against 2048", "versions.torch: 2.13.0 against 2.12.0")
+    assert near.differs == (("seq_len", 1024, 2048), ("versions.torch", "2.13.0", "2.12.0"))
 
 
 def test_a_twin_on_another_device_is_near():
     (near,) = near_pairs(
         [make_record(environment=ENVIRONMENT | {"device": "cpu"}), make_record(precision="nf4")]
     )
-    assert near.differs == ("device: cpu against cuda",)
+    assert near.differs == (("device", "cpu", "cuda"),)
 
 
 def test_another_model_a_twin_or_no_baseline_is_not_near():

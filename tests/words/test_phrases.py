@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.words.phrases import listed, saving_text, span_text
+from qbench.comparison.methods import Difference
+from qbench.words.phrases import difference_names, difference_text, listed, saving_text, span_text
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,18 @@ def test_a_range_in_words(low: float, high: float, text: str):
 
 def test_a_list_in_words():
     assert [listed(texts) for texts in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+
+
+def test_differences_have_both_sides_and_are_grouped_by_name():
+    differs = [
+        Difference("versions.torch", "2.12.0", "2.13.0"),
+        Difference("git_commit", ("d4698f3", "abc"), "d4698f3"),
+        Difference("versions.peft", None, "0.21.2"),
+        Difference("git_dirty", False, True),
+    ]
+    assert [difference_text(each) for each in differs[:2]] == [
+        "versions.torch: 2.12.0 against 2.13.0",
+        "git_commit: d4698f3, abc against d4698f3",
+    ]
+    assert difference_text(differs[3]) == "git_dirty: no against yes"
+    assert difference_names(differs) == ["versions (torch, peft)", "git_commit", "git_dirty"]

@@ -32,7 +32,7 @@ def test_a_point_is_one_case_and_fails_with_its_worst_line():
     found = suite(Check(findings=(SAME, WORSE, WORSE._replace(metric="flops"), OTHER)))
     first, second = found
     assert (found.get("tests"), found.get("failures")) == ("2", "1")
-    assert first.get("classname") == "qbench.planner"
+    assert first.get("classname") == "qbench.plan"
     assert (
         first.get("name") == f"Llama-2-7b-hf bf16 r=16 b=1 s=2048, planned for cuda [{SAME.point.point_id}]"
     )
