@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.results import Result, gather, varying_settings
 from qbench.report.terminal.table import GAP, Cells, aligned
-from qbench.scenario.settings import SHORT_NAMES
+from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
-from qbench.words.settings import SHORT_TITLES, describe_all, short_model
+from qbench.words.settings import describe_all, short_model
 
 if TYPE_CHECKING:
     from qbench.planner.fit import Axis, Largest
@@ -68,7 +68,7 @@ def _labels(found: Sequence[Largest]) -> Columns:
     columns = {"GPU": cards, "model": models, "precision": precisions}
     for name in varying_settings(results):
         if name != found[0].axis.setting:
-            columns[SHORT_TITLES.get(name, name)] = [plain_text(result.settings[name]) for result in results]
+            columns[SETTINGS[name].short] = [plain_text(result.settings[name]) for result in results]
     return {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
 
 
@@ -90,7 +90,7 @@ def _title(found: Sequence[Largest], labels: Columns) -> str:
     first = found[0]
     what, _, _ = _TITLES[first.axis.setting]
     card = "" if "GPU" in labels else f" on {first.record.detail['fits'][0]['gpu']}"
-    own = [name for name in SHORT_NAMES if SHORT_TITLES.get(name, name) in labels]
+    own = [name for name in SETTINGS if SETTINGS[name].short in labels]
     return f"{what}{card}: {describe_all(first.record.point, (first.axis.setting, *own))}"
 
 
@@ -191,7 +191,7 @@ def _changes(largest: Largest, width: int) -> list[str]:
 def change_text(changes: Mapping[str, Any]) -> str:
     """Return changed settings as the tables name them: 'recipe trainer', 'batch 2, accum 2'."""
     return ", ".join(
-        "LoRA" if name == "lora" else f"{SHORT_TITLES.get(name, name)} {plain_text(value)}"
+        "LoRA" if name == "lora" else f"{SETTINGS[name].short} {plain_text(value)}"
         for name, value in changes.items()
     )
 

@@ -16,10 +16,8 @@ from qbench.cli.console import print_note
 from qbench.errors import CatalogError, ScenarioError
 from qbench.scenario.expand import MAX_POINTS, expand, point_from
 from qbench.scenario.schema import Point, Scenario
+from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, parse_bytes
-
-FLAGS = {"per_device_train_batch_size": "batch", "seq_len": "seq", "attn_implementation": "attn"}
-"""Flags that are spelt shorter than the setting they stand for."""
 
 DEFAULT_RECIPE = (
     "Planned as a loop of your own (recipe peft, no autocast); if Trainer or TRL trains, say "
@@ -160,7 +158,8 @@ def _as_flag(problem: str) -> str:
 
 def flag_name(setting: str) -> str:
     """Return a setting as its flag is spelt, without the dashes."""
-    return FLAGS.get(setting, setting.replace("_", "-"))
+    flag = SETTINGS[setting].names.flag if setting in SETTINGS else ""
+    return (flag or setting).replace("_", "-")
 
 
 def named_cards(gpus: Sequence[str], card: tuple[str, str]) -> list[GpuSpec]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from qbench.records.metrics import BREAKDOWN, SCALARS, scalar
 from qbench.records.record import Record
-from qbench.scenario.settings import LEAVES, SHORT_NAMES, point_settings
+from qbench.scenario.settings import SETTINGS, point_settings
 
 _IDENTITY = ("run_id", "point_id", "kind", "outcome", "device", "created_at", "method")
 _NUMBERS = (*SCALARS, *(f"breakdown.{category}" for category in BREAKDOWN))
@@ -22,7 +22,7 @@ def records_frame(records: Iterable[Record]) -> pd.DataFrame:
     Raw lists stand as their median. Target modules stand as text. An unknown number is NaN (<NA> for
     settings and `repeat`, which keep their integers).
     """
-    columns = (*_IDENTITY, "repeat", *SHORT_NAMES, *_NUMBERS)
+    columns = (*_IDENTITY, "repeat", *SETTINGS, *_NUMBERS)
     frame = pd.DataFrame([_row(record) for record in records], columns=list(columns))
     return frame.astype(dict.fromkeys(_NUMBERS, "float64") | {"repeat": "Int64"} | _setting_types())
 
@@ -45,5 +45,5 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _setting_types() -> dict[str, str]:
-    kinds = {short: LEAVES[path].json_schema().get("type") for short, path in SHORT_NAMES.items()}
+    kinds = {name: row.leaf.json_schema().get("type") for name, row in SETTINGS.items()}
     return {short: _PANDAS_TYPES[kind] for short, kind in kinds.items() if kind in _PANDAS_TYPES}

@@ -1,4 +1,4 @@
-"""The metrics, one row each. Every table, chart, export and gate reads name, unit and direction here."""
+"""The metrics, one row each. Tables, charts, exports and gates read title, unit and direction here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Metric:
     """What every reader of a number needs to know about it."""
 
     name: str
+    title: str
+    """Name in tables, charts and on the page."""
     unit: str
+    """As `units.format_value` takes it."""
     better: Better
     description: str
     gate: Gate = "report"
@@ -49,6 +52,7 @@ class HasMetrics(Protocol):
 _ROWS = (
     Metric(
         "trainable_params",
+        "Trainable",
         "count",
         "neither",
         "Parameters that receive a gradient, counted by peft.",
@@ -56,6 +60,7 @@ _ROWS = (
     ),
     Metric(
         "total_params",
+        "Parameters",
         "count",
         "neither",
         "All parameters, adapters included; packed 4-bit weights count unpacked.",
@@ -63,6 +68,7 @@ _ROWS = (
     ),
     Metric(
         "static_bytes",
+        "At rest",
         "bytes",
         "lower",
         "Model, quantization state and adapters at rest, before the first step.",
@@ -70,6 +76,7 @@ _ROWS = (
     ),
     Metric(
         "peak_allocated_bytes",
+        "Peak allocated",
         "bytes",
         "lower",
         "Largest sum of live tensor storages, each rounded up to 512 B as the CUDA caching allocator does.",
@@ -77,23 +84,36 @@ _ROWS = (
     ),
     Metric(
         "peak_reserved_bytes",
+        "Peak reserved",
         "bytes",
         "lower",
         "Largest memory held by the CUDA caching allocator, fragments included; the CUDA context is not.",
     ),
     Metric(
-        "device_bytes", "bytes", "lower", "What nvidia-smi would show: reserved memory and the CUDA context."
+        "device_bytes",
+        "On the device",
+        "bytes",
+        "lower",
+        "What nvidia-smi would show: reserved memory and the CUDA context.",
     ),
     Metric(
         "breakdown_bytes",
+        "Peak by category",
         "bytes",
         "lower",
         "peak_allocated_bytes by category at the instant of the peak.",
         "near",
     ),
-    Metric("peak_at", "", "neither", "Phase, operator and module at the instant of the peak."),
+    Metric(
+        "peak_at",
+        "Place of the peak",
+        "",
+        "neither",
+        "Phase, operator and module at the instant of the peak.",
+    ),
     Metric(
         "flops",
+        "Arithmetic",
         "FLOP",
         "lower",
         "Floating-point operations of a step's matrix products and attention, recomputed ones too.",
@@ -101,6 +121,7 @@ _ROWS = (
     ),
     Metric(
         "step_time_s",
+        "Step time",
         "s",
         "lower",
         "Wall time of one optimizer step; of a plan, that of a roofline over its operators.",
@@ -108,6 +129,7 @@ _ROWS = (
     ),
     Metric(
         "tokens_per_s",
+        "Throughput",
         "tokens/s",
         "higher",
         "Tokens trained on in a second: batch x sequence x accumulation / step time.",
@@ -115,14 +137,22 @@ _ROWS = (
     ),
     Metric(
         "cost_usd_per_mtok",
+        "Cost",
         "USD/Mtok",
         "lower",
         "Price of training on a million tokens at the catalog's rate.",
     ),
-    Metric("loss", "nats/token", "lower", "Cross-entropy of the training batch, step by step."),
-    Metric("text_loss", "nats/token", "lower", "Cross-entropy over the whole text after the steps of a run."),
+    Metric("loss", "Loss", "nats/token", "lower", "Cross-entropy of the training batch, step by step."),
+    Metric(
+        "text_loss",
+        "Loss on the text",
+        "nats/token",
+        "lower",
+        "Cross-entropy over the whole text after the steps of a run.",
+    ),
     Metric(
         "weight_error",
+        "Weight error",
         "",
         "lower",
         "Norm of what quantization changed in the base weights, as a share of the norm of these weights.",

@@ -15,7 +15,8 @@ from qbench.comparison.environments import (
     TimeChange,
     unit_of,
 )
-from qbench.report.tables import TITLES, Column, Table, Value
+from qbench.records.metrics import METRICS
+from qbench.report.tables import Column, Table, Value
 from qbench.units import format_count, format_value
 from qbench.words.settings import describe, other_settings
 
@@ -41,12 +42,12 @@ def point_table(change: PointChange) -> Table:
     """Return one row for each metric: its value in A and in B, and B against A; endings where one failed."""
     rows = [row for exact in change.exact for row in _exact_rows(exact, change)]
     notes = [
-        f"{_title(exact.metric)} is not the same in all processes of one environment; medians are shown."
+        f"{METRICS[exact.metric].title} differs between processes of one environment; medians are shown."
         for exact in change.exact
         if not exact.steady
     ]
     if change.time is not None:
-        rows.append(("Step time", *_time_cells(change.time)))
+        rows.append((METRICS["step_time_s"].title, *_time_cells(change.time)))
     if not change.completed or {record.outcome for record in change.a + change.b} != {"ok"}:
         rows.append(("Outcome", _endings(change.a), _endings(change.b), ""))
     columns = (Column(""), Column("A"), Column("B"), Column("B against A"))
@@ -57,7 +58,7 @@ def _exact_rows(exact: ExactChange, change: PointChange) -> list[Row]:
     unit = unit_of(exact.metric)
     rows: list[Row] = [
         (
-            _title(exact.metric),
+            METRICS[exact.metric].title,
             format_value(statistics.median(exact.a), unit),
             format_value(statistics.median(exact.b), unit),
             difference_text(exact),
@@ -69,10 +70,6 @@ def _exact_rows(exact: ExactChange, change: PointChange) -> list[Row]:
             for category, difference in change.breakdown.items()
         ]
     return rows
-
-
-def _title(metric: str) -> str:
-    return {"total_params": "Parameters"}.get(metric) or TITLES.get(metric, metric)
 
 
 def difference_text(exact: ExactChange) -> str:
@@ -139,7 +136,7 @@ def _exact_sentence(what: str, unit: str, changes: Sequence[PointChange]) -> str
     largest, where = max(differing, key=lambda pair: abs(pair[0].percent or 0))
     return (
         f"{what}: different in {len(points)} of {len(changes)} points. The largest difference is "
-        f"{difference_text(largest)} of {_title(largest.metric).lower()}: {point_title(where)}."
+        f"{difference_text(largest)} of {METRICS[largest.metric].title.lower()}: {point_title(where)}."
     )
 
 

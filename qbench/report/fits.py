@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from qbench.comparison.results import Result, fits_of
+from qbench.records.metrics import METRICS
 from qbench.report.charts.groups import Group, alike, by_precision, conditions, widest
 from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
 from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text
@@ -53,16 +54,14 @@ def _title(key: str) -> str:
         "headroom_bytes": "Left",
         "num_alloc_retries": "Retries",
         "usd_per_hour": "USD an hour",
-        "step_time_s": "Step time",
-        "tokens_per_s": "Throughput",
-        "cost_usd_per_mtok": "Cost",
-    }
+    } | {name: metric.title for name, metric in METRICS.items()}
     return named.get(key) or key.removesuffix("_bytes").removesuffix("_per_s").replace("_", " ").capitalize()
 
 
 def _unit(key: str) -> str:
-    units = {"step_time_s": "s", "tokens_per_s": "tokens/s", "cost_usd_per_mtok": "USD/Mtok"}
-    return "bytes" if key.endswith("_bytes") else units.get(key, "")
+    if key in METRICS:
+        return METRICS[key].unit
+    return "bytes" if key.endswith("_bytes") else ""
 
 
 def _plain(value: Any) -> Any:

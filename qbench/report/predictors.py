@@ -9,13 +9,14 @@ from typing import Any
 
 from qbench.catalog.predictions import OtherPrediction
 from qbench.comparison.accuracy import Comparison
+from qbench.records.metrics import METRICS
 from qbench.report.markdown import table_text
 from qbench.report.tables import Column, Table, Value
 from qbench.units import format_value
 
 QUANTITIES = {
-    "Peak allocated": ("max_allocated",),
-    "Peak reserved": ("max_reserved", "max_reserved_first_step"),
+    METRICS["peak_allocated_bytes"].title: ("max_allocated",),
+    METRICS["peak_reserved_bytes"].title: ("max_reserved", "max_reserved_first_step"),
 }
 """Figures of the catalog that tell of one quantity."""
 

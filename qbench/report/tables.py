@@ -15,6 +15,7 @@ from qbench.comparison.results import (
     varying_settings,
 )
 from qbench.records.metrics import METRICS
+from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_value, plain_text
 from qbench.words.headline import basis
 from qbench.words.phrases import difference_names, difference_text
@@ -39,29 +40,6 @@ POINT_METRICS = (
     "tokens_per_s",
 )
 """Metrics that are shown planned beside measured."""
-
-TITLES = {
-    "static_bytes": "At rest",
-    "peak_allocated_bytes": "Peak allocated",
-    "peak_reserved_bytes": "Peak reserved",
-    "device_bytes": "On the device",
-    "step_time_s": "Step time",
-    "tokens_per_s": "Throughput",
-    "trainable_params": "Trainable",
-    "r": "Rank",
-    "lora_alpha": "Alpha",
-    "lora_dropout": "Dropout",
-    "target_modules": "Targets",
-    "per_device_train_batch_size": "Batch",
-    "seq_len": "Tokens",
-    "gradient_accumulation_steps": "Accumulation",
-    "gradient_checkpointing": "Checkpointing",
-    "optim": "Optimizer",
-    "attn_implementation": "Attention",
-    "autocast": "Autocast",
-    "recipe": "Recipe",
-}
-"""Column titles of metrics and settings; any other has its own name."""
 
 NAMED_DIFFERENCES = 12
 """Differences of pairs that are spelt out below the comparison."""
@@ -227,7 +205,7 @@ def _add_other_savings(draft: Draft, pairs: Sequence[MethodPair]) -> None:
     for name in MEMORY_METRICS:
         if name != "peak_allocated_bytes":
             shares = [rounded(saving[name].percent) if name in saving else None for saving in savings]
-            draft.add(f"{TITLES[name]}, saved", shares, "%")
+            draft.add(f"{METRICS[name].title}, saved", shares, "%")
 
 
 def _add_trainable(draft: Draft, trainable: Sequence[tuple[float | None, float | None]]) -> None:
@@ -246,7 +224,7 @@ def add_settings(draft: Draft, results: Sequence[Result]) -> None:
     for name in varying_settings(results):
         values = [result.settings.get(name) for result in results]
         counts = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-        draft.add(TITLES.get(name, name), [_setting(value) for value in values], "count" if counts else "")
+        draft.add(SETTINGS[name].title, [_setting(value) for value in values], "count" if counts else "")
 
 
 def _setting(value: Any) -> Value:
@@ -294,7 +272,7 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
 def _not_valid(measured: Result | None) -> str | None:
     """Return the metrics that some process has no valid number for."""
     void = [name for name in POINT_METRICS if measured and measured.is_void(name)]
-    return ", ".join(TITLES[name] for name in void) or None
+    return ", ".join(METRICS[name].title for name in void) or None
 
 
 def _add_outcomes(draft: Draft, rows: Sequence[tuple[Result | None, Result | None]]) -> None:
@@ -332,7 +310,7 @@ def _plan_beside_measurement(results: Sequence[Result]) -> list[tuple[Result | N
 
 
 def _add_metric(draft: Draft, name: str, rows: Sequence[tuple[Result | None, Result | None]]) -> None:
-    title, unit = TITLES[name], METRICS[name].unit
+    title, unit = METRICS[name].title, METRICS[name].unit
     draft.add(f"{title}, planned", [plan.value(name) if plan else None for plan, _ in rows], unit)
     draft.add(
         f"{title}, measured", [measured.value(name) if measured else None for _, measured in rows], unit

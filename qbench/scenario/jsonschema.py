@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qbench.scenario.schema import Point, Scenario
-from qbench.scenario.settings import GROUPS, LEAVES, SHORT_NAMES
+from qbench.scenario.settings import GROUPS, LEAVES, SETTINGS
 
 _DEFINITION = "#/$defs/{model}"
 
@@ -54,7 +54,7 @@ def _each_name(wrapped: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str,
     """Return a property for each short name, dotted path and group of a Point."""
     properties = Point.model_json_schema(ref_template=_DEFINITION)["properties"]
     values = {path: _leaf_value(path) for path in LEAVES} | {name: properties[name] for name in GROUPS}
-    names = {**SHORT_NAMES, **{path: path for path in values}}
+    names = {name: row.path for name, row in SETTINGS.items()} | {path: path for path in values}
     return {name: wrapped(values[path]) for name, path in names.items()}
 
 

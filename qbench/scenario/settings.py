@@ -1,4 +1,8 @@
-"""The settings of a Point by name: dotted paths, short names, and flat dictionaries of dotted paths."""
+"""The table of settings: each field of a Point by its dotted path, with the names it goes by.
+
+Type, default and description are those of the field in `scenario.schema`; a new setting is a field there and
+a row here. Commands, page, notebook, reports and the JSON schema read this table.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,50 @@ from qbench.errors import nearest
 from qbench.scenario.schema import Point
 
 _LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a setting is called beside the name of its field."""
+
+    title: str
+    """Head of a column."""
+    short: str = ""
+    """Head of a narrow column, and name in a sentence; empty where it is the field's own."""
+    label: str = ""
+    """Name in a form; empty where it is the title."""
+    flag: str = ""
+    """Flag of the commands, with underscores, and keyword in Python; empty where there is none."""
+    also: tuple[str, ...] = ()
+    """Names that people and other tools use. They are refused, with the right one."""
+    page: bool = False
+    """Whether the planner page has a field for it."""
+
+
+_NAMES = {
+    "model": Names("Model", page=True),
+    "weights": Names("Weights"),
+    "precision": Names("Precision", flag="precision", also=("quantization", "dtype"), page=True),
+    "data": Names("Data"),
+    "r": Names("Rank", flag="r", also=("rank", "lora_r", "lora_rank"), page=True),
+    "lora_alpha": Names("Alpha", "alpha", also=("alpha",)),
+    "lora_dropout": Names("Dropout", "dropout", "LoRA dropout", "lora_dropout", ("dropout",), page=True),
+    "target_modules": Names("Targets", "targets", "Target modules", "target_modules", page=True),
+    "use_dora": Names("DoRA"),
+    "use_rslora": Names("rsLoRA"),
+    "per_device_train_batch_size": Names(
+        "Batch", "batch", "Batch (sequences)", "batch", ("batch_size", "micro_batch_size"), page=True
+    ),
+    "seq_len": Names(
+        "Tokens", "tokens", "Sequence (tokens)", "seq", ("max_length", "max_seq_length", "sequence_len"), True
+    ),
+    "gradient_accumulation_steps": Names("Accumulation", "accum", also=("grad_accum",)),
+    "gradient_checkpointing": Names("Checkpointing", "ckpt", flag="gradient_checkpointing", page=True),
+    "optim": Names("Optimizer", flag="optim", also=("optimizer",), page=True),
+    "attn_implementation": Names("Attention", "attn", flag="attn", also=("attention",), page=True),
+    "autocast": Names("Autocast", flag="autocast", page=True),
+    "recipe": Names("Recipe", flag="recipe", page=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +143,59 @@ GROUPS: dict[str, type[BaseModel]] = {
 }
 """The settings that hold settings: lora and train."""
 
-SHORT_NAMES: dict[str, str] = {path.rpartition(".")[2]: path for path in LEAVES}
-"""Short name of each leaf to its dotted path; a test holds that no two leaves share one."""
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table."""
+
+    path: str
+    """Dotted path, as lora.r."""
+    leaf: Leaf
+    names: Names
+
+    @property
+    def name(self) -> str:
+        """Name of the field: r."""
+        return self.leaf.name
+
+    @property
+    def title(self) -> str:
+        """Head of a column."""
+        return self.names.title
+
+    @property
+    def short(self) -> str:
+        """Head of a narrow column, and name in a sentence."""
+        return self.names.short or self.name
+
+    @property
+    def label(self) -> str:
+        """Name in a form."""
+        return self.names.label or self.title
+
+
+SETTINGS: dict[str, Setting] = {
+    leaf.name: Setting(path, leaf, _NAMES[leaf.name]) for path, leaf in LEAVES.items()
+}
+"""Every setting by the name of its field; a test holds that no two fields share one."""
+
+FLAGS: dict[str, Setting] = {row.names.flag: row for row in SETTINGS.values() if row.names.flag}
+"""The settings that have a flag, by flag and keyword."""
+
+RIGHT_NAMES: dict[str, str] = {
+    wrong: row.name
+    for row in SETTINGS.values()
+    for wrong in (*row.names.also, row.names.flag)
+    if wrong not in ("", row.name)
+}
+"""Name that is not taken in a scenario, to the one that is."""
 
 
 def resolve(name: str) -> str | None:
     """Return the dotted path of a setting from its path or short name, None when there is no such setting."""
     if name in LEAVES or name in GROUPS:
         return name
-    return SHORT_NAMES.get(name)
+    return SETTINGS[name].path if name in SETTINGS else None
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +224,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
-    return {short: flat.get(path) for short, path in SHORT_NAMES.items()}
+    return {name: flat.get(row.path) for name, row in SETTINGS.items()}
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,8 @@ from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import (
     GROUPS,
     LEAVES,
-    SHORT_NAMES,
+    RIGHT_NAMES,
+    SETTINGS,
     Leaf,
     flatten,
     group_model,
@@ -24,27 +25,6 @@ from qbench.scenario.settings import (
 )
 
 KeyPath = tuple[str | int, ...]
-
-SPOKEN_NAMES = {
-    "rank": "r",
-    "lora_r": "r",
-    "lora_rank": "r",
-    "alpha": "lora_alpha",
-    "dropout": "lora_dropout",
-    "quantization": "precision",
-    "dtype": "precision",
-    "batch": "per_device_train_batch_size",
-    "batch_size": "per_device_train_batch_size",
-    "micro_batch_size": "per_device_train_batch_size",
-    "seq": "seq_len",
-    "max_length": "seq_len",
-    "max_seq_length": "seq_len",
-    "sequence_len": "seq_len",
-    "grad_accum": "gradient_accumulation_steps",
-    "attn": "attn_implementation",
-    "attention": "attn_implementation",
-}
-"""What flags, other tools and people call settings; they are not taken, but answered with the right name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +127,7 @@ def _as_nested(path: str) -> str:
 
 def _not_a_name(what: str, given: str, names: Iterable[str], also: Iterable[str] = ()) -> str:
     known = [*names, *also]
-    spoken = SPOKEN_NAMES.get(given.casefold())
+    spoken = RIGHT_NAMES.get(given.casefold())
     # A single letter is like anything that has it.
     alike = nearest(given, [name for name in known if len(name) > 1], count=1)
     close = [spoken] if spoken in known else alike
@@ -161,9 +141,7 @@ def _name_problems(values: Mapping[str, Any], path: KeyPath) -> Iterator[Problem
     for name in values:
         target = resolve(name)
         if target is None:
-            yield Problem(
-                (*path, name), _not_a_name("unknown setting", name, [*SHORT_NAMES, *GROUPS], LEAVES)
-            )
+            yield Problem((*path, name), _not_a_name("unknown setting", name, [*SETTINGS, *GROUPS], LEAVES))
             continue
         for other, other_name in seen.items():
             if other == target or other.startswith(f"{target}.") or target.startswith(f"{other}."):

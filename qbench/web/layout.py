@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from dash import dcc, html
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from qbench.catalog.gpus import gpus
 from qbench.catalog.models import models
-from qbench.scenario.schema import PRECISIONS, Attention, Autocast, Optimizer, Recipe
+from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes
-from qbench.web.query import DEFAULTS, LARGEST, MOST_PINS, Resolve
+from qbench.web.query import DEFAULTS, FIELDS, LARGEST, MOST_PINS, Resolve
 from qbench.web.runs import RunFolder, runs_view
 from qbench.web.uploads import LARGEST_CONFIG
 
@@ -55,6 +55,7 @@ def index_page() -> str:
         dash=parts,
         models=models(),
         cards=_cards(),
+        labels={field: SETTINGS[name].label for field, name in FIELDS.items()},
         choices=_choices(),
         defaults=DEFAULTS,
         largest=LARGEST,
@@ -70,11 +71,8 @@ def _cards() -> list[tuple[str, str]]:
 
 def _choices() -> dict[str, Sequence[Any]]:
     """Return what each field with a fixed set of values allows."""
-    return {
-        "precision": PRECISIONS,
-        "recipe": get_args(Recipe),
-        "optim": get_args(Optimizer),
-        "gradient_checkpointing": ("yes", "no"),
-        "autocast": get_args(Autocast),
-        "attn": get_args(Attention),
+    schemas = {field: SETTINGS[name].leaf.json_schema() for field, name in FIELDS.items()}
+    named = {field: schema["enum"] for field, schema in schemas.items() if "enum" in schema}
+    return named | {
+        field: ("yes", "no") for field, schema in schemas.items() if schema.get("type") == "boolean"
     }

@@ -13,22 +13,9 @@ from qbench.catalog.gpus import find_gpu
 from qbench.errors import QbenchError, ScenarioError
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
-from qbench.scenario.settings import flatten, point_settings
+from qbench.scenario.settings import SETTINGS, flatten, point_settings
 
-FIELDS = {
-    "model": "model",
-    "precision": "precision",
-    "r": "r",
-    "target_modules": "target_modules",
-    "batch": "per_device_train_batch_size",
-    "seq": "seq_len",
-    "recipe": "recipe",
-    "optim": "optim",
-    "gradient_checkpointing": "gradient_checkpointing",
-    "lora_dropout": "lora_dropout",
-    "autocast": "autocast",
-    "attn": "attn_implementation",
-}
+FIELDS = {row.names.flag or name: name for name, row in SETTINGS.items() if row.names.page}
 """Fields of the form and of a link, spelt as the flags of `qbench plan`, and the setting each stands for."""
 
 LARGEST = {"r": 4096, "batch": 1024, "seq": 2**20}

@@ -13,43 +13,27 @@ from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.charts import memory, sweep
 from qbench.report.charts.style import Chart, category_name
+from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
 from qbench.web.figures import Bar, memory_chart
-from qbench.web.query import DEFAULTS, Setting, State, command_of, scenario_of
+from qbench.web.query import DEFAULTS, FIELDS, Setting, State, command_of, scenario_of
 from qbench.words.settings import short_model
 
-FIGURES = {
-    "peak_allocated_bytes": "Peak allocated",
-    "peak_reserved_bytes": "Peak reserved",
-    "device_bytes": "On the device",
-    "static_bytes": "At rest",
-    "trainable_params": "Trainable parameters",
-    "flops": "Arithmetic of a step",
-    "step_time_s": "Step time",
-    "tokens_per_s": "Throughput",
-    "cost_usd_per_mtok": "Cost",
-}
+FIGURES = (
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_bytes",
+    "static_bytes",
+    "trainable_params",
+    "flops",
+    "step_time_s",
+    "tokens_per_s",
+    "cost_usd_per_mtok",
+)
 """Metrics of one plan, in the order in which they are shown; unknown ones are left out."""
 
 NEEDS_TO_RUN = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
 """Metrics that a card without room for the step does not have."""
-
-SETTING_TITLES = {
-    "model": "Model",
-    "precision": "Precision",
-    "r": "Rank",
-    "target_modules": "Target modules",
-    "batch": "Batch",
-    "seq": "Tokens in a sequence",
-    "recipe": "Recipe",
-    "optim": "Optimizer",
-    "gradient_checkpointing": "Checkpointing",
-    "lora_dropout": "LoRA dropout",
-    "autocast": "Autocast",
-    "attn": "Attention",
-    "gpu": "GPU",
-}
-"""Fields of the form as the page names them."""
 
 GRAPH: Any = {"displayModeBar": False, "responsive": True}
 
@@ -114,9 +98,7 @@ def _verdict(setting: Setting, record: Record) -> html.Section:
     how = (fit.get("verdict") or "ok").removeprefix("ok ")
     # What a card forces the allocator to give back is more than the card has, where it has no limit.
     takes = f"{needed} needed{'' if how == 'ok' else ' without a limit'}"
-    values = [
-        (title, value) for name, title in FIGURES.items() if (value := _text(record, setting.gpu, name))
-    ]
+    values = [(METRICS[name].title, value) for name in FIGURES if (value := _text(record, setting.gpu, name))]
     return html.Section(
         [
             html.H2([html.Strong(f"{said}:"), f" {left}, {takes}."]),
@@ -202,12 +184,12 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     """Return a table with a column for each setting: in what they differ, what they need, where it goes."""
     columns = list(zip(state.settings, records, strict=True))
     names = [name for name in DEFAULTS if len({setting.texts[name] for setting, _ in columns}) > 1]
-    rows = [_row(SETTING_TITLES[name], [_short(setting, name) for setting, _ in columns]) for name in names]
+    rows = [_row(_title(name), [_short(setting, name) for setting, _ in columns]) for name in names]
     rows.append(_row("Fits", [_room(_fit(record, setting.gpu)) for setting, record in columns]))
-    for name, title in FIGURES.items():
+    for name in FIGURES:
         cells = [_text(record, setting.gpu, name) for setting, record in columns]
         if any(cells):
-            rows.append(_row(title, cells))
+            rows.append(_row(METRICS[name].title, cells))
     parts = [record.metrics.get("breakdown_bytes") or {} for record in records]
     for name in BREAKDOWN:
         if any(part.get(name) for part in parts):
@@ -220,6 +202,10 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     ]
     table = html.Table([html.Thead(html.Tr(heads)), html.Tbody(rows)])
     return html.Section([html.H2("In numbers"), _scrolling(table, "Numbers of each setting")], id="numbers")
+
+
+def _title(field: str) -> str:
+    return "GPU" if field == "gpu" else SETTINGS[FIELDS[field]].label
 
 
 def _short(setting: Setting, name: str) -> str:

@@ -18,18 +18,6 @@ DESCRIBED = (
 )
 """The settings that matter most, which `describe` writes out."""
 
-SHORT_TITLES = {
-    "per_device_train_batch_size": "batch",
-    "seq_len": "tokens",
-    "gradient_accumulation_steps": "accum",
-    "gradient_checkpointing": "ckpt",
-    "attn_implementation": "attn",
-    "target_modules": "targets",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-}
-"""Settings in the head of a column."""
-
 
 def short_model(name: str) -> str:
     """Return the last part of a model's name or folder."""

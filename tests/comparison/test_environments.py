@@ -62,7 +62,7 @@ def test_a_difference_is_told_to_the_byte_and_by_category():
 def test_unlike_numbers_in_one_environment_are_noted():
     (change,) = compare_environments([measured(0), measured(1, peak=1002)], [measured(0), measured(1)])
     (note,) = point_table(change).notes
-    assert note.startswith("Peak allocated is not the same in all processes")
+    assert note.startswith("Peak allocated differs between processes")
 
 
 def test_interval_of_three_ratios():

@@ -8,7 +8,7 @@ from qbench.records.frame import records_frame
 from qbench.records.metrics import BREAKDOWN, SCALARS
 from qbench.records.record import Record
 from qbench.scenario.schema import LoraSettings, Point
-from qbench.scenario.settings import SHORT_NAMES
+from qbench.scenario.settings import SETTINGS
 
 
 def record(point: Point, **changes: Any) -> Record:
@@ -35,7 +35,7 @@ def test_one_row_for_each_record_with_identity_settings_and_metrics() -> None:
     frame = records_frame([MEASURED, PLANNED, FAILED])
     assert list(frame.columns) == [
         *("run_id", "point_id", "kind", "outcome", "device", "created_at", "method", "repeat"),
-        *SHORT_NAMES,
+        *SETTINGS,
         *SCALARS,
         *(f"breakdown.{category}" for category in BREAKDOWN),
     ]

@@ -5,7 +5,7 @@ import json
 from qbench.scenario.jsonschema import json_schema_text, scenario_json_schema
 from qbench.scenario.load import scenario_folder
 from qbench.scenario.schema import PRECISIONS, Scenario
-from qbench.scenario.settings import GROUPS, LEAVES, SHORT_NAMES
+from qbench.scenario.settings import GROUPS, LEAVES, SETTINGS
 
 UPDATE = (
     'python -c "from pathlib import Path; from qbench.scenario.jsonschema import json_schema_text; '
@@ -21,7 +21,7 @@ def test_the_committed_schema_is_up_to_date() -> None:
 
 def test_matrix_and_changes_know_every_name_of_a_setting() -> None:
     schema = scenario_json_schema()
-    names = {*LEAVES, *SHORT_NAMES, *GROUPS}
+    names = {*LEAVES, *SETTINGS, *GROUPS}
     assert set(schema["properties"]["matrix"]["properties"]) == names
     assert set(schema["$defs"]["Changes"]["properties"]) == names
 

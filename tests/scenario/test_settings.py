@@ -6,7 +6,7 @@ from qbench.scenario.schema import LoraSettings, MeasureSettings, Point, Scenari
 from qbench.scenario.settings import (
     GROUPS,
     LEAVES,
-    SHORT_NAMES,
+    SETTINGS,
     Leaf,
     flatten,
     nest,
@@ -17,8 +17,8 @@ from qbench.scenario.settings import (
 
 
 def test_each_leaf_has_a_short_name_of_its_own() -> None:
-    assert len(SHORT_NAMES) == len(LEAVES)
-    assert not set(SHORT_NAMES) & set(GROUPS)
+    assert len(SETTINGS) == len(LEAVES)
+    assert not set(SETTINGS) & set(GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_flatten_and_nest_undo_each_other() -> None:
 
 def test_point_settings_holds_every_short_name() -> None:
     settings = point_settings(Point(model="m", lora=LoraSettings(r=4, target_modules=("q", "v"))))
-    assert list(settings) == list(SHORT_NAMES)
+    assert list(settings) == list(SETTINGS)
     assert (settings["model"], settings["r"], settings["target_modules"], settings["seq_len"]) == (
         "m",
         4,

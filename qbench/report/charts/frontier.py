@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from qbench.comparison.frontier import FrontierPoint, frontier
 from qbench.comparison.results import Result
+from qbench.records.metrics import METRICS
 from qbench.report.charts.style import NEUTRAL, PRECISION_COLOURS, Axis, Chart, byte_axis, new_figure, safe
 from qbench.scenario.schema import PRECISIONS
 from qbench.units import format_bytes, format_value
@@ -18,7 +19,7 @@ FEWEST_POINTS = 4
 """Points below which there is no choice to draw."""
 
 MOST_POINTS = 1000
-_NAMES = {"peak_reserved_bytes": "Peak reserved", "peak_allocated_bytes": "Peak allocated"}
+_SPEED = METRICS["tokens_per_s"]
 
 
 def memory_against_speed(results: Sequence[Result]) -> Chart | None:
@@ -46,7 +47,9 @@ def memory_against_speed(results: Sequence[Result]) -> Chart | None:
 def _figure(points: Sequence[FrontierPoint]) -> go.Figure:
     axis = byte_axis(point.memory_bytes for point in points)
     figure = new_figure(
-        x_title=f"{_NAMES[points[0].metric]} ({axis.unit})", y_title="Tokens per second", height=400
+        x_title=f"{METRICS[points[0].metric].title} ({axis.unit})",
+        y_title=f"{_SPEED.title} ({_SPEED.unit})",
+        height=400,
     )
     best = sorted((point for point in points if point.is_optimal), key=lambda point: point.memory_bytes)
     figure.add_scatter(
@@ -79,7 +82,7 @@ def _add_dots(figure: go.Figure, precision: str, points: Sequence[FrontierPoint]
         },
         customdata=[
             f"{safe(point.result.point.label)}: {format_bytes(point.memory_bytes)}, "
-            f"{format_value(point.tokens_per_s, 'tokens/s')}"
+            f"{format_value(point.tokens_per_s, _SPEED.unit)}"
             for point in points
         ],
         hovertemplate="%{customdata}<extra></extra>",

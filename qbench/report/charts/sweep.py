@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from qbench.comparison.results import Prediction, Result, predictions, varying_settings
+from qbench.records.metrics import METRICS
 from qbench.report.charts.groups import (
     Group,
     alike,
@@ -46,8 +47,6 @@ _Line = tuple[Result, list[Sequence[int]]]
 """A result and its samples of operators run and bytes alive."""
 
 PEAK, SPEED = "peak_allocated_bytes", "tokens_per_s"
-_TITLES = {PEAK: "Peak allocated", SPEED: "Tokens per second"}
-_UNITS = {PEAK: "bytes", SPEED: "tokens/s"}
 
 
 def against_rank(results: Sequence[Result]) -> Chart | None:
@@ -115,7 +114,7 @@ def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None],
                 "symbol": "circle" if first.kind == "measurement" or not both else "circle-open",
             },
             customdata=[
-                f"{safe(short_model(result.point.model))}: {format_value(value, _UNITS[metric])}"
+                f"{safe(short_model(result.point.model))}: {format_value(value, METRICS[metric].unit)}"
                 for result, value in zip(drawn, values, strict=True)
             ],
             hovertemplate="%{fullData.name}, %{customdata}<extra></extra>",
@@ -125,11 +124,11 @@ def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None],
 
 
 def _axis(metric: str, values: Iterable[float | None]) -> Axis:
-    return byte_axis(values) if metric == PEAK else Axis("tokens/s", 1)
+    return byte_axis(values) if metric == PEAK else Axis(METRICS[metric].unit, 1)
 
 
 def _axis_title(metric: str, axis: Axis) -> str:
-    return f"{_TITLES[metric]} ({axis.unit})" if metric == PEAK else _TITLES[metric]
+    return f"{METRICS[metric].title} ({axis.unit})"
 
 
 def first_known(value: float | None) -> float:
@@ -227,7 +226,7 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
             x=[axis.scaled(value) for value in values],
             name=name,
             marker={"color": colour},
-            customdata=[format_value(value, _UNITS[metric]) for value in values],
+            customdata=[format_value(value, METRICS[metric].unit) for value in values],
             hovertemplate="%{fullData.name}: %{customdata}<extra></extra>",
         )
     figure.update_layout(barmode="group", bargap=0.3)

@@ -12,9 +12,10 @@ from qbench.comparison.results import Result, caveats, gather, metrics_card, var
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.terminal.table import GAP, WIDTH, Cells, aligned, fitted
+from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
 from qbench.words.headline import basis, headline
-from qbench.words.settings import SHORT_TITLES, describe_training, other_settings, short_model
+from qbench.words.settings import describe_training, other_settings, short_model
 
 
 def plan_lines(records: Sequence[Record]) -> list[str]:
@@ -98,6 +99,18 @@ def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     return "; ".join(filter(None, [main, others, basis(first) + target]))
 
 
+_FIGURES = (
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_bytes",
+    "static_bytes",
+    "step_time_s",
+    "tokens_per_s",
+    "cost_usd_per_mtok",
+)
+"""Metrics of one plan, in the order in which they are shown."""
+
+
 def _figures(result: Result) -> list[Cells]:
     """Return the figures of one plan: name, value, remark."""
     metrics = result.records[-1].metrics
@@ -110,24 +123,15 @@ def _figures(result: Result) -> list[Cells]:
         "static_bytes": "before the first step",
         **_time_remarks(result),
     }
-    names = {
-        "peak_allocated_bytes": "Peak allocated",
-        "peak_reserved_bytes": "Peak reserved",
-        "device_bytes": "On the device",
-        "static_bytes": "At rest",
-        "step_time_s": "Step time",
-        "tokens_per_s": "Throughput",
-        "cost_usd_per_mtok": "Cost",
-    }
     rows: list[Cells] = []
-    for name, title in names.items():
-        value = result.value(name)
+    for metric in map(METRICS.__getitem__, _FIGURES):
+        value = result.value(metric.name)
         if value is not None:
-            rows.append((title, format_value(value, METRICS[name].unit), remarks.get(name, "")))
+            rows.append((metric.title, format_value(value, metric.unit), remarks.get(metric.name, "")))
     trainable, total = metrics.get("trainable_params"), metrics.get("total_params")
     if trainable is not None and total:
         share = f"of {format_count(total)} parameters ({_percent(trainable / total)})"
-        rows.append(("Trainable", format_count(trainable), share))
+        rows.append((METRICS["trainable_params"].title, format_count(trainable), share))
     return rows
 
 
@@ -283,7 +287,7 @@ def _lead_columns(
     columns["precision"] = [result.point.precision for result in results]
     for name in varying:
         values = [plain_text(result.settings[name]) for result in results]
-        columns[SHORT_TITLES.get(name, name)] = values
+        columns[SETTINGS[name].short] = values
     return columns
 
 

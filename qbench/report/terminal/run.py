@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from qbench.comparison.methods import MethodPair, pair_results
 from qbench.comparison.results import Result, varying_settings
 from qbench.report.terminal.table import fitted
+from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
-from qbench.words.settings import SHORT_TITLES, short_model
+from qbench.words.settings import short_model
 
 PEAK = "peak_allocated_bytes"
 
@@ -33,7 +34,7 @@ def run_lines(results: Sequence[Result], known: Sequence[MethodPair] | None = No
     if len({result.point.model for result in points}) > 1:
         columns["model"] = [short_model(result.point.model) for result in points]
     for name in varying_settings(points):
-        columns[SHORT_TITLES.get(name, name)] = [plain_text(result.settings.get(name)) for result in points]
+        columns[SETTINGS[name].short] = [plain_text(result.settings.get(name)) for result in points]
     columns["precision"] = [result.point.precision for result in points]
     columns["Peak planned"] = [_peak(planned) for planned, _ in rows]
     columns["Peak measured"] = [_peak(measured) for _, measured in rows]

@@ -16,7 +16,7 @@ from qbench.scenario.importers.values import (
     read_json,
     whole_number,
 )
-from qbench.scenario.settings import LEAVES, SHORT_NAMES, shown
+from qbench.scenario.settings import SETTINGS, shown
 
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
@@ -132,7 +132,7 @@ class Reader:
         return value if self._is_allowed(name, name, value) else default
 
     def _is_allowed(self, key: str, setting: str, value: Any) -> bool:
-        problem = LEAVES[SHORT_NAMES[setting]].problem(value)
+        problem = SETTINGS[setting].leaf.problem(value)
         if problem:
             self.refuse(key, problem)
         return not problem

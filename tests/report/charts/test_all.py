@@ -116,7 +116,7 @@ def test_against_rank_draws_a_line_for_each_precision_and_kind(results):
     assert list(lines["nf4, measured"].x) == [16, 64]
     assert lines["nf4, planned"].line.color == lines["nf4, measured"].line.color == PRECISION_COLOURS["nf4"]
     assert memory.layout.yaxis.title.text == "Peak allocated (GiB)"
-    assert speed.layout.yaxis.title.text == "Tokens per second"
+    assert speed.layout.yaxis.title.text == "Throughput (tokens/s)"
 
 
 def test_a_title_names_what_is_drawn(results):
