@@ -26,8 +26,8 @@ def run_point_command(
     from qbench.measure.request import read_request
     from qbench.measure.runner import measure
     from qbench.measure.settings import take_settings
+    from qbench.records.files import write_whole
     from qbench.records.lines import encoded
-    from qbench.records.store import write_record
     from qbench.runs.run import FINISHED, with_inputs
 
     request = read_request(point)
@@ -37,7 +37,7 @@ def run_point_command(
         take_settings(request.settings)
     record = with_inputs(measure(request.task, LocalExecutor(), request.run_id))
     try:
-        write_record(record, result)
+        write_whole(result, encoded(record))
     except RecordError:
         print_text(encoded(record).decode().rstrip())  # A job's output is kept, too.
         raise

@@ -5,8 +5,7 @@ Both slow a step down and take memory, so that no number of such a run is kept.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from qbench.measure.task import Measurement
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.history.recording import record_steps
 from qbench.memory.history.snapshot import snapshot_pickle
+from qbench.records.files import replaced
 from qbench.scenario.schema import Device, Point
 from qbench.step.training_step import build_step
 
@@ -75,7 +75,7 @@ def _cuda_snapshot(point: Point, stem: Path) -> None:
             step.run()
         torch.cuda.synchronize()
     finally:
-        with _whole(stem.with_suffix(".pickle")) as part:
+        with replaced(stem.with_suffix(".pickle")) as part:
             torch.cuda.memory._dump_snapshot(str(part))
         torch.cuda.memory._record_memory_history(enabled=None)
 
@@ -83,7 +83,7 @@ def _cuda_snapshot(point: Point, stem: Path) -> None:
 def _cpu_snapshot(point: Point, stem: Path) -> None:
     """Write the ledger's history of two steps, replayed through the model of CUDA's caching allocator."""
     ledger = record_steps(build_step(point, "cpu"), {"cpu"}, "cpu").ledger
-    with _whole(stem.with_suffix(".pickle")) as part:
+    with replaced(stem.with_suffix(".pickle")) as part:
         part.write_bytes(snapshot_pickle(ledger, AllocatorConfig()))
 
 
@@ -99,19 +99,8 @@ def _profile(point: Point, device: Device, stem: Path) -> None:
         step.run()
         wait()
     order = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    with _whole(stem.with_suffix(".trace.json")) as part:
+    with replaced(stem.with_suffix(".trace.json")) as part:
         profiler.export_chrome_trace(str(part))
-    with _whole(stem.with_suffix(".ops.txt")) as part:
+    with replaced(stem.with_suffix(".ops.txt")) as part:
         table = profiler.key_averages().table(sort_by=order, row_limit=TABLE_ROWS)
         part.write_text(f"{point.label}, one step on {device}\n{table}", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """Yield a file to write that takes its name once it is whole; its ending stays, which torch looks at."""
-    part = file.with_name(f".part-{file.name}")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from qbench.errors import RecordError
-from qbench.records.noise import config_folder
+from qbench.records.files import config_folder, write_whole
+from qbench.records.noise import ELSEWHERE
 from qbench.records.record import utc_now
 from qbench.records.software import library_versions
 
@@ -71,15 +71,7 @@ def calibration_file(device: str, device_name: str, num_threads: int | None) -> 
 def write_calibration(found: Calibration) -> Path:
     """Store what was measured in place of what was known; return the file. Raises RecordError."""
     file = calibration_file(found.device, found.device_name, found.num_threads)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
-        os.replace(part, file)
-    except OSError as error:
-        raise RecordError(
-            f"{file}: cannot be written ({error.strerror}); set QBENCH_CONFIG_DIR to a folder that can"
-        ) from error
+    write_whole(file, json.dumps(asdict(found)) + "\n", ELSEWHERE)
     return file
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qbench.errors import RecordError
+from qbench.records.files import config_folder, write_whole
 from qbench.records.record import utc_now
 
 VERSION = 1
+
+ELSEWHERE = "set QBENCH_CONFIG_DIR to another folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +42,6 @@ class Noise:
     created_at: str = field(default_factory=utc_now)
 
 
-def config_folder() -> Path:
-    """Return the folder of what belongs to this machine: QBENCH_CONFIG_DIR or XDG_CONFIG_HOME/qbench."""
-    own = os.environ.get("QBENCH_CONFIG_DIR")
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return Path(own) if own else Path(base) / "qbench"
-
-
 def noise_file(device: str, machine: str) -> Path:
     """Return the file for a device and the name of its card or processor."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower() or "unknown"
@@ -58,17 +51,7 @@ def noise_file(device: str, machine: str) -> Path:
 def write_noise(noise: Noise) -> Path:
     """Store what was measured in place of what was known; return the file. Raises RecordError."""
     file = noise_file(noise.device, noise.machine)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"version": VERSION, **asdict(noise)}, indent=1) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise RecordError(
-            f"{file}: cannot be written: {error.strerror}; set QBENCH_CONFIG_DIR to another folder"
-        ) from error
+    write_whole(file, json.dumps({"version": VERSION, **asdict(noise)}, indent=1) + "\n", ELSEWHERE)
     return file
 
 

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qbench.errors import RecordError
+from qbench.records.files import cache_folder, replaced
 from qbench.records.record import Record, record_as_written
 from qbench.records.software import software
 
 KEPT_STATES = 3
 """How many states of code and libraries keep their plans; a developer's day makes many."""
-
-
-def cache_folder() -> Path:
-    """Return where plans are kept: QBENCH_CACHE_DIR, else `qbench` in the user's cache folder."""
-    given = os.environ.get("QBENCH_CACHE_DIR")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "qbench"
 
 
 class PlanCache:
@@ -52,14 +43,13 @@ class PlanCache:
 
     def put(self, facts: Mapping[str, Any], record: Record) -> None:
         """Keep a plan for these facts, whole or not at all."""
-        with suppress(OSError):
+        with suppress(OSError, RecordError):
             if not self._folder.exists():
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._remove_old_states()
-            with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".tmp", delete=False) as file:
-                text = json.dumps(record.to_dict())
-                json.dump({"digest": _digest(text), "record": text}, file)
-            os.replace(file.name, self._file(facts))
+            text = json.dumps(record.to_dict())
+            with replaced(self._file(facts)) as part:  # Not synced: the digest tells what a crash left.
+                part.write_text(json.dumps({"digest": _digest(text), "record": text}))
 
     def _file(self, facts: Mapping[str, Any]) -> Path:
         return self._folder / f"{_digest(_text(facts))}.json"

@@ -9,14 +9,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from qbench.errors import RecordError
+from qbench.records.files import write_whole
 from qbench.records.lines import encoded, is_whole, parsed_record, parsed_without_bulk
 from qbench.records.record import Record
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 RECORDS_FILE = "records.jsonl"
 TORN_FILE = "records.jsonl.torn"
 LOCK_FILE = "records.lock"
+HOLDER_FILE = "records.writer"
+"""Number of the process that has the folder open for writing."""
 BLOCK_BYTES = 1 << 16
 
 
@@ -106,24 +113,6 @@ def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
         raise _unreadable(file, error) from error
 
 
-def write_record(record: Record, file: Path) -> None:
-    """Write one record to a file of its own, whole or not at all, in place of what was there.
-
-    Raises RecordError when it cannot be written.
-    """
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(encoded(record))
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise RecordError(f"{file}: cannot be written: {error.strerror}; choose another file") from error
-
-
 def _unreadable(file: Path, error: OSError) -> RecordError:
     if isinstance(error, FileNotFoundError) and file.name == RECORDS_FILE and file.parent.is_dir():
         return RecordError(
@@ -147,12 +136,12 @@ def open_store(folder: Path) -> RunStore:
     lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder / LOCK_FILE)
+        lock = _locked(folder)
         notice = _repaired(folder)
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     except OSError as error:
         if lock is not None:
-            os.close(lock)
+            lock.release()
         raise RecordError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
     return RunStore(folder=folder, notice=notice, _records=descriptor, _lock=lock)
 
@@ -165,7 +154,7 @@ class RunStore:
     notice: str | None
     """What was repaired on opening, None when nothing was."""
     _records: int
-    _lock: int
+    _lock: BaseFileLock
     _closed: bool = field(default=False, init=False)
 
     @property
@@ -201,7 +190,9 @@ class RunStore:
         if not self._closed:
             self._closed = True
             os.close(self._records)
-            os.close(self._lock)
+            with contextlib.suppress(OSError):
+                (self.folder / HOLDER_FILE).unlink()
+            self._lock.release()
 
     def __enter__(self) -> RunStore:
         return self
@@ -217,15 +208,7 @@ def write_records(file: Path, records: Iterable[Record]) -> None:
 
     Raises RecordError when it cannot be written; the file is then as it was.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(b"".join(map(encoded, records)))
-        os.replace(temporary, file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RecordError(f"{file}: cannot be written: {error.strerror}; name another file") from error
+    write_whole(file, b"".join(map(encoded, records)))
 
 
 def _write_all(descriptor: int, line: bytes) -> None:
@@ -234,28 +217,34 @@ def _write_all(descriptor: int, line: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _locked(file: Path) -> int:
-    """Return the descriptor that holds the lock; the system releases it when the process ends in any way."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+def _locked(folder: Path) -> BaseFileLock:
+    """Return the lock of a folder, taken; the system releases it when the process ends in any way."""
+    from filelock import FileLock, Timeout  # Reading records does without it.
+
+    file = folder / LOCK_FILE
+    if file.is_symlink():
+        raise RecordError(f"{file}: is a symbolic link, where a run folder has a file; remove it")
+    lock = FileLock(file, thread_local=False)
     try:
-        _take_lock(descriptor, file.parent)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecordError(
+            f"{folder}: {_holder(folder)} is writing there; wait for it or choose another folder"
+        ) from None
+    try:
+        write_whole(folder / HOLDER_FILE, f"{os.getpid()}\n")
     except BaseException:
-        os.close(descriptor)
+        lock.release()
         raise
-    return descriptor
+    return lock
 
 
-def _take_lock(descriptor: int, folder: Path) -> None:
-    import fcntl  # Not on every system, and reading records must work on all.
-
+def _holder(folder: Path) -> str:
+    """Return who has a folder open, by the file that is beside the lock: Windows lets nobody read that."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-        text = f"{folder}: process {holder} is writing there; wait for it or choose another folder"
-        raise RecordError(text) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+        return f"process {int((folder / HOLDER_FILE).read_bytes())}"
+    except (OSError, ValueError):
+        return "another process"
 
 
 def _repaired(folder: Path) -> str | None:

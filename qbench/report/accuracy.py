@@ -11,7 +11,7 @@ from typing import Any
 from qbench.catalog.predictions import OtherPrediction
 from qbench.catalog.published import FIGURES, NotCompared
 from qbench.comparison.accuracy import Comparison, summarize
-from qbench.errors import RecordError
+from qbench.records.files import write_whole
 from qbench.report.markdown import escaped, table_text
 from qbench.report.predictors import beside, predictors_part
 from qbench.report.tables import Column, Table
@@ -180,12 +180,6 @@ def write_accuracy(
     }
     if answers := beside(comparisons, others):
         texts["predictors.csv"] = csv_page([answer.to_dict() for answer in answers])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise RecordError(
-            f"{folder}: cannot be written: {error.strerror}; name another with --out"
-        ) from error
+    for name, text in texts.items():
+        write_whole(folder / name, text, "name another folder with --out")
     return [folder / name for name in texts]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.methods import MethodPair
 from qbench.comparison.results import voided
 from qbench.errors import RecordError
+from qbench.records.files import replaced, write_whole
 from qbench.records.frame import records_frame
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
@@ -26,6 +25,8 @@ from qbench.words.phrases import difference_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ELSEWHERE = "name another folder with --out"
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """First characters by which a spreadsheet takes a text for a formula."""
@@ -111,11 +112,6 @@ def _pair_values(pair: MethodPair) -> dict[str, Any]:
     }
 
 
-def write_csv(records: Sequence[Record], path: Path) -> None:
-    """Write the records as CSV. Raises RecordError when `path` cannot be written."""
-    _write_text(path, csv_text(records))
-
-
 def can_write_parquet() -> bool:
     """Say whether pyarrow, which the extra `parquet` brings, is installed."""
     return importlib.util.find_spec("pyarrow") is not None
@@ -132,7 +128,7 @@ def write_report(
     """Write report.html, .md, .csv, .charts.csv, and .parquet where it can; return their paths by suffix.
 
     `content` is that of `records` where it is gathered already; `places` says where each is stored. Raises
-    RecordError when there are no records, or the folder or a file cannot be written; a file that was there
+    RecordError when there are no records, or a file cannot be written; a file that was there
     before is then as it was.
     """
     if not records:
@@ -140,7 +136,6 @@ def write_report(
     content = content or gather_content(records, places)
     drawn = [*charts(content.results), *history_charts(records)]
     frame = report_frame(records, places)
-    make_folder(folder)
     texts = {
         "html": html_page(content, title, drawn),
         "md": markdown_text(content, title),
@@ -149,39 +144,9 @@ def write_report(
     }
     paths = {suffix: folder / f"report.{suffix}" for suffix in texts}
     for suffix, path in paths.items():
-        _write_text(path, texts[suffix])
+        write_whole(path, texts[suffix], ELSEWHERE)
     if can_write_parquet():
         paths["parquet"] = folder / "report.parquet"
-        _write_whole(paths["parquet"], frame.to_parquet)
+        with replaced(paths["parquet"], ELSEWHERE) as part:
+            frame.to_parquet(part)
     return paths
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder with those above it. Raises RecordError when that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(
-            f"{folder}: cannot make the folder: {error.strerror}; name another with --out"
-        ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-
-    _write_whole(path, write)
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Replace `path` in one step, so that neither a reader nor a full disk ever leaves half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise RecordError(
-            f"{path}: cannot be written: {error.strerror}; name another folder with --out"
-        ) from error

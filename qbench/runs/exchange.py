@@ -11,6 +11,7 @@ from qbench.measure.environment import environment
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.request import request_of
 from qbench.measure.task import Task
+from qbench.records.files import write_whole
 from qbench.records.lines import encoded
 from qbench.records.record import Record
 from qbench.records.store import RunStore, each_record, open_store, read_records
@@ -87,7 +88,7 @@ def _ask(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: De
         # In the order of names, repeats are the outer loop.
         name = f"{count:05d}-{task.point.point_id}-{task.repeat + 1}{POINT_SUFFIX}"
         request = request_of(task, scenario.name, environment("cpu")["settings"])
-        (files / name).write_text(request.to_json(), encoding="utf-8")
+        write_whole(files / name, request.to_json(), "choose another folder")
     return count
 
 

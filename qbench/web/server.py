@@ -14,7 +14,8 @@ from flask import Flask, Response, abort, jsonify, request
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from qbench.errors import QbenchError
-from qbench.records.plan_cache import PlanCache, cache_folder
+from qbench.records.files import cache_folder
+from qbench.records.plan_cache import PlanCache
 from qbench.web.bodies import QUESTIONS, request_problem
 from qbench.web.callbacks import add_callbacks
 from qbench.web.layout import index_page, page_layout

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qbench.records import plan_cache
-from qbench.records.plan_cache import KEPT_STATES, PlanCache, cache_folder
+from qbench.records.plan_cache import KEPT_STATES, PlanCache
 from qbench.records.record import Record
 from qbench.scenario.schema import Point
 
@@ -73,11 +73,3 @@ def test_old_states_of_the_code_are_removed(tmp_path: Path, monkeypatch: pytest.
         PlanCache(tmp_path).put(FACTS, record())
     assert len(list((tmp_path / "plans").iterdir())) == KEPT_STATES
     assert PlanCache(tmp_path).get(FACTS) == record()
-
-
-def test_where_plans_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("QBENCH_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "qbench"
-    monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"

@@ -104,6 +104,36 @@ with open_store(folder) as store:
     assert run_ids(tmp_path) == ["run-0", "run-1"]
 
 
+def test_a_lock_that_is_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("text")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("records.writer", "records.lock"):
+        (folder / name).symlink_to(target)
+        if name == "records.writer":
+            open_store(folder).close()
+            assert not (folder / name).is_symlink()
+            (folder / "records.lock").unlink()
+    with pytest.raises(RecordError, match=r"records\.lock: is a symbolic link, .*; remove it"):
+        open_store(folder)
+    assert target.read_text() == "text"
+
+
+def test_a_lock_with_content_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "records.lock").write_text("text")
+    open_store(tmp_path).close()
+    assert (tmp_path / "records.lock").read_text() == "text"
+
+
+def test_a_holder_that_left_no_number_is_another_process(tmp_path: Path) -> None:
+    with open_store(tmp_path):
+        (tmp_path / "records.writer").unlink()
+        with pytest.raises(RecordError, match="another process is writing there"):
+            open_store(tmp_path)
+    assert not (tmp_path / "records.writer").exists()
+
+
 def test_the_same_process_cannot_open_a_folder_twice_but_again_after_closing(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with pytest.raises(RecordError, match=f"process {os.getpid()} is writing there"):
@@ -202,6 +232,7 @@ with open_store(folder) as store:
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_its_reason() -> None:
     script = """
+import filelock  # and what it imports, of a Python in a folder that only the superuser may read
 if os.geteuid() == 0:
     os.seteuid(65534)  # the superuser may write everywhere
 for target in (folder, folder / "inner"):

@@ -100,5 +100,5 @@ def test_files_hold_every_figure_and_every_reason(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="name another with --out"):
+    with pytest.raises(RecordError, match="name another folder with --out"):
         write_accuracy(FOUND, LEFT_OUT, "torch 2.99", tmp_path / "file" / "accuracy")

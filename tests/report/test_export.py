@@ -9,7 +9,7 @@ import pytest
 
 from qbench.errors import RecordError
 from qbench.report import export
-from qbench.report.export import csv_text, write_csv, write_report
+from qbench.report.export import csv_text, write_report
 from tests.comparison.hand_made import finding, make_record
 from tests.report.sample_run import sample_run
 
@@ -29,8 +29,8 @@ def test_a_report_is_a_page_and_what_stands_beside_it(tmp_path):
 
 def test_csv_has_a_line_for_each_record(tmp_path):
     records = [make_record(), make_record(precision="nf4", metrics={}, model='a,"b"\nc')]
-    write_csv(records, tmp_path / "r.csv")
-    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+    paths = write_report(records, tmp_path, "Title")
+    with paths["csv"].open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert float(first["peak_allocated_bytes"]) == 14 * 2**30
     assert first["r"] == "16"
@@ -78,23 +78,9 @@ def test_no_records_is_an_error(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        RecordError, match=r"file/sub: cannot make the folder: Not a directory; name another with --out"
+        RecordError, match=r"cannot be written: Not a directory; name another folder with --out"
     ):
         write_report([make_record()], tmp_path / "file" / "sub", "Title")
-
-
-def test_a_disk_that_fills_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    target = tmp_path / "r.csv"
-    target.write_text("old")
-
-    def full(source, destination):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export.os, "replace", full)
-    with pytest.raises(RecordError, match=r"r\.csv: cannot be written: No space left on device"):
-        write_csv([make_record()], target)
-    assert [file.name for file in tmp_path.iterdir()] == ["r.csv"]
-    assert target.read_text() == "old"
 
 
 def test_a_report_that_is_there_is_replaced(tmp_path):

@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep what is converted in a folder of this test run."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("QBENCH_CACHE_DIR", str(folder))
         yield folder
 
 
@@ -88,23 +88,23 @@ def test_plan_of_real_weights_is_that_of_the_catalog_row(cache: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no gguf file" * 100], ids=["empty", "cut", "other"])
 def test_broken_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     pytest.importorskip("gguf")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(content)
     with pytest.raises(StepError, match=r"broken.gguf cannot be read as GGUF: ") as caught:
         load_config(tiny_point(str(broken)))
     assert "\n" not in str(caught.value)
     # Nothing half converted is left.
-    assert os.listdir(tmp_path / "qbench" / "gguf") == []
+    assert os.listdir(tmp_path / "gguf") == []
 
 
 def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gguf")
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path / "file"))
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
-    with pytest.raises(StepError, match=r"cannot be written .*; set XDG_CACHE_HOME"):
+    with pytest.raises(StepError, match=r"cannot be written .*; set QBENCH_CACHE_DIR"):
         checkpoint_folder(model)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from qbench.errors import QbenchError, first_line
 from qbench.report.charts.style import FONT, Chart
-from qbench.report.export import make_folder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH = 900
@@ -20,13 +19,12 @@ SCALE = 2
 
 
 def write_static(drawn: Sequence[Chart], folder: Path) -> list[Path]:
-    """Write each figure of the charts as SVG and PNG into a folder; return their paths.
+    """Write each figure of the charts as SVG and PNG into a folder that exists; return their paths.
 
-    Raises QbenchError when kaleido or a browser is missing, RecordError when the folder cannot be made.
+    Raises QbenchError when kaleido or a browser is missing, or the folder cannot be written.
     """
     if importlib.util.find_spec("kaleido") is None:
         raise QbenchError("--static draws with kaleido, which is not installed: pip install 'qbench[static]'")
-    make_folder(folder)
     figures = {
         f"{_file_name(chart.name)}{f'-{number}' if number else ''}": _on_paper(chart, figure)
         for chart in drawn

@@ -1,0 +1,55 @@
+"""Files and folders on disk: written whole or not at all, and where those of this user are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from qbench.errors import RecordError
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: QBENCH_CACHE_DIR, else the user's."""
+    return Path(os.environ.get("QBENCH_CACHE_DIR") or _user_folder("user_cache_dir"))
+
+
+def config_folder() -> Path:
+    """Return the folder of what belongs to this machine: QBENCH_CONFIG_DIR, else the user's."""
+    return Path(os.environ.get("QBENCH_CONFIG_DIR") or _user_folder("user_config_dir"))
+
+
+def _user_folder(kind: str) -> str:
+    import platformdirs
+
+    return str(getattr(platformdirs, kind)("qbench", appauthor=False))
+
+
+@contextlib.contextmanager
+def replaced(file: Path, advice: str = "choose another file") -> Iterator[Path]:
+    """Yield a temporary file that takes the place of `file` in one step when the block ends well.
+
+    The folder is made. The temporary file keeps the ending, which some writers look at. A symbolic link in
+    place of `file` is replaced, not followed. Raises RecordError, with `advice` as its end, when the disk
+    refuses; `file` is then as it was.
+    """
+    part = file.with_name(f".{os.urandom(4).hex()}-{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, file)
+    except OSError as error:
+        raise RecordError(f"{file}: cannot be written: {error.strerror}; {advice}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_whole(file: Path, content: bytes | str, advice: str = "choose another file") -> None:
+    """Write a file as `replaced` does, on the disk when this returns; text becomes UTF-8 as it is."""
+    data = content.encode("utf-8", errors="replace") if isinstance(content, str) else content
+    with replaced(file, advice) as part, part.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
