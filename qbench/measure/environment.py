@@ -15,7 +15,7 @@ from typing import Any
 from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
 
-_SETTINGS = (
+SETTINGS = (
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
@@ -23,7 +23,7 @@ _SETTINGS = (
     "CUDA_MODULE_LOADING",
     "OMP_NUM_THREADS",
 )
-"""Variables of the process that move memory or speed."""
+"""Variables of the process that move memory or speed; a request for a measurement may set these alone."""
 
 
 def environment(device: Device) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def environment(device: Device) -> dict[str, Any]:
         **machine(device),
         **software(),
         **git_state(),
-        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from qbench.errors import MeasureError, QbenchError, RecordError
 from qbench.measure.environment import environment
 from qbench.measure.request import request_of
+from qbench.measure.start import code_command, module_command
 from qbench.measure.task import Task
 from qbench.records.record import Outcome, Record, record_from_dict
 
@@ -27,7 +28,7 @@ START_GRACE_S = 120.0
 STDERR_TAIL_CHARS = 2000
 
 _PROBE = """
-import json, sys
+import json
 from importlib.metadata import distributions
 packages = {}
 for found in distributions():
@@ -51,11 +52,9 @@ class CodeFolder:
     path: Path
 
     @property
-    def variables(self) -> dict[str, str]:
-        """What makes a Python look there first."""
-        folders = [self.path / "src", self.path]
-        before = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-        return {"PYTHONPATH": os.pathsep.join([*(str(each) for each in folders if each.is_dir()), *before])}
+    def folders(self) -> list[Path]:
+        """Where a Python looks before all that is installed."""
+        return [each for each in (self.path / "src", self.path) if each.is_dir()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,7 @@ def inspect(given: str, code: CodeFolder | None = None) -> Interpreter:
             f"{given} is no program that can be run; give the path of a Python, as .venv/bin/python"
         )
     path = os.path.abspath(path)
-    ended = _run([path, "-c", _PROBE], PROBE_TIMEOUT_S, code=code)
+    ended = _run(code_command(path, _PROBE, code.folders if code else ()), PROBE_TIMEOUT_S, code=code)
     try:
         facts = json.loads(ended.stdout)
         problem, code_id = facts["problem"], facts["code_id"]
@@ -129,7 +128,8 @@ def run_qbench(
     Without `gpu` the process sees none. Raises MeasureError when the process cannot be started.
     """
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    return _run([python, "-m", "qbench", *arguments], timeout_s, hidden, code)
+    command = module_command(python, "qbench", arguments, code.folders if code else ())
+    return _run(command, timeout_s, hidden, code)
 
 
 def measure_in(interpreter: Interpreter, task: Task, run_id: str) -> Record:
@@ -191,8 +191,7 @@ def _run(
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                env={**os.environ, **(variables or {}), **(code.variables if code else {})},
-                # Python looks into the folder that it is started in before any other.
+                env={**os.environ, **(variables or {})},
                 cwd=code.path if code else None,
             )
         except OSError as error:

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from qbench.measure.executors.local import PRELOAD
+from qbench.measure.start import safe_path
 from qbench.quiet import quiet_libraries
 
 Item = TypeVar("Item")
@@ -32,8 +33,10 @@ def in_processes(
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
-    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start) as pool:
+    with safe_path():  # The first pieces of work start the processes.
+        pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start)
         futures = {pool.submit(work, item): index for index, item in enumerate(items)}
+    with pool:
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from qbench.errors import ScenarioError, nearest
+from qbench.measure.settings import setting_problem
 from qbench.measure.task import Task
 from qbench.scenario.schema import Device, MeasureSettings, Name, Point, Strict
 from qbench.scenario.settings import group_model, shown
@@ -25,6 +26,14 @@ from qbench.scenario.validate import key_text
 
 MAX_REPEAT = 1_000_000
 MAX_FILE_BYTES = 1 << 20
+
+
+def _settable(settings: dict[str, str]) -> dict[str, str]:
+    for name, value in settings.items():
+        problem = setting_problem(name, value)
+        if problem is not None:
+            raise ValueError(f"{name}: {problem}")
+    return settings
 
 
 class Request(Strict):
@@ -38,9 +47,9 @@ class Request(Strict):
         default=0, description="Number of the process among those of its point, from 0."
     )
     run_id: Name = Field(default="run-point", description="Name of the run that the record will carry.")
-    settings: dict[str, str] | None = Field(
+    settings: Annotated[dict[str, str], AfterValidator(_settable)] | None = Field(
         default=None,
-        description="Variables that move memory or speed, set before measuring and no others; "
+        description="Allocator, cuBLAS and thread variables to set for the measurement and no others; "
         "null leaves those of the process.",
     )
 
@@ -55,16 +64,19 @@ class Request(Strict):
 
 
 def request_of(task: Task, run_id: str, settings: dict[str, str] | None = None) -> Request:
-    """Return the document that asks for a task."""
-    return Request(
-        schema_version=1,
-        point=task.point,
-        device=task.device,
-        measure=task.settings,
-        repeat=task.repeat,
-        run_id=run_id,
-        settings=settings,
-    )
+    """Return the document that asks for a task. Raises ScenarioError when a setting cannot travel in it."""
+    try:
+        return Request(
+            schema_version=1,
+            point=task.point,
+            device=task.device,
+            measure=task.settings,
+            repeat=task.repeat,
+            run_id=run_id,
+            settings=settings,
+        )
+    except ValidationError as error:
+        raise ScenarioError(_problems(error)) from error
 
 
 def read_request(file: Path) -> Request:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import select
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from qbench.measure.probe import Probe, growth
+from qbench.measure.start import module_command
 
 NVML_PROBE = "qbench.measure.probe:nvml_probe"
 INTERVAL_S = 0.05
@@ -90,18 +90,17 @@ class Sampler:
     """
 
     def __init__(self, probe: str = NVML_PROBE, interval_s: float = INTERVAL_S) -> None:
-        self._command = [sys.executable, "-m", "qbench.measure.sampler", probe, str(interval_s)]
+        arguments = [probe, str(interval_s)]
+        root = Path(__file__).parents[2]
+        self._command = module_command(sys.executable, "qbench.measure.sampler", arguments, [root])
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Sampler:
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,  # Its end is the sign to stop, and comes with our own end, too.
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
         )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +81,18 @@ def _take(store: RunStore, points: tuple[Point, ...], files: Path) -> tuple[list
 
 
 def _ask(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: Device, files: Path) -> int:
-    """Write a file for each measurement that is to be made, and remove others; return how many there are."""
-    for file in files.glob(f"*{POINT_SUFFIX}"):
-        file.unlink()
+    """Write a file for each measurement that is to be made; return how many there are.
+
+    Older ones of this scenario go away. The folder may hold those of others, so the names begin with its own.
+    """
+    own = re.compile(rf"{re.escape(scenario.name)}-\d{{5,}}-[0-9a-f]+-\d+{re.escape(POINT_SUFFIX)}")
+    for file in files.iterdir():
+        if own.fullmatch(file.name):
+            file.unlink()
     count = 0
     for count, task in enumerate(_open_tasks(scenario, points, folder, device), start=1):
         # In the order of names, repeats are the outer loop.
-        name = f"{count:05d}-{task.point.point_id}-{task.repeat + 1}{POINT_SUFFIX}"
+        name = f"{scenario.name}-{count:05d}-{task.point.point_id}-{task.repeat + 1}{POINT_SUFFIX}"
         request = request_of(task, scenario.name, environment("cpu")["settings"])
         write_whole(files / name, request.to_json(), "choose another folder")
     return count

@@ -80,7 +80,9 @@ def _tokenizer(point: Point) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(weights_folder(resolve_model(point.model)))
+        return AutoTokenizer.from_pretrained(
+            weights_folder(resolve_model(point.model)), trust_remote_code=False
+        )
     except Exception as error:
         raise StepError(
             f"data {point.data} needs the tokenizer of {point.model}, which could not be loaded "

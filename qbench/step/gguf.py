@@ -69,8 +69,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         where, name = gguf.parent, gguf.name
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                where, gguf_file=name, dtype=torch.float32, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False)
         except Exception as error:
             # What a broken file holds decides where reading it fails, and with which error.
             raise StepError(f"{gguf} cannot be read as GGUF: {first_line(error)}") from error

@@ -54,6 +54,7 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
     """
     source = source or resolve_model(point.model)
     config: PretrainedConfig = _read_config(source)
+    _refuse_kernels_of_hub(config, source.name)
     _set_quantization_aside(config, point)
     config.use_cache = bool(getattr(config, "use_cache", False)) and keeps_cache(point)
     _check_positions(config, point.train.seq_len)
@@ -74,10 +75,10 @@ def _read_config(source: ModelSource) -> Any:
                 f"the config of {source.name} does not describe a {model_type} model: {first_line(error)}"
             ) from error
     if source.kind == "gguf":
-        return AutoConfig.from_pretrained(weights_folder(source))
+        return AutoConfig.from_pretrained(weights_folder(source), trust_remote_code=False)
     try:
         _ask_hub(source.name)
-        return AutoConfig.from_pretrained(source.name)
+        return AutoConfig.from_pretrained(source.name, trust_remote_code=False)
     except Exception as error:
         raise StepError(_hub_miss(source, error)) from error
 
@@ -92,11 +93,27 @@ def _ask_hub(name: str) -> None:
 
 
 def _hub_miss(source: ModelSource, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"{source.name} needs code from its repository, which qbench never runs; use a model whose type "
+            "the installed transformers knows"
+        )
     near = f"; nearest in the catalog: {', '.join(source.nearest)}" if source.nearest else ""
     return (
         f"{source.name} is not in the catalog and the hub did not give its config ({first_line(error)}); "
         f"use an id of `qbench models` or a folder that holds config.json{near}"
     )
+
+
+def _refuse_kernels_of_hub(config: PretrainedConfig, name: str) -> None:
+    """Refuse a config whose attention is a repository: transformers would fetch its code and run it."""
+    for part in (config, config.get_text_config()):
+        attention = part._attn_implementation
+        if attention is not None and "/" in str(attention):
+            raise StepError(
+                f"the config of {name} takes its attention from {attention}, code that qbench never runs; "
+                "take attn_implementation out of the config"
+            )
 
 
 def _check_positions(config: PretrainedConfig, seq_len: int) -> None:
@@ -196,7 +213,10 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
 def _from_config(point: Point, config: PretrainedConfig) -> Any:
     try:
         return AutoModelForCausalLM.from_config(
-            config, dtype=base_dtype(point.precision), attn_implementation=_attention(point)
+            config,
+            dtype=base_dtype(point.precision),
+            attn_implementation=_attention(point),
+            trust_remote_code=False,
         )
     except Exception as error:
         # What a config holds decides where the model's code fails, and with which error.
@@ -217,6 +237,7 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         "dtype": base_dtype(point.precision),
         "attn_implementation": _attention(point),
         "device_map": {"": str(device)},
+        "trust_remote_code": False,
     }
     quantization = quantization_config(point.precision)
     if quantization is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,7 +122,8 @@ def _refuse_strangers() -> None:
     """End a request with 403 that a foreign page may have sent, and with 404 for what the page never asks."""
     host = request.headers.get("Host", "")
     origin = request.headers.get("Origin")
-    if host.rpartition(":")[0] not in OWN_NAMES and host not in OWN_NAMES:
+    name, _, port = host.partition(":")
+    if name not in OWN_NAMES or not (host == name or re.fullmatch("[0-9]{1,5}", port)):
         abort(403, "this server answers to 127.0.0.1 and localhost only")
     if origin is not None and origin != f"http://{host}":
         abort(403, "this server answers its own page only")

@@ -155,3 +155,17 @@ def test_flags_that_do_not_go_together(
     assert main(["run", str(scenario), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+def test_files_of_others_stay(run: Run, tmp_path: Path):
+    folder = tmp_path / "points"
+    folder.mkdir()
+    others = [folder / "00001-0123456789ab-1.point.json", folder / "t-00001-0123456789ab-1.point.json"]
+    for file in others:
+        file.write_text("{}")
+    old = folder / "s-00007-0123456789ab-1.point.json"
+    old.write_text("{}")
+    assert run() == 0
+    assert all(file.read_text() == "{}" for file in others)
+    assert not old.exists()
+    assert len(requests(tmp_path)) == len(others) + 2

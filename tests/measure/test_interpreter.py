@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from qbench.errors import MeasureError, QbenchError
 from qbench.measure import interpreter
-from qbench.measure.interpreter import CodeFolder, Interpreter, inspect, measure_in, run_qbench
+from qbench.measure.interpreter import CodeFolder, Interpreter, _run, inspect, measure_in, run_qbench
+from qbench.measure.sampler import Sampler
+from qbench.measure.start import code_command
 from qbench.measure.task import Task
 from qbench.scenario.schema import MeasureSettings, Point
 
@@ -59,8 +62,8 @@ def test_a_process_that_a_signal_ends_crashed(tmp_path: Path):
 
 
 def test_a_result_that_is_no_record_counts_as_none(tmp_path: Path):
-    # Called as: python -m qbench run-point REQUEST RESULT
-    record = measure_in(script(tmp_path, 'echo "{}" > "$5"'), TASK, "run-a")
+    # Called as: python -c CODE FOLDERS qbench run-point REQUEST RESULT
+    record = measure_in(script(tmp_path, 'echo "{}" > "$7"'), TASK, "run-a")
     assert record.outcome == "crashed"
 
 
@@ -97,6 +100,52 @@ def test_a_checkout_comes_before_what_is_installed(tmp_path: Path, layout: str):
 
 
 def test_what_was_on_the_path_stays_behind_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", "/mine")
-    path = script(tmp_path, 'echo "$PYTHONPATH $PWD"').path
-    assert run_qbench(path, [], 10, code=CodeFolder(tmp_path)).stdout == f"{tmp_path}:/mine {tmp_path}\n"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "mine"))
+    ended = _run(code_command(sys.executable, "print(*sys.path, sep='\\n')", [tmp_path / "checkout"]), 10)
+    path = ended.stdout.splitlines()
+    standard = path.index(sysconfig.get_path("stdlib"))
+    assert standard < path.index(str(tmp_path / "checkout")) < path.index(str(tmp_path / "mine"))
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder whose modules leave a mark when they are imported; return the mark."""
+    mark, folder = tmp_path / "mark", tmp_path / "hostile"
+    folder.mkdir()
+    for name in ("json", "statistics", "selectors", "signal", "runpy", "sysconfig", "qbench"):
+        (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write({name!r})\n")
+    monkeypatch.chdir(folder)
+    return mark
+
+
+def test_nothing_is_imported_from_the_working_folder(hostile: Path):
+    assert inspect(sys.executable).packages
+    assert run_qbench(sys.executable, ["--version"], 60).stdout.startswith("qbench ")
+    with Sampler("qbench.measure.probe:nvml_probe", 0.01) as sampler:
+        assert sampler.pid is not None
+    assert not hostile.exists()
+
+
+def test_no_library_of_python_is_taken_from_a_checkout(hostile: Path):
+    Path("qbench.py").unlink()
+    assert inspect(sys.executable, CodeFolder(Path.cwd())).packages
+    assert not hostile.exists()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs PYTHONSAFEPATH, which Python has from 3.11 on")
+@pytest.mark.parametrize(
+    "work",
+    [
+        "from qbench.measure.executors.local import LocalExecutor as Local; "
+        "from qbench.measure.task import Measurement; from functools import partial; "
+        "print(Local(preload=()).run(partial(Measurement, outcome='ok'), 60, 'cpu').outcome)",
+        "from qbench.measure import pool; pool.PRELOAD = (); "
+        "print(*(value for _, value in pool.in_processes(str, ['ok'], 1)))",
+    ],
+    ids=["executor", "pool"],
+)
+def test_a_fork_server_imports_nothing_from_the_working_folder(hostile: Path, work: str):
+    ended = _run(code_command(sys.executable, work), 120)
+    assert (ended.stdout, hostile.exists()) == ("ok\n", False), ended.stderr

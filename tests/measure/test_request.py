@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qbench.errors import ScenarioError
+from qbench.errors import MeasureError, ScenarioError
 from qbench.measure.request import read_request, request_of
+from qbench.measure.settings import take_settings
 from qbench.measure.task import Task
 from qbench.scenario.schema import MeasureSettings, Point
 
@@ -57,6 +59,12 @@ def test_a_request_says_all_of_a_task(tmp_path: Path):
         ({"repeat": -1}, "repeat: given -1; "),
         ({"repeat": True}, "repeat: given true; "),
         ({"settings": {"OMP_NUM_THREADS": 2}}, "settings.OMP_NUM_THREADS: given 2; "),
+        ({"settings": {"PYTHONPATH": "/tmp"}}, "settings: given {'PYTHONPATH'"),
+        ({"settings": {"LD_PRELOAD": "a.so"}}, "settings: given {'LD_PRELOAD'"),
+        ({"settings": {"OMP_NUM_THREADS=": "2"}}, "settings: given {'OMP_NUM_THREADS='"),
+        ({"settings": {"OMP_NUM_THREADS": "2\0"}}, "settings: given {'OMP_NUM_THREADS'"),
+        ({"settings": {"OMP_NUM_THREADS": "\ud800"}}, "settings"),
+        ({"settings": {"PYTORCH_ALLOC_CONF": "x=/tmp"}}, "settings: given {'PYTORCH_ALLOC_CONF'"),
     ],
 )
 def test_each_mistake_is_one_line_with_its_key(tmp_path: Path, change: dict[str, Any], problem: str):
@@ -87,3 +95,27 @@ def test_what_is_no_document_is_told_as_such(tmp_path: Path, text: str, problem:
 def test_a_file_that_is_not_there(tmp_path: Path):
     with pytest.raises(ScenarioError, match="cannot be read: No such file"):
         read_request(tmp_path / "point.json")
+
+
+@pytest.mark.parametrize(
+    "value", ["expandable_segments:True", "roundup_power2_divisions:[256:1,512:2,>:4]", ""]
+)
+def test_settings_are_taken_as_torch_writes_them(tmp_path: Path, value: str):
+    settings = {"PYTORCH_ALLOC_CONF": value, "CUBLAS_WORKSPACE_CONFIG": ":4096:2:16:8"}
+    assert read_request(written(tmp_path, SMALLEST | {"settings": settings})).settings == settings
+
+
+def test_nobody_sets_another_variable(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with pytest.raises(MeasureError, match=r"settings\.PYTHONPATH: not a setting that qbench takes"):
+        take_settings({"OMP_NUM_THREADS": "2", "PYTHONPATH": "/tmp"})
+    assert (os.environ["OMP_NUM_THREADS"], os.environ.get("PYTHONPATH")) == ("3", None)
+
+
+def test_a_setting_of_this_process_that_cannot_travel_is_one_line():
+    with pytest.raises(ScenarioError, match=r"OMP_NUM_THREADS: allowed: at most 1000"):
+        request_of(read_task(), "run-1", {"OMP_NUM_THREADS": "1\n2"})
+
+
+def read_task() -> Task:
+    return Task(point=Point(model="gpt2"), device="cpu", settings=MeasureSettings(), repeat=0)

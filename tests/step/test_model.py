@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import torch
 from tiny import FAMILIES, SMALL, tiny_point, write_tiny_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from qbench.catalog.models import ModelSource
 from qbench.errors import StepError
 from qbench.step.model import (
     WITH_POSITION_TABLE,
@@ -43,6 +47,42 @@ def test_unknown_model_type(tmp_path: Path) -> None:
     text = refusal(folder_with(tmp_path, model_type="nonesuch"))
     assert text.startswith("model type 'nonesuch' of ")
     assert "transformers" in text
+
+
+def test_code_of_a_repository_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config of the hub with auto_map would ask on the terminal, and run what it names on a yes."""
+    mark = tmp_path / "mark"
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}})
+    )
+    (folder / "own.py").write_text(
+        f"open({str(mark)!r}, 'w')\nfrom transformers import PretrainedConfig\n"
+        "class OwnConfig(PretrainedConfig):\n    model_type = 'own'\n"
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr("qbench.step.model._ask_hub", lambda name: None)
+    # Stands for an id of the hub: what counts is what AutoConfig does with what it fetches.
+    source = ModelSource(name=str(folder), kind="hub")
+    with pytest.raises(StepError, match="needs code from its repository, which qbench never runs"):
+        load_config(tiny_point("someone/own"), source)
+    assert not mark.exists()
+
+
+def test_every_load_by_transformers_refuses_foreign_code() -> None:
+    for file in (Path(__file__).parents[2] / "qbench").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and re.match(
+                r"Auto(Config|Model|Tok)\w*\.from_", ast.unparse(node.func)
+            ):
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("trust_remote_code", given.get(None)) in ("False", "arguments"), file
+
+
+def test_attention_from_a_repository_is_refused(tmp_path: Path) -> None:
+    text = refusal(folder_with(tmp_path, attn_implementation="someone/kernels"))
+    assert "takes its attention from someone/kernels, code that qbench never runs" in text
 
 
 def test_hub_id_that_cannot_be_fetched_names_both_ways_out_and_neighbours() -> None:

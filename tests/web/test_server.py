@@ -42,7 +42,17 @@ def asked(client, query: object, reader: object = "me", stamp: object = 1):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8050", "127.0.0.1.evil.example", "", "[::1]:80", "x@localhost"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8050",
+        "127.0.0.1.evil.example",
+        "",
+        "[::1]:80",
+        "x@localhost",
+        "127.0.0.1:8050.evil.example",
+        "localhost:",
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/assets/page.js", "/_dash-layout", "/run/0/"])
 def test_another_host_name_is_refused(client, host: str, path: str):

@@ -24,6 +24,7 @@ from typing import IO, Any, Literal
 
 from qbench.errors import MeasureError
 from qbench.measure.failures import oom_facts, oom_kind
+from qbench.measure.start import safe_path
 from qbench.measure.task import Measurement, Work, measurement_from_json
 from qbench.measure.worker import worker_main
 from qbench.scenario.schema import Device
@@ -102,7 +103,8 @@ def _ensure_server() -> None:
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        forkserver.ensure_running()
+        with safe_path():
+            forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
