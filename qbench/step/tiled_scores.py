@@ -4,6 +4,16 @@ Followed is trl 1.16, kernels/chunked_logprob.py, `ChunkedLogProbFunction`: tile
 words, which backward makes again, and gradients summed in fp32. On the CPU a tile is folded with torch
 operators, as there; on CUDA trl folds it in place with Triton, which allocates nothing, so that on meta
 nothing happens to a tile.
+
+The idea: the log-probability of a label needs of a row of logits only its logsumexp and the label's logit.
+Both can be gathered tile by tile, as in an online softmax: with the largest logit so far m and
+s = sum(exp(z - m)), a tile with the largest logit m' turns s into s * exp(m - max(m, m')) plus its own sum.
+So no more than one tile of logits exists at a time; backward computes each tile again from `log_z`.
+
+Shapes, where R is tokens (rows), D hidden size, V vocabulary (words):
+
+    rows [R, D] · weight [V, D] · bias [V] · targets [R] · buffer, one tile [min(R, 4096), 32768]
+    log_z, log_probs, entropy, is_top1 [R] · sums of gradients, in fp32: row_sum [R, D], weight_sum [V, D]
 """
 
 from __future__ import annotations

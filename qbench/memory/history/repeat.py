@@ -1,10 +1,22 @@
-"""Stretch the history of a shallow model to that of a deep one whose further layers are like those seen.
+"""Stretch the history of a shallow model to that of a deep one whose further layers repeat those recorded.
 
-A model's layers run the same operators, so the history of many layers is that of few with a part said
-several times. The part is a *block*: one layer, or as many as a pattern of layer kinds needs. It is found
-by comparing the block with the one after it, event by event: sizes, operators, modules, and which storage
-each event is about, told relative to the layer. Where the two differ, nothing is stretched (IrregularError)
-and the caller has to record the deep model itself.
+A model's layers run the same operators, so the history of a deep model is that of a shallow one with one
+part repeated. That part is a *block*: one layer, or as many as a pattern of layer kinds spans. Take a model
+recorded with four layers, a block of one layer (number 1) and two copies, which gives a model of six:
+
+    recorded   forward  0 1 2 3            backward  3 2 1 0
+    stretched  forward  0 1 1' 1" 2 3      backward  3 2 1" 1' 1 0      then 2, 3 are renamed 4, 5
+
+The copies are valid only if the block (the *template*) and the block after it (the *following* one) record
+the same events: equal sizes, operators and modules, and storages that belong to the same place relative to
+their layer. `_compare` proves that, event by event, each time a block is repeated; where it fails, nothing
+is stretched (IrregularError) and the caller records the deep model itself.
+
+An event refers to a storage by its handle. A copy needs handles of its own, so the writer keeps one map a
+copy from recorded to new handles (`_copied`, of which entry 0 is the template itself). An event of a layer
+may also free what its neighbour allocated, such as the hidden states between two layers: the copy then
+frees that of the copy before or after it (`_freed`). The history around the copies refers to the last copy
+where it referred to the block from above, and to the template where it did from below.
 
 Within forward and backward, layers run one after the other, so a block is what happened while its layers
 ran. Elsewhere (loading, optimizer, the release of old outputs) loops go over parameters or layers, so a

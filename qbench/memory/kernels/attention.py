@@ -3,6 +3,19 @@
 The meta kernels of torch's fused backward operators return their outputs and nothing else. The replacements
 here also allocate what the kernels use meanwhile: accumulators in fp32, and gradients of grouped heads before
 they are summed. `NATIVE` in a source is aten/src/ATen/native/transformers/cuda.
+
+Shapes, in the letters of the sources:
+
+    B batch · H heads of the query · G heads of key and value (G < H where they are grouped)
+    M rows: queries · N columns: keys · K head size of query and key · Kv head size of value
+    query [B, H, M, K] · key [B, G, N, K] · value [B, G, N, Kv] · out [B, H, M, Kv] · logsumexp [B, H, M]
+
+Fused kernels never hold the scores [B, H, M, N]; math attention does, in several copies, which is what makes
+the choice of kernel worth gigabytes. What fused backward needs beyond its three gradients grows with M, not
+with M x N: the row sums of grad_out x out (`delta`, [B, H, M]), the query's gradient summed over tiles of
+columns in fp32, and for grouped heads the gradients of all H heads of key and value before they are reduced
+to G. The kernels read and write the heads of a token together, [B, M, H, K] (`_by_token`), so a tensor laid
+out as [B, H, M, K] is copied first.
 """
 
 from __future__ import annotations

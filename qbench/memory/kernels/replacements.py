@@ -89,6 +89,12 @@ def _gemm_4bit_cuda(
 ) -> torch.Tensor:
     """Allocate as bitsandbytes' CUDA kernel does: fused for few tokens, else dequantize and multiply.
 
+    Shapes: A [..., in], packed weight B [out * in / 2, 1] in uint8, shapeB (out, in), result [..., out].
+    A weight of n elements has n / blocksize absmax, in fp32, or in 8 bit under double quantization
+    (`absmax_8bit` with a code book and an offset), which dequantizing restores to fp32 first. The fused
+    kernel reads the packed weight tile by tile and allocates its result alone; the other path holds the
+    whole weight [out, in] in A's dtype while it multiplies.
+
     Source: bitsandbytes 0.50 backends/cuda/ops.py, `gemm_4bit` and `_dequant_linear_fallback`.
     """
     tokens = A.numel() // A.shape[-1]
