@@ -32,7 +32,11 @@ class ScenarioError(QbenchError):
 
 
 class CatalogError(QbenchError):
-    """A name that the catalog does not hold."""
+    """A name that is not in the catalog; `nearest` holds the names in it that look most like it."""
+
+    def __init__(self, message: str, nearest: tuple[str, ...] = ()) -> None:
+        self.nearest = nearest
+        super().__init__(message)
 
 
 class StepError(QbenchError):

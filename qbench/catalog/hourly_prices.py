@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from qbench.catalog.gpus import find_gpu
 from qbench.catalog.prices import Price, cheapest_on_demand, prices
@@ -16,15 +17,23 @@ COLUMNS = ("gpu", "usd_per_hour", "spot_usd_per_hour", "currency", "source", "da
 """Columns of a price file; the first two are required."""
 
 
+class PriceSource(NamedTuple):
+    """Who charges a price, and since when."""
+
+    seller: str
+    date: str
+    """As its source has it; empty where that has none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     """What an hour of a GPU costs, and who says so."""
 
     on_demand_usd_per_hour: float | None
     spot_usd_per_hour: float | None
-    on_demand_from: str | None
-    """Who asks the on-demand price, and in brackets its date as its source has it."""
-    spot_from: str | None
+    on_demand_from: PriceSource | None
+    """Source of the on-demand price."""
+    spot_from: PriceSource | None
     """The same of the spot price."""
 
 
@@ -55,8 +64,8 @@ def _cheapest_spot(gpu_name: str) -> Price | None:
     return min(offers)[2] if offers else None
 
 
-def _source(price: Price) -> str:
-    return f"{price.cloud} ({price.date})"
+def _source(price: Price) -> PriceSource:
+    return PriceSource(price.cloud, price.date)
 
 
 def read_rates(file: Path) -> dict[str, Rate]:
@@ -109,12 +118,12 @@ def _rate(where: str, file: Path, row: Mapping[str | None, str | None]) -> tuple
         raise CatalogError(f"{where}: {error}") from error
     if not values["usd_per_hour"]:
         raise CatalogError(f"{where}: {name} has no usd_per_hour; give its price, or leave the line out")
-    told = f"{values['source'] or file.name} ({values['date'] or 'undated'})"
+    source = PriceSource(values["source"] or file.name, values["date"])
     return name, Rate(
         on_demand_usd_per_hour=_amount(where, "usd_per_hour", values["usd_per_hour"]),
         spot_usd_per_hour=_optional(where, values["spot_usd_per_hour"]),
-        on_demand_from=told,
-        spot_from=told if values["spot_usd_per_hour"] else None,
+        on_demand_from=source,
+        spot_from=source if values["spot_usd_per_hour"] else None,
     )
 
 
@@ -128,5 +137,5 @@ def _amount(where: str, column: str, text: str) -> float:
     except ValueError:
         amount = math.nan
     if not 0 < amount < math.inf:
-        raise CatalogError(f"{where}: {column} given {text!r}; allowed: US dollars above 0, as 1.89")
+        raise CatalogError(f"{where}: {column} given {text!r}; allowed: US dollars above 0, for example 1.89")
     return amount

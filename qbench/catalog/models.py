@@ -142,9 +142,11 @@ def _index() -> NameIndex[ModelSpec]:
 
 
 def _unknown(name: str) -> CatalogError:
+    close = _index().nearest(name)
     return CatalogError(
-        f"model {name!r} is not in the catalog{nearest_text(_index().nearest(name))}; give a name that"
-        " `qbench models` lists, a hub id (org/name), a folder with config.json, or a .gguf file"
+        f"model {name!r} is not in the catalog{nearest_text(close)}; give a name that `qbench models` lists, "
+        "a hub id (org/name), a folder with config.json, or a .gguf file",
+        close,
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.catalog.gpus import GpuSpec
-    from qbench.catalog.hourly_prices import Rate
+    from qbench.catalog.hourly_prices import PriceSource, Rate
     from qbench.cli.target import Target
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
@@ -224,7 +224,7 @@ def _row_document(row: Ranked) -> dict[str, Any]:
         "cost_usd": row.cost_usd,
         "spot_cost_usd": row.spot_cost_usd,
         "energy_kwh": row.energy_kwh,
-        "rate": None if row.rate is None else asdict(row.rate),
+        "rate": None if row.rate is None else _rate_values(row.rate),
     }
 
 
@@ -288,18 +288,32 @@ def _method(point: Point, varying: Sequence[str]) -> str:
     return ", ".join(filter(None, (f"{point.method} {point.precision}", change_text(own))))
 
 
+def _rate_values(rate: Rate) -> dict[str, Any]:
+    return asdict(rate) | {
+        "on_demand_from": _source(rate.on_demand_from),
+        "spot_from": _source(rate.spot_from),
+    }
+
+
+def _source(source: PriceSource | None) -> str | None:
+    return None if source is None else f"{source.seller} ({source.date or 'undated'})"
+
+
 def _sellers(rate: Rate | None) -> str:
-    """Return who asks the prices, without their dates."""
+    """Return who charges the prices."""
+    from qbench.units import NOT_AVAILABLE
+
     if rate is None:
         return ""
-    names = [(source or "n/a").partition(" (")[0] for source in (rate.on_demand_from, rate.spot_from)]
+    names = [source.seller if source else NOT_AVAILABLE for source in (rate.on_demand_from, rate.spot_from)]
     return names[0] if names[0] == names[1] or rate.spot_from is None else f"{names[0]}, spot {names[1]}"
 
 
 def _sources(rows: Sequence[Ranked]) -> str:
     rates = [row.rate for row in rows if row.rate is not None and row.fits]
     sources = {source for rate in rates for source in (rate.on_demand_from, rate.spot_from) if source}
-    return f"Prices: {'; '.join(sorted(sources))}." if sources else "No prices are known."
+    texts = sorted(filter(None, map(_source, sources)))
+    return f"Prices: {'; '.join(texts)}." if texts else "No prices are known."
 
 
 def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:

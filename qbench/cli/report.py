@@ -71,8 +71,9 @@ def _read(run: Path) -> StoredRecords:
     stored = read_stored(run)
     if stored.damaged and not stored.records:
         raise RecordError(stored.damaged[0])
-    if stored.notice:
-        print_error(stored.notice)
+    if stored.torn is not None:
+        place, num_bytes = stored.torn
+        print_error(f"{place}: skipped the last line, which is incomplete ({num_bytes} bytes)")
     for text in stored.damaged[:NAMED_LINES]:
         print_error(f"left out: {text}")
     if len(stored.damaged) > NAMED_LINES:

@@ -171,9 +171,7 @@ def _recorded(
         except Exception as error:
             # The libraries' own code runs here, and what it raises when a model and peft do not go together
             # is of any class.
-            raise StepError(
-                f"{point.label}: the libraries cannot run this step ({_reason(error)})"
-            ) from error
+            raise StepError(f"the libraries cannot run this step ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

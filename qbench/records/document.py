@@ -24,14 +24,11 @@ def read_any(path: Path, *, bulk: bool = True) -> list[Record]:
     if path.suffix == ".json":
         return _read_document(path)
     stored = read_stored(path, bulk=bulk)
-    damaged = (*stored.damaged, *filter(None, [stored.notice and _damage(stored.notice)]))
-    if damaged:
-        raise RecordError(damaged[0])
+    if stored.damaged:
+        raise RecordError(stored.damaged[0])
+    if stored.torn is not None:
+        raise RecordError(f"{stored.torn.place}: the last line is incomplete; restore the whole file")
     return stored.records
-
-
-def _damage(notice: str) -> str:
-    return f"{notice.partition(' and was skipped')[0]}; restore the file, it would be held incompletely"
 
 
 def _read_document(path: Path) -> list[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ def utc_now() -> str:
 def run_id_of(name: str) -> str:
     """Return the id of a run of that name which begins now, such as demo-20261128T141500Z."""
     return f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+
+
+def run_name(run_id: str) -> str:
+    """Return the name that `run_id_of` made an id of."""
+    return re.sub(r"-\d{8}T\d{6}Z.*", "", run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.errors import RecordError
 from qbench.records.files import write_whole
@@ -27,18 +27,26 @@ HOLDER_FILE = "records.writer"
 BLOCK_BYTES = 1 << 16
 
 
+class TornLine(NamedTuple):
+    """The last line of a file, which a killed writer left unfinished."""
+
+    place: str
+    """File and line, for example run/records.jsonl:12."""
+    num_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRecords:
     """What a run folder or a file holds."""
 
     records: list[Record]
     """The records in the order in which they were appended."""
-    notice: str | None
-    """What a person should know about the file (a torn last line was left out), None when all is well."""
+    torn: TornLine | None
+    """The last line where it is torn; it is not among the records."""
     damaged: tuple[str, ...] = ()
     """Why lines are no records, one text for each; what they held is not among the records."""
     places: tuple[str, ...] = ()
-    """Where each record is stored, as 'run/records.jsonl:12'."""
+    """Where each record is stored, for example run/records.jsonl:12."""
 
 
 @contextlib.contextmanager
@@ -86,20 +94,20 @@ def read_stored(path: Path, *, bulk: bool = True) -> StoredRecords:
     """
     file = path / RECORDS_FILE if path.is_dir() else path
     read = parsed_record if bulk else parsed_without_bulk
-    notice = None
+    torn = None
     records: list[Record] = []
     damaged: list[str] = []
     places: list[str] = []
     for place, line in _lines(file):
         if not line.endswith(b"\n") and not is_whole(line):
-            notice = f"{place}: the last line is torn and was skipped ({len(line)} bytes)"
+            torn = TornLine(place, len(line))
             break
         try:
             records.append(read(line, place))
             places.append(place)
         except RecordError as error:
             damaged.append(str(error))
-    return StoredRecords(records=records, notice=notice, damaged=tuple(damaged), places=tuple(places))
+    return StoredRecords(records=records, torn=torn, damaged=tuple(damaged), places=tuple(places))
 
 
 def _lines(file: Path) -> Iterator[tuple[str, bytes]]:

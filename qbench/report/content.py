@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from qbench.comparison.capacity import telling
 from qbench.comparison.methods import MethodPair, near_results, pair_results
 from qbench.comparison.results import Result, findings, gather
-from qbench.records.record import Record
+from qbench.records.record import Record, run_name
 from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
 from qbench.report.fits import fits_table
@@ -19,7 +18,7 @@ from qbench.report.provenance import record_numbers, records_table
 from qbench.report.tables import Numbers, Table
 from qbench.words.capacity import sentence
 from qbench.words.headline import accuracy_sentence, headline
-from qbench.words.phrases import counted, listed
+from qbench.words.phrases import Statement, counted, listed
 from qbench.words.quality import quality_sentences
 from qbench.words.settings import short_model
 from qbench.words.unpaired import alone_sentences
@@ -33,9 +32,6 @@ LONG_ERROR = 200
 
 ENOUGH_PROCESSES = 3
 
-_TIME_AND_SIDE = re.compile(r"-\d{8}T\d{6}Z.*")
-"""What follows a scenario's name in the name of a run, as '-20260101T000000Z'."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
@@ -45,13 +41,13 @@ class Content:
     pairs: Sequence[MethodPair]
     scope: str
     """How many records, points and models, and of what time."""
-    sentences: list[str]
+    sentences: list[Statement]
     """Everything that is said first, the most telling at the top: what is unfinished, capacity, headline."""
-    unfinished: list[str]
+    unfinished: list[Statement]
     """That plans or measurements failed and why, and that planned points of a run are not measured yet."""
-    headline: list[str]
+    headline: list[Statement]
     """The methods against each other, or what points need where nothing is compared."""
-    capacity: list[str]
+    capacity: list[Statement]
     """How far the methods get on a card."""
     quality: list[str]
     """What the memory saved costs in quality."""
@@ -142,7 +138,7 @@ def _counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _failed(results: Sequence[Result]) -> list[str]:
+def _failed(results: Sequence[Result]) -> list[Statement]:
     """Say how many plans and how many measurements ended in an error, with the most frequent one."""
     errors: dict[str, Counter[str]] = {"plan": Counter(), "measurement": Counter()}
     for result in results:
@@ -152,18 +148,18 @@ def _failed(results: Sequence[Result]) -> list[str]:
         if texts:
             (first, _), *others = texts.most_common()
             rest = f" (and {counted(len(others), 'other error')})" if others else ""
-            said.append(f"{counted(texts.total(), kind)} failed: {first}{rest}.")
+            said.append(Statement(f"{counted(texts.total(), kind)} failed: {first}{rest}."))
     return said
 
 
 def _error(record: Record) -> str:
-    """Return the first line of a record's error, without the point that some begin with."""
-    line = str(record.detail.get("error") or "").strip().partition("\n")[0]
-    line = line.removeprefix(f"{record.point.label}: ").rstrip(". ") or "the error is not known"
+    """Return the first line of a record's error."""
+    lines = str(record.detail.get("error") or "").split("\n")
+    line = lines[0].rstrip(". ") or "the error is not known"
     return line if len(line) <= LONG_ERROR else f"{line[:LONG_ERROR]} (shortened)"
 
 
-def _unfinished(results: Sequence[Result]) -> list[str]:
+def _unfinished(results: Sequence[Result]) -> list[Statement]:
     """Say how many planned points are not measured yet, of runs of which some point is."""
     measured = [result for result in results if result.kind == "measurement"]
     done = {(result.point, result.device) for result in measured}
@@ -175,15 +171,17 @@ def _unfinished(results: Sequence[Result]) -> list[str]:
         return []
     points = f"{len(left):,} of {_counted(len(planned), 'planned point')}"
     return [
-        f"Not finished: {points} {'is' if len(left) == 1 else 'are'} not measured yet "
-        f"({listed(list(dict.fromkeys(left)))}). "
-        "The same qbench run command goes on from there, if its scenario still asks for them."
+        Statement(
+            f"Not finished: {points} {'is' if len(left) == 1 else 'are'} not measured yet "
+            f"({listed(list(dict.fromkeys(left)))}).",
+            "To continue, repeat the qbench run command.",
+        )
     ]
 
 
 def _run_name(record: Record) -> str:
-    """Return the name of a record's run without its time, which is another where a run is taken up again."""
-    return _TIME_AND_SIDE.sub("", record.run_id)
+    """Return the name of a record's run without its time, which changes when a run is continued."""
+    return run_name(record.run_id)
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:
@@ -194,17 +192,17 @@ def _warnings(results: Sequence[Result]) -> list[str]:
         share = sum(item.get("share") or 0 for item in skipped)
         if result.point.method == "qlora" and share > worst.get(result.point.model, (LARGE_SHARE, ""))[0]:
             worst[result.point.model] = share, _largest(skipped)
-    by_what: dict[str, list[str]] = {}
+    by_what: dict[str, list[tuple[str, float]]] = {}
     for model, (share, what) in worst.items():
-        by_what.setdefault(what, []).append(f"{100 * share:.0f} % of the weights of {short_model(model)}")
+        by_what.setdefault(what, []).append((short_model(model), share))
     return [f"Quantization leaves out {_named(models)}: {what}." for what, models in by_what.items()]
 
 
-def _named(models: list[str]) -> str:
+def _named(models: list[tuple[str, float]]) -> str:
+    texts = [f"{100 * share:.0f} % of {model}" for model, share in models[:NAMED_MODELS]]
+    texts[0] = f"{100 * models[0][1]:.0f} % of the weights of {models[0][0]}"
     rest = len(models) - NAMED_MODELS
-    more = [f"as much of {rest} more models"] if rest > 0 else []
-    first, *others = models[:NAMED_MODELS]
-    return listed([first, *(text.replace(" the weights of", "") for text in others), *more])
+    return listed([*texts, *([f"as much of {rest} more models"] if rest > 0 else [])])
 
 
 def _largest(skipped: Sequence[dict[str, Any]]) -> str:

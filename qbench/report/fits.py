@@ -11,7 +11,7 @@ from qbench.comparison.results import Result, fits_of
 from qbench.records.metrics import METRICS
 from qbench.report.charts.groups import Group, alike, by_precision, conditions, widest
 from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
-from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text
+from qbench.report.tables import Draft, Numbers, Table, add_settings, record_ranges
 from qbench.units import GIB
 from qbench.words.settings import short_model
 
@@ -43,7 +43,7 @@ def fits_table(results: Sequence[Result], numbers: Numbers | None = None) -> Tab
     for key in dict.fromkeys(key for _, fit in asked for key in fit if not isinstance(fit[key], dict)):
         told = [fit.get(key) if fit.get("fits") or key not in _OF_TRAINING else None for _, fit in asked]
         draft.add(_title(key), list(map(_plain, told)), _unit(key))
-    draft.add("Records", [numbers_text([result], numbers or {}) for result, _ in asked], RECORDS)
+    draft.add("Records", [record_ranges([result], numbers or {}) for result, _ in asked])
     return draft.table()
 
 

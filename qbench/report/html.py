@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from qbench.report.charts.style import Chart
 from qbench.report.content import Content, gather_content
 from qbench.report.fact_tables import metrics_table
 from qbench.report.provenance import MOST_LISTED
-from qbench.report.tables import RECORDS, Table, Value, cell_text, numbers_text
+from qbench.report.tables import RecordRanges, Table, Value, cell_text, range_text, record_ranges
 
 MOST_ROWS = 400
 """Rows of one table on the page; the CSV has all."""
@@ -43,7 +42,7 @@ class _Piece:
     """A number or a range of numbers of records, or other text beside some."""
 
     text: str
-    record: str | None
+    record: int | None
     """Number of the first record, where the page lists it, so that the text can be a link to it."""
 
 
@@ -76,7 +75,7 @@ def html_page(content: Content, title: str, drawn: Sequence[Chart] | None = None
     return template.render(
         title=title,
         content=content,
-        charts=[(chart, _pieces(numbers_text(chart.results, content.numbers))) for chart in drawn],
+        charts=[(chart, _pieces(record_ranges(chart.results, content.numbers))) for chart in drawn],
         headline=content.sentences,
         sentences_shown=SENTENCES_SHOWN,
         filtered_rows=FILTERED_ROWS,
@@ -95,16 +94,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["verdict"] = _verdict_and_rest
+    environment.filters["unbroken"] = _unbroken
     environment.filters["cells"] = _rows_of_cells
     environment.filters["first_rows"] = lambda table: table.first(MOST_ROWS)
     return environment
 
 
-def _verdict_and_rest(sentence: str) -> tuple[str, str]:
-    """Split a headline after its verdict, which is set larger; units stay on the line of their numbers."""
-    verdict, end, rest = re.sub(r"(\d) (%|[GMK]iB)", "\\1\u00a0\\2", sentence).partition("). ")
-    return verdict + end.rstrip(), rest
+def _unbroken(text: str) -> str:
+    """Return text whose units stay on the line of their numbers."""
+    for unit in ("%", "GiB", "MiB", "KiB"):
+        text = text.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
+    return text
 
 
 def _rows_of_cells(table: Table) -> list[list[_Cell]]:
@@ -113,25 +113,24 @@ def _rows_of_cells(table: Table) -> list[list[_Cell]]:
 
 
 def _cell(value: Value, unit: str) -> _Cell:
+    if isinstance(value, RecordRanges):
+        text = str(value)
+        return _Cell(text, "", _text_style(text), _pieces(value))
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     key = "" if value is None else repr(value) if numeric else ""
     text = cell_text(value, unit)
-    if unit == RECORDS:
-        return _Cell(text, "", _text_style(text), _pieces(text))
     style = "n" if numeric or unit else _text_style(text)
     if value is None:
         style = f"{style} na".strip()
     return _Cell(text, key, style)
 
 
-def _pieces(text: str | None) -> tuple[_Piece, ...]:
-    """Return the numbers of records in a text such as '3, 14-16, and 7 more', links where they are listed."""
-    return tuple(_Piece(part, _listed(part)) for part in text.split(", ")) if text else ()
-
-
-def _listed(part: str) -> str | None:
-    first = part.partition("-")[0]
-    return first if first.isdecimal() and int(first) <= MOST_LISTED else None
+def _pieces(numbers: RecordRanges | None) -> tuple[_Piece, ...]:
+    """Return the ranges of numbers, links where the page lists their first record, and how many more."""
+    if numbers is None:
+        return ()
+    named = [_Piece(range_text(each), each[0] if each[0] <= MOST_LISTED else None) for each in numbers.ranges]
+    return (*named, *([_Piece(f"and {numbers.more:,} more", None)] if numbers.more else []))
 
 
 def _text_style(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from qbench.records.record import Record
 from qbench.report.content import Content, gather_content
 from qbench.report.tables import Table, cell_text
+from qbench.words.phrases import Statement
 
 MOST_ROWS = 40
 """Rows of one table; a comment on GitHub holds 65,536 characters."""
@@ -81,7 +82,7 @@ def _size(text: str) -> int:
 
 def _lead(content: Content, title: str, most_rows: int = MOST_ROWS) -> list[str]:
     """Return what stands above the details: title, verdict, sentences, warnings and the comparison."""
-    first, *rest = content.sentences or ["No records."]
+    first, *rest = content.sentences or [Statement("No records.")]
     others = [
         *rest[: MOST_SENTENCES - 1],
         *content.quality[:MOST_SENTENCES],

@@ -10,7 +10,7 @@ from qbench.comparison.quality import ModuleError, module_errors, quality_of
 from qbench.comparison.results import Result
 from qbench.report.charts.groups import alike, by_precision, conditions, precisions, widest
 from qbench.report.charts.style import PRECISION_COLOURS, Chart, new_figure
-from qbench.report.tables import RECORDS, Draft, Numbers, Table, add_settings, numbers_text, rounded
+from qbench.report.tables import Draft, Numbers, Table, add_settings, record_ranges, rounded
 from qbench.words.settings import short_model
 
 WORST_MODULES = 5
@@ -31,7 +31,7 @@ def losses_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft.add("Tokens of text", [quality.get("tokens") for quality in qualities], "count")
     draft.add("Error of weights", [_percent(quality.get("weight_error")) for quality in qualities], "%")
     draft.add("Not compared because", [quality.get("weights_error") for quality in qualities])
-    draft.add("Records", [numbers_text([result], numbers or {}) for result in known], RECORDS)
+    draft.add("Records", [record_ranges([result], numbers or {}) for result in known])
     return draft.table(
         "Before training a loss is that of the base as it is kept; after it, that of base and adapter. All "
         "are over the same text, without dropout, from the same seed.",
@@ -51,7 +51,7 @@ def worst_table(results: Sequence[Result], numbers: Numbers | None = None) -> Ta
     draft.add("Precision", [result.point.precision for result, _ in rows])
     draft.add("Module", [error.module for _, error in rows])
     draft.add("Error", [_percent(error.error) for _, error in rows], "%")
-    draft.add("Records", [numbers_text([result], numbers or {}) for result, _ in rows], RECORDS)
+    draft.add("Records", [record_ranges([result], numbers or {}) for result, _ in rows])
     return draft.table()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbench.comparison.methods import MethodPair
 from qbench.comparison.results import (
@@ -21,12 +21,28 @@ from qbench.words.headline import basis
 from qbench.words.phrases import difference_names, difference_text
 from qbench.words.settings import short_model
 
-Value = str | int | float | bool | None
-
-RECORDS = "records"
-"""Unit of a column that names records by their numbers, as '3, 14, 15'."""
-
 NAMED_RANGES = 8
+
+
+class RecordRanges(NamedTuple):
+    """The numbers of the records behind a row or a chart."""
+
+    ranges: tuple[tuple[int, int], ...]
+    """First and last number of each range, at most NAMED_RANGES of them."""
+    more: int = 0
+    """How many records lie beyond these ranges."""
+
+    def __str__(self) -> str:
+        return ", ".join([*map(range_text, self.ranges), *([f"and {self.more:,} more"] if self.more else [])])
+
+
+def range_text(numbers: tuple[int, int]) -> str:
+    """Return a range of numbers as text: '3', '14-16'."""
+    first, last = numbers
+    return str(first) if first == last else f"{first}-{last}"
+
+
+Value = str | int | float | bool | RecordRanges | None
 
 Numbers = Mapping[int, int]
 """Number of each record by its `id`: its place in the report, from 1; the CSV has the same."""
@@ -98,6 +114,8 @@ def cell_text(value: Value, unit: str) -> str:
     """Return a cell as text; numbers with a unit go through qbench.units, unknown is n/a."""
     if value is None:
         return NOT_AVAILABLE
+    if isinstance(value, RecordRanges):
+        return str(value)
     if isinstance(value, (str, bool)) or (isinstance(value, int) and not unit):
         return plain_text(value)
     return _ratio_text(value, unit) if unit in ("%", "x") else format_value(value, unit)
@@ -110,11 +128,8 @@ def _ratio_text(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}" if value else f"0 {unit}"
 
 
-def numbers_text(results: Iterable[Result | None], numbers: Numbers) -> str | None:
-    """Return the numbers of the records behind some results: '3, 14-16'; None where unknown.
-
-    After NAMED_RANGES ranges the rest is only counted.
-    """
+def record_ranges(results: Iterable[Result | None], numbers: Numbers) -> RecordRanges | None:
+    """Return the numbers of the records behind some results; None where they are unknown."""
     records = (record for result in results if result for record in result.records)
     ranges: list[list[int]] = []
     for number in sorted({numbers[id(record)] for record in records if id(record) in numbers}):
@@ -122,9 +137,10 @@ def numbers_text(results: Iterable[Result | None], numbers: Numbers) -> str | No
             ranges[-1][1] = number
         else:
             ranges.append([number, number])
-    named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:NAMED_RANGES]]
-    rest = sum(last - first + 1 for first, last in ranges[NAMED_RANGES:])
-    return ", ".join([*named, *([f"and {rest:,} more"] if rest else [])]) or None
+    if not ranges:
+        return None
+    named = tuple((first, last) for first, last in ranges[:NAMED_RANGES])
+    return RecordRanges(named, sum(last - first + 1 for first, last in ranges[NAMED_RANGES:]))
 
 
 def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None) -> Table | None:
@@ -187,7 +203,7 @@ def _speed_note(pairs: Sequence[MethodPair]) -> str:
 
 
 def _add_records(draft: Draft, rows: Iterable[Iterable[Result | None]], numbers: Numbers | None) -> None:
-    draft.add("Records", [numbers_text(results, numbers or {}) for results in rows], RECORDS)
+    draft.add("Records", [record_ranges(results, numbers or {}) for results in rows])
 
 
 def _differences_in_full(pairs: Sequence[MethodPair]) -> list[str]:

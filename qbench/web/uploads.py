@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.catalog.models import find_model
+from qbench.catalog.names import nearest_text
 from qbench.errors import CatalogError
 
 LARGEST_CONFIG = 2**20
@@ -62,11 +63,9 @@ class Uploads:
         try:
             return find_model(name).hub_id
         except CatalogError as error:
-            nearest = str(error).partition("; nearest: ")[2].partition(";")[0]
-            hint = f"; nearest: {nearest}" if nearest else ""
-            shown = name if len(name) <= 100 else f"{name[:100]}..."
+            shown, close = name if len(name) <= 100 else f"{name[:100]}...", nearest_text(error.nearest)
             raise CatalogError(
-                f"model {shown!r} is not in the catalog{hint}; choose one of the list, or drop a config.json"
+                f"model {shown!r} is not in the catalog{close}; choose one of the list or drop a config.json"
             ) from error
 
     def _remove_oldest(self) -> None:

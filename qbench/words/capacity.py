@@ -7,6 +7,7 @@ from typing import Any
 from qbench.comparison.capacity import Capacity, Reach
 from qbench.comparison.results import Result, fits_of
 from qbench.units import GIB
+from qbench.words.phrases import Statement
 from qbench.words.settings import describe, short_model
 
 _AXES = {
@@ -17,14 +18,15 @@ _AXES = {
 """By setting: its unit, and the noun for several values."""
 
 
-def sentence(capacity: Capacity) -> str:
+def sentence(capacity: Capacity) -> Statement:
     """Return how far both methods get on the card, what QLoRA costs in speed, and what one side has alone."""
     fitting = [result for side in (capacity.qlora, capacity.lora) for result in side.fitting.values()]
     if not fitting:
-        return f"{_neither(capacity)}{_beyond(capacity)}"
+        return Statement(_neither(capacity), *_beyond(capacity))
     hidden = ("model", "precision", *([capacity.axis] if capacity.axis else []))
     conditions = f"(planned; {describe(fitting[0].point, hidden)})"
-    return f"On {_card(capacity)} {_verdict(capacity)} {conditions}.{_speed(capacity)}{_beyond(capacity)}"
+    verdict = f"On {_card(capacity)} {_verdict(capacity)} {conditions}."
+    return Statement(verdict, _speed(capacity), *_beyond(capacity))
 
 
 def _neither(capacity: Capacity) -> str:
@@ -37,7 +39,7 @@ def _neither(capacity: Capacity) -> str:
     return f"Neither {' nor '.join(_names(capacity))}{of} fits on {_card(capacity)}{at}."
 
 
-def _beyond(capacity: Capacity) -> str:
+def _beyond(capacity: Capacity) -> list[str]:
     """Say what fits, or does not, of the plans that one side has alone."""
     names = list(_names(capacity).items())
     texts: list[str] = []
@@ -51,8 +53,8 @@ def _beyond(capacity: Capacity) -> str:
                 verb, at = "train", _in_unit("model", value)
             also = "also " if side.fitting else ""
             does = f"{also}{verb}s" if fits else f"does not {verb}"
-            texts.append(f" {name} {does} {at}, of which {other} has no plan.")
-    return "".join(texts)
+            texts.append(f"{name} {does} {at}, which was not planned for {other}.")
+    return texts
 
 
 def _names(capacity: Capacity) -> dict[str, Reach]:
@@ -111,7 +113,7 @@ def _speed(capacity: Capacity) -> str:
         theirs = _tokens_per_s(capacity.lora.fitting[value], capacity.gpu)
         if ours and theirs:
             where = f" {_at(capacity.axis, value)}" if capacity.axis and capacity.differs else ""
-            return f" {_change(ours / theirs)}{where}."
+            return f"{_change(ours / theirs)}{where}."
     return ""
 
 

@@ -11,6 +11,7 @@ from qbench.comparison.results import Result, predictions
 from qbench.units import format_bytes
 from qbench.words.phrases import (
     SAME_PERCENT,
+    Statement,
     counted,
     difference_names,
     listed,
@@ -46,11 +47,14 @@ def where(result: Result) -> str:
     return f"measured on {name}" if name and result.device == "cuda" else basis(result)
 
 
-def method_name(result: Result) -> str:
-    """Return the method of a result with its precision: 'QLoRA (nf4)', 'bf16 LoRA'."""
+def method_name(result: Result, *, begins: bool = False) -> str:
+    """Return the method of a result with its precision, at the beginning of a sentence or within it.
+
+    For example 'QLoRA (nf4)' or 'bf16 LoRA'.
+    """
     precision = result.point.precision
     names = {"qlora": f"QLoRA ({precision})", "lora": f"{precision} LoRA"}
-    return names.get(result.point.method, f"full fine-tuning in {precision}")
+    return names.get(result.point.method, f"{'Full' if begins else 'full'} fine-tuning in {precision}")
 
 
 def circumstances(results: Sequence[Result]) -> str:
@@ -60,7 +64,7 @@ def circumstances(results: Sequence[Result]) -> str:
     return "; ".join(filter(None, (where(first), describe(first.point, ("model", "precision", *varying)))))
 
 
-def headline(pairs: Sequence[MethodPair]) -> list[str]:
+def headline(pairs: Sequence[MethodPair]) -> list[Statement]:
     """Return a sentence or two for each model and device among the pairs, and one for its other precisions.
 
     The precision that speaks for QLoRA first is told at length. Where both exist, the measured saving leads
@@ -69,7 +73,7 @@ def headline(pairs: Sequence[MethodPair]) -> list[str]:
     What differs besides the precision is told with each sentence, or once where it is always the same.
     """
     ordered = sorted(pairs, key=_importance)
-    told: list[tuple[Pairs, str]] = []
+    told: list[tuple[Pairs, Statement]] = []
     rest: Pairs = []
     for members in _grouped(ordered, lambda pair: (_name(pair), _base(pair), _circle(pair))):
         if len({pair.candidate.point.model for pair in _known(members)}) >= MANY_MODELS:
@@ -83,14 +87,16 @@ def headline(pairs: Sequence[MethodPair]) -> list[str]:
     return _with_cautions(told)
 
 
-def _with_cautions(told: Sequence[tuple[Pairs, str]]) -> list[str]:
+def _with_cautions(told: Sequence[tuple[Pairs, Statement]]) -> list[Statement]:
     factors = [_factors(members) for members, _ in told if members[0].is_qlora]
     if len(factors) < 2 or len(set(factors)) > 1 or not factors[0]:
-        return [_joined(text, _caution(members)) for members, text in told]
-    sentences = [text if members[0].is_qlora else _joined(text, _caution(members)) for members, text in told]
+        return [text.followed_by(_caution(members)) for members, text in told]
+    sentences = [
+        text if members[0].is_qlora else text.followed_by(_caution(members)) for members, text in told
+    ]
     # The same for each is said once.
     shared = f"Besides the precision, QLoRA points differ from their LoRA points in {factors[0]}."
-    return [*sentences, shared]
+    return [*sentences, Statement(shared)]
 
 
 def _circle(pair: MethodPair) -> tuple[object, ...]:
@@ -130,11 +136,7 @@ def _percent(pair: MethodPair) -> float:
     return pair.peak.percent or 0
 
 
-def _joined(*texts: str) -> str:
-    return " ".join(filter(None, texts))
-
-
-def _over_models(pairs: Pairs) -> str:
+def _over_models(pairs: Pairs) -> Statement:
     known = _known(pairs)
     first, last = known[0], known[-1]
     models = len({pair.candidate.point.model for pair in known})
@@ -143,28 +145,28 @@ def _over_models(pairs: Pairs) -> str:
     ends = low if low == high else f"{low} ({_model(first)}) to {high} ({_model(last)})"
     others = _others([pair for pair in pairs if pair.peak.percent is None], True)
     text = f"{_name(first)} against {_base(first)} over {models} models ({shared}): memory {ends}."
-    return _joined(text, _speed(known), others)
+    return Statement(text, _speed(known), *others)
 
 
-def _of_model(pairs: Pairs) -> list[tuple[Pairs, str]]:
+def _of_model(pairs: Pairs) -> list[tuple[Pairs, Statement]]:
     """Return what is told of one model: the first precision on each machine that measured, then the others.
 
     A plan is told with the first measurement, or alone where there is none.
     """
     measured = [pair for pair in pairs if pair.candidate.kind == "measurement"]
     planned = [pair for pair in pairs if pair.candidate.kind == "plan"]
-    told: list[tuple[Pairs, str]] = []
+    told: list[tuple[Pairs, Statement]] = []
     for on_machine in _grouped(measured or planned, _circle):
         first, *others = _grouped(on_machine, _name)
         told.append((first, _sentence(first)))
         if others:
             members = [pair for group in others for pair in group]
             shorts = [_in_short(group, speeds_of(first)[1]) for group in others]
-            told.append((members, f"The same {'; '.join(shorts)}."))
+            told.append((members, Statement(f"The same {'; '.join(shorts)}.")))
     known = _known(pair for pair in planned if _name(pair) == _name(told[0][0][0]))
     if measured and known:
         plan = f"Planned: {_span(known)}{_over(known)}."
-        told[0] = (told[0][0], _joined(told[0][1], plan))
+        told[0] = (told[0][0], told[0][1].followed_by(plan))
     return told
 
 
@@ -182,24 +184,24 @@ def _in_short(pairs: Pairs, said_card: str | None) -> str:
     return f"{name}: {amount}{_span(known)}{speed}{where}"
 
 
-def _sentence(pairs: Pairs) -> str:
+def _sentence(pairs: Pairs) -> Statement:
     known = _known(pairs)
     others = _others([pair for pair in pairs if pair.peak.percent is None], bool(known))
     if not known:
-        return others
+        return Statement(*others)
     if _percent(known[0]) <= -SAME_PERCENT and _percent(known[-1]) >= SAME_PERCENT:
-        return _joined(_both_ways(known), _speed(known), others)
+        return Statement(*_both_ways(known), _speed(known), *others)
     middle = known[len(known) // 2]
     text = (
         f"{_name(middle)} of {_model(middle)} needs {format_bytes(middle.peak.candidate)} where "
         f"{_base(middle)} needs {format_bytes(middle.peak.baseline)}: {saving_text(_percent(middle))} "
         f"({circumstances([middle.candidate])})."
     )
-    several = f"{_over(known).strip().capitalize()}: {_span(known)}." if len(known) > 1 else ""
-    return _joined(text, _speed([middle]), _costs(middle), several, others)
+    several = f"Over {len(known)} settings: {_span(known)}." if len(known) > 1 else ""
+    return Statement(text, _speed([middle]), _costs(middle), several, *others)
 
 
-def _both_ways(known: Pairs) -> str:
+def _both_ways(known: Pairs) -> tuple[str, str]:
     """Return how often a method saves memory, and how often it costs some, with the extremes."""
     less = sum(_percent(pair) >= SAME_PERCENT for pair in known)
     more = sum(_percent(pair) <= -SAME_PERCENT for pair in known)
@@ -207,8 +209,8 @@ def _both_ways(known: Pairs) -> str:
     best, worst = known[-1], known[0]
     return (
         f"{_name(best)} of {_model(best)} needs less memory than {_base(best)} at {less} of "
-        f"{counted(len(known), 'setting')} and more at {more} ({shared}). "
-        f"At best {_end(best, known)}, at worst {_end(worst, known)}."
+        f"{counted(len(known), 'setting')} and more at {more} ({shared}).",
+        f"At best {_end(best, known)}, at worst {_end(worst, known)}.",
     )
 
 
@@ -259,26 +261,26 @@ def _caution(pairs: Pairs) -> str:
     return f"Also different: {factors}." if factors else ""
 
 
-def _others(pairs: Pairs, after: bool) -> str:
+def _others(pairs: Pairs, after: bool) -> list[str]:
     """Return how pairs ended that have no saving; `after` a sentence on others that have one."""
     groups = _grouped(pairs, lambda pair: (ending_text(pair.candidate), ending_text(pair.baseline)))
     texts: list[str] = []
     for members in groups:
         known_before = after or bool(texts)
-        texts.append(_at_others(members) if known_before else _first_ending(members))
-    return _joined(*texts)
+        texts += [_at_others(members)] if known_before else _first_ending(members)
+    return texts
 
 
-def _first_ending(pairs: Pairs) -> str:
+def _first_ending(pairs: Pairs) -> list[str]:
     pair = pairs[0]
-    rest = f" So it is at {counted(len(pairs) - 1, 'other setting')}." if len(pairs) > 1 else ""
+    rest = f"The same holds at {counted(len(pairs) - 1, 'other setting')}." if len(pairs) > 1 else ""
     ours, theirs = ending_text(pair.candidate), ending_text(pair.baseline)
     how = f"({circumstances([pair.candidate])})"
     if ours == theirs:
-        return f"Both {_name(pair)} and {_base(pair)} of {_model(pair)} {ours} {how}.{rest}"
+        return [f"Both {_name(pair)} and {_base(pair)} of {_model(pair)} {ours} {how}.", rest]
     ours, theirs = ending_text(pair.candidate, True), ending_text(pair.baseline, True)
     said = f"{_name(pair)} of {_model(pair)} {ours} where {_base(pair)} {theirs} {how}."
-    return f"{said}{rest} No saving can be stated."
+    return [said, rest, "No saving can be stated."]
 
 
 def _at_others(pairs: Pairs) -> str:

@@ -7,6 +7,27 @@ from collections.abc import Iterable
 from qbench.comparison.methods import Difference
 from qbench.units import plain_text
 
+
+class Statement(str):
+    """Sentences about one result: the verdict, which a page may set larger, and the rest."""
+
+    __slots__ = ("rest", "verdict")
+
+    verdict: str
+    rest: str
+
+    def __new__(cls, verdict: str, *rest: str) -> Statement:
+        """Join the parts; empty ones are left out."""
+        behind = " ".join(filter(None, rest))
+        statement = super().__new__(cls, f"{verdict} {behind}".strip())
+        statement.verdict, statement.rest = verdict, behind
+        return statement
+
+    def followed_by(self, text: str) -> Statement:
+        """Return the statement with more text at its end."""
+        return Statement(self.verdict, self.rest, text)
+
+
 SAME_PERCENT = 0.5
 """Savings below this share are called the same."""
 

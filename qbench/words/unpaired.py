@@ -9,11 +9,11 @@ from qbench.comparison.methods import MANY_MODELS
 from qbench.comparison.results import Result
 from qbench.units import format_bytes
 from qbench.words.headline import circumstances, ending_text, method_name
-from qbench.words.phrases import counted, listed
+from qbench.words.phrases import Statement, counted, listed
 from qbench.words.settings import short_model
 
 
-def alone_sentences(results: Sequence[Result]) -> list[str]:
+def alone_sentences(results: Sequence[Result]) -> list[Statement]:
     """Return what each model needs by method and precision, how others ended, and that nothing is compared.
 
     Where a point was measured, its plan is not told; of many models the range is. Where every
@@ -31,11 +31,15 @@ def alone_sentences(results: Sequence[Result]) -> list[str]:
             groups.setdefault(key, []).append(result)
     said = [sentence for members in groups.values() for sentence in _of_method(members)]
     if sum(not result.failed for result in results) > 1:
-        said.append("No QLoRA point has a 16-bit LoRA point of equal settings, so the two are not compared.")
+        said.append(
+            Statement(
+                "QLoRA and LoRA are not compared: no QLoRA point has a 16-bit LoRA point of equal settings."
+            )
+        )
     return said
 
 
-def _of_method(results: list[Result]) -> list[str]:
+def _of_method(results: list[Result]) -> list[Statement]:
     by_model: dict[str, list[Result]] = {}
     for result in results:
         by_model.setdefault(result.point.model, []).append(result)
@@ -44,7 +48,7 @@ def _of_method(results: list[Result]) -> list[str]:
     return [_sentence(members, many) for members in told if not all(result.failed for result in members)]
 
 
-def _sentence(results: list[Result], many_models: bool) -> str:
+def _sentence(results: list[Result], many_models: bool) -> Statement:
     """Return the span of peaks of some results, and how those without one ended.
 
     They are of one model, or of many.
@@ -52,15 +56,14 @@ def _sentence(results: list[Result], many_models: bool) -> str:
     known = sorted((result for result in results if _peak(result)), key=_peak)
     ended = [result for result in results if not _peak(result)]
     shared = circumstances(known or results)
-    name = method_name(results[0])
     model = "" if many_models else f" of {short_model(results[0].point.model)}"
-    subject = f"{name.replace('full', 'Full')}{model}"
+    subject = f"{method_name(results[0], begins=True)}{model}"
     if not known:
-        return f"{subject} {_endings(ended, many_models)} ({shared})."
+        return Statement(f"{subject} {_endings(ended, many_models)} ({shared}).")
     low, high = (f"{format_bytes(_peak(end))}{_of(end, many_models)}" for end in (known[0], known[-1]))
     span = low if low == high else f"{low} to {high}"
     needed = " ".join(filter(None, (subject, "needs", span, _over(known, many_models))))
-    return " ".join(filter(None, (f"{needed} ({shared}).", _others(ended, many_models))))
+    return Statement(f"{needed} ({shared}).", _others(ended, many_models))
 
 
 def _over(known: list[Result], many_models: bool) -> str:

@@ -19,7 +19,7 @@ from qbench.scenario.schema import Point
 from tests.tiny import write_tiny_model
 
 CAPABILITIES = sorted({gpu.compute_capability for gpu in gpus() if gpu.compute_capability is not None})
-RATE = Rate(on_demand_usd_per_hour=2.0, spot_usd_per_hour=0.5, on_demand_from="x", spot_from="x")
+RATE = Rate(on_demand_usd_per_hour=2.0, spot_usd_per_hour=0.5, on_demand_from=None, spot_from=None)
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ def test_a_torn_last_line_is_moved_away_by_a_writer_and_skipped_by_a_reader(
 
     stored = read_stored(tmp_path)
     assert [item.run_id for item in stored.records] == ["run-0", "run-1"]
-    assert stored.notice == f"{file}:3: the last line is torn and was skipped ({len(last)} bytes)"
+    assert stored.torn == (f"{file}:3", len(last))
 
     with open_store(tmp_path) as store:
         text = f"the last line was torn ({len(last)} bytes); it was moved to records.jsonl.torn"
@@ -186,7 +186,7 @@ def test_a_torn_last_line_is_moved_away_by_a_writer_and_skipped_by_a_reader(
         store.append(record(3))
     assert run_ids(tmp_path) == ["run-0", "run-1", "run-3"]
     assert (tmp_path / "records.jsonl.torn").read_bytes() == last + b"\n"
-    assert read_stored(tmp_path).notice is None
+    assert read_stored(tmp_path).torn is None
 
 
 def test_a_torn_first_line_leaves_an_empty_file(tmp_path: Path) -> None:

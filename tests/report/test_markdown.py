@@ -45,7 +45,7 @@ def interrupted(begun: str = "sweep-20261124T120000Z", resumed: str = "") -> lis
 def test_a_run_that_is_not_finished_says_so_first():
     said = (
         "Not finished: 2 of 4 planned points are not measured yet (sweep). "
-        "The same qbench run command goes on from there, if its scenario still asks for them."
+        "To continue, repeat the qbench run command."
     )
     for records in (interrupted(), interrupted(resumed="sweep-20261125T060000Z")):
         assert gather_content(records).sentences[0] == said
@@ -64,8 +64,7 @@ def failed(records: list[Record], *errors: str) -> list[Record]:
 
 def test_failures_are_told_first_by_kind_and_compare_nothing():
     plans = [plan(precision, 16) for precision in ("bf16", "nf4")]
-    label = plans[1].point.label
-    broken = failed(plans, "OSError: no config.json\nin tiny", f"{label}: OSError: no config.json")
+    broken = failed(plans, "OSError: no config.json\nin tiny", "OSError: no config.json")
     content = gather_content(broken)
     assert content.sentences == ["2 plans failed: OSError: no config.json."]
     assert (content.comparison, content.headline) == (None, [])

@@ -92,42 +92,42 @@ HOW = "(planned; rank 16, batch 1, checkpointing)."
             asked("nf4", 8192),
             asked("bf16", 8192, ALL[:3]),
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, of which bf16 LoRA has no plan.",
+            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA.",
         ),
         (
             asked("nf4", 4096),
             asked("bf16", 8192, ALL[:3]),
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) does not fit at 8,192 tokens, of which bf16 LoRA has no plan.",
+            f"{HOW} QLoRA (nf4) does not fit at 8,192 tokens, which was not planned for bf16 LoRA.",
         ),
         # LoRA was.
         (
             asked("nf4", 8192, ALL[:2]),
             asked("bf16", 4096),
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 2,048 tokens, the most planned for both "
-            f"{HOW} bf16 LoRA also fits at 4,096 tokens, of which QLoRA (nf4) has no plan.",
+            f"{HOW} bf16 LoRA also fits at 4,096 tokens, which was not planned for QLoRA (nf4).",
         ),
         # Each for something else.
         (
             asked("nf4", 8192, (1024, 8192)),
             asked("bf16", 2048, (1024, 4096)),
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, of which bf16 LoRA has no plan. bf16 LoRA does "
-            f"not fit at 4,096 tokens, of which QLoRA (nf4) has no plan.",
+            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA. bf16 LoRA does "
+            f"not fit at 4,096 tokens, which was not planned for QLoRA (nf4).",
         ),
         # One stops, and the other goes on beyond what both were asked for.
         (
             asked("nf4", 8192),
             asked("bf16", 1024, ALL[:3]),
             f"QLoRA (nf4) trains Llama-2-7b-hf at 4,096 tokens where bf16 LoRA stops at 1,024 tokens {HOW} "
-            f"QLoRA (nf4) also fits at 8,192 tokens, of which bf16 LoRA has no plan.",
+            f"QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA.",
         ),
         # In between what both were asked for.
         (
             asked("nf4", 2048),
             asked("bf16", 1024, (1024, 8192)),
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens {HOW} QLoRA (nf4) also fits "
-            f"at 2,048 tokens, of which bf16 LoRA has no plan.",
+            f"at 2,048 tokens, which was not planned for bf16 LoRA.",
         ),
         # What the side that stops holds alone counts as held.
         (
@@ -160,12 +160,12 @@ def test_what_one_side_alone_was_asked_for_is_told(qlora: list[Record], lora: li
 def test_a_length_of_one_side_that_fits_where_none_of_both_does():
     assert said(asked("nf4", 512, (512, 1024, 2048)), asked("bf16", 0, (1024, 2048))) == [
         "Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on RTX 4090 (23.5 GiB) at any of the 2 "
-        "lengths planned for both. QLoRA (nf4) fits at 512 tokens, of which bf16 LoRA has no plan."
+        "lengths planned for both. QLoRA (nf4) fits at 512 tokens, which was not planned for bf16 LoRA."
     ]
     # What it does not hold either is not told: it is more than what did not fit.
     assert said(asked("nf4", 512, (512, 1024, 2048)), asked("bf16", 0, (1024,))) == [
         "Neither QLoRA (nf4) nor bf16 LoRA of Llama-2-7b-hf fits on RTX 4090 (23.5 GiB) at 1,024 tokens. "
-        "QLoRA (nf4) fits at 512 tokens, of which bf16 LoRA has no plan."
+        "QLoRA (nf4) fits at 512 tokens, which was not planned for bf16 LoRA."
     ]
 
 
@@ -262,7 +262,7 @@ def test_a_model_that_one_side_alone_was_asked_for_is_told():
     nf4 = [of_size(size, "nf4", size <= 70) for size in (1, 7, 13, 70)]
     # 70B has no LoRA plan, so three models have both sides; a fourth makes them many.
     (sentence,) = said([*bf16, of_size(3, "bf16", True)], [*nf4, of_size(3, "nf4", True)])
-    assert sentence.endswith("with m7. QLoRA (nf4) also trains m70, of which bf16 LoRA has no plan.")
+    assert sentence.endswith("with m7. QLoRA (nf4) also trains m70, which was not planned for bf16 LoRA.")
 
 
 def test_a_length_that_was_planned_twice_counts_once():
@@ -297,8 +297,8 @@ def test_models_of_equal_size_are_two_models():
     (sentence,) = said(bf16, nf4, apart)
     assert "both QLoRA (nf4) and bf16 LoRA train models up to m13, the most planned for both (" in sentence
     assert sentence.endswith(
-        " QLoRA (nf4) also trains m70, of which bf16 LoRA has no plan. bf16 LoRA does not train "
-        "m70-Instruct, of which QLoRA (nf4) has no plan."
+        " QLoRA (nf4) also trains m70, which was not planned for bf16 LoRA. bf16 LoRA does not train "
+        "m70-Instruct, which was not planned for QLoRA (nf4)."
     )
 
 

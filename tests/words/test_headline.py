@@ -137,7 +137,7 @@ def test_out_of_memory_on_both_sides():
     (sentence,) = sentences(*both)
     assert sentence == (
         "Both QLoRA (nf4) and bf16 LoRA of Llama-2-7b-hf ran out of memory (measured on NVIDIA "
-        "A100-SXM4-80GB; rank 16, batch 1, 1,024 tokens, checkpointing). So it is at 1 other setting."
+        "A100-SXM4-80GB; rank 16, batch 1, 1,024 tokens, checkpointing). The same holds at 1 other setting."
     )
 
 

@@ -8,7 +8,7 @@ from tests.comparison.hand_made import make_record
 
 GIB = 1 << 30
 SHARED = "(planned for cuda; rank 16, batch 1, 2,048 tokens, checkpointing)"
-NOTHING = "No QLoRA point has a 16-bit LoRA point of equal settings, so the two are not compared."
+NOTHING = "QLoRA and LoRA are not compared: no QLoRA point has a 16-bit LoRA point of equal settings."
 
 
 def needs(gib: int, **changes):

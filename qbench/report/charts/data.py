@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from qbench.report.charts.style import WRAP, Chart
-from qbench.report.tables import Numbers, numbers_text
+from qbench.report.tables import Numbers, record_ranges
 
 COLUMNS = ("chart", "figure", "series", "x", "x_axis", "y", "y_axis", "z", "text", "records")
 """`records` are the numbers of the records that the chart draws."""
@@ -20,7 +20,7 @@ _MARKUP = re.compile(rf"</?b>|{WRAP}")
 def chart_rows(charts: Iterable[Chart], numbers: Numbers) -> Iterator[dict[str, Any]]:
     """Yield one row for each mark of each chart, in the unit of its axis; bars and maps have names as y."""
     for chart in charts:
-        records = numbers_text(chart.results, numbers)
+        ranges = record_ranges(chart.results, numbers)
         for place, figure in enumerate(chart.figures):
             # Plain dictionaries: each look into one of plotly's objects checks it anew.
             drawn = figure.to_plotly_json()
@@ -30,7 +30,7 @@ def chart_rows(charts: Iterable[Chart], numbers: Numbers) -> Iterator[dict[str, 
                 "figure": place,
                 "x_axis": x_axis["title"]["text"],
                 "y_axis": y_axis["title"]["text"],
-                "records": records,
+                "records": str(ranges) if ranges else None,
             }
             names = dict(zip(y_axis.get("tickvals", ()), y_axis.get("ticktext", ()), strict=True))
             for trace in drawn["data"]:

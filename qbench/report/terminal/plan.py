@@ -25,17 +25,16 @@ def plan_lines(records: Sequence[Record]) -> list[str]:
 
 
 def _one(result: Result) -> list[str]:
-    blocks = [
-        _wrapped(_title([result], ())),
-        aligned(_figures(result), "<>"),
-        ["At the peak:", *_indented(aligned(_breakdown(result), "<>>"))],
-        ["A step's time, planned:", *_indented(aligned(_time_parts(result), "<>>"))],
-        ["The base model:", *_indented(aligned(_base_weights(result), "<>"))],
-        ["GPUs:", *_indented(aligned(_cards(result), "<><"))],
-        ["Beyond reach of quantization or LoRA:", *_indented(aligned(_skipped(result), "><"))],
-        ["Caveats:", *_indented(_caveats([result]))],
-    ]
-    return _joined(block for block in blocks if len(block) > 1 or not block[0].endswith(":"))
+    blocks = {
+        "At the peak:": aligned(_breakdown(result), "<>>"),
+        "Planned time of a step:": aligned(_time_parts(result), "<>>"),
+        "The base model:": aligned(_base_weights(result), "<>"),
+        "GPUs:": aligned(_cards(result), "<><"),
+        "Not reached by quantization or LoRA:": aligned(_skipped(result), "><"),
+        "Caveats:": _caveats([result]),
+    }
+    under_headings = [[heading, *_indented(lines)] for heading, lines in blocks.items() if lines]
+    return _joined([_wrapped(_title([result], ())), aligned(_figures(result), "<>"), *under_headings])
 
 
 def _several(results: Sequence[Result]) -> list[str]:
