@@ -45,7 +45,7 @@ def test_importing_qbench_loads_nothing():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.strip() == "['qbench']"
+    assert done.stdout.strip() == "['qbench', 'qbench.version']"
 
 
 def test_what_completion_offers():

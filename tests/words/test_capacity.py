@@ -112,8 +112,8 @@ HOW = "(planned; rank 16, batch 1, checkpointing)."
             asked("nf4", 8192, (1024, 8192)),
             asked("bf16", 2048, (1024, 4096)),
             f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA. bf16 LoRA does "
-            f"not fit at 4,096 tokens, which was not planned for QLoRA (nf4).",
+            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA. bf16 LoRA "
+            f"does not fit at 4,096 tokens, which was not planned for QLoRA (nf4).",
         ),
         # One stops, and the other goes on beyond what both were asked for.
         (
