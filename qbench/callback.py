@@ -19,10 +19,10 @@ from qbench.catalog.gpus import find_gpu
 from qbench.errors import CatalogError, MeasureError
 from qbench.measure.environment import environment
 from qbench.measure.failures import failure
-from qbench.measure.interpreter import run_qbench
+from qbench.measure.interpreter import plan_in
 from qbench.measure.task import Measurement
 from qbench.measure.watch_training import Clock, CudaPeaks, LedgerWatch, Shapes
-from qbench.records.record import Record, record_from_dict, run_id_of
+from qbench.records.record import Record, run_id_of
 from qbench.records.store import open_store
 from qbench.scenario.schema import Device, Point
 from qbench.step.observe import observed_point
@@ -277,15 +277,9 @@ def _plan(record: Record, folder: Path) -> Record | str:
     folder.mkdir(parents=True, exist_ok=True)
     scenario.write_text(json.dumps(_scenario(record.point, device), indent=2), encoding="utf-8")
     try:
-        ended = run_qbench(
-            sys.executable, ["plan", str(scenario), "--device", device, "--json"], PLAN_TIMEOUT_S, gpu=False
-        )
+        (plan,) = plan_in(sys.executable, scenario, device, PLAN_TIMEOUT_S)
     except MeasureError as error:
         return str(error)
-    if ended.exit_code != 0:
-        return ended.last_line
-    (values,) = json.loads(ended.stdout)["records"]
-    plan = record_from_dict(values, str(scenario))
     return replace(plan, run_id=record.run_id, point=record.point)
 
 

@@ -13,7 +13,7 @@ from qbench.cli.run import DeviceChoice, check_names, chosen_device
 if TYPE_CHECKING:
     from qbench.comparison.environments import PointChange
     from qbench.records.record import Record
-    from qbench.runs.ab import Environments, Turn
+    from qbench.runs.pairs import Sides, Turn
     from qbench.scenario.schema import Device, Scenario
 
 POINT_FAILED = 3
@@ -44,23 +44,34 @@ def ab_command(
     the exit code is 0 whatever differs, and 3 when a point could not be measured.
     """
     from qbench.cli.target import read_scenario, scenario_path
-    from qbench.runs.ab import inspect_both, measure_both, plan_both
+    from qbench.runs.pairs import Pairing, compare, compare_plans, environments
 
     loaded, points = read_scenario(scenario, max_points)
     loaded = _with_repeats(loaded, repeats)
     check_names(loaded, points)
-    environments = inspect_both(a, b)
+    sides = environments(a, b)
     if plan_only:
         chosen: Device = "cpu" if device is DeviceChoice.cpu else "cuda"
-        changes = plan_both(loaded.name, scenario_path(scenario), environments, chosen, out)
+        changes = compare_plans(loaded.name, scenario_path(scenario), sides, chosen, out)
     else:
         folder = out or Path("runs") / f"{loaded.name}-ab"
         chosen = chosen_device(device)
-        changes = measure_both(loaded, points, environments, chosen, folder, _watch)
+        total = 2 * len(points) * loaded.measure.repeats
+        asked = Pairing(
+            scenario=loaded,
+            points=points,
+            sides=sides,
+            device=chosen,
+            folder=folder,
+            watch=lambda turn, record: watch_turn(
+                turn, record, f"[{turn.number}/{total}] {turn.side.name.upper()}"
+            ),
+        )
+        changes = compare(asked)
     if as_json:
-        print_json(_document(environments, changes))
+        print_json(_document(sides, changes))
     else:
-        _print(environments, changes, chosen)
+        _print(sides, changes, chosen)
     return _exit_code(changes)
 
 
@@ -75,25 +86,27 @@ def _with_repeats(scenario: Scenario, repeats: int | None) -> Scenario:
     return scenario.model_copy(update={"measure": settings})
 
 
-def _watch(number: int, total: int, turn: Turn, record: Record | None) -> None:
+def watch_turn(turn: Turn, record: Record | None, begins: str) -> None:
+    """Print a measurement of a pair when it begins, and its ending when that is not ok."""
     from qbench.cli.progress import ending
 
     if record is None:
-        print_note(f"[{number}/{total}] {turn.side.upper()} #{turn.repeat + 1} {turn.point.label}")
+        print_note(f"{begins} #{turn.repeat + 1} {turn.point.label}")
     elif record.outcome != "ok":
         print_note(f"    {ending(record)}")
 
 
-def _print(environments: Environments, changes: list[PointChange], device: Device) -> None:
+def _print(sides: Sides, changes: list[PointChange], device: Device) -> None:
     from qbench.report.environments import packages_table, point_table, point_title, summary_lines
 
-    for name, interpreter in (("A", environments.a), ("B", environments.b)):
-        print_text(f"{name}  {interpreter.path} (Python {interpreter.python}, qbench {interpreter.code_id})")
-    if environments.packages:
-        print_table(packages_table(environments.packages))
+    for side in sides:
+        name, python = side.name.upper(), side.interpreter
+        print_text(f"{name}  {python.path} (Python {python.python}, qbench {python.code_id})")
+    if sides.packages:
+        print_table(packages_table(sides.packages))
     else:
         print_text("All installed packages have the same version.")
-    if not environments.same_code:
+    if not sides.same_code:
         print_error("the two environments have different code of qbench; a difference may be its own")
     for change in changes:
         print_text(f"{point_title(change)}; {device}")
@@ -102,19 +115,18 @@ def _print(environments: Environments, changes: list[PointChange], device: Devic
         print_text(line)
 
 
-def _document(environments: Environments, changes: list[PointChange]) -> dict[str, Any]:
+def _document(sides: Sides, changes: list[PointChange]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from qbench.report.environments import as_json, summary_lines
 
-    sides = {
-        name: {"path": side.path, "python": side.python, "code_id": side.code_id}
-        for name, side in (("a", environments.a), ("b", environments.b))
-    }
     return {
-        "environments": sides,
-        "same_code": environments.same_code,
-        "packages": [asdict(change) for change in environments.packages],
+        "environments": {
+            side.name: {name: getattr(side.interpreter, name) for name in ("path", "python", "code_id")}
+            for side in sides
+        },
+        "same_code": sides.same_code,
+        "packages": [asdict(change) for change in sides.packages],
         "points": as_json(changes),
         "summary": summary_lines(changes),
     }

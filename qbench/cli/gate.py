@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli.ab import watch_turn
 from qbench.cli.ci_outputs import (
     Annotations,
     AnnotationsOption,
@@ -17,13 +18,11 @@ from qbench.cli.ci_outputs import (
     SummaryOption,
     tell,
 )
-from qbench.cli.console import print_note
 from qbench.cli.run import DeviceChoice, check_names, chosen_device
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
-    from qbench.records.record import Record
-    from qbench.runs.gate import Budget, Turn
+    from qbench.runs.pairs import Budget
     from qbench.scenario.schema import Device
 
 DEFAULT_PROCESSES = 100
@@ -75,7 +74,7 @@ def gate_command(
     """
     from qbench.cli.target import read_scenario
     from qbench.comparison.tolerances import parse_tolerance
-    from qbench.runs.gate import run_gate, sides
+    from qbench.runs.pairs import Pairing, baseline_and_run, gate
 
     smallest, seconds = _share(min_effect), None if budget is None else _seconds(budget)
     _check_processes(max_processes)
@@ -84,18 +83,18 @@ def gate_command(
     check_names(loaded, points)
     chosen, folder = chosen_device(device), out or Path("runs") / f"{loaded.name}-gate"
     spent = _budget(seconds, max_processes, chosen)
-    with sides(baseline, Path.cwd()) as both:
-        found = run_gate(
-            loaded,
-            points,
-            both,
-            chosen,
-            folder,
-            spent,
-            _watch,
-            tolerances=tolerances,
-            min_effect=smallest,
+    with baseline_and_run(baseline, Path.cwd()) as both:
+        asked = Pairing(
+            scenario=loaded,
+            points=points,
+            sides=both,
+            device=chosen,
+            folder=folder,
+            watch=lambda turn, record: watch_turn(
+                turn, record, f"[{turn.open_points} undecided] {turn.side.name}"
+            ),
         )
+        found = gate(asked, spent, tolerances=tolerances, min_effect=smallest)
     code = found.exit_code(strict)
     outputs = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
     tell(found, code, outputs, places=folder / "baseline", strict=strict)
@@ -119,7 +118,7 @@ def _check_processes(given: int | None) -> None:
 def _budget(seconds: float | None, processes: int | None, device: Device) -> Budget:
     """Return the budget; a limit that is given alone is the only one."""
     from qbench.comparison.sequential import MOST_PAIRS
-    from qbench.runs.gate import Budget
+    from qbench.runs.pairs import Budget
 
     if seconds is not None:
         return Budget(pairs=processes or MOST_PAIRS, seconds=seconds)
@@ -149,13 +148,3 @@ def _seconds(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise QbenchError(f"--budget: given {text!r}; allowed: a time as 90s, 30m or 2h")
     return float(match[1]) * _SECONDS[match[2]]
-
-
-def _watch(turn: Turn, record: Record | None) -> None:
-    from qbench.cli.progress import ending
-
-    side = "baseline" if turn.is_baseline else "run"
-    if record is None:
-        print_note(f"[{turn.undecided} undecided] {side} #{turn.repeat + 1} {turn.point.label}")
-    elif record.outcome != "ok":
-        print_note(f"    {ending(record)}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qbench.comparison.intervals import mean_interval
 from qbench.comparison.results import MEMORY_METRICS
 from qbench.records.metrics import BREAKDOWN, METRICS, scalar
 from qbench.records.record import Record
@@ -23,12 +24,6 @@ EXACT_METRICS = (
 CONFIDENCE = 0.95
 MIN_PAIRS = 3
 """Two pairs that happen to agree would give an interval that is far too narrow."""
-# Quantile 0.975 of Student's t for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, table 1.3.6.7.2).
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 INTERVAL_METHOD = (
     "geometric mean over pairs of processes of b / a, each process standing as the median of its steps; "
@@ -186,25 +181,13 @@ def _times(records: Iterable[Record]) -> dict[Any, float]:
 def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
     """Return the geometric mean of some ratios and its 95 % interval, None of fewer than MIN_PAIRS.
 
-    exp(m +- t s / sqrt(n)), with m and s the mean and the standard deviation of the n logarithms and t the
-    quantile 0.975 of Student's distribution with n - 1 degrees of freedom.
-
     Assumes: the logarithms of the ratios are independent and about normal.
     """
     logs = [math.log(ratio) for ratio in ratios]
-    middle = statistics.fmean(logs)
     if len(logs) < MIN_PAIRS:
-        return math.exp(middle), None
-    half = _t(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return math.exp(middle), (math.exp(middle - half), math.exp(middle + half))
-
-
-def _t(degrees: int) -> float:
-    """Return the quantile 0.975 of Student's t; beyond the table, the first terms of its expansion."""
-    if degrees <= len(_T):
-        return _T[degrees - 1]
-    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    return z + (z**3 + z) / (4 * degrees)
+        return math.exp(statistics.fmean(logs)), None
+    found = mean_interval(logs, 1 - CONFIDENCE)
+    return math.exp(found.estimate), (math.exp(found.low), math.exp(found.high))
 
 
 def unit_of(metric: str) -> str:

@@ -83,6 +83,29 @@ def log_ratio(baseline: Sequence[float], run: Sequence[float], within: float = 0
     )
 
 
+def mean_interval(logs: Sequence[float], error: float, cut: int = 0) -> LogRatio:
+    """Return the mean of two or more logarithms with an interval that misses the truth by `error`.
+
+    `cut` values on either end are left out of the mean; its error comes from the values with those ends
+    pulled in (Tukey and McLaughlin 1963). Without a cut that is mean +- t s / sqrt(n).
+    """
+    count, ordered = len(logs), sorted(logs)
+    inner = ordered[cut : count - cut]
+    pulled_in = [inner[0]] * cut + inner + [inner[-1]] * cut
+    deviation = statistics.stdev(pulled_in) * count / len(inner)
+    estimate, freedom = statistics.fmean(inner), len(inner) - 1
+    reach = t_quantile(1 - error / 2, freedom) * deviation / math.sqrt(count)
+    return LogRatio(
+        estimate=estimate,
+        low=estimate - reach,
+        high=estimate + reach,
+        error=deviation / math.sqrt(count),
+        deviation=deviation,
+        freedom=freedom,
+        confidence=1 - error,
+    )
+
+
 def processes_needed(deviation: float, effect: float, min_effect: float) -> int | None:
     """Return how many processes a side would show a change of `effect` (a share), None when too many.
 

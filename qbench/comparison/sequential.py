@@ -16,13 +16,12 @@ Assumes: the logarithms of pairs' ratios are independent and symmetric, about no
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qbench.comparison.check import Check, Finding, check
-from qbench.comparison.intervals import CONFIDENCE, LogRatio, t_quantile, visible
+from qbench.comparison.intervals import CONFIDENCE, LogRatio, mean_interval, visible
 from qbench.comparison.results import number_of
 from qbench.comparison.verdicts import MIN_EFFECT, Judgement, Tolerance, range_text, verdict_of, wanted_effect
 from qbench.records.metrics import METRICS
@@ -66,27 +65,12 @@ def error_at(pairs: int, most: int, *, last: bool) -> float:
 def paired_ratio(pairs: Sequence[Pair], error: float) -> LogRatio | None:
     """Return run over baseline with an interval that misses the truth by `error`.
 
-    The estimate is the mean without the TRIMMED share of pairs on either end; its error comes from the
-    values with those ends pulled in. None with one pair, or when a value is not above zero.
+    The TRIMMED share of pairs on either end is left out. None with one pair, or when a value is not above 0.
     """
     if len(pairs) < 2 or min(map(min, pairs)) <= 0:
         return None
-    count, cut = len(pairs), len(pairs) // TRIMMED
-    logs = sorted(math.log(run / baseline) for baseline, run in pairs)
-    inner = logs[cut : count - cut]
-    pulled_in = [inner[0]] * cut + inner + [inner[-1]] * cut
-    deviation = statistics.stdev(pulled_in) * count / len(inner)
-    estimate, freedom = statistics.fmean(inner), len(inner) - 1
-    reach = t_quantile(1 - error / 2, freedom) * deviation / math.sqrt(count)
-    return LogRatio(
-        estimate=estimate,
-        low=estimate - reach,
-        high=estimate + reach,
-        error=deviation / math.sqrt(count),
-        deviation=deviation,
-        freedom=freedom,
-        confidence=1 - error,
-    )
+    logs = [math.log(run / baseline) for baseline, run in pairs]
+    return mean_interval(logs, error, cut=len(logs) // TRIMMED)
 
 
 def pairs_needed(deviation: float, effect: float, min_effect: float) -> int | None:

@@ -20,8 +20,10 @@ from qbench.measure.request import request_of
 from qbench.measure.start import code_command, module_command
 from qbench.measure.task import Task
 from qbench.records.record import Outcome, Record, record_from_dict
+from qbench.scenario.schema import Device
 
 PROBE_TIMEOUT_S = 120.0
+PLAN_TIMEOUT_S = 3600.0
 LAST_LINE_CHARS = 300
 START_GRACE_S = 120.0
 """Time for imports, beyond that of a measurement."""
@@ -130,6 +132,20 @@ def run_qbench(
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
     command = module_command(python, "qbench", arguments, code.folders if code else ())
     return _run(command, timeout_s, hidden, code)
+
+
+def plan_in(
+    python: str, scenario_file: Path, device: Device, timeout_s: float = PLAN_TIMEOUT_S
+) -> list[Record]:
+    """Return the plans of a scenario that another Python makes. Raises MeasureError where it makes none."""
+    arguments = ["plan", str(scenario_file.resolve()), "--device", device, "--json"]
+    ended = run_qbench(python, arguments, timeout_s, gpu=False)
+    try:
+        values = json.loads(ended.stdout)["records"]
+        return [record_from_dict(record, f"plan of {python}") for record in values]
+    except (ValueError, KeyError, TypeError, RecordError) as error:
+        why = ended.last_line if ended.exit_code != 0 else str(error)
+        raise MeasureError(f"{python} made no plan: {why}") from error
 
 
 def measure_in(interpreter: Interpreter, task: Task, run_id: str) -> Record:

@@ -15,8 +15,6 @@ from tiny import write_tiny_model
 
 from qbench.cli.main import main
 from qbench.records.store import read_records
-from qbench.runs.ab import turns
-from qbench.scenario.schema import Point
 
 ROOT = Path(__file__).parents[2]
 PATCHED_FILE = Path("tuners/lora/layer.py")
@@ -112,21 +110,6 @@ def test_plans_tell_the_difference_without_measuring(folder: Path, capsys: pytes
     document = compared(folder, str(folder / "other" / "bin" / "python"), capsys, "--plan-only")
     assert differing(document) == {"static_bytes": 2048, "peak_allocated_bytes": 2048}
     assert document["points"][0]["step_time_s"] is None
-
-
-def test_order_is_a_b_b_a_with_points_inside_a_round():
-    one, two = Point(model="x"), Point(model="y")
-    order = [(turn.side, turn.point.model, turn.repeat) for turn in turns((one, two), 2)]
-    assert order == [
-        ("a", "x", 0),
-        ("b", "x", 0),
-        ("a", "y", 0),
-        ("b", "y", 0),
-        ("b", "x", 1),
-        ("a", "x", 1),
-        ("b", "y", 1),
-        ("a", "y", 1),
-    ]
 
 
 def refusal(folder: Path, b: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:

@@ -1,4 +1,4 @@
-"""Gates whose processes are made up: which are measured, in what order, when it ends, what is stored."""
+"""Pairs whose processes are made up: which are measured, in what order, when it ends, what is stored."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from qbench.measure.interpreter import Interpreter
 from qbench.measure.task import Task
 from qbench.records.record import Record
 from qbench.records.store import read_records
-from qbench.runs.gate import Budget, Sides, Turn, run_gate, sides
-from qbench.scenario.schema import Point, Scenario
+from qbench.runs.pairs import Budget, Pairing, Side, Sides, Turn, baseline_and_run, compare
+from qbench.runs.pairs import gate as run_gate
+from qbench.scenario.schema import MeasureSettings, Point, Scenario
 
 SCENARIO = Scenario(name="s", question="Slower?", base={"model": "x"})
 FAST, NOISY = Point(model="fast"), Point(model="noisy")
 BOTH = Sides(
-    baseline=Interpreter(path="before", python="3", code_id="0", packages={}),
-    run=Interpreter(path="now", python="3", code_id="1", packages={}),
+    first=Side(name="baseline", interpreter=Interpreter(path="before", python="3", code_id="0", packages={})),
+    second=Side(name="run", interpreter=Interpreter(path="now", python="3", code_id="1", packages={})),
 )
+
+
+Watcher = Callable[[Turn, Record | None], None]
 
 
 @dataclass
@@ -60,8 +64,54 @@ def watch(turn: Turn, record: Record | None) -> None:
 def gate(
     machine: Machine, folder: Path, *points: Point, pairs: int = 8, seconds: float | None = None
 ) -> Check:
-    budget = Budget(pairs=pairs, seconds=seconds)
-    return run_gate(SCENARIO, points, BOTH, "cpu", folder, budget, watch, measure=machine.measure)
+    return run_gate(pairing(machine, folder, *points), Budget(pairs=pairs, seconds=seconds))
+
+
+def pairing(
+    machine: Machine, folder: Path, *points: Point, repeats: int = 3, watch: Watcher = watch
+) -> Pairing:
+    scenario = SCENARIO.model_copy(update={"measure": MeasureSettings(repeats=repeats)})
+    return Pairing(
+        scenario=scenario,
+        points=points,
+        sides=BOTH,
+        device="cpu",
+        folder=folder,
+        watch=watch,
+        measure=machine.measure,
+    )
+
+
+def test_a_comparison_runs_a_b_b_a_with_points_inside_a_round(tmp_path: Path) -> None:
+    machine, told = Machine(), []
+
+    def listen(turn: Turn, record: Record | None) -> None:
+        told.append((turn.number, turn.side.name, record is None))
+
+    changes = compare(pairing(machine, tmp_path, FAST, NOISY, repeats=2, watch=listen))
+    assert machine.made == [
+        ("before", "fast", 0),
+        ("now", "fast", 0),
+        ("before", "noisy", 0),
+        ("now", "noisy", 0),
+        ("now", "fast", 1),
+        ("before", "fast", 1),
+        ("now", "noisy", 1),
+        ("before", "noisy", 1),
+    ]
+    assert told[:4] == [(1, "baseline", True), (1, "baseline", False), (2, "run", True), (2, "run", False)]
+    assert [number for number, _, begins in told if begins] == list(range(1, 9))
+    assert [(change.point, len(change.a), len(change.b)) for change in changes] == [
+        (FAST, 2, 2),
+        (NOISY, 2, 2),
+    ]
+    assert len(read_records(tmp_path / "run")) == 4
+
+
+def test_a_comparison_goes_on_where_a_process_fails(tmp_path: Path) -> None:
+    machine = Machine(outcome=lambda side, task: "crashed" if side == "now" else "ok")
+    compare(pairing(machine, tmp_path, FAST, repeats=2))
+    assert len(machine.made) == 4
 
 
 def test_sides_alternate_and_a_decided_point_gets_no_more_processes(tmp_path: Path) -> None:
@@ -134,13 +184,14 @@ def test_when_the_time_is_over_what_is_there_is_judged(tmp_path: Path) -> None:
 def test_what_is_neither_a_commit_nor_a_python_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(QbenchError, match="no-such-thing is neither a commit"),
-        sides("no-such-thing", tmp_path),
+        baseline_and_run("no-such-thing", tmp_path),
     ):
         pass
 
 
 def test_a_python_is_the_baseline_with_what_it_has(tmp_path: Path) -> None:
-    with sides(sys.executable, tmp_path) as both:
-        assert both.baseline.path == sys.executable
-        assert both.baseline.code_id == both.run.code_id
-        assert both.baseline.code is None
+    with baseline_and_run(sys.executable, tmp_path) as both:
+        assert [side.name for side in both] == ["baseline", "run"]
+        assert both.first.interpreter.path == sys.executable
+        assert both.same_code
+        assert both.first.interpreter.code is None
