@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from qbench.catalog.names import DATA, NameIndex, nearest_text
@@ -60,34 +61,74 @@ def gpus() -> tuple[GpuSpec, ...]:
 
 
 def find_gpu(name: str) -> GpuSpec:
-    """Return the GPU of that name or alias; case and a leading vendor name are ignored.
+    """Return the GPU of that name or alias.
 
-    Raises CatalogError with the nearest names when there is none.
+    Case, separators and brands are ignored (4090 is the RTX 4090), and so is the memory where a card has one
+    size only. Raises CatalogError with the nearest names when there is none, with the candidates when several
+    cards are meant, and with the cards of that size for a name such as 24GB.
     """
     spec = _index().find(name) or _index().find(_without_vendor(name))
-    if spec is None:
-        near = nearest_text(_index().nearest(_without_vendor(name)))
-        raise CatalogError(f"GPU {name!r} is not in the catalog{near}; give a name that `qbench gpus` lists")
-    return spec
+    if spec is not None:
+        return spec
+    candidates = _by_plain_name().get(_plain(name), ())
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise CatalogError(f"GPU {name!r} could be {_listed(candidates)}; give one of these names")
+    if size := re.fullmatch(r"\s*(\d+)\s*gi?b?\s*", name, flags=re.IGNORECASE):
+        gigabytes = int(size.group(1))
+        cards = _listed([spec for spec in gpus() if spec.nominal_gb == gigabytes]) or "none in the catalog"
+        raise CatalogError(
+            f"GPU {name!r} is a memory size; cards with {gigabytes} GB: {cards}; name one, or describe it "
+            f"with --gpu-memory {gigabytes}GiB and --compute-capability"
+        )
+    near = nearest_text(_index().nearest(_without_vendor(name)))
+    raise CatalogError(f"GPU {name!r} is not in the catalog{near}; give a name that `qbench gpus` lists")
 
 
 def other_variants(name: str) -> tuple[GpuSpec, ...]:
     """Return the GPUs that a short name such as A100 could mean beside the one that `find_gpu` gives."""
     found = find_gpu(name)
-    start = _without_vendor(name).casefold()
-    if start == found.name.casefold():
+    words = _words(name)
+    if words == _words(found.name):
         return ()
-    others = (spec for spec in gpus() if spec != found)
-    return tuple(spec for spec in others if spec.name.casefold().startswith((f"{start} ", f"{start}-")))
+    return tuple(spec for spec in gpus() if spec != found and _words(spec.name)[: len(words)] == words)
+
+
+def _listed(cards: Iterable[GpuSpec]) -> str:
+    return ", ".join(card.name for card in cards)
 
 
 def _without_vendor(name: str) -> str:
     return re.sub(r"^(nvidia|amd)\s+", "", name, flags=re.IGNORECASE)
 
 
+def _words(name: str) -> list[str]:
+    """Return the words of a name without brands and units: 4060, ti, 16 of GeForce RTX 4060 Ti 16GB."""
+    text = re.sub(r"nvidia|amd|geforce|instinct|radeon|tesla|quadro|rtx|\brx\b|\bgpu\b", " ", name.casefold())
+    return re.findall(r"[a-z0-9]+", re.sub(r"(\d)gi?b\b", r"\1", text))
+
+
+def _plain(name: str) -> str:
+    return "".join(_words(name))
+
+
 @functools.cache
 def _index() -> NameIndex[GpuSpec]:
     return NameIndex((spec, (spec.name, *spec.aliases)) for spec in gpus())
+
+
+@functools.cache
+def _by_plain_name() -> dict[str, tuple[GpuSpec, ...]]:
+    """Return the GPUs by their plain names; a name without its memory counts where no card is called so."""
+    found: dict[str, dict[GpuSpec, None]] = {}
+    for spec in gpus():
+        for name in (spec.name, *spec.aliases):
+            found.setdefault(_plain(name), {})[spec] = None
+    shorter: dict[str, dict[GpuSpec, None]] = {}
+    for spec in gpus():
+        shorter.setdefault(_plain(re.sub(r"[ -]\d+GB\b", "", spec.name)), {})[spec] = None
+    return {name: tuple(cards) for name, cards in (shorter | found).items()}
 
 
 def _spec(row: dict[str, str]) -> GpuSpec:

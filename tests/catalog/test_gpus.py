@@ -87,7 +87,7 @@ def test_names_that_drivers_report(reported: str, name: str) -> None:
     assert find_gpu(reported).name == name
 
 
-@pytest.mark.parametrize(("given", "right"), [("A4", "A40"), ("4090", "RTX 4090"), ("RTX 4091", "RTX 4090")])
+@pytest.mark.parametrize(("given", "right"), [("A4", "A40"), ("409", "RTX 4090"), ("RTX 4091", "RTX 4090")])
 def test_part_of_a_name_is_refused_with_the_nearest(given: str, right: str) -> None:
     with pytest.raises(CatalogError, match="is not in the catalog; nearest: ") as caught:
         find_gpu(given)
@@ -99,17 +99,50 @@ def test_part_of_a_name_is_refused_with_the_nearest(given: str, right: str) -> N
     ("given", "first"),
     [
         ("RTX 4060", "RTX 4060 Ti 16GB"),  # no 4060 is listed; one of its numbers is nearer than a 4090
-        ("4090", "RTX 4090"),
-        ("3060", "RTX 3060 12GB"),
-        ("geforce 4080", "RTX 4080"),
-        ("h100 pcie 80gb", "H100 PCIe"),
-        ("A100 40", "A100-SXM4-40GB"),
+        ("4060", "RTX 4060 Ti 16GB"),
         ("RTX 3050", "RTX 3090"),  # no such number: the spelling alone decides
     ],
 )
 def test_the_nearest_name_has_the_same_number(given: str, first: str) -> None:
     with pytest.raises(CatalogError, match=f"nearest: {re.escape(first)}[,;]"):
         find_gpu(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("4090", "RTX 4090"),
+        ("rtx-4090", "RTX 4090"),
+        ("3060", "RTX 3060 12GB"),
+        ("geforce 4080", "RTX 4080"),
+        ("4060 ti", "RTX 4060 Ti 16GB"),
+        ("4070 super ti", None),
+        ("h100 pcie 80gb", "H100 PCIe"),
+        ("A100 40", "A100-SXM4-40GB"),
+        ("a100_sxm4_80gb", "A100-SXM4-80GB"),
+        ("7900 XTX", "RX 7900 XTX"),
+    ],
+)
+def test_case_separators_and_brands_are_ignored(given: str, name: str | None) -> None:
+    if name is None:
+        with pytest.raises(CatalogError):
+            find_gpu(given)
+    else:
+        assert find_gpu(given).name == name
+
+
+def test_a_name_of_several_cards_lists_them() -> None:
+    with pytest.raises(CatalogError, match="could be A100-SXM4-40GB, A100-SXM4-80GB; give one of these"):
+        find_gpu("A100-SXM4")
+
+
+def test_a_memory_size_lists_the_cards_that_have_it() -> None:
+    with pytest.raises(CatalogError) as caught:
+        find_gpu("24GB")
+    assert "RTX 3090, RTX 3090 Ti, RTX 4090, L4" in str(caught.value)
+    assert "--gpu-memory 24GiB" in str(caught.value)
+    with pytest.raises(CatalogError, match="cards with 7 GB: none in the catalog"):
+        find_gpu("7 gib")
 
 
 def test_similar_names_are_different_devices() -> None:
@@ -126,6 +159,7 @@ def test_similar_names_are_different_devices() -> None:
         ("GH200", []),
         # A name of its own is no short one.
         ("RTX 4090", []),
+        ("4090", []),
         ("L40", []),
     ],
 )
