@@ -38,7 +38,7 @@ def ab_command(
     max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Compare two environments, for example before and after an upgrade of torch, peft or bitsandbytes.
+    """Compare two environments, for example before and after an upgrade of torch or peft.
 
     The points run interleaved, A B B A, each measurement in a fresh process. This is a report, not a gate:
     the exit code is 0 whatever differs, and 3 when a point could not be measured.

@@ -25,7 +25,7 @@ def calibrate_command(
     ] = DeviceChoice.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Measure this machine and keep the result in the folder of settings (QBENCH_CONFIG_DIR).
+    """Measure this machine; the result goes to the settings folder (QBENCH_CONFIG_DIR).
 
     Without flags: how fast its kernels are, in about a minute, which plans take their step times from. On the
     CPU that speaks for the number of threads that torch has (OMP_NUM_THREADS).

@@ -43,7 +43,7 @@ def check_command(
     annotations: AnnotationsOption = Annotations.none,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Hold a run against a baseline: exit 1 when it regressed, 2 when they cannot be compared.
+    """Hold a run against a baseline: exit 1 where it regressed, 2 where they do not compare.
 
     Parameters and modules must be equal, allocated memory within 1 % or 1 MiB. Speed is judged by an interval
     over processes, and a change must reach 3 %. Reserved memory, energy and loss are shown only. What the

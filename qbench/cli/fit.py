@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 from dataclasses import asdict
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,14 @@ import typer
 
 from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_text
+from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError, StepError
+from qbench.scenario.settings import flag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from qbench.catalog.gpus import GpuSpec
-    from qbench.cli.target import Target
     from qbench.planner.fit import Largest, Planner, Varied
     from qbench.records.record import Record
     from qbench.scenario.schema import Point
@@ -29,66 +28,54 @@ PRECISIONS = ("bf16", "nf4", "nf4-dq")
 """Asked about where neither a flag nor a scenario names precisions: LoRA and both usual forms of QLoRA."""
 
 
-class VariedName(str, Enum):
-    """The setting to make as large as fits."""
-
-    seq_len = "seq_len"
-    batch = "batch"
-    r = "r"
-
-
-_SETTINGS: dict[VariedName, Varied] = {
-    VariedName.seq_len: "seq_len",
-    VariedName.batch: "per_device_train_batch_size",
-    VariedName.r: "r",
-}
-
-
+@with_setting_flags(precision=", ".join(PRECISIONS))
 def fit_command(
-    context: typer.Context,
     target: options.TargetName = None,
     from_file: options.FromFile = None,
     from_format: options.FromFormat = "",
     gpu: options.Gpu = None,
     gpu_memory: options.GpuMemory = "",
     compute_capability: options.ComputeCapability = "",
-    vary: Annotated[VariedName, typer.Option(help="What to make as large as fits.")] = VariedName.seq_len,
+    vary: Annotated[str, typer.Option(help="What to make as large as fits: seq, batch or r.")] = "seq",
     step: Annotated[
         int | None,
-        typer.Option(help="Look at multiples of this only; default 64 for seq_len, 1 for batch and r."),
+        typer.Option(help="Only try multiples of this; default 64 for seq, 1 for batch and r."),
     ] = None,
-    precision: options.Precision = None,
-    r: options.Rank = None,
-    target_modules: options.TargetModules = None,
-    lora_dropout: options.LoraDropout = None,
-    batch: options.Batch = None,
-    seq: options.Seq = None,
-    gradient_checkpointing: options.Checkpointing = None,
-    optim: options.Optim = None,
-    autocast: options.Autocast = None,
-    recipe: options.Recipe = None,
-    attn: options.Attn = None,
     alloc_conf: options.AllocConf = "",
     use_cache: options.UseCache = True,
     as_json: options.AsJson = False,
+    **settings: Any,
 ) -> int:
     """Find the largest sequence, batch or rank that a card holds.
 
     It says what fills the card there and which change would free memory. Exact to the step: the value one
     step above was planned too and does not fit. Without --precision it asks for bf16, nf4 and nf4-dq.
     """
-    from qbench.cli.target import named_cards
+    from qbench.cli.target import TargetRequest, read_asked
 
-    flags = options.step_flags(context.params)
-    card = (gpu_memory, compute_capability)
-    asked = _asked(target, (from_file, from_format), flags, gpu or [], _SETTINGS[vary])
-    for caveat in asked.caveats:
-        print_note(f"{from_file}: {caveat}")
-    cards = named_cards(asked.gpus, card)
+    setting = _varied(vary)
+    request = TargetRequest(
+        name=target,
+        config=from_file,
+        config_format=from_format,
+        settings=values_of(settings),
+        precisions=PRECISIONS,
+        gpus=tuple(gpu or ()),
+        gpu_memory=gpu_memory,
+        compute_capability=compute_capability,
+    )
+    if setting in request.settings:
+        raise QbenchError(
+            f"--{flag_of(setting)} conflicts with --vary {vary}, because fit searches for it; omit "
+            f"--{flag_of(setting)} or vary another setting"
+        )
+    asked = read_asked(request)
+    asked.print_caveats()
+    cards = asked.cards()
     if not cards:
         raise QbenchError("no card to fit: give --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
     planner = partial(_planner, alloc_conf, use_cache)
-    found = _found(asked.points, cards, _SETTINGS[vary], step, planner)
+    found = _found(asked.points, cards, setting, step, planner)
     if as_json:
         print_json({"fits": [_document(largest) for largest in found]})
     else:
@@ -98,22 +85,15 @@ def fit_command(
     return 0 if any(largest.value is not None for largest in found) else 1
 
 
-def _asked(
-    name: str | None,
-    config: tuple[Path | None, str],
-    flags: dict[str, Sequence[Any]],
-    gpus: list[str],
-    setting: Varied,
-) -> Target:
-    from qbench.cli.target import flag_name, is_scenario, read_asked
+def _varied(name: str) -> Varied:
+    """Return the setting that --vary names, by its flag, its field or what people call it."""
+    from qbench.planner.fit import STEPS
 
-    if setting in flags:
-        raise QbenchError(
-            f"--{flag_name(setting)}: given, but it is what is to be found; leave it out or --vary another"
-        )
-    if "precision" not in flags and config[0] is None and not is_scenario(name or ""):
-        flags = {**flags, "precision": PRECISIONS}
-    return read_asked(name, config, flags, gpus)
+    by_flag = {flag_of(setting): setting for setting in STEPS}
+    setting = by_flag.get(flag_of(name.replace("-", "_")))
+    if setting is None:
+        raise QbenchError(f"--vary: given {name!r}; allowed: {', '.join(by_flag)}")
+    return setting
 
 
 def _found(

@@ -67,7 +67,7 @@ def gate_command(
     annotations: AnnotationsOption = Annotations.none,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Measure this code and a baseline side by side, A B B A, until each point is decided or the budget gone.
+    """Measure this code and a baseline in turn until each point is decided or the budget spent.
 
     Exit 1 when it got worse, 2 when they cannot be compared; what the budget does not decide is ambiguous and
     passes, unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.

@@ -23,26 +23,36 @@ USAGE = 2
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
 
-_MODULES = {
-    "plan": "plan",
-    "fit": "fit",
-    "rank": "rank",
-    "run": "run",
-    "run-point": "run_point",
-    "ab": "ab",
-    "report": "report",
-    "check": "check",
-    "gate": "gate",
-    "calibrate": "calibrate",
-    "baseline": "baseline",
-    "trend": "trend",
-    "validate": "validate",
-    "serve": "serve",
-    "models": "catalog",
-    "gpus": "catalog",
-    "scenarios": "catalog",
+_COMMANDS = {
+    "plan": ("plan", "Plan the memory of a training step without a GPU."),
+    "fit": ("fit", "Find the largest sequence, batch or rank that a card holds."),
+    "rank": ("rank", "Rank the cards of the catalog for a training by cost, time or energy."),
+    "run": ("run", "Plan and measure each point of a scenario."),
+    "run-point": ("run_point", "Measure one point in a fresh process and write its record to a file."),
+    "ab": ("ab", "Compare two environments, for example before and after an upgrade of torch or peft."),
+    "report": ("report", "Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed."),
+    "check": (
+        "check",
+        "Hold a run against a baseline: exit 1 where it regressed, 2 where they do not compare.",
+    ),
+    "gate": (
+        "gate",
+        "Measure this code and a baseline in turn until each point is decided or the budget spent.",
+    ),
+    "calibrate": (
+        "calibrate",
+        "Measure this machine; the result goes to the settings folder (QBENCH_CONFIG_DIR).",
+    ),
+    "baseline": ("baseline", "Baselines that `qbench check` holds runs against."),
+    "trend": ("trend", "Show how points changed over runs, and the runs with which a new level began."),
+    "validate": ("validate", "Compare plans with published measurements, and with your own on a GPU."),
+    "serve": ("serve", "Serve the planner page on 127.0.0.1 until Ctrl-C."),
+    "models": ("catalog", "List the models of the catalog."),
+    "gpus": ("catalog", "List the GPUs of the catalog."),
+    "scenarios": ("catalog", "List the shipped scenarios and their questions."),
 }
-"""Each command, in the order of the help, and the module of qbench.cli that holds it."""
+"""Each command, in the order of the help: its module in qbench.cli, and the first sentence of its help, so
+that the overview imports none."""
 
 
 def _print_version(asked: bool) -> None:
@@ -65,8 +75,27 @@ def _root(
         raise typer.Exit(USAGE)
 
 
-def app_of(names: Iterable[str] = _MODULES) -> typer.Typer:
+def app_of(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
     """Return the command line with these commands, whose modules are imported for it."""
+    app = _empty_app()
+    for name in names:
+        module = import_module(f"qbench.cli.{_COMMANDS[name][0]}")
+        if name == "baseline":
+            app.add_typer(module.baseline_app)
+        else:
+            app.command(name, cls=OnceCommand)(getattr(module, f"{name.replace('-', '_')}_command"))
+    return app
+
+
+def _overview() -> typer.Typer:
+    """Return the command line with the names of all commands, which cannot be called."""
+    app = _empty_app()
+    for name, (_, summary) in _COMMANDS.items():
+        app.command(name, help=summary)(lambda: None)
+    return app
+
+
+def _empty_app() -> typer.Typer:
     app = typer.Typer(
         name="qbench",
         add_completion=False,
@@ -76,18 +105,13 @@ def app_of(names: Iterable[str] = _MODULES) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    for name in names:
-        module = import_module(f"qbench.cli.{_MODULES[name]}")
-        if name == "baseline":
-            app.add_typer(module.baseline_app)
-        else:
-            app.command(name, cls=OnceCommand)(getattr(module, f"{name.replace('-', '_')}_command"))
     return app
 
 
-def _asked(argv: Sequence[str]) -> Iterable[str]:
-    """Return the one command that is called, since the others would be imported for nothing; else all."""
-    return argv[:1] if argv and argv[0] in _MODULES else _MODULES
+def _app_for(argv: Sequence[str]) -> typer.Typer:
+    """Return the command line with the one command that is called, else with the names of all."""
+    called = next((word for word in argv if not word.startswith("-")), "")
+    return app_of([called]) if called in _COMMANDS else _overview()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app = app_of(_asked(sys.argv[1:] if argv is None else argv))
+        app = _app_for(sys.argv[1:] if argv is None else argv)
         code = app(args=argv, standalone_mode=False, prog_name="qbench")
         sys.stdout.flush()
     except QbenchError as error:

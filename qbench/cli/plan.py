@@ -11,6 +11,7 @@ import typer
 
 from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_text
+from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -36,24 +37,13 @@ SnapshotFile = Annotated[
 ]
 
 
+@with_setting_flags()
 def plan_command(
-    context: typer.Context,
     target: options.TargetName = None,
     from_file: options.FromFile = None,
     from_format: options.FromFormat = "",
     save_scenario: SaveScenario = None,
     device: Device = DeviceName.cuda,
-    precision: options.Precision = None,
-    r: options.Rank = None,
-    target_modules: options.TargetModules = None,
-    lora_dropout: options.LoraDropout = None,
-    batch: options.Batch = None,
-    seq: options.Seq = None,
-    gradient_checkpointing: options.Checkpointing = None,
-    optim: options.Optim = None,
-    autocast: options.Autocast = None,
-    recipe: options.Recipe = None,
-    attn: options.Attn = None,
     gpu: options.Gpu = None,
     gpu_memory: options.GpuMemory = "",
     compute_capability: options.ComputeCapability = "",
@@ -63,29 +53,38 @@ def plan_command(
     out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,
     use_cache: options.UseCache = True,
     as_json: options.AsJson = False,
+    **settings: Any,
 ) -> int:
     """Plan the memory of a training step without a GPU.
 
     It says what the step needs, where it goes, and whether it fits. Flags of a setting can be repeated,
     which plans every combination.
     """
-    from qbench.cli.target import read_asked
+    from qbench.cli.target import TargetRequest, read_asked
     from qbench.records.record import run_id_of
 
-    flags = options.step_flags(context.params)
-    card, memory = (gpu_memory, compute_capability), _MemoryOptions(alloc_conf, snapshot)
-    asked = read_asked(target, (from_file, from_format), flags, gpu or [], max_points)
+    memory = _MemoryOptions(alloc_conf, snapshot)
+    request = TargetRequest(
+        name=target,
+        config=from_file,
+        config_format=from_format,
+        settings=values_of(settings),
+        gpus=tuple(gpu or ()),
+        gpu_memory=gpu_memory,
+        compute_capability=compute_capability,
+        max_points=max_points,
+    )
+    asked = read_asked(request)
     if save_scenario is not None:
-        _save_scenario(asked, from_file or Path(target or ""), save_scenario)
-    cards = _cards(asked, card, device, bool(gpu))
+        _save_scenario(asked, save_scenario)
+    cards = _cards(asked, device)
     planned, run_id = _planned(asked, cards, device.value, memory, use_cache), run_id_of("plan")
     records = [_told(record, asked, run_id) for record in planned]
     if out is not None:
         _store(records, out)
     if as_json:
         # The text has them among its own.
-        for caveat in asked.caveats:
-            print_note(f"{from_file}: {caveat}")
+        asked.print_caveats()
         print_json({"records": [record.to_dict() for record in records]})
     else:
         _print_plans(records)
@@ -131,10 +130,11 @@ class _MemoryOptions:
             raise QbenchError(f"--snapshot: {self.snapshot} cannot be written ({error.strerror})") from error
 
 
-def _save_scenario(asked: Target, source: Path, file: Path) -> None:
+def _save_scenario(asked: Target, file: Path) -> None:
     from qbench.scenario.importers.configs import scenario_of
     from qbench.scenario.load import scenario_text
 
+    source = asked.request.config or Path(asked.request.name or "")
     text = scenario_text(scenario_of(source, asked.points, asked.gpus), asked.caveats)
     try:
         file.write_text(text, encoding="utf-8")
@@ -204,13 +204,12 @@ def _store(records: list[Record], folder: Path) -> None:
             store.append(record)
 
 
-def _cards(target: Target, card: tuple[str, str], device: DeviceName, gpu_named: bool) -> list[GpuSpec]:
-    from qbench.cli.target import named_cards
-
-    if device is DeviceName.cpu and (gpu_named or any(card)):
+def _cards(target: Target, device: DeviceName) -> list[GpuSpec]:
+    if device is DeviceName.cuda:
+        return target.cards()
+    if target.request.gpus or target.request.describes_card:
         raise QbenchError("a GPU is named, but --device cpu plans for the CPU; leave one of the two out")
-    # The GPUs that a scenario names are no part of a plan for the CPU.
-    return [] if device is DeviceName.cpu else named_cards(target.gpus, card)
+    return []  # The GPUs that a scenario names are no part of a plan for the CPU.
 
 
 def _print_plans(records: list[Record]) -> None:

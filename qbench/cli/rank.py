@@ -11,6 +11,7 @@ import typer
 
 from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_table, print_text
+from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from qbench.catalog.gpus import GpuSpec
     from qbench.catalog.hourly_prices import PriceSource, Rate
-    from qbench.cli.target import Target
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
     from qbench.scenario.schema import Point
@@ -50,8 +50,8 @@ Prices = Annotated[
 NumGpus = Annotated[int, typer.Option(help="Cards that share the batches; communication is left out.")]
 
 
+@with_setting_flags(precision="bf16 where it fits, else nf4")
 def rank_command(
-    context: typer.Context,
     target: options.TargetName = None,
     from_file: options.FromFile = None,
     from_format: options.FromFormat = "",
@@ -64,29 +64,29 @@ def rank_command(
     prices: Prices = None,
     num_gpus: NumGpus = 1,
     gpu: options.Gpu = None,
-    precision: options.Precision = None,
-    r: options.Rank = None,
-    target_modules: options.TargetModules = None,
-    lora_dropout: options.LoraDropout = None,
-    batch: options.Batch = None,
-    seq: options.Seq = None,
-    gradient_checkpointing: options.Checkpointing = None,
-    optim: options.Optim = None,
-    autocast: options.Autocast = None,
-    recipe: options.Recipe = None,
-    attn: options.Attn = None,
     as_json: options.AsJson = False,
+    **settings: Any,
 ) -> int:
     """Rank the cards of the catalog for a training by cost, time or energy.
 
     Each card is listed with the first precision that fits it: bf16 (LoRA), else nf4 (QLoRA), or those given.
     """
-    flags = options.step_flags(context.params)
-    asked = _asked(target, (from_file, from_format), flags)
-    for caveat in asked.caveats:
-        print_note(f"{from_file}: {caveat}")
+    from qbench.cli.target import TargetRequest, read_asked
+
+    request = TargetRequest(
+        name=target,
+        config=from_file,
+        config_format=from_format,
+        settings=values_of(settings),
+        precisions=PRECISIONS,
+        gpus=tuple(gpu or ()),
+    )
+    asked = read_asked(request)
+    if len({point.model for point in asked.points}) > 1:
+        raise QbenchError("several models given; allowed: one, whose cards are to be ranked")
+    asked.print_caveats()
     workloads = _workloads(asked.points, tokens, lengths, packing, epochs)
-    cards = _cards(gpu or list(asked.gpus))
+    cards = _cards(asked.gpus)
     rates = _rates(cards, prices, must=bool(gpu) and sort is SortName.cost)
     key = "spot" if spot and sort is SortName.cost else sort.value
     rows = _ranked(asked.points, cards, workloads, rates, num_gpus)
@@ -97,17 +97,6 @@ def rank_command(
     if asked.advice:
         print_note(asked.advice)
     return 0 if any(row.fits for row in rows) else 1
-
-
-def _asked(name: str | None, config: tuple[Path | None, str], flags: dict[str, Sequence[Any]]) -> Target:
-    from qbench.cli.target import is_scenario, read_asked
-
-    if "precision" not in flags and config[0] is None and not is_scenario(name or ""):
-        flags = {**flags, "precision": PRECISIONS}
-    asked = read_asked(name, config, flags, ())
-    if len({point.model for point in asked.points}) > 1:
-        raise QbenchError("several models given; allowed: one, whose cards are to be ranked")
-    return asked
 
 
 def _workloads(

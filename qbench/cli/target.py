@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from qbench.cli.console import print_note
 from qbench.errors import CatalogError, ScenarioError
 from qbench.scenario.expand import MAX_POINTS, expand, point_from
 from qbench.scenario.schema import Point, Scenario
-from qbench.scenario.settings import SETTINGS
+from qbench.scenario.settings import SETTINGS, flag_of
 from qbench.units import format_bytes, parse_bytes
 
 DEFAULT_RECIPE = (
@@ -27,15 +27,56 @@ DEFAULT_RECIPE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRequest:
+    """What a command line says about the steps to plan and the cards to plan for."""
+
+    name: str | None
+    """TARGET: a scenario file, or a model."""
+    config: Path | None = None
+    """File of --from; TARGET then replaces the model it names."""
+    config_format: str = ""
+    settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of each flag by the name of its setting."""
+    precisions: tuple[str, ...] = ()
+    """Precisions to plan where neither flag, config nor scenario names one; empty for the default."""
+    gpus: tuple[str, ...] = ()
+    gpu_memory: str = ""
+    compute_capability: str = ""
+    max_points: int = MAX_POINTS
+
+    @property
+    def describes_card(self) -> bool:
+        """Whether a card outside the catalog is described."""
+        return bool(self.gpu_memory or self.compute_capability)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The points that a command is about, and the GPUs that were named for them."""
+    """The points that a command is about, and the GPUs to hold them against."""
 
     points: tuple[Point, ...]
+    request: TargetRequest
     gpus: tuple[str, ...]
+    """Names in the catalog: those of the request, else those of the scenario."""
     caveats: tuple[str, ...] = ()
-    """What a config of another tool asks for that was not understood."""
+    """What of another tool's config was not understood."""
     advice: str = ""
-    """What to tell after the answer; empty where there is nothing."""
+    """What to print after the answer; empty where there is nothing."""
+
+    def print_caveats(self) -> None:
+        """Print the caveats of a config on stderr."""
+        for caveat in self.caveats:
+            print_note(f"{self.request.config}: {caveat}")
+
+    def cards(self) -> list[GpuSpec]:
+        """Return the described card, if any, and those named of the catalog; how a short name is read goes to
+        stderr. Raises CatalogError for a name that the catalog does not hold."""
+        request = self.request
+        cards = []
+        if request.describes_card:
+            cards.append(described_gpu(request.gpu_memory, request.compute_capability))
+        tell_other_variants(self.gpus)
+        return [*cards, *map(find_gpu, self.gpus)]
 
 
 def is_scenario(target: str) -> bool:
@@ -67,35 +108,27 @@ def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, 
     return scenario, expand(scenario, max_points)
 
 
-def read_asked(
-    name: str | None,
-    config: tuple[Path | None, str],
-    flags: Mapping[str, Sequence[Any]],
-    gpus: Sequence[str],
-    max_points: int = MAX_POINTS,
-) -> Target:
-    """Return the points of TARGET, or of another tool's config (file, format).
+def read_asked(request: TargetRequest) -> Target:
+    """Return the points of TARGET, or of another tool's config.
 
     Beside a config, TARGET is the model that stands in for the one it names, and flags change its settings.
     Raises ScenarioError where there is neither, and for a scenario beside a config.
     """
-    file, form = config
+    file, form, name = request.config, request.config_format, request.name
     if file is None and form:
         raise ScenarioError(f"--from-format {form}: given without --from; name the file, or leave it out")
     if file is None and name is None:
         raise ScenarioError("nothing to plan: give TARGET (a scenario or a model) or --from FILE")
     if file is None:
-        assert name is not None
-        return read_target(name, flags, gpus, max_points)
+        return _of_scenario(request) if is_scenario(name or "") else _of_model(request)
     from qbench.scenario.importers.configs import import_config
 
     if is_scenario(name or ""):
         raise ScenarioError(f"--from {file}: given beside the scenario {name}; leave one of the two out")
-    found = import_config(
-        file, _language_config, form, name or "", next(iter(flags.get("seq_len", ())), None)
-    )
-    points = _points_of(found.settings, {name: values for name, values in flags.items() if values})
-    return Target(points=points, gpus=tuple(gpus), caveats=found.caveats)
+    seq_len = next(iter(request.settings.get("seq_len", ())), None)
+    found = import_config(file, _language_config, form, name or "", seq_len)
+    points = _points_of(found.settings, request.settings)
+    return Target(points=points, request=request, gpus=request.gpus, caveats=found.caveats)
 
 
 def _language_config(model: str) -> Mapping[str, Any]:
@@ -110,26 +143,25 @@ def _language_config(model: str) -> Mapping[str, Any]:
     return {**dtypes, **config.get("text_config", config)}
 
 
-def read_target(
-    target: str, flags: Mapping[str, Sequence[Any]], gpus: Sequence[str], max_points: int
-) -> Target:
-    """Return the points of a scenario file, or of a model and the product of its flags.
+def _of_model(request: TargetRequest) -> Target:
+    """Return the product of the flags."""
+    settings = dict(request.settings)
+    if request.precisions:
+        settings.setdefault("precision", request.precisions)
+    points = _points_of({"model": catalog_name(request.name or "")}, settings)
+    advice = "" if {"recipe", "autocast"} & set(settings) else DEFAULT_RECIPE
+    return Target(points=points, request=request, gpus=request.gpus, advice=advice)
 
-    `flags` maps a setting's short name to the values given, none for a flag that was not used. Raises
-    ScenarioError when flags are given beside a scenario file, or a value is not allowed.
-    """
-    given = {name: values for name, values in flags.items() if values}
-    if not is_scenario(target):
-        advice = "" if {"recipe", "autocast"} & set(given) else DEFAULT_RECIPE
-        points = _points_of({"model": catalog_name(target)}, given)
-        return Target(points=points, gpus=tuple(gpus), advice=advice)
-    if given:
-        names = ", ".join(f"--{flag_name(name)}" for name in given)
+
+def _of_scenario(request: TargetRequest) -> Target:
+    """Return the points of a scenario file. Raises ScenarioError when flags are given beside it."""
+    if request.settings:
+        names = ", ".join(f"--{flag_of(name)}" for name in request.settings)
         raise ScenarioError(
-            f"flags of single points ({names}) do not go with the scenario {target}; edit its matrix"
+            f"flags of single points ({names}) do not go with the scenario {request.name}; edit its matrix"
         )
-    scenario, points = read_scenario(target, max_points)
-    return Target(points=points, gpus=tuple(gpus) or scenario.plan.gpus)
+    scenario, points = read_scenario(request.name or "", request.max_points)
+    return Target(points=points, request=request, gpus=request.gpus or scenario.plan.gpus)
 
 
 def _points_of(base: Mapping[str, Any], flags: Mapping[str, Sequence[Any]]) -> tuple[Point, ...]:
@@ -145,32 +177,19 @@ def _points_of(base: Mapping[str, Any], flags: Mapping[str, Sequence[Any]]) -> t
 def _refuse_lists(flags: Mapping[str, Sequence[Any]]) -> None:
     for name, values in flags.items():
         listed = next((value for value in values if isinstance(value, str) and "," in value), None)
-        if listed is not None:
-            repeated = " ".join(f"--{flag_name(name)} {value.strip()}" for value in listed.split(","))
-            raise ScenarioError(f"--{flag_name(name)}: given {listed!r}; repeat the flag instead: {repeated}")
+        if listed is None:
+            continue
+        flag, parts = f"--{flag_of(name)}", [value.strip() for value in listed.split(",")]
+        way_out = f"repeat the flag instead: {' '.join(f'{flag} {part}' for part in parts)}"
+        if SETTINGS[name].kind == "integer" and re.fullmatch(r"\d{1,3}(,\d{3})+", listed):
+            way_out = f"write {''.join(parts)}, or repeat the flag for several values"
+        raise ScenarioError(f"{flag}: given {listed!r}; {way_out}")
 
 
 def _as_flag(problem: str) -> str:
     """Return a problem of a setting under the name of its flag."""
     setting, colon, rest = problem.partition(":")
-    return problem if setting == "model" or " " in setting else f"--{flag_name(setting)}{colon}{rest}"
-
-
-def flag_name(setting: str) -> str:
-    """Return a setting as its flag is spelt, without the dashes."""
-    flag = SETTINGS[setting].names.flag if setting in SETTINGS else ""
-    return (flag or setting).replace("_", "-")
-
-
-def named_cards(gpus: Sequence[str], card: tuple[str, str]) -> list[GpuSpec]:
-    """Return the card that is described by (memory, compute capability), if any, and those of the catalog.
-
-    A name that several cards of the catalog could have is told. Raises CatalogError for one that it does not
-    hold.
-    """
-    described = [described_gpu(*card)] if any(card) else []
-    tell_other_variants(gpus)
-    return [*described, *(find_gpu(name) for name in gpus)]
+    return problem if setting == "model" or " " in setting else f"--{flag_of(setting)}{colon}{rest}"
 
 
 def tell_other_variants(names: Sequence[str]) -> None:

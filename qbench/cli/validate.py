@@ -19,7 +19,7 @@ def validate_command(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Compare plans with published measurements, and with measurements of your own on a GPU."""
+    """Compare plans with published measurements, and with your own on a GPU."""
     from qbench.records.store import read_records
 
     stored = {str(run): read_records(run) for run in runs or []}

@@ -6,8 +6,10 @@ a row here. Commands, page, notebook, reports and the JSON schema read this tabl
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, get_args
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from qbench.errors import nearest
 from qbench.scenario.schema import Point
+from qbench.units import plain_text
 
 _LONGEST_VALUE = 60
 
@@ -35,12 +38,28 @@ class Names:
     """Names that people and other tools use. They are refused, with the right one."""
     page: bool = False
     """Whether the planner page has a field for it."""
+    meant: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Values that people and other tools write, to what is meant. They are refused, with the right one."""
 
+
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "16bit": "bf16"}
+_PRECISIONS = _DTYPES | {"4bit": "nf4", "int4": "nf4", "qlora": "nf4", "8bit": "int8", "32bit": "fp32"}
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adam": "adamw_torch",
+    "adamw_torch_fused": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+}
+_ATTENTION = dict.fromkeys(("flash", "fa2", "flash_attn", "flash_attention"), "flash_attention_2")
 
 _NAMES = {
     "model": Names("Model", page=True),
     "weights": Names("Weights"),
-    "precision": Names("Precision", flag="precision", also=("quantization", "dtype"), page=True),
+    "precision": Names(
+        "Precision", flag="precision", also=("quantization", "dtype"), page=True, meant=_PRECISIONS
+    ),
     "data": Names("Data"),
     "r": Names("Rank", flag="r", also=("rank", "lora_r", "lora_rank"), page=True),
     "lora_alpha": Names("Alpha", "alpha", also=("alpha",)),
@@ -56,10 +75,12 @@ _NAMES = {
     ),
     "gradient_accumulation_steps": Names("Accumulation", "accum", also=("grad_accum",)),
     "gradient_checkpointing": Names("Checkpointing", "ckpt", flag="gradient_checkpointing", page=True),
-    "optim": Names("Optimizer", flag="optim", also=("optimizer",), page=True),
-    "attn_implementation": Names("Attention", "attn", flag="attn", also=("attention",), page=True),
-    "autocast": Names("Autocast", flag="autocast", page=True),
-    "recipe": Names("Recipe", flag="recipe", page=True),
+    "optim": Names("Optimizer", flag="optim", also=("optimizer",), page=True, meant=_OPTIMIZERS),
+    "attn_implementation": Names(
+        "Attention", "attn", flag="attn", also=("attention",), page=True, meant=_ATTENTION
+    ),
+    "autocast": Names("Autocast", flag="autocast", page=True, meant=_DTYPES),
+    "recipe": Names("Recipe", flag="recipe", page=True, meant={"sft": "trl", "sfttrainer": "trl"}),
 }
 
 
@@ -100,6 +121,10 @@ class Leaf:
         if isinstance(value, bool) and schema.get("type") == "string":
             return f"{text}; YAML reads yes, no, on, off as booleans: quote it"
         close = nearest(value, schema.get("enum", ())) if isinstance(value, str) else []
+        if isinstance(value, str) and self.name in _NAMES:
+            meant = _NAMES[self.name].meant.get(value.casefold().replace("-", "_"))
+            meant = meant or _NAMES[self.name].meant.get(value.casefold().replace("-", ""))
+            close = [meant] if meant else close
         return f"{text}; did you mean {close[0]}?" if close else text
 
 
@@ -157,6 +182,23 @@ class Setting:
     def name(self) -> str:
         """Name of the field: r."""
         return self.leaf.name
+
+    @property
+    def kind(self) -> str:
+        """integer, number, boolean, string, or names where a list of names is allowed."""
+        return str(self.leaf.json_schema().get("type", "names"))
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off."""
+        return self.kind == "boolean"
+
+    @property
+    def help(self) -> str:
+        """What it is, and the values that it may have where they are few."""
+        text = str(self.leaf.model.model_fields[self.name].description)
+        choices = self.leaf.json_schema().get("enum")
+        return f"{text.rstrip('.')}: {', '.join(choices)}." if choices else text
 
     @property
     def title(self) -> str:
@@ -219,6 +261,36 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         else:
             nested[path] = value
     return nested
+
+
+def flag_of(name: str) -> str:
+    """Return how a setting's flag is spelt, without its dashes, by any name of the setting; else the name."""
+    name = RIGHT_NAMES.get(name, name)
+    flag = SETTINGS[name].names.flag if name in SETTINGS else ""
+    return (flag or name).replace("_", "-")
+
+
+def plain_default(row: Setting) -> str:
+    """Return the default of a setting as its flag or field would have it."""
+    return plain_text(row.leaf.default)
+
+
+def from_text(row: Setting, text: str) -> Any:
+    """Return the value that a text stands for; the text itself where it stands for none.
+
+    4k is 4,096 for a whole number, yes and no are those of a switch, names are separated by commas.
+    """
+    text = text.strip()
+    if row.kind == "integer" and (match := re.fullmatch(r"([+-]?[0-9]{1,30})([kK]?)", text)):
+        return int(match.group(1)) * (1024 if match.group(2) else 1)
+    if row.kind == "boolean":
+        return {"yes": True, "no": False}.get(text, text)
+    if row.kind == "names" and text != "all-linear":
+        return [name.strip() for name in text.split(",")]
+    if row.kind == "number":
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text
 
 
 def point_settings(point: Point) -> dict[str, Any]:

@@ -95,6 +95,13 @@ def test_every_flag_reaches_the_point(model: str, capsys: pytest.CaptureFixture[
     assert "peak_reserved_bytes" not in record["metrics"]
 
 
+def test_numbers_and_cards_as_people_write_them(model: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", model, "--seq", "2k", "--gpu", "4090", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)["records"]
+    assert record["point"]["train"]["seq_len"] == 2048
+    assert record["detail"]["fits"][0]["gpu"] == "RTX 4090"
+
+
 @pytest.mark.parametrize(("memory", "code"), [("24GiB", 0), ("100 MiB", 1)])
 def test_a_card_that_is_not_in_the_catalog(
     model: str, capsys: pytest.CaptureFixture[str], memory: str, code: int

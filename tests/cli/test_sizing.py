@@ -125,7 +125,12 @@ def test_rank_prints_no_table_of_nothing(
     ("arguments", "message"),
     [
         (["fit", "gpt2"], "no card to fit: give --gpu NAME"),
-        (["fit", "gpt2", "--gpu", "L4", "--seq", "9"], "--seq: given, but it is what is to be found"),
+        (
+            ["fit", "gpt2", "--gpu", "L4", "--seq", "9"],
+            "--seq conflicts with --vary seq, because fit searches",
+        ),
+        (["fit", "gpt2", "--gpu", "L4", "--vary", "rank", "--r", "9"], "--r conflicts with --vary rank"),
+        (["fit", "gpt2", "--gpu", "L4", "--vary", "gpu"], "--vary: given 'gpu'; allowed: seq, batch, r"),
         (["fit", "gpt2", "--gpu", "L4", "--step", "0"], "--step: given 0; allowed: 1 to 1,024"),
         (["fit", "gpt2", "--gpu", "L5"], "GPU 'L5' is not in the catalog"),
         (["rank", "gpt2"], "give either --tokens (as 10M) or --lengths FILE"),
