@@ -23,11 +23,25 @@ quiet_libraries()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not any(item.get_closest_marker("cuda") for item in items):
-        return
+    for name, why_not in (("cuda", _no_gpu), ("nullgpu", _no_null_gpu)):
+        marked = [item for item in items if item.get_closest_marker(name)]
+        reason = why_not() if marked else None
+        for item in marked if reason is not None else ():
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_gpu() -> str | None:
     import torch
 
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
+    return None if torch.cuda.is_available() else "no CUDA GPU"
+
+
+def _no_null_gpu() -> str | None:
+    from qbench.errors import QbenchError
+    from qbench.nullgpu.launcher import preload_environment
+
+    try:
+        preload_environment()
+    except QbenchError as error:
+        return str(error)
+    return None

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "qbench"
 
 TORCH_STACK = {"torch", "transformers", "peft", "bitsandbytes"}
-TORCH_FREE = ("catalog", "scenario", "records", "comparison", "words", "report")
+TORCH_FREE = ("catalog", "scenario", "records", "comparison", "words", "report", "nullgpu")
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
 
@@ -22,7 +22,7 @@ GROUND = {"errors", "units", "quiet"}
 FACTS = GROUND | {"catalog", "scenario"}
 STORED = FACTS | {"records"}
 STEP = STORED | {"step", "memory"}
-DOING = {"planner", "measure", "comparison", "words", "report", "runs"}
+DOING = {"planner", "nullgpu", "measure", "comparison", "words", "report", "runs"}
 ALL_BELOW_CLI = STEP | DOING
 # What each package or top-level module may import besides itself. The top floor sees everything below it.
 MAY_IMPORT = {
@@ -36,23 +36,24 @@ MAY_IMPORT = {
     "step": STORED,
     "memory": STORED,
     "planner": STEP,
-    "measure": STEP,
+    "nullgpu": STORED,
+    "measure": STEP | {"nullgpu"},
     "comparison": STORED,
     "words": STORED | {"comparison"},
     "report": STORED | {"comparison", "words"},
-    "runs": STEP | {"planner", "measure", "comparison"},
-    "callback": STEP | {"measure"},
+    "runs": STEP | {"planner", "nullgpu", "measure", "comparison"},
+    "callback": STEP | {"nullgpu", "measure"},
     "notebook": ALL_BELOW_CLI,
     "cli": ALL_BELOW_CLI | {"web"},
     "web": ALL_BELOW_CLI,
     "pytest_plugin": ALL_BELOW_CLI,
     "__main__": {"cli"},
 }
-# Name outside qbench -> the only place, a file or a package, that imports it.
-OWNERS = {
+# Name outside qbench -> the only places, files or packages, that import it.
+OWNERS: dict[str, str | tuple[str, ...]] = {
     "yaml": "scenario/load.py",
     "ray": "measure/",
-    "subprocess": "measure/",
+    "subprocess": ("measure/", "nullgpu/"),
     "multiprocessing": "measure/",
     "torch.multiprocessing": "measure/",
     "concurrent.futures.ProcessPoolExecutor": "measure/",
@@ -86,7 +87,8 @@ def import_problems(path: str, line: int, layer: str, target: str) -> Iterator[s
         yield f"{path}:{line}: {layer} must not import {top}"
     for name, owner in OWNERS.items():
         if f"{target}.".startswith(f"{name}.") and not path.startswith(owner):
-            yield f"{path}:{line}: only {owner} imports {name}"
+            places = owner if isinstance(owner, str) else " and ".join(owner)
+            yield f"{path}:{line}: only {places} imports {name}"
 
 
 def ends_or_prints(node: ast.AST) -> str | None:
@@ -186,7 +188,7 @@ def function_of(lines: int) -> str:
             {"planner/a.py": "import torch.multiprocessing as mp"},
             "only measure/ imports torch.multiprocessing",
         ),
-        ({"cli/a.py": "import subprocess"}, "only measure/ imports subprocess"),
+        ({"cli/a.py": "import subprocess"}, "only measure/ and nullgpu/ imports subprocess"),
         ({"planner/a.py": "from signal import SIGINT"}, "only measure/ imports signal"),
         ({"planner/a.py": "print(1)"}, "only cli prints or exits, not print"),
         ({"runs/run.py": "run(log=print)"}, "only cli prints or exits, not print"),

@@ -29,6 +29,8 @@ class GpuSpec:
     """Architecture, such as Ampere."""
     compute_capability: tuple[int, int] | None
     """CUDA compute capability; None for AMD."""
+    multiprocessors: int | None = None
+    """Streaming multiprocessors, as torch's multi_processor_count; None for AMD."""
     nominal_gb: int
     """Memory as it is sold, in GB; more than a program gets."""
     memory_bytes: int
@@ -138,6 +140,7 @@ def _spec(row: dict[str, str]) -> GpuSpec:
         vendor=row["vendor"],
         architecture=row["architecture"],
         compute_capability=_compute_capability(row["compute_capability"]),
+        multiprocessors=int(row["multiprocessors"]) if row["multiprocessors"] else None,
         nominal_gb=int(row["nominal_gb"]),
         memory_bytes=int(float(row["memory_gib"]) * GIB),
         memory_basis=row["memory_basis"],

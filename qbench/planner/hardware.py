@@ -7,49 +7,8 @@ from dataclasses import dataclass
 from qbench.catalog.gpus import GpuSpec
 from qbench.memory.allocator.caching import AllocatorConfig, ReplayResult, replay
 from qbench.memory.history.ledger import History
-from qbench.memory.kernels.choices import Capability, Card
-from qbench.units import MIB, format_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextSize:
-    """Least and most bytes that a CUDA context was reported to take outside the allocator, and by whom."""
-
-    least: int
-    most: int
-    source: str
-
-
-_ANY_CARD = ContextSize(
-    least=287_000_000,
-    most=400_000_000,
-    source="pytorch/pytorch pull request 86509 (287 MB, lazy loading), issues 107667 and 109888 (300 to 400)",
-)
-_BY_CAPABILITY: dict[Capability, ContextSize] = {
-    (8, 6): ContextSize(
-        least=256 * MIB,
-        most=400_000_000,
-        source="invoke-ai/InvokeAI issue 9413 (RTX 3090, torch 2.7: 256 MiB bare); "
-        "pytorch/pytorch issues 107667 and 109888 (300 to 400 MB)",
-    ),
-}
-_FROM_HOPPER_ON = ContextSize(
-    least=287_000_000,
-    most=550_000_000,
-    source="pytorch/pytorch pull request 86509 (287 MB, lazy loading); ggml-org/llama.cpp pull request 20595 "
-    "(up to 550 MB, by GPU)",
-)
-
-
-def context_size(capability: Capability) -> ContextSize:
-    """Return what is known of the CUDA context on cards of a compute capability.
-
-    It grows with the card and with the kernels that were loaded; no vendor publishes it. The largest figure
-    that was found belongs to no named GPU, so it is the upper end for the largest ones.
-    """
-    if capability >= (9, 0):
-        return _FROM_HOPPER_ON
-    return _BY_CAPABILITY.get(capability, _ANY_CARD)
+from qbench.memory.kernels.choices import Card
+from qbench.units import format_bytes
 
 
 def library_buffers(card: Card) -> dict[str, int]:

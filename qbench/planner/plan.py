@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.gpus import gpus as catalog_gpus
 from qbench.catalog.prices import cheapest_on_demand
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card, kernel_caveats
-from qbench.planner.hardware import Fit, card_of, context_size, fit_on
+from qbench.planner.hardware import Fit, card_of, fit_on
 from qbench.planner.times_on_cards import Held, cpu_times, gpu_times
 from qbench.planner.trace import Trace, Tracer, traces
 from qbench.records.calibration import Calibration

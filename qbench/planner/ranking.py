@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.hourly_prices import Rate
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card
-from qbench.planner.hardware import card_of, context_size, fit_on
+from qbench.planner.hardware import card_of, fit_on
 from qbench.planner.step_time import Bound, Rates, StepTime, step_time
 from qbench.planner.times_on_cards import rates_of
 from qbench.planner.trace import Trace, traces

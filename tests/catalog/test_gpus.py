@@ -25,6 +25,8 @@ def test_row_is_whole_and_plausible(spec: GpuSpec) -> None:
     assert 50 < spec.tdp_w < 1500
     assert 2016 <= spec.release_year <= 2026
     assert (spec.compute_capability is None) == (spec.vendor == "AMD")
+    assert (spec.multiprocessors is None) == (spec.vendor == "AMD")
+    assert spec.multiprocessors is None or 10 <= spec.multiprocessors <= 188
 
 
 @pytest.mark.parametrize("spec", gpus(), ids=lambda spec: spec.name)
@@ -39,6 +41,15 @@ def test_bf16_is_unknown_where_the_hardware_lacks_it() -> None:
     for spec in gpus():
         if spec.compute_capability is not None:
             assert (spec.peak_flops["bf16"] is None) == (spec.compute_capability < (8, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    # multi_processor_count of torch.cuda.get_device_properties in public logs.
+    [("T4", 40), ("V100-SXM2-16GB", 80), ("A10G", 80), ("A100-SXM4-80GB", 108), ("H100 SXM", 132)],
+)
+def test_multiprocessors_are_those_that_torch_counts(name: str, count: int) -> None:
+    assert find_gpu(name).multiprocessors == count
 
 
 @pytest.mark.parametrize(

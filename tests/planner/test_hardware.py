@@ -10,8 +10,8 @@ from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.memory.allocator.caching import AllocatorConfig, replay
 from qbench.memory.history.ledger import Allocation
 from qbench.memory.kernels.choices import Capability, Card
-from qbench.planner.hardware import Fit, card_of, context_size, fit_on, library_buffers
-from qbench.units import GIB, MIB
+from qbench.planner.hardware import Fit, card_of, fit_on, library_buffers
+from qbench.units import MIB
 
 CONTEXT = 300 * MIB
 
@@ -64,13 +64,6 @@ def test_a_cublas_workspace_for_each_of_the_two_threads() -> None:
 @pytest.mark.parametrize(("name", "capability"), [(None, (8, 0)), ("H100 SXM", (9, 0)), ("MI300X", (8, 0))])
 def test_a_card_without_cuda_is_planned_as_none_is(name: str | None, capability: Capability) -> None:
     assert card_of(None if name is None else find_gpu(name)).capability == capability
-
-
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (9, 0), (12, 0)])
-def test_a_context_is_an_interval_with_a_source(capability: Capability) -> None:
-    size = context_size(capability)
-    assert 250 * MIB < size.least < size.most < 0.6 * GIB
-    assert "pull request" in size.source or "issue" in size.source
 
 
 def test_a_card_holds_what_torch_reports_and_not_a_byte_more(grown: Written) -> None:

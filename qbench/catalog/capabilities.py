@@ -1,0 +1,71 @@
+"""What all cards of one CUDA compute capability share: limits of a multiprocessor, size of a context."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+
+from qbench.catalog.names import DATA
+from qbench.units import KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextSize:
+    """Least and most bytes that a CUDA context was reported to take outside the allocator, and by whom."""
+
+    least: int
+    most: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiprocessor:
+    """Limits of one multiprocessor, which PyTorch and Triton choose kernels by."""
+
+    max_threads: int
+    shared_bytes: int
+    """Shared memory of the multiprocessor."""
+    shared_bytes_per_block: int
+    """The most of it that a block may ask for."""
+
+
+def multiprocessor(capability: tuple[int, int]) -> Multiprocessor:
+    """Return the limits of a multiprocessor of a compute capability, or of the nearest older one."""
+    row = _row(capability)
+    return Multiprocessor(
+        max_threads=int(row["threads_per_multiprocessor"]),
+        shared_bytes=int(row["shared_per_multiprocessor_kib"]) * KIB,
+        shared_bytes_per_block=int(row["shared_per_block_kib"]) * KIB,
+    )
+
+
+def context_size(capability: tuple[int, int]) -> ContextSize:
+    """Return what is known of the CUDA context on cards of a compute capability.
+
+    It grows with the card and with the kernels that were loaded; no vendor publishes it. The largest figure
+    that was found belongs to no named GPU, so it is the upper end for the largest ones.
+    """
+    row = _row(capability)
+    return ContextSize(
+        least=int(row["context_least_bytes"]),
+        most=int(row["context_most_bytes"]),
+        source=row["context_source"],
+    )
+
+
+def _row(capability: tuple[int, int]) -> dict[str, str]:
+    rows = _rows()
+    return rows[max((known for known in rows if known <= capability), default=min(rows))]
+
+
+@functools.cache
+def _rows() -> dict[tuple[int, int], dict[str, str]]:
+    with (DATA / "compute_capabilities.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return {_numbers(row["compute_capability"]): row for row in rows}
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")
+    return int(major), int(minor)
