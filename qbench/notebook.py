@@ -199,6 +199,7 @@ def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
     from qbench.comparison.check import check
     from qbench.report.ci.check import finding_text, point_text, told_findings, verdict_lines
     from qbench.report.tables import Column, Table
+    from qbench.words.verdicts import reason_text
 
     found = check(baseline, run)
     rows = tuple(
@@ -210,7 +211,7 @@ def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
             "run": finding.run,
             "verdict": finding.verdict,
             "gated": finding.gated,
-            "note": finding.note,
+            "note": reason_text(finding.reason),
         }
         for finding in found.findings
     )

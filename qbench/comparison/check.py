@@ -15,7 +15,7 @@ from typing import NamedTuple
 from qbench.comparison.comparability import changed_since, differing, like, newest
 from qbench.comparison.results import Result, gather
 from qbench.comparison.values import Values, kind_of, reading_of, values_of
-from qbench.comparison.verdicts import Judgement, Tolerance, Verdict, judge
+from qbench.comparison.verdicts import Judgement, Reason, Tolerance, Unlike, Verdict, judge
 from qbench.errors import NotComparableError
 from qbench.records.metrics import Gate
 from qbench.records.record import Kind, Record
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
     run: float | str | None = None
     gated: bool = True
     """Whether a bad verdict fails the check."""
-    note: str = ""
+    reason: Reason | None = None
     smallest_visible: float | None = None
     deviation: float | None = None
     """Standard deviation of the logarithm of one process, for speeds of enough processes."""
@@ -74,10 +74,10 @@ class Check:
     findings: tuple[Finding, ...]
     differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """What may differ and does: name to baseline's and run's value, of the last point that shows it."""
-    left_out: tuple[str, ...] = ()
-    """What of the baseline was not looked at, and why."""
+    left_out: Mapping[Kind, int] = field(default_factory=dict)
+    """How many points of the baseline were not compared, since the run has none of their kind."""
     idle_tolerances: tuple[str, ...] = ()
-    """Metrics that a tolerance was given for and that no compared point has."""
+    """Metrics that have a tolerance although no compared point has a value of them."""
     told: tuple[Finding, ...] = field(init=False, repr=False)
     """The findings that are not 'same', which of a large run are few."""
 
@@ -136,7 +136,7 @@ def check(
     return Check(
         findings=tuple(checker.findings),
         differs=checker.differs,
-        left_out=_left_out((kind for kind, _ in pairs), kinds),
+        left_out=Counter(kind for kind, _ in pairs if kind not in kinds),
         idle_tolerances=tuple(name for name in checker.tolerances if name not in checker.used),
     )
 
@@ -173,11 +173,6 @@ def _paired(before: Iterable[Result], now: Iterable[Result]) -> dict[tuple[Kind,
     return pairs
 
 
-def _left_out(of_points: Iterable[Kind], kinds: set[Kind]) -> tuple[str, ...]:
-    counts = Counter(kind for kind in of_points if kind not in kinds)
-    return tuple(f"{count} points of kind {kind}: the run has none" for kind, count in counts.items())
-
-
 @dataclass(slots=True)
 class _Checker:
     """Gathers findings point by point."""
@@ -191,7 +186,7 @@ class _Checker:
     def compare_point(self, before: Sequence[Result], now: Sequence[Result]) -> None:
         """Compare the results of a point, each with the latest of the baseline from like circumstances."""
         if not now:
-            self._add(before[0], "point", verdict="missing", note="the run does not have it")
+            self._add(before[0], "point", verdict="missing", reason="not in run")
             return
         if not before:
             self._add(now[0], "point", verdict="new")
@@ -200,9 +195,7 @@ class _Checker:
         for result, other in met:
             self._compare(other, result)
         if not met:
-            unlike = differing(before[0], now[0])
-            note = "; ".join(f"{name}: {a} against {b}" for name, (a, b) in unlike.items())
-            self._add(now[0], "point", verdict="not comparable", note=note)
+            self._add(now[0], "point", verdict="not comparable", reason=Unlike(differing(before[0], now[0])))
 
     def _compare(self, before: Result, now: Result) -> None:
         self.differs |= changed_since(before, now)
@@ -234,7 +227,7 @@ class _Checker:
                     baseline=_middle(was.get(name)),
                     run=_middle(values),
                     gated=gated,
-                    note=found.note,
+                    reason=found.reason,
                     smallest_visible=found.smallest_visible,
                     deviation=found.deviation,
                 )
@@ -261,7 +254,7 @@ class _Checker:
         verdict: Verdict,
         baseline: str | None = None,
         run: str | None = None,
-        note: str = "",
+        reason: Reason | None = None,
     ) -> None:
         self.findings.append(
             Finding(
@@ -272,7 +265,7 @@ class _Checker:
                 verdict=verdict,
                 baseline=baseline,
                 run=run,
-                note=note,
+                reason=reason,
             )
         )
 
@@ -286,11 +279,9 @@ def _judged(
     tolerance: Tolerance | None,
 ) -> Judgement:
     if has is None and now.is_void(name):
-        return Judgement(verdict="ambiguous", note="measured, but not valid; see the report")
+        return Judgement(verdict="ambiguous", reason="not valid")
     if was is None and before.stores(name) and kind_of(name, before.kind)[2] != "report":
-        return Judgement(
-            verdict="not comparable", note="the baseline has no valid number; accept a sound one"
-        )
+        return Judgement(verdict="not comparable", reason="no valid baseline")
     if was is None or has is None:
         return Judgement(verdict="new" if was is None else "missing")
     return judge(reading_of(before, name, was), reading_of(now, name, has), tolerance)

@@ -1,4 +1,4 @@
-"""Decide while measuring: intervals over pairs of processes, looked at again and again without crying wolf.
+"""Decide while measuring: intervals over pairs, whose repeated looks do not inflate the false-alarm rate.
 
 A pair is one process of the baseline and one of the run that ran next to each other: A B B A or B A A B, by
 lot, so that neither a drift nor a rhythm of the machine falls on one side. Each look at growing data would
@@ -23,7 +23,16 @@ from typing import Any
 from qbench.comparison.check import Check, Finding, check
 from qbench.comparison.intervals import CONFIDENCE, LogRatio, mean_interval, visible
 from qbench.comparison.results import number_of
-from qbench.comparison.verdicts import MIN_EFFECT, Judgement, Tolerance, range_text, verdict_of, wanted_effect
+from qbench.comparison.verdicts import (
+    MIN_EFFECT,
+    Failed,
+    Judgement,
+    Measured,
+    Tolerance,
+    Wanted,
+    verdict_of,
+    wanted_effect,
+)
 from qbench.records.metrics import METRICS
 from qbench.records.record import Record
 from qbench.scenario.schema import Point
@@ -103,23 +112,23 @@ class Rule:
         found = self._look(pairs[: taken[-1]], metric, last=False) if taken else None
         if ended and (found is None or found.verdict == "ambiguous"):
             found = self._look(pairs, metric, last=True)
-        return found or Judgement(verdict="ambiguous", note=f"no look is taken at {len(pairs)} pairs")
+        return found or Judgement(verdict="ambiguous", reason="between looks")
 
     def _look(self, pairs: Sequence[Pair], metric: str, *, last: bool) -> Judgement:
         ratio = paired_ratio(pairs, error_at(len(pairs), self.most, last=last))
         if ratio is None or len(pairs) < FIRST_LOOK:
-            note = f"fewer than {FIRST_LOOK} pairs of processes show no noise"
-            return Judgement(verdict="ambiguous", note=note)
+            return Judgement(verdict="ambiguous", reason="few pairs")
         verdict = verdict_of(ratio, self.min_effect, METRICS[metric].better)
-        note = f"{range_text(ratio)} over {len(pairs)} pairs of processes"
-        if verdict == "ambiguous":
-            note += f"; {self._wish(ratio)}"
-        return Judgement(verdict=verdict, note=note, smallest_visible=ratio.smallest_visible(self.min_effect))
+        wanted = self._wanted(ratio, len(pairs)) if verdict == "ambiguous" else None
+        return Judgement(
+            verdict=verdict,
+            reason=Measured(ratio, pairs=len(pairs), wanted=wanted),
+            smallest_visible=ratio.smallest_visible(self.min_effect),
+        )
 
-    def _wish(self, ratio: LogRatio) -> str:
+    def _wanted(self, ratio: LogRatio, pairs: int) -> Wanted:
         effect = wanted_effect(self.min_effect)
-        needed = pairs_needed(ratio.deviation, effect, self.min_effect)
-        return f"{needed or 'no affordable number of'} pairs would show {100 * effect:.0f} %"
+        return Wanted(effect, pairs_needed(ratio.deviation, effect, self.min_effect), self.min_effect, pairs)
 
 
 def pairs_of(baseline: Iterable[Record], run: Iterable[Record], metric: str) -> list[Pair]:
@@ -180,7 +189,7 @@ def _with_error(finding: Finding, baseline: Sequence[Record], run: Sequence[Reco
         if failed is not None:
             verdict = "not comparable" if side == "baseline" else finding.verdict
             error = str(failed.detail.get("error", "")).partition("\n")[0]
-            return finding._replace(verdict=verdict, note=f"{side}: {error}")
+            return finding._replace(verdict=verdict, reason=Failed(side, error))
     return finding
 
 
@@ -189,5 +198,5 @@ def _judged_anew(
 ) -> Finding:
     judged = rule.judge(pairs_of(baseline, run, finding.metric), finding.metric, ended=ended)
     return finding._replace(
-        verdict=judged.verdict, note=judged.note, smallest_visible=judged.smallest_visible
+        verdict=judged.verdict, reason=judged.reason, smallest_visible=judged.smallest_visible
     )

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES, LogRatio, log_ratio, processes_needed
 from qbench.comparison.values import Reading
@@ -25,7 +26,7 @@ MIN_EFFECT = 0.03
 """Share below which a change of speed is of no interest."""
 
 WANTED_EFFECT = 0.05
-"""Share that a person is told the number of processes for."""
+"""Share for which the necessary number of processes is reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +48,67 @@ NEAR_BYTES = Tolerance(relative=0.01, absolute=MIB)
 """Allocated memory repeats to some hundred KiB, which is more than 1 % of a small part."""
 
 
+class Measured(NamedTuple):
+    """The interval behind a verdict on speed, and what it would take to see more."""
+
+    ratio: LogRatio
+    pairs: int | None = None
+    """Pairs of processes that were compared; None where the sides were measured apart."""
+    wanted: Wanted | None = None
+    """Only where the interval is ambiguous."""
+
+
+class Wanted(NamedTuple):
+    """How many processes per side, or pairs, would show a change."""
+
+    effect: float
+    """The change, as a share."""
+    needed: int | None
+    """None where no affordable number would."""
+    min_effect: float
+    """Share below which a change is of no interest."""
+    present: int
+    """How many there are now."""
+
+
+class Unlike(NamedTuple):
+    """Circumstances in which two results differ, so that they must not be compared."""
+
+    values: Mapping[str, tuple[str, str]]
+    """Those of the baseline and of the run, by name."""
+
+
+class Failed(NamedTuple):
+    """A process that did not end ok."""
+
+    side: str
+    """baseline or run."""
+    error: str
+    """First line of its error."""
+
+
+Why = Literal[
+    "processes disagree",
+    "few processes",
+    "few pairs",
+    "between looks",
+    "not positive",
+    "not valid",
+    "no valid baseline",
+    "not in run",
+]
+Reason = Why | Measured | Unlike | Failed
+"""Why a verdict is what it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What a comparison says."""
+    """The outcome of a comparison."""
 
     verdict: Verdict
-    note: str = ""
+    reason: Reason | None = None
     smallest_visible: float | None = None
-    """Share that would have been seen, for statistical metrics with more than one process a side."""
+    """Share that would have been seen, for statistical metrics with more than one process per side."""
     deviation: float | None = None
     """Standard deviation of the logarithm of one process, where there are enough processes to know it."""
 
@@ -84,7 +138,7 @@ def _judge_nearly(baseline: Reading, run: Reading, tolerance: Tolerance) -> Judg
         return Judgement(verdict="same")
     if lowest > allowed or highest < -allowed:
         return Judgement(verdict=_directed(lowest > allowed, run.better))
-    return Judgement(verdict="ambiguous", note="the processes differ by more than the tolerance")
+    return Judgement(verdict="ambiguous", reason="processes disagree")
 
 
 def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgement:
@@ -92,26 +146,18 @@ def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgemen
     ratio = log_ratio(before, now, max(baseline.within, run.within))
     processes = min(len(before), len(now))
     if processes < LEAST_PROCESSES:
-        note = (
-            f"fewer than {LEAST_PROCESSES} processes a side show no noise; measure {LEAST_PROCESSES} or more"
-        )
-        return Judgement(verdict="ambiguous", note=note)
+        return Judgement(verdict="ambiguous", reason="few processes")
     if ratio is None:
-        return Judgement(verdict="ambiguous", note="a value that is not above 0 has no ratio; measure again")
+        return Judgement(verdict="ambiguous", reason="not positive")
     visible = ratio.smallest_visible(min_effect)
     verdict = verdict_of(ratio, min_effect, run.better)
     if verdict != "ambiguous":
         return Judgement(verdict=verdict, smallest_visible=visible, deviation=ratio.deviation)
     wanted = wanted_effect(min_effect)
     needed = processes_needed(ratio.deviation, wanted, min_effect)
-    if needed is not None and needed <= processes:
-        hint = f"it lies at the least change of interest, {100 * min_effect:g} %"
-    else:
-        count = f"{needed} processes" if needed else "no affordable number of processes"
-        hint = f"{count} a side would show {100 * wanted:g} %"
     return Judgement(
         verdict="ambiguous",
-        note=f"{range_text(ratio)}; {hint}",
+        reason=Measured(ratio, wanted=Wanted(wanted, needed, min_effect, processes)),
         smallest_visible=visible,
         deviation=ratio.deviation,
     )
@@ -126,13 +172,8 @@ def verdict_of(ratio: LogRatio, min_effect: float, better: Better) -> Verdict:
 
 
 def wanted_effect(min_effect: float) -> float:
-    """Return the change, as a share, that a person is told the number of processes for."""
+    """Return the change, as a share, for which the necessary number of processes is reported."""
     return max(WANTED_EFFECT, 1.5 * min_effect)
-
-
-def range_text(ratio: LogRatio) -> str:
-    """Return an interval in percent: '-1.2 to +6.1 %'."""
-    return f"{100 * math.expm1(ratio.low):+.1f} to {100 * math.expm1(ratio.high):+.1f} %"
 
 
 def _directed(grew: bool, better: Better) -> Verdict:

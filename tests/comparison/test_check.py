@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from qbench.comparison.check import Check, Finding, check
-from qbench.comparison.verdicts import NEAR, Tolerance
+from qbench.comparison.verdicts import NEAR, Tolerance, Unlike
 from qbench.errors import NotComparableError
 from qbench.records.record import Record
+from qbench.words.verdicts import reason_text
 from tests.comparison.hand_made import ENVIRONMENT, make_point, make_record
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -270,8 +271,9 @@ def test_a_tolerance_that_meets_no_value_is_told() -> None:
 def test_what_differs_is_named_with_both_values() -> None:
     other = ENVIRONMENT | {"device_name": "NVIDIA L4", "driver": "550.1"}
     baseline = processes(*STEADY, environment=ENVIRONMENT | {"driver": "580.2"})
-    note = verdict_of(check(baseline, processes(*STEADY, environment=other)), "point").note
-    assert note == "machine: NVIDIA A100-SXM4-80GB against NVIDIA L4; driver: 580.2 against 550.1"
+    reason = verdict_of(check(baseline, processes(*STEADY, environment=other)), "point").reason
+    machines = ("NVIDIA A100-SXM4-80GB", "NVIDIA L4")
+    assert reason == Unlike({"machine": machines, "driver": ("580.2", "550.1")})
 
 
 def test_of_several_machines_in_a_baseline_the_like_one_counts() -> None:
@@ -305,13 +307,13 @@ def test_a_planned_time_is_shown_only() -> None:
 def test_plans_for_other_kernels_are_not_comparable() -> None:
     plans = [make_record(detail={"compute_capability": [major, 0]}) for major in (8, 9)]
     found = check(plans[:1], plans[1:])
-    assert verdict_of(found, "point").note == "compute capability: 8.0 against 9.0"
+    assert verdict_of(found, "point").reason == Unlike({"compute capability": ("8.0", "9.0")})
     assert found.exit_code() == 2
 
 
 def test_a_run_of_plans_alone_says_that_measurements_were_left_out() -> None:
     found = check([make_record(), *processes(*STEADY)], [make_record()])
-    assert found.left_out == ("1 points of kind measurement: the run has none",)
+    assert found.left_out == {"measurement": 1}
     assert (found.exit_code(), found.exit_code(strict=True)) == (0, 1)
 
 
@@ -353,13 +355,13 @@ def test_a_tolerance_of_a_planned_speed_is_of_that_one_alone() -> None:
 
 def test_a_time_of_zero_is_told_as_such() -> None:
     finding = verdict_of(check(processes(*STEADY), processes(0.0, 1.0, 1.0)), "step_time_s")
-    assert (finding.verdict, "not above 0" in finding.note) == ("ambiguous", True)
+    assert (finding.verdict, finding.reason) == ("ambiguous", "not positive")
 
 
 def test_a_change_at_the_least_effect_is_no_question_of_processes() -> None:
     finding = verdict_of(check(processes(*STEADY), processes(1.029, 1.030, 1.028)), "step_time_s")
     assert finding.verdict == "ambiguous"
-    assert finding.note.endswith("it lies at the least change of interest, 3 %")
+    assert "it lies at the least change of interest, 3 %" in reason_text(finding.reason)
 
 
 def test_a_tolerance_of_the_breakdown_holds_for_each_category() -> None:
@@ -379,7 +381,7 @@ def test_the_smallest_visible_change_is_told() -> None:
 def test_an_ambiguous_speed_says_how_many_processes_would_do() -> None:
     finding = verdict_of(check(processes(1.0, 1.01, 0.99), processes(1.03, 1.04, 1.02)), "step_time_s")
     assert finding.verdict == "ambiguous"
-    assert "processes a side would show 5 %" in finding.note
+    assert "processes per side would show 5 %" in reason_text(finding.reason)
 
 
 def test_stale_measurements_of_other_code_do_not_count() -> None:

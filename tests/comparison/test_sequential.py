@@ -12,6 +12,7 @@ import pytest
 
 from qbench.comparison.intervals import t_quantile
 from qbench.comparison.sequential import Pair, Rule, check_pairs, error_at, looks, paired_ratio, pairs_needed
+from qbench.words.verdicts import reason_text
 from tests.comparison.hand_made import make_record
 
 Noise = Callable[[], float]
@@ -160,7 +161,7 @@ def test_what_the_budget_leaves_open_is_ambiguous_and_says_what_it_would_take() 
     found = check_pairs(*map(measured, noisy), Rule(most=6), ended=True)  # type: ignore[arg-type]
     (finding,) = [finding for finding in found.findings if finding.metric == "step_time_s"]
     assert finding.verdict == "ambiguous"
-    assert finding.note.endswith("pairs would show 5 %")
+    assert reason_text(finding.reason).endswith("pairs would show 5 %")
     assert finding.smallest_visible is not None
     assert finding.smallest_visible > 0.05
     assert (found.exit_code(), found.exit_code(strict=True)) == (0, 1)
@@ -169,6 +170,6 @@ def test_what_the_budget_leaves_open_is_ambiguous_and_says_what_it_would_take() 
 def test_between_looks_nothing_is_said() -> None:
     pairs = [(1.0, 2.0 + step / 100) for step in range(5)]
     rule = Rule(most=24)
-    assert rule.judge(pairs[:3], "step_time_s", ended=False).note == "no look is taken at 3 pairs"
+    assert rule.judge(pairs[:3], "step_time_s", ended=False).reason == "between looks"
     assert rule.judge(pairs[:4], "step_time_s", ended=False).verdict == "worse"
     assert rule.judge(pairs, "step_time_s", ended=False) == rule.judge(pairs[:4], "step_time_s", ended=False)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qbench.comparison.check import Check
+from qbench.comparison.verdicts import Failed
 from qbench.errors import QbenchError
 from qbench.measure.interpreter import Interpreter
 from qbench.measure.task import Task
@@ -20,6 +21,7 @@ from qbench.records.store import read_records
 from qbench.runs.pairs import Budget, Pairing, Side, Sides, Turn, baseline_and_run, compare
 from qbench.runs.pairs import gate as run_gate
 from qbench.scenario.schema import MeasureSettings, Point, Scenario
+from qbench.words.verdicts import reason_text
 
 SCENARIO = Scenario(name="s", question="Slower?", base={"model": "x"})
 FAST, NOISY = Point(model="fast"), Point(model="noisy")
@@ -123,9 +125,9 @@ def test_sides_alternate_and_a_decided_point_gets_no_more_processes(tmp_path: Pa
     assert sum(model == "noisy" for _, model, _ in machine.made) == 2 * 8
     speed = {each.point: each for each in found.findings if each.metric == "step_time_s"}
     assert speed[FAST].verdict == "worse"
-    assert "over 4 pairs" in speed[FAST].note
+    assert "over 4 pairs" in reason_text(speed[FAST].reason)
     assert speed[NOISY].verdict == "ambiguous"
-    assert "over 8 pairs" in speed[NOISY].note
+    assert "over 8 pairs" in reason_text(speed[NOISY].reason)
     assert found.exit_code() == 1
 
 
@@ -160,9 +162,9 @@ def test_a_baseline_that_does_not_run_is_not_comparable(tmp_path: Path) -> None:
     machine = Machine(outcome=lambda side, task: "crashed" if side == "before" else "ok")
     found = gate(machine, tmp_path, FAST)
     (finding,) = found.findings
-    assert (finding.verdict, finding.note, found.exit_code()) == (
+    assert (finding.verdict, finding.reason, found.exit_code()) == (
         "not comparable",
-        "baseline: no such command",
+        Failed("baseline", "no such command"),
         2,
     )
 
@@ -170,7 +172,8 @@ def test_a_baseline_that_does_not_run_is_not_comparable(tmp_path: Path) -> None:
 def test_a_run_that_crashes_is_worse(tmp_path: Path) -> None:
     found = gate(Machine(outcome=lambda side, task: "crashed" if side == "now" else "ok"), tmp_path, FAST)
     (finding,) = found.findings
-    assert (finding.verdict, finding.note, found.exit_code()) == ("worse", "run: no such command", 1)
+    assert (finding.verdict, finding.reason) == ("worse", Failed("run", "no such command"))
+    assert found.exit_code() == 1
 
 
 def test_when_the_time_is_over_what_is_there_is_judged(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_when_the_time_is_over_what_is_there_is_judged(tmp_path: Path) -> None:
     found = gate(machine, tmp_path, NOISY, pairs=100, seconds=1e-9)
     assert len(machine.made) == 2  # The first pair has no other to say how long one takes.
     speed = next(each for each in found.findings if each.metric == "step_time_s")
-    assert (speed.verdict, speed.note) == ("ambiguous", "fewer than 4 pairs of processes show no noise")
+    assert (speed.verdict, speed.reason) == ("ambiguous", "few pairs")
 
 
 def test_what_is_neither_a_commit_nor_a_python_is_refused(tmp_path: Path) -> None:

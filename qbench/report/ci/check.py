@@ -11,6 +11,7 @@ from qbench.report.markdown import escaped, table_text
 from qbench.report.tables import Column, Table
 from qbench.report.terminal.table import aligned
 from qbench.units import NOT_AVAILABLE, format_value
+from qbench.words.verdicts import reason_text
 
 ORDER: tuple[Verdict, ...] = (
     "worse",
@@ -53,9 +54,9 @@ def _more(told: Sequence[Finding]) -> tuple[str, ...]:
 def _cells(finding: Finding) -> tuple[str, ...]:
     verdict = finding.verdict if finding.gated else f"({finding.verdict})"
     if finding.metric == "point":
-        return (verdict, "the whole point", "", "", "", finding.note)
+        return (verdict, "the whole point", "", "", "", reason_text(finding.reason))
     values = (_value(finding.baseline, finding.unit), _value(finding.run, finding.unit))
-    return (verdict, finding.metric, *values, _change(finding), finding.note)
+    return (verdict, finding.metric, *values, _change(finding), reason_text(finding.reason))
 
 
 def point_text(finding: Finding) -> str:
@@ -66,7 +67,8 @@ def point_text(finding: Finding) -> str:
 
 def finding_text(finding: Finding) -> str:
     """Return what was found on one line: 'worse: peak_allocated_bytes 7.00 GiB -> 8.00 GiB (+14.29 %)'."""
-    note = f"; {finding.note}" if finding.note else ""
+    reason = reason_text(finding.reason)
+    note = f"; {reason}" if reason else ""
     if finding.metric == "point":
         return f"{finding.verdict}: the whole point{note}"
     was, now = _value(finding.baseline, finding.unit), _value(finding.run, finding.unit)
@@ -92,10 +94,15 @@ def verdict_lines(check: Check, code: int) -> list[str]:
         _shown_only(check.told),
         _sensitivity(check),
         _differences(check),
-        *(f"Left out: {text}." for text in check.left_out),
+        *(f"Left out: {text}." for text in left_out_texts(check)),
         *(f"--tolerance {name}: no point has a value of it." for name in check.idle_tolerances),
     ]
     return [line for line in said if line]
+
+
+def left_out_texts(check: Check) -> list[str]:
+    """Return which points of the baseline were not compared, by kind."""
+    return [f"{count} points of kind {kind}: the run has none" for kind, count in check.left_out.items()]
 
 
 def _outcome(code: int) -> str:
@@ -148,7 +155,7 @@ def check_document(check: Check, code: int) -> dict[str, Any]:
         "verdicts": {verdict: check.verdicts[verdict] for verdict in ORDER},
         "smallest_visible_change": check.smallest_visible,
         "differs": {name: list(values) for name, values in check.differs.items()},
-        "left_out": list(check.left_out),
+        "left_out": left_out_texts(check),
         "idle_tolerances": list(check.idle_tolerances),
         "findings": [_finding_values(finding) for finding in check.findings],
     }
@@ -168,6 +175,6 @@ def _finding_values(finding: Finding) -> dict[str, Any]:
         "verdict": finding.verdict,
         "gated": finding.gated,
         "fails": finding.fails,
-        "note": finding.note,
+        "note": reason_text(finding.reason),
         "smallest_visible_change": finding.smallest_visible,
     }

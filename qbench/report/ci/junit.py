@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 from qbench.comparison.check import Check, Finding
-from qbench.report.ci.check import finding_text, point_text
+from qbench.report.ci.check import finding_text, left_out_texts, point_text
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 has no way to write (section 2.2, Char)."""
@@ -21,7 +21,7 @@ def junit_xml(check: Check, *, strict: bool = False) -> bytes:
     """
     cases = [_case(members, strict) for members in _points(check.findings)]
     if check.left_out:
-        cases.append(_left_out(check.left_out, strict))
+        cases.append(_left_out(left_out_texts(check), strict))
     return _document(cases)
 
 
@@ -71,7 +71,7 @@ def _case(findings: list[Finding], strict: bool) -> ElementTree.Element:
     return case
 
 
-def _left_out(texts: tuple[str, ...], strict: bool) -> ElementTree.Element:
+def _left_out(texts: Sequence[str], strict: bool) -> ElementTree.Element:
     case = ElementTree.Element("testcase", {"classname": "qbench", "name": "points of the baseline left out"})
     ElementTree.SubElement(case, "failure" if strict else "skipped", _message(texts))
     return case

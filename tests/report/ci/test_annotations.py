@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qbench.comparison.check import Check, Finding
+from qbench.comparison.verdicts import Failed
 from qbench.records.document import RecordPlaces
 from qbench.report.ci.annotations import github_annotations
 from tests.comparison.hand_made import make_point
@@ -48,8 +49,8 @@ def test_what_is_shown_only_is_not_marked():
 
 
 def test_a_text_with_line_ends_stays_one_command():
-    (line,) = lines(WORSE._replace(note="100 %\r\n::error::forged"))
-    assert line.endswith("; 100 %25%0D%0A::error::forged")
+    (line,) = lines(WORSE._replace(reason=Failed("run", "100 %\r\n::error::forged")))
+    assert line.endswith("; run: 100 %25%0D%0A::error::forged")
     assert "\n" not in line
 
 

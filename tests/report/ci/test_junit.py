@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from qbench.comparison.check import Check, Finding
+from qbench.comparison.verdicts import Failed
 from qbench.report.ci.junit import junit_xml
 from tests.comparison.hand_made import make_point
 
@@ -55,18 +56,18 @@ def test_counts_by_verdict():
 
 
 def test_what_passed_undecided_is_told():
-    (case,) = suite(Check(findings=(SAME._replace(verdict="ambiguous", note="few processes"),)))
-    assert case.findtext("system-out") == "ambiguous: flops 1 -> 1 (+0.00 %); few processes"
+    (case,) = suite(Check(findings=(SAME._replace(verdict="ambiguous", reason="not in run"),)))
+    assert case.findtext("system-out") == "ambiguous: flops 1 -> 1 (+0.00 %); not in the run"
 
 
 def test_what_was_left_out_is_a_case_of_its_own():
-    check = Check(findings=(SAME,), left_out=("3 points of kind measurement: the run has none",))
+    check = Check(findings=(SAME,), left_out={"measurement": 3})
     assert suite(check)[1][0].tag == "skipped"
     assert counts(check, strict=True) == ("2", "1", "0")
 
 
 def test_control_characters_and_markup_do_not_break_the_document():
-    hostile = WORSE._replace(note="\x00\x1b[31m</failure><b>&\ud800")
+    hostile = WORSE._replace(reason=Failed("run", "\x00\x1b[31m</failure><b>&\ud800"))
     (failure,) = suite(Check(findings=(hostile,)))[0]
     assert failure.text is not None
-    assert failure.text.endswith("; \ufffd\ufffd[31m</failure><b>&\ufffd")
+    assert failure.text.endswith("; run: \ufffd\ufffd[31m</failure><b>&\ufffd")
