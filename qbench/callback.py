@@ -22,6 +22,7 @@ from qbench.measure.failures import failure
 from qbench.measure.interpreter import plan_in
 from qbench.measure.task import Measurement
 from qbench.measure.watch_training import Clock, CudaPeaks, LedgerWatch, Shapes
+from qbench.records.parts import Detail, Metrics
 from qbench.records.record import Record, run_id_of
 from qbench.records.store import open_store
 from qbench.scenario.schema import Device, Point
@@ -134,11 +135,12 @@ class QbenchCallback(TrainerCallback):
             return
         watch.close()
         measured = self._measured(watch, *self._training)
-        detail = measured.detail | ended.detail
+        detail: Detail = {**measured.detail, **ended.detail}
         self.record = replace(measured, outcome=ended.outcome, detail=detail)
         plan = _plan(self.record, self.folder) if self._wants_plan else None
         if isinstance(plan, str):
-            self.record.detail["caveats"].append(f"no plan: {plan}")
+            caveats = [*self.record.caveats, f"no plan: {plan}"]
+            self.record = replace(self.record, detail={**detail, "caveats": caveats})
         else:
             self.plan_record = plan
         with open_store(self.folder) as store:
@@ -161,11 +163,14 @@ class QbenchCallback(TrainerCallback):
         }
         detail |= {
             "repeat": 0,
+            "caveats": [
+                *(detail.get("caveats") or ()),
+                *(f"not in the plan: {setting}" for setting in observed.unmapped),
+            ],
             "arguments": type(args).__name__,
             "unmapped": list(observed.unmapped),
             "loss_steps": [step for step, _ in logged],
         }
-        detail["caveats"] += [f"not in the plan: {setting}" for setting in observed.unmapped]
         return Record(
             run_id=run_id_of("training"),
             point=observed.point,
@@ -219,21 +224,21 @@ class _Watch:
         if self.ledger is not None:
             self.ledger.close()
 
-    def results(self, warmup_steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def results(self, warmup_steps: int) -> tuple[Metrics, Detail]:
         """Return metrics and details of what was seen."""
         times = self._clock.seconds()
         first = warmup_steps + (0 if self.ledger is None else self.ledger.steps)
         edges = [*self._tokens, self.shapes.tokens]
         tokens = [after - before for before, after in itertools.pairwise(edges)]
         rates = [count / seconds for count, seconds in zip(tokens, times, strict=False)]
-        metrics = {"step_time_s": times[first:], "tokens_per_s": rates[first:]}
-        detail: dict[str, Any] = {
+        metrics: Metrics = {"step_time_s": [*times[first:]], "tokens_per_s": [*rates[first:]]}
+        detail: Detail = {
             "warmup_step_time_s": times[:first],
             "batch_shapes": [[*shape, count] for shape, count in sorted(self.shapes.seen.items())],
             "caveats": list(self._shape_caveats()),
         }
         memory, more = self._memory()
-        return metrics | memory, detail | more
+        return {**metrics, **memory}, {**detail, **more}
 
     def _shape_caveats(self) -> list[str]:
         if len(self.shapes.seen) < 2:
@@ -243,17 +248,19 @@ class _Watch:
             f"batches had {len(self.shapes.seen)} shapes; the point is the largest, {sequences} x {tokens}"
         ]
 
-    def _memory(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _memory(self) -> tuple[Metrics, Detail]:
         if self._peaks is not None:
             peaks = self._peaks
             steps = max(peaks.allocated, default=None)
             allocated = None if steps is None else max(steps, peaks.before_bytes)
-            metrics: dict[str, Any] = {
+            metrics: Metrics = {
                 "static_bytes": peaks.static_bytes,
                 "peak_allocated_bytes": allocated,
                 "peak_reserved_bytes": peaks.reserved,
             }
-            phases = {"load": peaks.before_bytes, "step": steps}
+            phases = (
+                {"load": peaks.before_bytes} if steps is None else {"load": peaks.before_bytes, "step": steps}
+            )
             return metrics, {"phases": phases, "step_peak_bytes": peaks.allocated}
         memory = None if self.ledger is None else self.ledger.profile()
         if memory is None:

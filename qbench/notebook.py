@@ -154,7 +154,7 @@ def plan(
         raise ScenarioError("a setting is an empty list; give at least one value")
     made = plans(points, PlanFor(device=device, gpus=cards), PlanCache() if cache else None)
     if len(made) == 1 and made[0].outcome == "error":
-        raise QbenchError(made[0].detail["error"])
+        raise QbenchError(made[0].error)
     return Records(tuple(made), f"Plans of {model}")
 
 

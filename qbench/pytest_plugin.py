@@ -190,7 +190,7 @@ def _extra_info(result: Result) -> dict[str, Any]:
         "point_id": result.point.point_id,
         "outcome": result.outcome,
         "device": result.device,
-        "versions": result.records[-1].environment.get("versions"),
+        "versions": dict(result.records[-1].versions),
         **values,
         "processes": {"step_time_s": [record.metrics.get("step_time_s") for record in result.records]},
     }
@@ -248,7 +248,7 @@ class _Gate:
         records = read_records(folder)
         for record in records:
             if record.outcome not in FINISHED:
-                reason = str(record.detail.get("error", "")).strip() or "no reason is known"
+                reason = record.error.strip() or "no reason is known"
                 pytest.fail(
                     f"{point.label}: {record.kind} ended in {record.outcome}: {reason}", pytrace=False
                 )

@@ -28,7 +28,7 @@ def diagnose_points(
     for number, point in enumerate(points, start=1):
         print_note(f"[{number}/{len(points)}] diagnose {point.label}")
         done = diagnose(point, device, folder, wanted, executor, timeout_s)
-        for file in done.detail["files"]:
+        for file in done.files:
             print_note(f"    {file}")
         if done.outcome != "ok":
             print_error(f"no full diagnostics of {point.label}: {ending(done)}")

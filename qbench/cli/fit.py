@@ -140,23 +140,23 @@ def _planner(alloc_conf: str, use_cache: bool, gpu: GpuSpec) -> Planner:
 
 def _document(found: Largest) -> dict[str, Any]:
     """Return what was found as JSON values, the point at the answer in it."""
-    fit = found.record.detail["fits"][0]
+    (fit,) = found.record.fits
     return {
         "point": found.record.point.model_dump(mode="json"),
         **asdict(found.axis),
         "largest": found.value,
         "bound_by": found.limited_by,
         "is_monotone": found.is_monotone,
-        "fit": fit,
+        "fit": fit.to_values(),
         "above": None if found.above is None else asdict(found.above),
-        "peak_allocated_bytes": found.record.metrics["peak_allocated_bytes"],
-        "peak_reserved_bytes": found.record.metrics["peak_reserved_bytes"],
+        "peak_allocated_bytes": found.record.peak_allocated_bytes,
+        "peak_reserved_bytes": found.record.peak_reserved_bytes,
         "fills_bytes": found.fills,
         "grows": found.grows,
         "grows_bytes_per_step": found.grows_bytes,
         "changes": [asdict(relief) for relief in found.reliefs],
         "probes": [asdict(probe) for probe in found.probes],
-        "caveats": found.record.detail["caveats"],
+        "caveats": list(found.record.caveats),
     }
 
 

@@ -14,6 +14,7 @@ from qbench.words.settings import describe_all, short_model
 
 if TYPE_CHECKING:
     from qbench.planner.fit import Axis, Largest
+    from qbench.records.fits import Fit
 
 MOST_FILLS = 3
 """Categories that are named of what fills a card."""
@@ -62,14 +63,19 @@ def fit_lines(found: Sequence[Largest], width: int) -> list[str]:
 def _labels(found: Sequence[Largest]) -> Columns:
     """Return the settings that differ between the answers, by title of their column: a cell for each."""
     results = list(map(_result, found))
-    cards = [largest.record.detail["fits"][0]["gpu"] for largest in found]
+    cards = [_fit(largest).gpu for largest in found]
     models = [short_model(largest.record.point.model) for largest in found]
     precisions = [largest.record.point.precision for largest in found]
-    columns = {"GPU": cards, "model": models, "precision": precisions}
+    columns: Columns = {"GPU": cards, "model": models, "precision": [*precisions]}
     for name in varying_settings(results):
         if name != found[0].axis.setting:
             columns[SETTINGS[name].short] = [plain_text(result.settings[name]) for result in results]
     return {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
+
+
+def _fit(largest: Largest) -> Fit:
+    (fit,) = largest.record.fits
+    return fit
 
 
 def _result(largest: Largest) -> Result:
@@ -89,7 +95,7 @@ def _title(found: Sequence[Largest], labels: Columns) -> str:
     """Return what was asked, with the settings that all answers share."""
     first = found[0]
     what, _, _ = _TITLES[first.axis.setting]
-    card = "" if "GPU" in labels else f" on {first.record.detail['fits'][0]['gpu']}"
+    card = "" if "GPU" in labels else f" on {_fit(first).gpu}"
     own = [name for name in SETTINGS if SETTINGS[name].short in labels]
     return f"{what}{card}: {describe_all(first.record.point, (first.axis.setting, *own))}"
 
@@ -106,7 +112,7 @@ def _answers(found: Sequence[Largest], labels: Columns, width: int) -> list[str]
 
 def _answer(largest: Largest) -> list[str]:
     value = "none" if largest.value is None else f"{largest.value:,}"
-    room = largest.record.detail["fits"][0]["headroom_bytes"]
+    room = _fit(largest).headroom_bytes
     left = format_bytes(room) if room is None or room >= 0 else f"{format_bytes(-room)} short"
     total = sum(largest.fills.values())
     fills = [f"{_words(name)} {100 * size / total:.0f}{_NO_BREAK}%" for name, size in largest.fills.items()]
@@ -119,8 +125,7 @@ def _words(category: str) -> str:
 
 
 def _after_retries(largest: Largest) -> bool:
-    verdict = largest.record.detail["fits"][0]["verdict"]
-    return largest.value is not None and str(verdict).startswith("ok after")
+    return largest.value is not None and bool(_fit(largest).num_alloc_retries)
 
 
 def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
@@ -138,7 +143,7 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
     for at, largest in enumerate(found):
         if largest.above is not None and largest.above.reserved_bytes is None:
             name = _name(labels, at)
-            told = f"one step above cannot be planned ({largest.above.verdict})."
+            told = f"one step above cannot be planned ({largest.above.error})."
             notes.append(f"{name}: {told}" if name else told.capitalize())
     if any(map(_after_retries, found)):
         notes.append(_RETRIED_NOTE)

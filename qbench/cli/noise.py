@@ -82,7 +82,7 @@ def _known_noise(undecided: Sequence[Finding], run: Sequence[Record]) -> list[No
 
     points = {finding.point for finding in undecided}
     measured = (record for record in run if record.kind == "measurement" and record.point in points)
-    machines = {(record.device, record.environment.get("device_name")) for record in measured}
+    machines = {(record.device, record.device_name) for record in measured}
     known = (read_noise(device, machine) for device, machine in sorted(machines, key=str))
     return [noise for noise in known if noise is not None]
 

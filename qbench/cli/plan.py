@@ -146,7 +146,7 @@ def _told(record: Record, asked: Target, run_id: str) -> Record:
     """Return a record as one of a run, with what was not understood of a config among its caveats."""
     if not asked.caveats:
         return replace(record, run_id=run_id)
-    caveats = [*record.detail.get("caveats", []), *asked.caveats]
+    caveats = [*record.caveats, *asked.caveats]
     return replace(record, run_id=run_id, detail={**record.detail, "caveats": caveats})
 
 
@@ -175,9 +175,9 @@ def _planned(
         records = plans(target.points, settings, PlanCache() if use_cache else None, on_plan)
     failed = [record for record in records if record.outcome == "error"]
     if failed and len(records) == 1:
-        raise QbenchError(failed[0].detail["error"])
+        raise QbenchError(failed[0].error)
     for record in failed:
-        print_error(f"{record.point.label}: {record.detail['error']}")
+        print_error(f"{record.point.label}: {record.error}")
     return records
 
 
@@ -223,5 +223,5 @@ def _exit_code(records: list[Record], gpu_named: bool) -> int:
     """Return 2 when a point could not be planned, 1 when a GPU was named and no point fits any, else 0."""
     if any(record.outcome != "ok" for record in records):
         return QbenchError.exit_code
-    held = [fit["fits"] for record in records for fit in record.detail.get("fits", [])]
+    held = [fit.fits for record in records for fit in record.fits]
     return 1 if gpu_named and not any(held) else 0

@@ -68,8 +68,7 @@ def _left(progress: Progress) -> str:
 
 def ending(record: Record | Measurement) -> str:
     """Return how a record ended and why, on one line."""
-    why = str(record.detail.get("error") or "").partition("\n")[0]
-    return f"{record.outcome}: {why}" if why else record.outcome
+    return f"{record.outcome}: {record.error_line}" if record.error else record.outcome
 
 
 @contextlib.contextmanager

@@ -198,6 +198,8 @@ def _workload_row(workload: Workload) -> dict[str, Any]:
 
 
 def _row_document(row: Ranked) -> dict[str, Any]:
+    from qbench.words.fits import fit_text
+
     return {
         "gpu": row.gpu.name,
         "memory_bytes": row.gpu.memory_bytes,
@@ -205,7 +207,7 @@ def _row_document(row: Ranked) -> dict[str, Any]:
         "precision": row.point.precision,
         "seq_len": row.point.train.seq_len,
         "fits": row.fits,
-        "why": row.why,
+        "why": fit_text(row.fit),
         "step_time_s": row.step_time_s,
         "bound": row.bound,
         "bound_share": row.bound_share,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 from qbench.comparison.check import Finding, check
 from qbench.comparison.comparability import circumstances
 from qbench.comparison.results import gather
 from qbench.errors import NotComparableError
+from qbench.records.parts import Detail, Environment
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
 
@@ -124,18 +125,18 @@ def _same_machine(records: Iterable[Record]) -> None:
 def _slim(record: Record, reason: str) -> Record:
     return replace(
         record,
-        detail={**_chosen(record.detail, KEPT_DETAIL), "accepted": reason},
-        environment=_chosen(record.environment, KEPT_ENVIRONMENT),
+        detail=cast(Detail, {**_chosen(record.detail, KEPT_DETAIL), "accepted": reason}),
+        environment=cast(Environment, _chosen(record.environment, KEPT_ENVIRONMENT)),
     )
 
 
-def _chosen(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _chosen(values: Mapping[str, object], names: Sequence[str]) -> dict[str, object]:
     return {name: values[name] for name in names if name in values}
 
 
 def _order(record: Record) -> tuple[object, ...]:
     """Return a key that does not depend on when a point was accepted, so that branches merge."""
-    return record.kind, record.point.model, record.point_id, record.detail.get("repeat") or 0
+    return record.kind, record.point.model, record.point_id, record.repeat or 0
 
 
 def _labels(keys: Iterable[_Key]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbench.comparison.methods import BASELINE_PRECISIONS, MANY_MODELS, PREFERRED
-from qbench.comparison.results import Result, fits_of
+from qbench.comparison.results import Result
+from qbench.records.fits import Fit
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
 AXES = ("seq_len", "per_device_train_batch_size", "r")
@@ -98,7 +99,7 @@ def telling(results: Sequence[Result]) -> list[Capacity]:
     """
     by_model: dict[str, list[Result]] = {}
     for result in results:
-        if result.kind == "plan" and result.point.lora is not None and fits_of(result):
+        if result.kind == "plan" and result.point.lora is not None and result.fits:
             by_model.setdefault(result.point.model, []).append(result)
     found = [_worth_telling(capacities(members)) for members in by_model.values()]
     if sum(map(bool, found)) >= MANY_MODELS:
@@ -127,10 +128,10 @@ def _worth_telling(found: Sequence[Capacity], most: int = 1) -> list[Capacity]:
 
 
 def _on_cards(axis: str | None, group: Sequence[Result]) -> list[Capacity]:
-    rows: dict[str, dict[str, list[tuple[Any, Result, dict[str, Any]]]]] = {}
+    rows: dict[str, dict[str, list[tuple[Any, Result, Fit]]]] = {}
     for result in group:
-        for fit in fits_of(result):
-            by_precision = rows.setdefault(fit["gpu"], {})
+        for fit in result.fits:
+            by_precision = rows.setdefault(fit.gpu, {})
             by_precision.setdefault(result.point.precision, []).append((_place(result, axis), result, fit))
     found = (_capacity(gpu, axis, by_precision) for gpu, by_precision in rows.items())
     return [capacity for capacity in found if capacity is not None]
@@ -195,14 +196,14 @@ def _side(result: Result) -> str | None:
 
 
 def _capacity(
-    gpu: str, axis: str | None, by_precision: dict[str, list[tuple[Any, Result, dict[str, Any]]]]
+    gpu: str, axis: str | None, by_precision: dict[str, list[tuple[Any, Result, Fit]]]
 ) -> Capacity | None:
     values = {precision: {value for value, *_ in rows} for precision, rows in by_precision.items()}
     # Only what was planned for both is compared: a side does not stop where nobody asked any further.
     qlora, lora, both = _compared(values)
     if not both:
         return None
-    memory = next((fit.get("memory_bytes") for _, _, fit in by_precision[qlora]), None)
+    memory = next((fit.memory_bytes for _, _, fit in by_precision[qlora]), None)
     return Capacity(
         model=by_precision[qlora][0][1].point.model,
         gpu=gpu,
@@ -213,11 +214,11 @@ def _capacity(
     )
 
 
-def _reach(precision: str, rows: Sequence[tuple[Any, Result, dict[str, Any]]], both: set[Any]) -> Reach:
+def _reach(precision: str, rows: Sequence[tuple[Any, Result, Fit]], both: set[Any]) -> Reach:
     asked = [row for row in rows if row[0] in both]
     return Reach(
         precision=precision,
-        fitting={value: result for value, result, fit in asked if fit.get("fits")},
-        failing={value: result for value, result, fit in asked if not fit.get("fits")},
-        alone={value: bool(fit.get("fits")) for value, _, fit in rows if value not in both},
+        fitting={value: result for value, result, fit in asked if fit.fits},
+        failing={value: result for value, result, fit in asked if not fit.fits},
+        alone={value: fit.fits for value, _, fit in rows if value not in both},
     )

@@ -20,14 +20,14 @@ def circumstances(result: Result) -> dict[str, str]:
     """
     record = result.records[-1]
     env, detail = record.environment, record.detail
-    facts = {"device": env.get("device"), **_named("content of", env.get("inputs"))}
+    facts: dict[str, object] = {"device": env.get("device"), **_named("content of", env.get("inputs"))}
     if result.kind == "plan":
         capability, allocator = detail.get("compute_capability"), detail.get("allocator")
         facts["compute capability"] = ".".join(map(str, capability)) if capability else None
         if allocator is not None:
             facts["allocator"] = ", ".join(f"{n}={v}" for n, v in allocator.items() if v) or "defaults"
         return _known(facts)
-    machine = {"machine": env.get("device_name"), "driver": env.get("driver")}
+    machine: dict[str, object] = {"machine": env.get("device_name"), "driver": env.get("driver")}
     if env.get("device") == "cpu":
         machine["number of CPUs"] = env.get("cpu_count")
     settings = env.get("settings")

@@ -152,7 +152,7 @@ def _values(records: Iterable[Record], metric: str) -> tuple[float, ...]:
 
 def _breakdown_difference(a: Sequence[Record], b: Sequence[Record]) -> dict[str, int]:
     """Return the difference of the last breakdowns."""
-    sides = [record[-1].metrics.get("breakdown_bytes") if record else None for record in (a, b)]
+    sides = [record[-1].breakdown_bytes if record else None for record in (a, b)]
     if not all(sides):
         return {}
     differences = {name: _bytes(sides[1], name) - _bytes(sides[0], name) for name in BREAKDOWN}
@@ -174,7 +174,7 @@ def _time_change(a: Iterable[Record], b: Iterable[Record]) -> TimeChange | None:
 
 def _times(records: Iterable[Record]) -> dict[Any, float]:
     """Return the median step time of each process by its number."""
-    times = {record.detail.get("repeat"): scalar(record, "step_time_s") for record in records}
+    times = {record.repeat: scalar(record, "step_time_s") for record in records}
     return {repeat: seconds for repeat, seconds in times.items() if seconds}
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from qbench.comparison.methods import MethodPair, pair_results
 from qbench.comparison.results import Result
+from qbench.records.fits import Fit
 
 Axis = Literal["seq_len", "r"]
 AXES: tuple[Axis, ...] = ("seq_len", "r")
@@ -120,14 +121,14 @@ def _payoff(axis: Axis, gpu: str, line: Sequence[MethodPair]) -> Payoff | None:
     only = [
         pair.candidate.settings[axis]
         for pair, lora, qlora in held
-        if lora is not None and qlora is not None and qlora["fits"] and not lora["fits"]
+        if lora is not None and qlora is not None and qlora.fits and not lora.fits
     ]
     if not only:
         return None
     ratios = [
         ratio
         for _, lora, qlora in held
-        if lora is not None and lora["fits"] and qlora is not None and (ratio := _speed_ratio(lora, qlora))
+        if lora is not None and lora.fits and qlora is not None and (ratio := _speed_ratio(lora, qlora))
     ]
     first = line[0]
     settings = first.baseline.settings
@@ -146,12 +147,11 @@ def _payoff(axis: Axis, gpu: str, line: Sequence[MethodPair]) -> Payoff | None:
     )
 
 
-def _fits(result: Result) -> dict[str, dict[str, Any]]:
-    """Return the verdict on each card that a plan was held against; empty for measurements."""
-    fits = result.detail.get("fits")
-    return {fit["gpu"]: fit for fit in fits} if isinstance(fits, list) else {}
+def _fits(result: Result) -> dict[str, Fit]:
+    """Return each card that a plan was held against by its name; empty for measurements."""
+    return {fit.gpu: fit for fit in result.fits}
 
 
-def _speed_ratio(lora: dict[str, Any], qlora: dict[str, Any]) -> float | None:
-    slow, fast = qlora.get("tokens_per_s"), lora.get("tokens_per_s")
+def _speed_ratio(lora: Fit, qlora: Fit) -> float | None:
+    slow, fast = qlora.tokens_per_s, lora.tokens_per_s
     return slow / fast if slow and fast else None

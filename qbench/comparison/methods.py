@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES
-from qbench.comparison.results import MEMORY_METRICS, Result, fits_of, gather
+from qbench.comparison.results import MEMORY_METRICS, Result, gather
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
@@ -101,7 +101,7 @@ class MethodPair:
         """
         if self._planned_speeds:
             return next(iter(self._planned_speeds.values()))
-        if any(fit.get("tokens_per_s") for fit in fits_of(self.candidate)):
+        if any(fit.tokens_per_s for fit in self.candidate.fits):
             return None
         baseline, candidate = self.baseline.value("tokens_per_s"), self.candidate.value("tokens_per_s")
         return candidate / baseline if candidate is not None and baseline else None
@@ -114,13 +114,12 @@ class MethodPair:
     @property
     def _planned_speeds(self) -> dict[str, float]:
         """The ratio of planned speeds on each card that holds both sides: elsewhere neither trains."""
-        baseline = {fit["gpu"]: fit for fit in fits_of(self.baseline)}
-        sides = [(fit, baseline.get(fit["gpu"], {})) for fit in fits_of(self.candidate)]
+        baseline = {fit.gpu: fit for fit in self.baseline.fits}
+        sides = [(fit, baseline[fit.gpu]) for fit in self.candidate.fits if fit.gpu in baseline]
         return {
-            ours["gpu"]: ours["tokens_per_s"] / theirs["tokens_per_s"]
+            ours.gpu: ours.tokens_per_s / theirs.tokens_per_s
             for ours, theirs in sides
-            if ours.get("fits") and theirs.get("fits")
-            if ours.get("tokens_per_s") and theirs.get("tokens_per_s")
+            if ours.fits and theirs.fits and ours.tokens_per_s and theirs.tokens_per_s
         }
 
     @property
@@ -286,7 +285,7 @@ def _environment_facts(result: Result) -> dict[str, Any]:
 
 def _static_facts(result: Result) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    built = result.detail.get("model") or {}
+    built: Mapping[str, object] = result.latest.model or {}
     for name in STATIC_FACTS:
         value = built.get(name)
         if isinstance(value, Mapping):

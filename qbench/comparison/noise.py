@@ -46,10 +46,9 @@ def noise_of(records: Sequence[Record]) -> Noise | None:
     if len(done) < LEAST_PROCESSES:
         return None
     found = {name: spread for name in SCALARS if (spread := _spread(done, name)) is not None}
-    environment = done[-1].environment
     return Noise(
-        device=str(environment.get("device")),
-        machine=str(environment.get("device_name")),
+        device=str(done[-1].device),
+        machine=str(done[-1].device_name),
         label=done[-1].point.label,
         processes=len(done),
         spreads=found,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from qbench.comparison.results import Result
+from qbench.records.parts import Quality
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 
@@ -25,11 +25,11 @@ class ModuleError:
         return int(found.group(1)) if found else None
 
 
-def quality_of(result: Result) -> dict[str, Any]:
+def quality_of(result: Result) -> Quality:
     """Return detail.quality of the process that compared weights, else of the last one; empty without."""
-    found: list[dict[str, Any]] = [r.detail["quality"] for r in result.completed if r.detail.get("quality")]
+    found: list[Quality] = [record.quality for record in result.completed if record.quality]
     compared = [quality for quality in found if quality.get("by_module")]
-    return (compared or found or [{}])[-1]
+    return (compared or found or [Quality()])[-1]
 
 
 def module_errors(result: Result) -> list[ModuleError]:

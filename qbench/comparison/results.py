@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS, SCALARS, scalar
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
@@ -87,36 +88,19 @@ class Result:
     def breakdown(self) -> dict[str, int]:
         """Bytes by category at the peak, of the last record that has them; empty when unknown."""
         for record in reversed(self.completed):
-            if record.metrics.get("breakdown_bytes"):
-                return dict(record.metrics["breakdown_bytes"])
+            if record.breakdown_bytes:
+                return dict(record.breakdown_bytes)
         return {}
 
     @property
-    def detail(self) -> dict[str, Any]:
-        """Details of the last record that ended ok, or of the last one where none did."""
-        return (self.completed or self.records)[-1].detail
+    def latest(self) -> Record:
+        """The last record that ended ok, or the last one where none did."""
+        return (self.completed or self.records)[-1]
 
-
-def fits_of(result: Result) -> list[dict[str, Any]]:
-    """Return detail.fits as rows; it is a list of rows, or a mapping from GPU to a row or a yes or no."""
-    fits = result.detail.get("fits") or []
-    if isinstance(fits, dict):
-        fits = [
-            {"gpu": gpu, **(fit if isinstance(fit, dict) else {"fits": fit})} for gpu, fit in fits.items()
-        ]
-    return list(fits)
-
-
-def metrics_card(detail: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the card of detail.fits that a plan's metrics are of, the first with kernels, or None."""
-    fits = detail.get("fits")
-    rows = fits if isinstance(fits, list) else []
-    return next((fit for fit in rows if fit["fits"] or fit.get("headroom_bytes") is not None), None)
-
-
-def findings(record: Record) -> list[dict[str, Any]]:
-    """Return what was found for and against a measurement, each with name, value, verdict and why."""
-    return list(record.detail.get("validity") or ())
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """The cards that a plan was held against; none for a measurement."""
+        return self.latest.fits
 
 
 def caveats(results: Iterable[Result]) -> dict[str, int]:
@@ -124,15 +108,14 @@ def caveats(results: Iterable[Result]) -> dict[str, int]:
     points: dict[str, set[Point]] = {}
     for result in results:
         for record in result.records:
-            for caveat in record.detail.get("caveats") or ():
+            for caveat in record.caveats:
                 points.setdefault(str(caveat), set()).add(result.point)
     return {caveat: len(members) for caveat, members in points.items()}
 
 
 def voided(record: Record) -> set[str]:
     """Return the metrics of a measurement whose numbers must not be used, by its own findings."""
-    validity = record.detail.get("validity")
-    return {name for finding in validity for name in finding.get("voids") or ()} if validity else set()
+    return {name for finding in record.validity for name in finding.get("voids") or ()}
 
 
 def number_of(record: Record, metric: str) -> float | None:
@@ -163,8 +146,7 @@ def machine_of(record: Record) -> Machine:
     """Return the fingerprint of a measurement's environment; empty for a plan."""
     if record.kind == "plan":
         return ()
-    versions = record.environment.get("versions") or {}
-    return _machine(str(record.environment.get("device_name")), tuple(versions.items()))
+    return _machine(str(record.device_name), tuple(record.versions.items()))
 
 
 @functools.lru_cache
@@ -203,11 +185,11 @@ def _latest(kind: Kind, records: list[Record]) -> tuple[Record, ...]:
         return (max(reversed(records), key=lambda record: record.created_at),)
     in_time = sorted(records, key=lambda record: record.created_at)
     # What other code measured is stale, and a process that was run again replaces the one before.
-    code = in_time[-1].environment.get("code_id")
+    code = in_time[-1].code_id
     by_process: dict[Any, Record] = {}
     for order, record in enumerate(in_time):
-        if record.environment.get("code_id") == code:
-            repeat = record.detail.get("repeat")
+        if record.code_id == code:
+            repeat = record.repeat
             by_process[("unnumbered", order) if repeat is None else repeat] = record
     return tuple(by_process.values())
 

@@ -138,9 +138,7 @@ def pairs_of(baseline: Iterable[Record], run: Iterable[Record], metric: str) -> 
 
 
 def _by_repeat(records: Iterable[Record], metric: str) -> dict[Any, float]:
-    numbers = {
-        record.detail.get("repeat"): number_of(record, metric) for record in records if record.outcome == "ok"
-    }
+    numbers = {record.repeat: number_of(record, metric) for record in records if record.outcome == "ok"}
     return {repeat: number for repeat, number in numbers.items() if number is not None}
 
 
@@ -188,8 +186,7 @@ def _with_error(finding: Finding, baseline: Sequence[Record], run: Sequence[Reco
         failed = next((record for record in records if record.outcome not in ("ok", "oom")), None)
         if failed is not None:
             verdict = "not comparable" if side == "baseline" else finding.verdict
-            error = str(failed.detail.get("error", "")).partition("\n")[0]
-            return finding._replace(verdict=verdict, reason=Failed(side, error))
+            return finding._replace(verdict=verdict, reason=Failed(side, failed.error_line))
     return finding
 
 

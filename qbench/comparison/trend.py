@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qbench.comparison.results import metrics_card, number_of
+from qbench.comparison.results import number_of
 from qbench.comparison.verdicts import MIN_EFFECT, NEAR
 from qbench.errors import QbenchError
 from qbench.records.metrics import METRICS
@@ -118,10 +118,10 @@ def trend(
 
 def _machine(record: Record, metric: str) -> str:
     if record.kind == "measurement":
-        return str(record.environment.get("device_name"))
-    card, capability = metrics_card(record.detail), record.detail.get("compute_capability")
+        return str(record.device_name)
+    card, capability = record.metrics_fit, record.compute_capability
     if METRICS[metric].gate == "statistical" and card is not None:
-        return str(card["gpu"])
+        return card.gpu
     return f"compute capability {'.'.join(map(str, capability))}" if capability else ""
 
 
@@ -143,8 +143,7 @@ def _samples(runs: dict[str, list[Record]], metric: str) -> tuple[Sample, ...]:
 
 
 def _software(record: Record) -> tuple[tuple[str, str], ...]:
-    env = record.environment
-    known = {**(env.get("versions") or {}), "qbench": env.get("qbench"), "code": env.get("code_id")}
+    known = {**record.versions, "qbench": record.environment.get("qbench"), "code": record.code_id}
     return tuple((name, str(value)) for name, value in known.items() if value is not None)
 
 

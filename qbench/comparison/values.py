@@ -54,14 +54,14 @@ def _process_values(record: Record) -> dict[str, float | str]:
     for name, value in record.metrics.items():
         if name in _NUMERIC and name not in void:
             number = scalar(record, name) if type(value) is list else value
-            if number is not None and math.isfinite(number):
+            if isinstance(number, int | float) and math.isfinite(number):
                 found[name] = float(number)
     if "tokens_per_s" not in found and "tokens_per_s" not in void:
         # It follows from step times where it is not stored.
         number = stored_number(record, "tokens_per_s")
         if number is not None and math.isfinite(number):
             found["tokens_per_s"] = number
-    for category, size in (record.metrics.get("breakdown_bytes") or {}).items():
+    for category, size in record.breakdown_bytes.items():
         found[f"breakdown_bytes.{category}"] = size
     for name, (section, key) in _FACT_PATHS:
         held = record.detail.get(section)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from qbench.records.metrics import BREAKDOWN
+from qbench.records.parts import BaseWeights
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
@@ -33,9 +34,9 @@ def why_not_a_quarter(record: Record) -> tuple[WaterfallRow, ...]:
     """Return the rows from the 16-bit base weights to the quantized base at rest and on to the peak.
 
     Every total is the sum of the rows since the first one, to the byte. Empty when the base is not
-    quantized or the record does not say what its weights take (detail.base_weights).
+    quantized or the record does not say what its weights take (`base_weights`).
     """
-    base = record.detail.get("base_weights")
+    base = record.base_weights
     if not base or record.point.precision not in QUANTIZED_PRECISIONS:
         return ()
     rows = _rows_at_rest(record, base)
@@ -45,7 +46,7 @@ def why_not_a_quarter(record: Record) -> tuple[WaterfallRow, ...]:
     return tuple(row for row in rows if row.bytes or row.kind == "total")
 
 
-def _rows_at_rest(record: Record, base: dict[str, Any]) -> list[WaterfallRow]:
+def _rows_at_rest(record: Record, base: BaseWeights) -> list[WaterfallRow]:
     bits = 8 if record.point.precision == "int8" else 4
     sixteen = base["sixteen_bit_bytes"]
     ideal = sixteen * bits // _SIXTEEN
@@ -80,13 +81,13 @@ def _grown_row(grown: int, left_out: int) -> WaterfallRow:
 
 
 def _unquantized_note(record: Record) -> str:
-    skipped = sorted(record.detail.get("skipped") or (), key=lambda item: -item["params"])
+    skipped = sorted(record.skipped, key=lambda item: -item["params"])
     names = [f"{item['module']} ({item['reason']})" for item in skipped[:NAMED_MODULES]]
     return "; ".join(names) or "embeddings, output head, norms"
 
 
 def _rows_to_peak(record: Record, at_rest: int) -> list[WaterfallRow]:
-    peak, breakdown = record.metrics.get("peak_allocated_bytes"), record.metrics.get("breakdown_bytes")
+    peak, breakdown = record.peak_allocated_bytes, record.breakdown_bytes
     if peak is None or not breakdown:
         return []
     rows = [

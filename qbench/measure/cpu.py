@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from qbench.measure import validity
 from qbench.measure.environment import git_state, machine
@@ -13,6 +12,7 @@ from qbench.measure.task import Measurement, Phase, Task
 from qbench.measure.warmup import PATIENCE, warm_up
 from qbench.memory.history.breakdown import profile
 from qbench.memory.history.recording import record_steps
+from qbench.records.parts import Detail, Metrics
 from qbench.step.training_step import TrainingStep, build_step
 
 
@@ -44,19 +44,19 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
     losses = recording.losses + warm.losses + timed_losses
     loss_after = text_loss(step)
     quality = quality_detail(step, task, (loss_before, loss_after), len(losses))
-    metrics: dict[str, Any] = {
+    metrics: Metrics = {
         "trainable_params": step.facts.trainable_params,
         "total_params": step.facts.total_params,
         "static_bytes": memory.static_bytes,
         "peak_allocated_bytes": memory.peak_bytes,
         "breakdown_bytes": memory.breakdown,
         "peak_at": memory.peak_at,
-        "step_time_s": times,
+        "step_time_s": [*times],
         "tokens_per_s": [tokens / seconds for seconds in times],
-        "loss": losses,
+        "loss": [*losses],
         **quality_metrics(quality),
     }
-    detail = {
+    detail: Detail = {
         "model": step.facts.checkable(),
         "static_breakdown_bytes": memory.static_breakdown,
         "phases": memory.phases,

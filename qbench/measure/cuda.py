@@ -23,6 +23,7 @@ from qbench.measure.reconciliation import Readings, reconcile
 from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Phase, Task
 from qbench.measure.warmup import PATIENCE, WarmUp, warm_up
+from qbench.records.parts import Detail, Metrics
 from qbench.step.training_step import TrainingStep, build_step
 
 MEMORY_STEPS = 2
@@ -58,22 +59,22 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     losses = warm.losses + memory_losses + [loss.item() for loss in timing.losses]
     loss_after = text_loss(step)
     quality = quality_detail(step, task, (loaded.loss_before, loss_after), len(losses))
-    metrics: dict[str, Any] = {
+    metrics: Metrics = {
         "trainable_params": step.facts.trainable_params,
         "total_params": step.facts.total_params,
         "static_bytes": loaded.static_bytes,
         "peak_allocated_bytes": peaks.allocated,
         "peak_reserved_bytes": peak_reserved,
         "device_bytes": None if outside is None else peak_reserved + outside,
-        "step_time_s": timing.event_s,
+        "step_time_s": [*timing.event_s],
         "tokens_per_s": [task.point.tokens_per_step / seconds for seconds in timing.event_s],
-        "loss": losses,
+        "loss": [*losses],
         **quality_metrics(quality),
     }
     states = (before, during, readings.now)
-    detail = {
+    detail: Detail = {
         "phases": peaks.by_phase,
-        "context_bytes": context_bytes,
+        "context_bytes": None if context_bytes is None else [context_bytes, context_bytes],
         "reconciliation_bytes": reconcile(readings, context_bytes),
         "device_used_bytes": readings.now.used_bytes,
         "foreign_processes": _foreign(states),
@@ -217,7 +218,7 @@ class Timing:
     graphs: tuple[int, int] = (0, 0)
     """Graphs that torch.compile had made before and after."""
 
-    def as_detail(self) -> dict[str, Any]:
+    def as_detail(self) -> Detail:
         """Return what is stored beside the times of the steps."""
         energy = self.counters.get("energy_j")
         return {
@@ -260,7 +261,7 @@ def _timing_pass(step: TrainingStep, count: int) -> Timing:
     return Timing(event_s=event_s, enqueue_s=enqueue_s, window_s=window_s, losses=losses)
 
 
-def _allocator_detail(stats: dict[str, Any]) -> dict[str, Any]:
+def _allocator_detail(stats: dict[str, Any]) -> Detail:
     """Return what the allocator counted: failures since the start, peaks since the memory pass."""
     return {
         "num_alloc_retries": stats.get("num_alloc_retries"),

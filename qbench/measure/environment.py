@@ -10,8 +10,8 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
+from qbench.records.parts import Environment
 from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
 
@@ -26,21 +26,26 @@ SETTINGS = (
 """Variables of the process that move memory or speed; a request for a measurement may set these alone."""
 
 
-def environment(device: Device) -> dict[str, Any]:
+def environment(device: Device) -> Environment:
     """Return what a record says of its machine: device, versions, code, git state, settings that count."""
     return {
         "device": device,
         **machine(device),
         **software(),
         **git_state(),
-        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "settings": {**process_settings()},
     }
 
 
+def process_settings() -> dict[str, str]:
+    """Return the variables of this process that move memory or speed."""
+    return {name: os.environ[name] for name in SETTINGS if name in os.environ}
+
+
 @functools.cache
-def machine(device: Device) -> dict[str, Any]:
+def machine(device: Device) -> Environment:
     """Return name and size of the device and of the host; an unknown value is None."""
-    host = {
+    host: Environment = {
         "platform": platform.platform(terse=True),
         "cpu_name": _cpu_name(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -119,7 +124,7 @@ def _host_memory_bytes() -> int | None:
 
 
 @functools.cache
-def git_state() -> dict[str, Any]:
+def git_state() -> Environment:
     """Return commit and dirty flag of the checkout that qbench runs from; None outside a checkout."""
     folder = Path(__file__).parents[2]
     commit = _git(folder, "rev-parse", "HEAD")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from qbench.errors import QbenchError
 from qbench.measure.task import Measurement, Work
+from qbench.records.parts import Detail, OutOfMemory
 from qbench.units import GIB, KIB, MIB
 
 OomKind = Literal["torch", "cuda", "bitsandbytes", "cublas", "host", "kernel"]
@@ -57,9 +58,14 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
     if kind is not None:
         facts = oom_facts(text, phase, kind)
         if kind not in ("host", "kernel"):
-            facts |= {name: value for name, value in _card_now().items() if facts[name] is None}
+            unsaid = {name: value for name, value in _card_now().items() if facts.get(name) is None}
+            facts = cast(OutOfMemory, {**facts, **unsaid})
         return Measurement(outcome="oom", detail={"error": text.splitlines()[0], "oom": facts})
-    detail = {"error": f"{type(error).__name__}: {text}", "phase": phase, "traceback": traceback.format_exc()}
+    detail: Detail = {
+        "error": f"{type(error).__name__}: {text}",
+        "phase": phase,
+        "traceback": traceback.format_exc(),
+    }
     return Measurement(outcome="error", detail=detail)
 
 
@@ -68,7 +74,7 @@ def oom_kind(text: str) -> OomKind | None:
     return next((kind for kind, words in _KINDS if words.search(text)), None)
 
 
-def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> dict[str, Any]:
+def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> OutOfMemory:
     """Return kind, phase and what a message says in bytes: requested, free, total, reserved; None if not.
 
     free, total and reserved speak of the card; reserved is what torch's allocator held.
@@ -84,7 +90,7 @@ def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> dict[st
     }
 
 
-def _card_now() -> dict[str, int]:
+def _card_now() -> OutOfMemory:
     """Return free, total and reserved bytes of the card where CUDA runs in this process, else nothing.
 
     What failed is still held by the traceback, so this is the card as it was when memory ran out.

@@ -11,6 +11,8 @@ from typing import Any
 
 import pynvml
 
+from qbench.records.parts import Environment
+
 NO_DEVICE = ("", "-1", "NoDevFiles")
 """First entries of CUDA_VISIBLE_DEVICES that hide every GPU."""
 
@@ -164,9 +166,14 @@ def pin_device() -> Choice:
     return choice
 
 
-def describe_device() -> dict[str, Any]:
+def describe_device() -> Environment:
     """Return device_name, device_uuid, device_memory_bytes and driver; None where the driver is silent."""
-    unknown = dict.fromkeys(("device_name", "device_uuid", "device_memory_bytes", "driver"))
+    unknown: Environment = {
+        "device_name": None,
+        "device_uuid": None,
+        "device_memory_bytes": None,
+        "driver": None,
+    }
     with device() as handle:
         if handle is None:
             return unknown

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qbench.errors import StepError
 from qbench.measure.task import Phase, Task
+from qbench.records.parts import Metrics, Quality
 from qbench.scenario.schema import Point
 from qbench.step.data import SEED
 from qbench.step.model import build_base_model, load_config
@@ -34,7 +35,7 @@ def text_loss(step: TrainingStep) -> float | None:
 
 def quality_detail(
     step: TrainingStep, task: Task, losses: tuple[float | None, float | None], steps: int
-) -> dict[str, Any] | None:
+) -> Quality | None:
     """Return what a record keeps as detail.quality; None for random weights, of which nothing follows.
 
     `losses` are those over the text before and after `steps` optimizer steps. Weights are the same in every
@@ -43,7 +44,7 @@ def quality_detail(
     point = task.point
     if point.weights == "random":
         return None
-    detail: dict[str, Any] = {"loss_before": losses[0], "loss_after": losses[1], "steps": steps, "seed": SEED}
+    detail: Quality = {"loss_before": losses[0], "loss_after": losses[1], "steps": steps, "seed": SEED}
     if losses[0] is not None:
         detail |= {"data": point.data, "tokens": sum(batch["labels"].numel() for batch in step.batches)}
     if point.method == "qlora" and task.repeat == 0:
@@ -51,14 +52,17 @@ def quality_detail(
     return detail
 
 
-def quality_metrics(detail: dict[str, Any] | None) -> dict[str, float]:
+def quality_metrics(detail: Quality | None) -> Metrics:
     """Return the metrics that are among a record's detail.quality."""
-    named = {"text_loss": "loss_after", "weight_error": "weight_error"}
-    found = {name: (detail or {}).get(key) for name, key in named.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    metrics: Metrics = {}
+    if detail is not None and (loss := detail.get("loss_after")) is not None:
+        metrics["text_loss"] = loss
+    if detail is not None and (error := detail.get("weight_error")) is not None:
+        metrics["weight_error"] = error
+    return metrics
 
 
-def _weights_detail(step: TrainingStep, point: Point) -> dict[str, Any]:
+def _weights_detail(step: TrainingStep, point: Point) -> Quality:
     try:
         return weight_errors(step.model, point, step.on_phase)
     except StepError as error:
@@ -66,7 +70,7 @@ def _weights_detail(step: TrainingStep, point: Point) -> dict[str, Any]:
         return {"weights_error": str(error)}
 
 
-def weight_errors(model: Any, point: Point, on_phase: Phase) -> dict[str, Any]:
+def weight_errors(model: Any, point: Point, on_phase: Phase) -> Quality:
     """Return how far the quantized weights of a model are from those of its checkpoint.
 
     `weight_error` is the norm of all differences over the norm of all originals, `by_module` the same for

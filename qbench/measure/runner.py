@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from qbench.measure.environment import environment
 from qbench.measure.task import Measurement, Task, Work
 from qbench.measure.worker import run_task
+from qbench.records.parts import StepCounts
 from qbench.records.record import Record
 from qbench.scenario.schema import Device
 
@@ -63,7 +64,7 @@ def record_of(task: Task, done: Measurement, run_id: str) -> Record:
     A worker that died says nothing of its machine; this process does then.
     """
     settings = task.settings
-    protocol = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
+    protocol: StepCounts = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
     return Record(
         run_id=run_id,
         point=task.point,

@@ -21,6 +21,7 @@ from typing import Any
 
 from qbench.measure.probe import Probe, growth
 from qbench.measure.start import module_command
+from qbench.records.parts import Sampled
 
 NVML_PROBE = "qbench.measure.probe:nvml_probe"
 INTERVAL_S = 0.05
@@ -114,14 +115,14 @@ class Sampler:
         """Id of the process while it runs."""
         return None if self._process is None else self._process.pid
 
-    def stop(self) -> dict[str, Any] | None:
+    def stop(self) -> Sampled | None:
         """End the process; return what it saw, None when it saw no device or does not answer."""
         process, self._process = self._process, None
         if process is None:
             return None
         try:
             answer, _ = process.communicate(timeout=END_GRACE_S)
-            found: dict[str, Any] | None = json.loads(answer)
+            found: Sampled | None = json.loads(answer)
         except (subprocess.TimeoutExpired, ValueError):
             process.kill()
             process.communicate()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from qbench.errors import MeasureError
-from qbench.measure.environment import SETTINGS, environment
+from qbench.measure.environment import SETTINGS, process_settings
 
 LONGEST_VALUE = 1000
 _VALUE = re.compile(r"[A-Za-z0-9_.,:;>\[\]+ -]*", re.ASCII)
@@ -36,6 +36,6 @@ def take_settings(settings: Mapping[str, str]) -> None:
         problem = setting_problem(name, value)
         if problem is not None:
             raise MeasureError(f"settings.{name}: {problem}")
-    for name in environment("cpu")["settings"]:
+    for name in process_settings():
         del os.environ[name]
     os.environ.update(settings)

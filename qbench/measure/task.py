@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from qbench.errors import MeasureError
+from qbench.records.parts import Detail, Environment, Metrics
+from qbench.records.reading import Reading
 from qbench.records.record import Outcome
 from qbench.scenario.schema import Device, MeasureSettings, Point
 
@@ -27,13 +28,13 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class Measurement(Reading):
     """What became of a piece of work: the part of a record that its process knows."""
 
     outcome: Outcome
-    metrics: dict[str, Any] = field(default_factory=dict)
-    detail: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)  # type: ignore[assignment]
+    detail: Detail = field(default_factory=dict)  # type: ignore[assignment]
+    environment: Environment = field(default_factory=dict)  # type: ignore[assignment]
 
     def to_json(self) -> str:
         """Return the measurement as one line of JSON."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from qbench.measure.probe import POLICIES
 from qbench.measure.warmup import STEADY_SHARE, STEADY_STEPS, WarmUp
+from qbench.records.parts import ValidityFinding
 
 Verdict = Literal["ok", "warn", "invalid"]
 
@@ -44,9 +45,19 @@ class Finding:
     """Metrics that must not be used."""
 
 
-def as_detail(findings: Sequence[Finding | None]) -> list[dict[str, Any]]:
+def as_detail(findings: Sequence[Finding | None]) -> list[ValidityFinding]:
     """Return findings as plain JSON values; what was not looked at, None, is left out."""
-    return [{**asdict(finding), "voids": list(finding.voids)} for finding in findings if finding is not None]
+    return [
+        {
+            "name": finding.name,
+            "value": finding.value,
+            "verdict": finding.verdict,
+            "why": finding.why,
+            "voids": list(finding.voids),
+        }
+        for finding in findings
+        if finding is not None
+    ]
 
 
 def allocator(retries: int | None, ooms: int | None) -> Finding:

@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
+from qbench.records.parts import Detail
 from qbench.scenario.schema import Device
 from qbench.step.training_step import TrainingStep
 
@@ -51,7 +51,7 @@ class WarmUp:
     """Of the steps that trained."""
     steady: bool = False
 
-    def as_detail(self) -> dict[str, Any]:
+    def as_detail(self) -> Detail:
         """Return the raw times as they are stored."""
         return {
             "warmup_step_time_s": self.step_time_s,

@@ -53,14 +53,17 @@ def _relief(before: Record, after: Record, changes: dict[str, Any], cost: str) -
     """Return a change as planned; None where the step cannot be made with it."""
     if after.outcome != "ok":
         return None
-    (held, *_), (holds, *_) = before.detail["fits"], after.detail["fits"]
+    (held, *_), (holds, *_) = before.fits, after.fits
     # What a step takes on a card that does not hold it tells what the change costs all the same.
-    old, new = held.get("step_time_s"), holds.get("step_time_s")
+    old, new = held.step_time_s, holds.step_time_s
+    reserved, less = before.peak_reserved_bytes, after.peak_reserved_bytes
+    assert reserved is not None
+    assert less is not None
     return Relief(
         changes=changes,
         cost=cost,
-        freed_bytes=before.metrics["peak_reserved_bytes"] - after.metrics["peak_reserved_bytes"],
-        fits=holds["fits"],
+        freed_bytes=reserved - less,
+        fits=holds.fits,
         step_time_ratio=new / old if old and new else None,
     )
 

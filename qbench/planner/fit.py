@@ -8,12 +8,13 @@ planned too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qbench.errors import QbenchError, StepError
 from qbench.planner.changes import Relief, reliefs
+from qbench.records.parts import Verdict
 from qbench.records.record import Record
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import MOST_TOKENS, Point
@@ -62,9 +63,11 @@ class Probe:
 
     value: int
     fits: bool
-    verdict: str
-    reserved_bytes: int | None
+    verdict: Verdict
+    reserved_bytes: int | None = None
     """None where the step cannot be planned at all."""
+    error: str | None = None
+    """Why it cannot be planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +177,7 @@ class _Search:
             point = with_value(self._point, self._axis.setting, index * self._axis.step)
             (record,) = self._planned([point])
             if record.outcome != "ok" and index == 1:
-                raise StepError(record.detail["error"])
+                raise StepError(record.error)
             self._records[index] = record
         return self._records[index]
 
@@ -183,14 +186,10 @@ class _Search:
         record = self.record(index)
         value = index * self._axis.step
         if record.outcome != "ok":
-            return Probe(value=value, fits=False, verdict=record.detail["error"], reserved_bytes=None)
-        fit = record.detail["fits"][0]
-        return Probe(
-            value=value,
-            fits=fit["fits"],
-            verdict=fit["verdict"],
-            reserved_bytes=record.metrics["peak_reserved_bytes"],
-        )
+            return Probe(value=value, fits=False, verdict="unknown", error=record.error)
+        (fit,) = record.fits
+        reserved = record.peak_reserved_bytes
+        return Probe(value=value, fits=fit.fits, verdict=fit.verdict, reserved_bytes=reserved)
 
     def boundary(self) -> int:
         """Return the number of the largest value found to fit, the next one not; 0 when there is none."""
@@ -285,7 +284,7 @@ class _Search:
         low, high = (index, index + 1) if after is not None and after.outcome == "ok" else (1, index)
         if low == high:
             return None, None
-        first, last = _breakdown(self.record(low)), _breakdown(self.record(high))
+        first, last = self.record(low).breakdown_bytes, self.record(high).breakdown_bytes
         grown = {name: last[name] - first[name] for name in last}
         name = max(grown, key=lambda name: grown[name])
         return name, grown[name] // (high - low)
@@ -302,9 +301,12 @@ class _Need:
 
     @classmethod
     def of(cls, record: Record) -> _Need:
-        metrics, detail = record.metrics, record.detail
-        limit = detail["fits"][0]["memory_bytes"] - detail["context_bytes"][-1]
-        return cls(metrics["peak_allocated_bytes"], metrics["peak_reserved_bytes"], limit)
+        (fit,), allocated, reserved = record.fits, record.peak_allocated_bytes, record.peak_reserved_bytes
+        assert fit.memory_bytes is not None
+        assert record.context_bytes is not None
+        assert allocated is not None
+        assert reserved is not None
+        return cls(allocated, reserved, fit.memory_bytes - record.context_bytes[-1])
 
     @property
     def cached_share(self) -> float:
@@ -318,11 +320,6 @@ class _Need:
         return self.allocated + share * (self.reserved - self.allocated)
 
 
-def _breakdown(record: Record) -> Mapping[str, int]:
-    found: Mapping[str, int] = record.metrics["breakdown_bytes"]
-    return found
-
-
 def _fills(record: Record) -> dict[str, int]:
-    sizes = sorted(_breakdown(record).items(), key=lambda item: -item[1])
+    sizes = sorted(record.breakdown_bytes.items(), key=lambda item: -item[1])
     return {name: size for name, size in sizes if size}

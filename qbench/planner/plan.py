@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec
@@ -13,10 +12,12 @@ from qbench.catalog.prices import cheapest_on_demand
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card, kernel_caveats
-from qbench.planner.hardware import Fit, card_of, fit_on
+from qbench.planner.hardware import card_of, fit_on
 from qbench.planner.times_on_cards import Held, cpu_times, gpu_times
 from qbench.planner.trace import Trace, Tracer, traces
 from qbench.records.calibration import Calibration
+from qbench.records.fits import Fit
+from qbench.records.parts import AllocatorSettings, BaseWeights, Detail, Environment, Metrics, Skipped
 from qbench.records.record import Record
 from qbench.records.software import software
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Device, Point
@@ -63,19 +64,27 @@ def plan(
     if on_trace is not None:
         on_trace(traced)
     metrics = _metrics(traced)
-    detail = _detail(traced, point)
+    caveats = list(traced.caveats) + _skip_caveats(traced.facts.skipped, point)
+    detail = _detail(traced, caveats)
     if device == "cuda":
-        _add_cuda(traced, metrics, detail, card)
         held = [(gpu, found[on]) for gpu, on in zip(gpus, cards, strict=False)]
-        detail["fits"] = [_held_against(gpu, on_card, allocator) for gpu, on_card in held]
-        detail["caveats"] += _card_caveats(held, traced, card, point)
-        metrics |= gpu_times(held, point, detail, mine)
-        detail["allocator"] = asdict(asked)
-        if asked != allocator:
-            detail["caveats"].append(_NO_COLLECTION)
-        detail["caveats"] += _kernel_caveats([(None, traced), *held], card, point)
+        timed = gpu_times(held, point, [_held_against(*pair, allocator) for pair in held], mine)
+        _add_cuda(traced, metrics, detail, card)
+        detail["fits"] = [fit.to_values() for fit in timed.fits]
+        detail["allocator"] = _settings(asked)
+        caveats += _card_caveats(held, traced, card, point) + list(timed.caveats)
+        caveats += [_NO_COLLECTION] if asked != allocator else []
+        caveats += _kernel_caveats([(None, traced), *held], card, point)
+        metrics |= timed.metrics
     elif traced.work is not None:
-        metrics |= cpu_times(traced.work, point, detail, mine[0])
+        timed = cpu_times(traced.work, point, mine[0])
+        detail["time"] = timed.time
+        caveats += timed.caveats
+        metrics |= timed.metrics
+    return _record(run_id, point, metrics, detail, {"device": device, **software()})
+
+
+def _record(run_id: str, point: Point, metrics: Metrics, detail: Detail, env: Environment) -> Record:
     return Record(
         run_id=run_id,
         point=point,
@@ -83,11 +92,11 @@ def plan(
         outcome="ok",
         metrics=metrics,
         detail=detail,
-        environment={"device": device, **software()},
+        environment=env,
     )
 
 
-def _metrics(traced: Trace) -> dict[str, Any]:
+def _metrics(traced: Trace) -> Metrics:
     memory = traced.memory
     return {
         "trainable_params": traced.facts.trainable_params,
@@ -99,13 +108,16 @@ def _metrics(traced: Trace) -> dict[str, Any]:
     }
 
 
-def _detail(traced: Trace, point: Point) -> dict[str, Any]:
-    facts, memory = asdict(traced.facts), traced.memory
-    skipped = list(facts.pop("skipped"))
+def _detail(traced: Trace, caveats: list[str]) -> Detail:
+    facts, memory = traced.facts, traced.memory
     return {
-        "model": facts,
-        "skipped": skipped,
-        "caveats": list(traced.caveats) + _skip_caveats(skipped, point),
+        "model": {
+            "trainable_params": facts.trainable_params,
+            "total_params": facts.total_params,
+            **facts.checkable(),
+        },
+        "skipped": list(facts.skipped),
+        "caveats": caveats,
         "static_breakdown_bytes": memory.static_breakdown,
         "base_weights": _base_weights(traced),
         "managed_bytes": traced.managed_bytes,
@@ -114,16 +126,16 @@ def _detail(traced: Trace, point: Point) -> dict[str, Any]:
     }
 
 
-def _skip_caveats(skipped: list[dict[str, Any]], point: Point) -> list[str]:
+def _skip_caveats(skipped: Sequence[Skipped], point: Point) -> list[str]:
     """Say loudly when quantization leaves most of a model in 16 bit."""
-    share = sum(group["share"] for group in skipped)
+    share = sum(group.get("share") or 0.0 for group in skipped)
     if point.precision not in QUANTIZED_PRECISIONS or share < 0.5:
         return []
     first = f"{skipped[0]['module']} ({skipped[0]['reason']})"
     return [f"{100 * share:.0f} % of the base weights stay unquantized: {first}"]
 
 
-def _base_weights(traced: Trace) -> dict[str, int]:
+def _base_weights(traced: Trace) -> BaseWeights:
     """Return what the base model weighs in 16 bit and as built, in bytes, before adapters.
 
     These are the bytes of the tensors; what an allocator adds to them is no property of the weights.
@@ -139,7 +151,7 @@ def _base_weights(traced: Trace) -> dict[str, int]:
     }
 
 
-def _add_cuda(traced: Trace, metrics: dict[str, Any], detail: dict[str, Any], card: Card) -> None:
+def _add_cuda(traced: Trace, metrics: Metrics, detail: Detail, card: Card) -> None:
     """Add what only CUDA has: the caching allocator's reserve, the context, and the kernels of attention."""
     assert traced.reserved_bytes is not None
     context = context_size(card.capability)
@@ -149,6 +161,14 @@ def _add_cuda(traced: Trace, metrics: dict[str, Any], detail: dict[str, Any], ca
     detail["attention"] = list(traced.attention)
     detail["context_bytes"] = [context.least, context.most]
     detail["context_source"] = context.source
+
+
+def _settings(asked: AllocatorConfig) -> AllocatorSettings:
+    return {
+        "expandable_segments": asked.expandable_segments,
+        "max_split_size_bytes": asked.max_split_size_bytes,
+        "garbage_collection_threshold": asked.garbage_collection_threshold,
+    }
 
 
 def _has_4bit(point: Point) -> bool:
@@ -204,22 +224,21 @@ def _needs_other(found: Trace, traced: Trace) -> bool:
     )
 
 
-def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> dict[str, Any]:
+def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> Fit:
     """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
     price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
-    peaks: dict[str, int | None] = dict.fromkeys(("peak_allocated_bytes", "peak_reserved_bytes"))
     if isinstance(found, StepError):
-        fit = Fit(fits=False, verdict=str(found), headroom_bytes=None, num_alloc_retries=None)
+        fit = Fit(
+            gpu=gpu.name, fits=False, verdict="unknown", memory_bytes=gpu.memory_bytes, error=str(found)
+        )
     else:
         assert found.reserved_bytes is not None
-        peaks = {"peak_allocated_bytes": found.memory.peak_bytes, "peak_reserved_bytes": found.reserved_bytes}
         context = context_size(card_of(gpu).capability)
-        fit = fit_on(gpu, found.ledger, found.reserved_bytes, context.most, allocator)
-    return {
-        "gpu": gpu.name,
-        "memory_bytes": gpu.memory_bytes,
-        **peaks,
-        **asdict(fit),
-        "usd_per_hour": None if price is None else price.on_demand_usd_per_hour,
-        "price_from": None if price is None else f"{price.cloud}, {price.date}",
-    }
+        fit = replace(
+            fit_on(gpu, found.ledger, found.reserved_bytes, context, allocator),
+            peak_allocated_bytes=found.memory.peak_bytes,
+            peak_reserved_bytes=found.reserved_bytes,
+        )
+    if price is None:
+        return fit
+    return replace(fit, usd_per_hour=price.on_demand_usd_per_hour, price_from=f"{price.cloud}, {price.date}")

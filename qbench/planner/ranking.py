@@ -15,13 +15,13 @@ from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.hourly_prices import Rate
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
-from qbench.memory.kernels.choices import Card
 from qbench.planner.hardware import card_of, fit_on
 from qbench.planner.step_time import Bound, Rates, StepTime, step_time
 from qbench.planner.times_on_cards import rates_of
 from qbench.planner.trace import Trace, traces
 from qbench.planner.workload import Workload
 from qbench.records.calibration import Calibration
+from qbench.records.fits import Fit
 from qbench.scenario.schema import Point
 
 MOST_LENGTHS = 3
@@ -35,9 +35,8 @@ class Ranked:
     gpu: GpuSpec
     point: Point
     """At the longest padded length of the workload."""
-    fits: bool
-    why: str
-    """ok, or why the card cannot train this."""
+    fit: Fit
+    """Whether and why the card cannot train this."""
     step_time_s: float | None
     """One optimizer step at the longest padded length; None where the card's rates are not known."""
     bound: Bound | None
@@ -51,6 +50,11 @@ class Ranked:
     spot_cost_usd: float | None
     energy_kwh: float | None
     """At the board's power limit all the time: an upper bound of the card, without its host."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the card holds the point."""
+        return self.fit.fits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,8 @@ def _of_point(point: Point, gpus: Sequence[GpuSpec], workload: Workload, terms: 
     for gpu in gpus:
         found = traced[gpu.name]
         if isinstance(found, StepError):
-            rows.append(_unfit(gpu, longest, str(found), terms))
+            fit = Fit(gpu=gpu.name, fits=False, verdict="unknown", error=str(found))
+            rows.append(_unranked(gpu, longest, fit, terms))
         else:
             rows.append(_row(gpu, longest, found, workload, terms))
     return rows
@@ -124,12 +129,11 @@ def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> di
     return found
 
 
-def _unfit(gpu: GpuSpec, point: Point, why: str, terms: Terms) -> Ranked:
+def _unranked(gpu: GpuSpec, point: Point, fit: Fit, terms: Terms) -> Ranked:
     return Ranked(
         gpu=gpu,
         point=point,
-        fits=False,
-        why=why,
+        fit=fit,
         step_time_s=None,
         bound=None,
         bound_share=None,
@@ -142,18 +146,17 @@ def _unfit(gpu: GpuSpec, point: Point, why: str, terms: Terms) -> Ranked:
 
 
 def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Workload, terms: Terms) -> Ranked:
-    why = _too_small(gpu, traces[point.train.seq_len])
-    if why:
-        return _unfit(gpu, point, why, terms)
+    row = _unranked(gpu, point, _fit(gpu, traces[point.train.seq_len]), terms)
+    if not row.fits:
+        return row
     rates = rates_of(gpu, terms.calibrations)
     times = {length: _timed(traced, rates) for length, traced in traces.items()}
     longest = times[point.train.seq_len]
-    row = replace(_unfit(gpu, point, "ok", terms), fits=True)
     if longest is not None:
         row = replace(row, step_time_s=longest.seconds, bound=longest.bound, bound_share=longest.bound_share)
     known = {length: timed.seconds for length, timed in times.items() if timed is not None}
     if len(known) < len(times):
-        return replace(row, why="ok; its rates are not known")
+        return row
     rate, num_gpus = row.rate, terms.num_gpus
     hours = _hours(known, workload, point, num_gpus)
     return replace(
@@ -165,14 +168,13 @@ def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Work
     )
 
 
-def _too_small(gpu: GpuSpec, traced: Trace) -> str:
-    """Return why a card does not hold a step, empty where it does."""
-    context = context_size(gpu.compute_capability or Card().capability).most
-    if traced.memory.peak_bytes > gpu.memory_bytes - context:
-        return "too small"  # Without asking the allocator, who needs at least this much.
+def _fit(gpu: GpuSpec, traced: Trace) -> Fit:
+    context = context_size(card_of(gpu).capability)
     assert traced.reserved_bytes is not None
-    fit = fit_on(gpu, traced.ledger, traced.reserved_bytes, context, AllocatorConfig())
-    return "" if fit.fits else fit.verdict
+    if traced.memory.peak_bytes > gpu.memory_bytes - context.least:
+        # Without asking the allocator, who needs at least this much.
+        return Fit(gpu=gpu.name, fits=False, verdict="does not fit", memory_bytes=gpu.memory_bytes)
+    return fit_on(gpu, traced.ledger, traced.reserved_bytes, context, AllocatorConfig())
 
 
 def _timed(traced: Trace, rates: Rates) -> StepTime | None:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qbench.memory.work.log import Work, WorkTable
 from qbench.memory.work.op_costs import OpCost
+from qbench.records.parts import TimeParts
 
 PARTS = (
     "matmul",
@@ -74,7 +75,7 @@ class StepTime:
     """Useful arithmetic (nothing twice) over what the peak would do in that time; None without a peak."""
     source: str
 
-    def to_dict(self) -> dict[str, object]:
+    def to_values(self) -> TimeParts:
         """Return what a record keeps in its details."""
         return {"parts_s": self.parts, "bound": self.bound, "mfu": self.mfu, "rates": self.source}
 

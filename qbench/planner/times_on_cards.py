@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 from qbench.catalog.gpus import GpuSpec
 from qbench.errors import StepError
@@ -13,55 +13,80 @@ from qbench.planner.speed_datasheet import DatasheetRates
 from qbench.planner.step_time import Rates, StepTime, step_time
 from qbench.planner.trace import Trace
 from qbench.records.calibration import Calibration
+from qbench.records.fits import Fit
+from qbench.records.parts import Metrics, TimeParts
 from qbench.scenario.schema import Point
 
 Held = tuple[GpuSpec, Trace | StepError]
 """A card with the trace of its kernels, or why there is none."""
 
-FACTS = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
-"""What a plan says of time, as metrics for the first device and in `detail.fits` for each."""
-
 _TOLD_SHARE = 0.1
 """Share of the kernels' time outside of what was measured, from which on a plan tells it."""
 
 
-def gpu_times(
-    held: Sequence[Held],
-    point: Point,
-    detail: dict[str, Any],
-    calibrations: Sequence[Calibration],
-) -> dict[str, Any]:
-    """Add the step's time on each GPU to `detail.fits`; return the metrics, which are the first one's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """What a plan says of time."""
 
-    A step that the first GPU does not hold takes no time there, so that these have none.
-    """
-    metrics: dict[str, Any] = {}
-    for (gpu, found), fit in zip(held, detail["fits"], strict=True):
+    metrics: Metrics
+    """Those of the first GPU with kernels, or of the CPU; none where it does not hold the step."""
+    fits: tuple[Fit, ...] = ()
+    """The cards, each with what the step would take there, memory aside."""
+    time: TimeParts | None = None
+    """Where the time goes on the CPU."""
+    caveats: tuple[str, ...] = ()
+
+
+def gpu_times(
+    held: Sequence[Held], point: Point, fits: Sequence[Fit], calibrations: Sequence[Calibration]
+) -> Timed:
+    """Return the step's time on each GPU. A step that the first GPU does not hold takes no time there."""
+    metrics: Metrics = {}
+    timed: list[Fit] = []
+    caveats: list[str] = []
+    for (gpu, found), fit in zip(held, fits, strict=True):
         if isinstance(found, StepError) or found.work is None:
+            timed.append(fit)
             continue
         rates = rates_of(gpu, calibrations)
-        facts = time_facts(step_time(found.work, rates), point, fit["usd_per_hour"])
-        fit.update(facts)
+        fit = _timed_fit(fit, step_time(found.work, rates), point)
+        timed.append(fit)
         if isinstance(rates, CalibratedRates):
-            detail["caveats"] += [
-                f"{gpu.name}: {caveat}" for caveat in calibration_caveats(found.work, rates)
-            ]
+            caveats += [f"{gpu.name}: {caveat}" for caveat in calibration_caveats(found.work, rates)]
         if not metrics:
             metrics["flops"] = _flops(found.work)
-            if fit["fits"]:
-                metrics |= {name: facts[name] for name in FACTS if facts[name] is not None}
-    return metrics
+            if fit.fits and fit.step_time_s is not None:
+                metrics |= {"step_time_s": fit.step_time_s, "tokens_per_s": fit.tokens_per_s}
+                if fit.cost_usd_per_mtok is not None:
+                    metrics["cost_usd_per_mtok"] = fit.cost_usd_per_mtok
+    return Timed(metrics=metrics, fits=tuple(timed), caveats=tuple(caveats))
 
 
-def cpu_times(
-    work: WorkTable, point: Point, detail: dict[str, Any], calibration: Calibration
-) -> dict[str, Any]:
-    """Add where the time goes to `detail.time`; return the metrics; without times where a rate is unknown."""
+def _timed_fit(fit: Fit, timed: StepTime | None, point: Point) -> Fit:
+    if timed is None:
+        return fit
+    rate, price = point.tokens_per_step / timed.seconds, fit.usd_per_hour
+    return replace(
+        fit,
+        step_time_s=timed.seconds,
+        tokens_per_s=rate,
+        cost_usd_per_mtok=None if price is None else price / 3600 / rate * 1e6,
+        time=timed.to_values(),
+    )
+
+
+def cpu_times(work: WorkTable, point: Point, calibration: Calibration) -> Timed:
+    """Return the step's time on the CPU; without it where a rate is unknown."""
     rates = CalibratedRates(calibration)
-    facts = time_facts(step_time(work, rates), point, None)
-    detail["time"] = facts["time"]
-    detail["caveats"] += calibration_caveats(work, rates)
-    return {"flops": _flops(work), **{name: facts[name] for name in FACTS if facts[name] is not None}}
+    timed = step_time(work, rates)
+    metrics: Metrics = {"flops": _flops(work)}
+    if timed is not None:
+        metrics |= {"step_time_s": timed.seconds, "tokens_per_s": point.tokens_per_step / timed.seconds}
+    return Timed(
+        metrics=metrics,
+        time=None if timed is None else timed.to_values(),
+        caveats=tuple(calibration_caveats(work, rates)),
+    )
 
 
 def calibration_caveats(work: WorkTable, rates: CalibratedRates) -> list[str]:
@@ -83,20 +108,6 @@ def calibration_caveats(work: WorkTable, rates: CalibratedRates) -> list[str]:
         f"{100 * share:.0f} % of the planned kernel time is of kernels more than {REACH} times as large as "
         "any that was calibrated; their rates are not measured ones"
     ]
-
-
-def time_facts(timed: StepTime | None, point: Point, usd_per_hour: float | None) -> dict[str, Any]:
-    """Return step time, throughput and cost of a million tokens, and where the time goes; None unknown."""
-    if timed is None:
-        return dict.fromkeys((*FACTS, "time"))
-    tokens_per_s = point.tokens_per_step / timed.seconds
-    cost = None if usd_per_hour is None else usd_per_hour / 3600 / tokens_per_s * 1e6
-    return {
-        "step_time_s": timed.seconds,
-        "tokens_per_s": tokens_per_s,
-        "cost_usd_per_mtok": cost,
-        "time": timed.to_dict(),
-    }
 
 
 def rates_of(gpu: GpuSpec, calibrations: Sequence[Calibration]) -> Rates:

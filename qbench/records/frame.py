@@ -33,11 +33,11 @@ def _row(record: Record) -> dict[str, Any]:
     if isinstance(targets, tuple):
         settings["target_modules"] = ",".join(targets)
     identity = {name: getattr(record, name) for name in _IDENTITY if name != "method"}
-    breakdown = record.metrics.get("breakdown_bytes") or {}
+    breakdown = record.breakdown_bytes
     return {
         **identity,
         "method": record.point.method,
-        "repeat": record.detail.get("repeat"),
+        "repeat": record.repeat,
         **settings,
         **{name: scalar(record, name) for name in SCALARS},
         **{f"breakdown.{category}": breakdown.get(category) for category in BREAKDOWN},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 Better = Literal["lower", "higher", "neither"]
 
@@ -45,7 +45,7 @@ class HasMetrics(Protocol):
     """What `scalar` reads: a record."""
 
     @property
-    def metrics(self) -> Mapping[str, Any]:
+    def metrics(self) -> Mapping[str, object]:
         """Values by metric name."""
 
 
@@ -197,8 +197,8 @@ def scalar(record: HasMetrics, name: str) -> float | None:
     """
     if name not in _SCALARS:
         raise KeyError(f"{name} is not one number")
-    value: Any = record.metrics.get(name)
+    value = record.metrics.get(name)
     if isinstance(value, list):
         known = [number for number in value if number is not None]
         return statistics.median(known) if known else None
-    return None if value is None else float(value)
+    return float(value) if isinstance(value, int | float) else None

@@ -5,24 +5,25 @@ from __future__ import annotations
 import functools
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from qbench.errors import RecordError
+from qbench.records.reading import Reading
+from qbench.records.upgrades import UPGRADES, Upgrade
 from qbench.scenario.schema import Point
 
-SCHEMA_VERSION = 1
-# 1: first version.
+if TYPE_CHECKING:
+    from qbench.records.parts import Detail, Environment, Metrics
 
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-
-UPGRADES: dict[int, Upgrade] = {}
-"""For each older version, the function that turns its values into those of the next version."""
+SCHEMA_VERSION = 2
+# 1: first version. 2: a fit's verdict is one of four values, with the numbers behind it.
 
 Kind = Literal["plan", "measurement"]
 Outcome = Literal["ok", "oom", "timeout", "crashed", "error"]
@@ -61,7 +62,7 @@ def run_name(run_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Reading):
     """One planned or measured result. Values are raw; statistics are computed when read."""
 
     run_id: str
@@ -72,11 +73,11 @@ class Record:
     """plan or measurement."""
     outcome: Outcome
     """How it ended; oom is a result like any other."""
-    metrics: dict[str, Any]
+    metrics: Metrics
     """Values by metric name (see qbench.records.metrics); an unknown one is absent or None."""
-    detail: dict[str, Any] = field(default_factory=dict)
-    """What explains the metrics: phases, caveats, module checks, repeat number, error text."""
-    environment: dict[str, Any] = field(default_factory=dict)
+    detail: Detail = field(default_factory=dict)  # type: ignore[assignment]
+    """What explains the metrics, as it is stored; the attributes below read it."""
+    environment: Environment = field(default_factory=dict)  # type: ignore[assignment]
     """Device, machine, library versions and code that the record speaks for."""
     created_at: str = field(default_factory=utc_now)
     """ISO 8601 time in UTC."""
@@ -86,11 +87,6 @@ class Record:
     def point_id(self) -> str:
         """Identity of the point, equal over runs and machines."""
         return self.point.point_id
-
-    @property
-    def device(self) -> str | None:
-        """cpu or cuda: whose kernels the record describes."""
-        return self.environment.get("device")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, keys in the order of the format."""
@@ -134,7 +130,24 @@ def record_as_written(values: Mapping[str, Any], where: str) -> Record:
 def sound_record(line: bytes) -> Record | None:
     """Return the record of a line, for reading alone (see `sound_line`); None where something is wrong."""
     values = _shape().sound_line(line)
+    if values is None:
+        values = _sound_older(line)
+    elif values["schema_version"] in UPGRADES:
+        values = upgraded(values, "")
     return _record(values, values["point"]) if values is not None and _is_current(values) else None
+
+
+def _sound_older(line: bytes) -> dict[str, Any] | None:
+    """Return the values of a line of an older version, brought to this one; None where something is wrong."""
+    try:
+        values = from_json(line, allow_inf_nan=False)
+        if not isinstance(values, dict) or values.get("schema_version") not in UPGRADES:
+            return None
+        values = upgraded(values, "")
+    except (ValueError, RecordError):
+        return None
+    point = _shape().sound_point(values)
+    return None if point is None else values | {"point": point}
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from qbench.records.parts import Environment
 from qbench.version import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -42,7 +43,7 @@ def code_id() -> str:
     return digest.hexdigest()[:12]
 
 
-def software() -> dict[str, object]:
+def software() -> Environment:
     """Return the part of a record's environment that needs no device: versions and code."""
     return {
         "qbench": __version__,

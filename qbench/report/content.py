@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qbench.comparison.capacity import telling
 from qbench.comparison.methods import MethodPair, near_results, pair_results
-from qbench.comparison.results import Result, findings, gather
+from qbench.comparison.results import Result, gather
+from qbench.records.parts import Skipped
 from qbench.records.record import Record, run_name
 from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
@@ -154,8 +154,7 @@ def _failed(results: Sequence[Result]) -> list[Statement]:
 
 def _error(record: Record) -> str:
     """Return the first line of a record's error."""
-    lines = str(record.detail.get("error") or "").split("\n")
-    line = lines[0].rstrip(". ") or "the error is not known"
+    line = record.error_line.rstrip(". ") or "the error is not known"
     return line if len(line) <= LONG_ERROR else f"{line[:LONG_ERROR]} (shortened)"
 
 
@@ -188,7 +187,7 @@ def _warnings(results: Sequence[Result]) -> list[str]:
     """Say for which models quantization leaves a large share of the weights as they were."""
     worst: dict[str, tuple[float, str]] = {}
     for result in results:
-        skipped = result.detail.get("skipped") or ()
+        skipped = result.latest.skipped
         share = sum(item.get("share") or 0 for item in skipped)
         if result.point.method == "qlora" and share > worst.get(result.point.model, (LARGE_SHARE, ""))[0]:
             worst[result.point.model] = share, _largest(skipped)
@@ -205,7 +204,7 @@ def _named(models: list[tuple[str, float]]) -> str:
     return listed([*texts, *([f"as much of {rest} more models"] if rest > 0 else [])])
 
 
-def _largest(skipped: Sequence[dict[str, Any]]) -> str:
+def _largest(skipped: Sequence[Skipped]) -> str:
     """Return as few of the weights left out, the largest first, as make up more than half of them."""
     by_size = sorted(skipped, key=lambda item: -(item.get("share") or 0))
     half = sum(item.get("share") or 0 for item in skipped) / 2
@@ -246,10 +245,10 @@ def _checked(measured: Sequence[Result]) -> str:
 
     A note is no failure: the numbers count.
     """
-    checked = [record for result in measured for record in result.completed if findings(record)]
+    checked = [record for result in measured for record in result.completed if record.validity]
     if not checked:
         return ""
-    verdicts = [{finding["verdict"] for finding in findings(record)} for record in checked]
+    verdicts = [{finding["verdict"] for finding in record.validity} for record in checked]
     void = sum("invalid" in seen for seen in verdicts)
     noted = sum("warn" in seen and "invalid" not in seen for seen in verdicts)
     passed = f"{len(checked) - void:,} of {_counted(len(checked), 'process', 'processes')} passed every check"
@@ -271,5 +270,5 @@ def _machines(measured: Sequence[Result]) -> str:
 
 
 def _dirty(records: Sequence[Record]) -> str:
-    dirty = sum(record.environment.get("git_dirty") is True for record in records)
+    dirty = sum(record.is_dirty for record in records)
     return f"{_counted(dirty, 'record')} came from code with uncommitted changes." if dirty else ""

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qbench.comparison.methods import NearPair, environment_facts
-from qbench.comparison.results import Result, caveats, findings
+from qbench.comparison.results import Result, caveats
 from qbench.records.metrics import METRICS
+from qbench.records.parts import OutOfMemory
 from qbench.report.tables import Column, Draft, Table, method_text, rounded
 from qbench.units import plain_text
 from qbench.words.headline import basis
@@ -54,8 +55,8 @@ def skipped_table(results: Sequence[Result]) -> Table | None:
     """Return the weights that quantization or LoRA did not reach, once for each model."""
     found: dict[tuple[Any, ...], dict[str, None]] = {}
     for result in results:
-        for item in result.detail.get("skipped") or ():
-            facts = (item["module"], item["reason"], item.get("params"), item.get("share"))
+        for item in result.latest.skipped:
+            facts = (item["module"], item["reason"], item["params"], item.get("share"))
             found.setdefault((result.point.model, *facts), {})[result.point.precision] = None
     draft = Draft()
     draft.add("Model", [short_model(key[0]) for key in found])
@@ -87,12 +88,12 @@ def failures_table(results: Sequence[Result]) -> Table | None:
     draft.add("Point", [result.point.label for result, _ in failed])
     draft.add("Basis", [basis(result) for result, _ in failed])
     draft.add("Ended as", [record.outcome for _, record in failed])
-    out_of_memory = [record.detail.get("oom") or {} for _, record in failed]
+    out_of_memory = [record.oom or OutOfMemory() for _, record in failed]
     draft.add("In phase", [oom.get("phase") for oom in out_of_memory])
     draft.add("Asked for", [oom.get("requested_bytes") for oom in out_of_memory], "bytes")
     draft.add("Free", [oom.get("free_bytes") for oom in out_of_memory], "bytes")
-    draft.add("Error", [record.detail.get("error") or "" for _, record in failed])
-    draft.add("Last lines", [record.detail.get("stderr_tail") or "" for _, record in failed])
+    draft.add("Error", [record.error for _, record in failed])
+    draft.add("Last lines", [record.stderr_tail for _, record in failed])
     return draft.table()
 
 
@@ -101,7 +102,7 @@ def findings_table(results: Sequence[Result]) -> Table | None:
     found: dict[tuple[str, str, str], list[Any]] = {}
     for result in results:
         for record in result.records:
-            for finding in findings(record):
+            for finding in record.validity:
                 if finding["verdict"] != "ok":
                     key = (finding["name"], finding["verdict"], finding["why"])
                     found.setdefault(key, []).append(finding["value"])
@@ -126,17 +127,16 @@ def _range(values: Iterable[Any]) -> str | None:
 
 def card_table(results: Sequence[Result]) -> Table | None:
     """Return for each point measured on a GPU where the card's memory went, and how the card fared."""
-    shown = [result for result in results if result.detail.get("reconciliation_bytes")]
+    shown = [result for result in results if result.latest.reconciliation_bytes]
     draft = Draft()
     draft.add("Point", [result.point.label for result in shown])
     for title, key in RECONCILED.items():
-        draft.add(
-            title, [result.detail["reconciliation_bytes"].get(f"{key}_bytes") for result in shown], "bytes"
-        )
+        sizes = [result.latest.reconciliation_bytes.get(f"{key}_bytes") for result in shown]
+        draft.add(title, sizes, "bytes")
     for title, (key, which, unit) in SAMPLED.items():
-        readings = [((result.detail.get("sampled") or {}).get("readings") or {}).get(key) for result in shown]
+        readings = [result.latest.readings.get(key) for result in shown]
         draft.add(title, [reading[which] if reading else None for reading in readings], unit)
-    draft.add("Energy a step", [result.detail.get("energy_j_per_step") for result in shown], "J")
+    draft.add("Energy a step", [result.latest.energy_j_per_step for result in shown], "J")
     return draft.table(*([CARD_NOTE] if shown else []))
 
 

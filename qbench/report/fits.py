@@ -7,12 +7,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from qbench.comparison.results import Result, fits_of
+from qbench.comparison.results import Result
+from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS
 from qbench.report.charts.groups import Group, alike, by_precision, conditions, widest
 from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
 from qbench.report.tables import Draft, Numbers, Table, add_settings, record_ranges
 from qbench.units import GIB
+from qbench.words.fits import fit_text, reason_text
 from qbench.words.settings import short_model
 
 MOST_CARDS = 12
@@ -23,64 +25,52 @@ CELL_HEIGHT = 36
 NARROW_LABEL = 13
 """Characters of a line beside a map, whose cells need the width on a phone."""
 
-TIGHT = 0.1
-"""Share of a card's memory below which what is left is called tight."""
-
-_OF_TRAINING = ("usd_per_hour", "price_from", "step_time_s", "tokens_per_s", "cost_usd_per_mtok")
-"""What is told only of a card that can train: elsewhere no step takes a time or money."""
+LITTLE = 0.1
+"""Share of a card's memory below which little is left."""
 
 # Pale enough that the page's ink is read on them, on white and on near-black.
 SHADES = ("rgba(213,94,0,0.42)", "rgba(230,159,0,0.30)", "rgba(44,127,184,0.38)")
-"""Does not fit, fits tightly, fits."""
+"""Does not fit, fits with little left, fits."""
 
 
 def fits_table(results: Sequence[Result], numbers: Numbers | None = None) -> Table | None:
     """Return one row for each plan and GPU that it was held against (detail.fits)."""
-    asked = [(result, fit) for result in results for fit in fits_of(result)]
+    asked = [(result, fit) for result in results for fit in result.fits]
     draft = Draft()
     add_settings(draft, [result for result, _ in asked])
     draft.add("Precision", [result.point.precision for result, _ in asked])
-    for key in dict.fromkeys(key for _, fit in asked for key in fit if not isinstance(fit[key], dict)):
-        told = [fit.get(key) if fit.get("fits") or key not in _OF_TRAINING else None for _, fit in asked]
-        draft.add(_title(key), list(map(_plain, told)), _unit(key))
+    fits = [fit for _, fit in asked]
+    trained = [fit if fit.fits else Fit(gpu=fit.gpu, fits=False, verdict=fit.verdict) for fit in fits]
+    draft.add("GPU", [fit.gpu for fit in fits])
+    draft.add("Memory", [fit.memory_bytes for fit in fits], "bytes")
+    draft.add("Verdict", [fit.verdict for fit in fits])
+    draft.add("Why", [reason_text(fit) or None for fit in fits])
+    draft.add("Left", [fit.headroom_bytes for fit in fits], "bytes")
+    _add(draft, "peak_allocated_bytes", [fit.peak_allocated_bytes for fit in fits])
+    _add(draft, "peak_reserved_bytes", [fit.peak_reserved_bytes for fit in fits])
+    draft.add("USD an hour", [fit.usd_per_hour for fit in trained])
+    draft.add("Price from", [fit.price_from for fit in trained])
+    _add(draft, "step_time_s", [fit.step_time_s for fit in trained])
+    _add(draft, "tokens_per_s", [fit.tokens_per_s for fit in trained])
+    _add(draft, "cost_usd_per_mtok", [fit.cost_usd_per_mtok for fit in trained])
     draft.add("Records", [record_ranges([result], numbers or {}) for result, _ in asked])
     return draft.table()
 
 
-def _title(key: str) -> str:
-    named = {
-        "gpu": "GPU",
-        "fits": "Fits",
-        "headroom_bytes": "Left",
-        "num_alloc_retries": "Retries",
-        "usd_per_hour": "USD an hour",
-    } | {name: metric.title for name, metric in METRICS.items()}
-    return named.get(key) or key.removesuffix("_bytes").removesuffix("_per_s").replace("_", " ").capitalize()
-
-
-def _unit(key: str) -> str:
-    if key in METRICS:
-        return METRICS[key].unit
-    return "bytes" if key.endswith("_bytes") else ""
-
-
-def _plain(value: Any) -> Any:
-    """Return a cell; what is no plain value, as a list of caveats, becomes text."""
-    if isinstance(value, list):
-        return "; ".join(map(str, value)) or None
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+def _add(draft: Draft, metric: str, cells: Sequence[float | None]) -> None:
+    draft.add(METRICS[metric].title, cells, METRICS[metric].unit)
 
 
 def what_fits(results: Sequence[Result]) -> Chart | None:
     """Return a map of what each card holds: by precision, and by model where there are several."""
-    asked = [result for result in results if result.kind == "plan" and fits_of(result)]
+    asked = [result for result in results if result.kind == "plan" and result.fits]
     group = by_precision(widest(alike(asked, "precision", "model"), _cells))
     if not group:
         return None
     models = list(dict.fromkeys(result.point.model for result in group))
     cards = _cards(group)
     if len(models) == 1:
-        told = any(fit.get("headroom_bytes") is not None for result in group for fit in fits_of(result))
+        told = any(fit.headroom_bytes is not None for result in group for fit in result.fits)
         rows = [(card, card, models[0]) for card in cards]
         figures = [_map(group, rows, "GiB left" if told else "Precision")]
     else:
@@ -95,28 +85,28 @@ def what_fits(results: Sequence[Result]) -> Chart | None:
         name="fits",
         title="What fits where",
         caption=f"{conditions(drawn, *free)} A negative number is what the card is short of; "
-        f"orange does not fit, yellow leaves less than {100 * TIGHT:.0f} %.",
+        f"orange does not fit, yellow leaves less than {100 * LITTLE:.0f} %.",
         figures=tuple(figures),
         results=tuple(drawn),
     )
 
 
 def _cells(group: Group) -> int:
-    return sum(len(fits_of(result)) for result in group)
+    return sum(len(result.fits) for result in group)
 
 
 def how_far(results: Sequence[Result]) -> Chart | None:
     """Return a map of the longest sequence that each card holds, by precision; None unless it varies."""
-    asked = [result for result in results if result.kind == "plan" and fits_of(result)]
+    asked = [result for result in results if result.kind == "plan" and result.fits]
     group = by_precision(widest(alike(asked, "precision", "seq_len"), _lengths))
     if _lengths(group) < 2:
         return None
     cards, columns = _cards(group), list(dict.fromkeys(result.point.precision for result in group))
     longest: dict[tuple[str, str], int] = {}
     for result in group:
-        for fit in fits_of(result):
-            cell = (fit["gpu"], result.point.precision)
-            held = result.point.train.seq_len if fit.get("fits") else 0
+        for fit in result.fits:
+            cell = (fit.gpu, result.point.precision)
+            held = result.point.train.seq_len if fit.fits else 0
             longest[cell] = max(longest.get(cell, 0), held)
     most = max(result.point.train.seq_len for result in group)
     cells = [[longest.get((card, column)) for column in columns] for card in cards]
@@ -148,8 +138,8 @@ def _cards(group: Group) -> list[str]:
     """Return the cards that were asked about, smallest first, cut to MOST_CARDS."""
     sizes: dict[str, float] = {}
     for result in group:
-        for fit in fits_of(result):
-            sizes.setdefault(fit["gpu"], fit.get("memory_bytes") or 0)
+        for fit in result.fits:
+            sizes.setdefault(fit.gpu, fit.memory_bytes or 0)
     return sorted(sizes, key=lambda card: sizes[card])[:MOST_CARDS]
 
 
@@ -157,9 +147,7 @@ def _map(group: Group, rows: Sequence[tuple[str, str, str]], x_title: str) -> go
     """Return one map; `rows` are (label, card, model), columns are precisions."""
     columns = list(dict.fromkeys(result.point.precision for result in group))
     held = {
-        (result.point.model, result.point.precision, fit["gpu"]): fit
-        for result in group
-        for fit in fits_of(result)
+        (result.point.model, result.point.precision, fit.gpu): fit for result in group for fit in result.fits
     }
     cells = [[held.get((model, column, card)) for column in columns] for _, card, model in rows]
     labels = [label for label, _, _ in rows]
@@ -202,29 +190,27 @@ def _look(labels: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _shade(fit: dict[str, Any] | None) -> int | None:
+def _shade(fit: Fit | None) -> int | None:
     if fit is None:
         return None
-    room, memory = fit.get("headroom_bytes"), fit.get("memory_bytes")
-    if not fit.get("fits"):
+    room, memory = fit.headroom_bytes, fit.memory_bytes
+    if not fit.fits:
         return 0
-    return 1 if room is not None and memory and room < TIGHT * memory else 2
+    return 1 if room is not None and memory and room < LITTLE * memory else 2
 
 
-def _text(fit: dict[str, Any] | None) -> str:
+def _text(fit: Fit | None) -> str:
     """Return the GiB left on a card; a yes or no where the plan says no more."""
     if fit is None:
         return ""
-    room, fits = fit.get("headroom_bytes"), fit.get("fits")
+    room = fit.headroom_bytes
     if room is None:
-        return "fits" if fits else "no"
+        return "fits" if fit.fits else "no"
     # A plan can fail with room to spare, in fragments or while loading.
-    if not fits and room >= 0:
+    if not fit.fits and room >= 0:
         return "no"
     return f"{room / GIB:.1f}" if abs(room) < 100 * GIB else f"{room / GIB:.0f}"
 
 
-def _hover(fit: dict[str, Any] | None) -> str:
-    if fit is None:
-        return "not planned"
-    return safe(fit.get("verdict") or ("fits" if fit.get("fits") else "does not fit"))
+def _hover(fit: Fit | None) -> str:
+    return "not planned" if fit is None else safe(fit_text(fit))

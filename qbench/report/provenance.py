@@ -26,7 +26,7 @@ def records_table(records: Sequence[Record], places: Sequence[str] = ()) -> Tabl
     draft.add("Point id", [record.point_id for record in records])
     draft.add("Point", [record.point.label for record in records])
     draft.add("Kind", [record.kind for record in records])
-    draft.add("Process", [record.detail.get("repeat") for record in records])
+    draft.add("Process", [record.repeat for record in records])
     draft.add("Device", [record.device for record in records])
     draft.add("Ended as", [record.outcome for record in records])
     draft.add("Made at", [record.created_at for record in records])

@@ -25,8 +25,8 @@ def losses_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     add_settings(draft, known)
     draft.add("Precision", [result.point.precision for result in known])
     draft.add("Method", [{"qlora": "QLoRA", "lora": "LoRA"}.get(r.point.method, "full") for r in known])
-    for title, key in (("Loss before", "loss_before"), ("Loss after", "loss_after")):
-        draft.add(title, [quality.get(key) for quality in qualities], "nats/token")
+    draft.add("Loss before", [quality.get("loss_before") for quality in qualities], "nats/token")
+    draft.add("Loss after", [quality.get("loss_after") for quality in qualities], "nats/token")
     draft.add("Steps", [quality.get("steps") for quality in qualities])
     draft.add("Tokens of text", [quality.get("tokens") for quality in qualities], "count")
     draft.add("Error of weights", [_percent(quality.get("weight_error")) for quality in qualities], "%")

@@ -277,9 +277,9 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft.add("Not valid", [_not_valid(measured) for _, measured in rows])
     for name in POINT_METRICS:
         _add_metric(draft, name, rows)
-    for title, key in (("Loss before", "loss_before"), ("Loss after", "loss_after")):
-        losses = [measured.detail.get(key) if measured else None for _, measured in rows]
-        draft.add(title, losses, "nats/token")
+    latest = [measured.latest if measured else None for _, measured in rows]
+    draft.add("Loss before", [record.loss_before if record else None for record in latest], "nats/token")
+    draft.add("Loss after", [record.loss_after if record else None for record in latest], "nats/token")
     _add_records(draft, rows, numbers)
     medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
     return draft.table(*([medians] if draft.has("Processes") else []))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qbench.errors import RecordError
-from qbench.measure.environment import environment
+from qbench.measure.environment import process_settings
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.request import request_of
 from qbench.measure.task import Task
@@ -93,7 +93,7 @@ def _ask(scenario: Scenario, points: tuple[Point, ...], folder: Path, device: De
     for count, task in enumerate(_open_tasks(scenario, points, folder, device), start=1):
         # In the order of names, repeats are the outer loop.
         name = f"{scenario.name}-{count:05d}-{task.point.point_id}-{task.repeat + 1}{POINT_SUFFIX}"
-        request = request_of(task, scenario.name, environment("cpu")["settings"])
+        request = request_of(task, scenario.name, process_settings())
         write_whole(files / name, request.to_json(), "choose another folder")
     return count
 

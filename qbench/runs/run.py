@@ -19,6 +19,7 @@ from qbench.measure.failures import attempt
 from qbench.measure.runner import Engine, Executor, record_of, results
 from qbench.measure.task import Measurement, Task
 from qbench.measure.worker import run_task
+from qbench.records.parts import Detail
 from qbench.records.record import Kind, Outcome, Record, run_id_of
 from qbench.records.software import software
 from qbench.records.store import RECORDS_FILE, RunStore, each_record, open_store
@@ -227,9 +228,9 @@ def plan_point(point: Point, device: Device, gpus: tuple[str, ...]) -> Measureme
         allocator=allocator,
         calibrations=usable_calibrations(device),
     )
-    detail = {**record.detail, "alloc_conf": conf}
+    detail: Detail = {**record.detail, "alloc_conf": conf}
     if unknown:
-        detail["caveats"] = [*detail["caveats"], f"allocator settings not modelled: {', '.join(unknown)}"]
+        detail["caveats"] = [*record.caveats, f"allocator settings not modelled: {', '.join(unknown)}"]
     return Measurement(
         outcome=record.outcome, metrics=record.metrics, detail=detail, environment=record.environment
     )

@@ -163,7 +163,7 @@ def compare_measured(records: Iterable[Record], source: str, on_run: OnRun) -> l
     plans: dict[tuple[Point, str], Record] = {}
     compared: list[Comparison] = []
     for index, record in enumerate(measured):
-        name = str(record.environment.get("device_name"))
+        name = str(record.device_name)
         on_run(index, len(measured), run_text(record.point))
         if (record.point, name) not in plans:
             plans[record.point, name] = plan(record.point, "cuda", [find_gpu(name)])
@@ -172,8 +172,7 @@ def compare_measured(records: Iterable[Record], source: str, on_run: OnRun) -> l
 
 
 def _measured(record: Record, planned: Record, gpu: str, source: str) -> Iterator[Comparison]:
-    versions = record.environment.get("versions") or {}
-    repeat = record.detail.get("repeat")
+    versions, repeat = record.versions, record.repeat
     for metric in MEASURED_METRICS:
         values = scalar(record, metric), scalar(planned, metric)
         if values[0] is None or values[1] is None:

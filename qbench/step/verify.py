@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import bitsandbytes as bnb
@@ -13,6 +13,7 @@ import transformers
 from transformers.pytorch_utils import Conv1D
 
 from qbench.errors import StepError
+from qbench.records.parts import Built, Skipped
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
 from qbench.step.model import base_dtype
 from qbench.step.quantize import is_quantized_weight, quantization_config
@@ -48,14 +49,19 @@ class ModelFacts:
     """Bytes of the packed weights, without their quantization state."""
     adapted_modules: int
     dtypes: dict[str, str]
-    skipped: tuple[dict[str, Any], ...]
+    skipped: tuple[Skipped, ...]
 
-    def checkable(self) -> dict[str, Any]:
+    def checkable(self) -> Built:
         """Return what a record of a measurement keeps: all facts but the counts it has as metrics."""
-        facts = asdict(self)
-        for name in ("trainable_params", "total_params", "skipped"):
-            del facts[name]
-        return facts
+        return {
+            "base_params": self.base_params,
+            "quantized_modules": self.quantized_modules,
+            "quantized_types": self.quantized_types,
+            "quantized_params": self.quantized_params,
+            "quantized_bytes": self.quantized_bytes,
+            "adapted_modules": self.adapted_modules,
+            "dtypes": self.dtypes,
+        }
 
 
 def verify_model(model: torch.nn.Module, point: Point) -> ModelFacts:
@@ -263,9 +269,7 @@ def _dtypes(model: Any) -> dict[str, str]:
     }
 
 
-def _skipped(
-    model: torch.nn.Module, point: Point, base_params: int, times: Times
-) -> Iterator[dict[str, Any]]:
+def _skipped(model: torch.nn.Module, point: Point, base_params: int, times: Times) -> Iterator[Skipped]:
     """Yield groups of base weights that quantization did not reach, largest first.
 
     A matrix that is neither embedding nor head is listed whatever its size: nobody would expect it.

@@ -89,10 +89,9 @@ def _device_bytes(bar: Bar) -> int:
 
 def _parts(record: Record) -> dict[str, int]:
     """Return what the device holds by name: the breakdown at the peak, and what CUDA has beside it."""
-    metrics = record.metrics
-    allocated, reserved = metrics["peak_allocated_bytes"], metrics["peak_reserved_bytes"]
-    parts = {category_name(name): metrics["breakdown_bytes"].get(name, 0) for name in BREAKDOWN}
-    overhead = (max(reserved - allocated, 0), metrics["device_bytes"] - reserved)
+    allocated, reserved = record.peak_allocated_bytes or 0, record.peak_reserved_bytes or 0
+    parts = {category_name(name): record.breakdown_bytes.get(name, 0) for name in BREAKDOWN}
+    overhead = (max(reserved - allocated, 0), (record.device_bytes or 0) - reserved)
     return parts | dict(zip(OVERHEAD_COLOURS, overhead, strict=True))
 
 

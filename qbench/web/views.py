@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dash import dcc, html
 
 from qbench.catalog.gpus import find_gpu
 from qbench.comparison.results import gather
+from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.charts import memory, sweep
@@ -17,6 +18,7 @@ from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
 from qbench.web.figures import Bar, memory_chart
 from qbench.web.query import DEFAULTS, FIELDS, Setting, State, command_of, scenario_of
+from qbench.words.fits import reason_text
 from qbench.words.settings import short_model
 
 FIGURES = (
@@ -31,6 +33,15 @@ FIGURES = (
     "cost_usd_per_mtok",
 )
 """Metrics of one plan, in the order in which they are shown; unknown ones are left out."""
+
+OF_CARD: Mapping[str, Callable[[Fit], float | None]] = {
+    "peak_allocated_bytes": lambda fit: fit.peak_allocated_bytes,
+    "peak_reserved_bytes": lambda fit: fit.peak_reserved_bytes,
+    "step_time_s": lambda fit: fit.step_time_s,
+    "tokens_per_s": lambda fit: fit.tokens_per_s,
+    "cost_usd_per_mtok": lambda fit: fit.cost_usd_per_mtok,
+}
+"""Metrics that depend on the card."""
 
 NEEDS_TO_RUN = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
 """Metrics that a card without room for the step does not have."""
@@ -80,52 +91,48 @@ def _failures(records: Sequence[Record]) -> list[str]:
 
 
 def _failure(number: int, record: Record) -> str:
-    error = str(record.detail.get("error", record.outcome))
+    error = record.error or record.outcome
     return error if number == 0 else f"pinned setting {number}: {error}"
 
 
-def _fit(record: Record, gpu: str) -> Mapping[str, Any]:
-    """Return what the plan says of one card; empty when it was not held against it."""
-    return next((fit for fit in record.detail.get("fits") or () if fit["gpu"] == gpu), {})
+def _fit(record: Record, gpu: str) -> Fit | None:
+    """Return what the plan says of one card; None when it was not held against it."""
+    return next((fit for fit in record.fits if fit.gpu == gpu), None)
 
 
 def _verdict(setting: Setting, record: Record) -> html.Section:
-    fit = _fit(record, setting.gpu)
-    needed, memory = format_bytes(record.metrics["device_bytes"]), format_bytes(fit["memory_bytes"])
-    room = fit["headroom_bytes"]
-    said = f"Fits on {setting.gpu}" if fit["fits"] else f"Does not fit on {setting.gpu}"
-    left = f"{format_bytes(abs(room))} {'left' if fit['fits'] else 'short'} of {memory}"
-    how = (fit.get("verdict") or "ok").removeprefix("ok ")
+    fit = next(fit for fit in record.fits if fit.gpu == setting.gpu)
+    needed, memory = format_bytes(record.device_bytes), format_bytes(fit.memory_bytes)
+    said = f"Fits on {setting.gpu}" if fit.fits else f"Does not fit on {setting.gpu}"
+    left = f"{format_bytes(abs(fit.headroom_bytes or 0))} {'left' if fit.fits else 'short'} of {memory}"
+    reason = reason_text(fit)
     # What a card forces the allocator to give back is more than the card has, where it has no limit.
-    takes = f"{needed} needed{'' if how == 'ok' else ' without a limit'}"
+    takes = f"{needed} needed{' without a limit' if reason else ''}"
     values = [(METRICS[name].title, value) for name in FIGURES if (value := _text(record, setting.gpu, name))]
     return html.Section(
         [
             html.H2([html.Strong(f"{said}:"), f" {left}, {takes}."]),
             html.P(_described(setting), className="scope"),
-            *([html.P(f"On the card: {how}.", className="note")] if how != "ok" else []),
+            *([html.P(f"On the card: {reason}.", className="note")] if reason else []),
             html.Button("Pin to compare", type="button", **_attributes(data_pin=setting.query)),
             html.Dl([html.Div([html.Dt(title), html.Dd(value)]) for title, value in values]),
-            *([html.P(_price(fit), className="note")] if _is_priced(fit) else []),
+            *([html.P(_price(fit), className="note")] if fit.fits and fit.usd_per_hour is not None else []),
         ],
-        className=f"verdict {'fits' if fit['fits'] else 'short'}",
+        className=f"verdict {'fits' if fit.fits else 'short'}",
     )
 
 
-def _is_priced(fit: Mapping[str, Any]) -> bool:
-    return bool(fit["fits"]) and fit.get("usd_per_hour") is not None
-
-
-def _price(fit: Mapping[str, Any]) -> str:
-    return f"{fit['gpu']} from ${fit['usd_per_hour']:.2f}/h ({fit['price_from']})."
+def _price(fit: Fit) -> str:
+    return f"{fit.gpu} from ${fit.usd_per_hour:.2f}/h ({fit.price_from})."
 
 
 def _text(record: Record, gpu: str, metric: str) -> str:
     """Return a metric as text, of the card where it depends on the card; empty when unknown."""
     fit = _fit(record, gpu)
-    if metric in NEEDS_TO_RUN and not fit.get("fits"):
+    if metric in NEEDS_TO_RUN and not (fit and fit.fits):
         return ""
-    value = fit.get(metric, record.metrics.get(metric))
+    of_card = OF_CARD.get(metric)
+    value = of_card(fit) if fit and of_card else record.value(metric)
     return "" if value is None else format_value(value, METRICS[metric].unit)
 
 
@@ -190,7 +197,7 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
         cells = [_text(record, setting.gpu, name) for setting, record in columns]
         if any(cells):
             rows.append(_row(METRICS[name].title, cells))
-    parts = [record.metrics.get("breakdown_bytes") or {} for record in records]
+    parts = [record.breakdown_bytes for record in records]
     for name in BREAKDOWN:
         if any(part.get(name) for part in parts):
             rows.append(
@@ -234,13 +241,13 @@ def _row(title: str, cells: Sequence[str]) -> html.Tr:
     return html.Tr([html.Th(title, scope="row"), *(html.Td(cell or NOT_AVAILABLE) for cell in cells)])
 
 
-def _room(fit: Mapping[str, Any]) -> str:
-    if not fit:
+def _room(fit: Fit | None) -> str:
+    if fit is None:
         return "cannot be planned"
-    room = fit["headroom_bytes"]
+    room = fit.headroom_bytes
     if room is None:
         return "no kernel"
-    return f"{format_bytes(room)} left" if fit["fits"] else f"no, {format_bytes(-room)} short"
+    return f"{format_bytes(room)} left" if fit.fits else f"no, {format_bytes(-room)} short"
 
 
 def _bytes(size: int | None) -> str:
@@ -252,11 +259,11 @@ def _scrolling(table: html.Table, label: str) -> html.Div:
 
 
 def _caveats(record: Record) -> list[Any]:
-    said = list(record.detail.get("caveats") or ())
+    said = list(record.caveats)
     skipped = [
-        f"{_share(item['share'])} of the weights in {item['module']}: {item['reason']}"
-        for item in record.detail.get("skipped") or ()
-        if item.get("share") is not None
+        f"{_share(share)} of the weights in {item['module']}: {item['reason']}"
+        for item in record.skipped
+        if (share := item.get("share")) is not None
     ]
     groups = (("Caveats", said), ("Beyond reach of quantization or LoRA", skipped))
     return [
@@ -293,10 +300,9 @@ def overview_view(setting: Setting, names: Sequence[str], records: Sequence[Reco
 
     The plans of one precision may each be held against other cards.
     """
-    held: dict[str, dict[str, Mapping[str, Any]]] = {}
+    held: dict[str, dict[str, Fit]] = {}
     for record in records:
-        fits = record.detail.get("fits") or ()
-        held.setdefault(record.point.precision, {}).update({fit["gpu"]: fit for fit in fits})
+        held.setdefault(record.point.precision, {}).update({fit.gpu: fit for fit in record.fits})
     if not any(held.values()):
         return []
     cards = {name: find_gpu(name).memory_bytes for name in names}
@@ -318,7 +324,7 @@ def overview_view(setting: Setting, names: Sequence[str], records: Sequence[Reco
     return [html.H2("What fits where"), html.P(note, className="note"), _scrolling(table, "What fits where")]
 
 
-def _fit_cell(fit: Mapping[str, Any] | None) -> html.Td:
+def _fit_cell(fit: Fit | None) -> html.Td:
     if fit is None:
         return html.Td(NOT_AVAILABLE, className="na")
-    return html.Td(_room(fit), className="fits" if fit["fits"] else "short")
+    return html.Td(_room(fit), className="fits" if fit.fits else "short")

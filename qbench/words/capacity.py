@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qbench.comparison.capacity import Capacity, Reach
-from qbench.comparison.results import Result, fits_of
+from qbench.comparison.results import Result
 from qbench.units import GIB
 from qbench.words.phrases import Statement
 from qbench.words.settings import describe, short_model
@@ -123,7 +123,7 @@ def _at(axis: str | None, value: Any) -> str:
 
 def _tokens_per_s(result: Result, gpu: str) -> float | None:
     """Return the planned speed on a card, None where the plan has none."""
-    speeds = (fit.get("tokens_per_s") for fit in fits_of(result) if fit["gpu"] == gpu)
+    speeds = (fit.tokens_per_s for fit in result.fits if fit.gpu == gpu)
     return next((speed for speed in speeds if isinstance(speed, (int, float))), None)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from qbench.comparison.methods import MethodPair
 from qbench.comparison.quality import module_errors, quality_of
+from qbench.records.parts import Quality
 from qbench.words.settings import short_model
 
 
@@ -22,7 +22,7 @@ def quality_sentences(pairs: Sequence[MethodPair]) -> list[str]:
     return sentences
 
 
-def _weights(pair: MethodPair, ours: dict[str, Any]) -> str:
+def _weights(pair: MethodPair, ours: Quality) -> str:
     error = ours.get("weight_error")
     if error is None:
         return ""
@@ -33,7 +33,7 @@ def _weights(pair: MethodPair, ours: dict[str, Any]) -> str:
     return f"{point.precision} moves the quantized weights of {short_model(point.model)} by {changed}{most}."
 
 
-def _losses(pair: MethodPair, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+def _losses(pair: MethodPair, ours: Quality, theirs: Quality) -> str:
     before, after = ours.get("loss_before"), ours.get("loss_after")
     base, trained = theirs.get("loss_before"), theirs.get("loss_after")
     if before is None or after is None or base is None or trained is None:

@@ -290,7 +290,7 @@ def changed(line: bytes, **values: Any) -> bytes:
     ("content", "words"),
     [
         (b"", "holds no records"),
-        (changed(encoded(make_record()), schema_version=0), "schema_version 0 cannot be read; 1 to 1 can"),
+        (changed(encoded(make_record()), schema_version=0), "schema_version 0 cannot be read; 1 to 2 can"),
         (changed(encoded(make_record()), schema_version=9), "update qbench"),
         (b"hello\n", "not JSON"),
         (encoded(make_record(r=99)), "no point in common"),

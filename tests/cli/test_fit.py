@@ -24,7 +24,7 @@ def answer(precision: str, value: int | None, **fit: Any) -> Largest:
     """Return an answer in steps of 64, one step above which two changes were planned."""
     settings = {"precision": precision, "seq_len": value or 64, "recipe": "plain"}
     point = point_from({"model": "gpt2"}, settings)
-    held = {"gpu": "L4", "fits": value is not None, "verdict": "ok", "headroom_bytes": 5 * MIB}
+    held = {"gpu": "L4", "fits": value is not None, "verdict": "fits", "headroom_bytes": 5 * MIB}
     record = Record(
         run_id="plan",
         point=point,
@@ -38,7 +38,7 @@ def answer(precision: str, value: int | None, **fit: Any) -> Largest:
         axis=Axis(setting="seq_len", step=64, limit=1024, limited_by="model", why="the model ends at 1,024"),
         value=value,
         record=record,
-        above=Probe(value=(value or 0) + 64, fits=False, verdict="oom", reserved_bytes=GIB),
+        above=Probe(value=(value or 0) + 64, fits=False, verdict="does not fit", reserved_bytes=GIB),
         limited_by="memory",
         is_monotone=True,
         probes=(),
@@ -61,7 +61,7 @@ def answer(precision: str, value: int | None, **fit: Any) -> Largest:
 
 
 def test_one_table_of_answers_and_one_of_changes_for_each():
-    found = [answer("bf16", 1024), answer("nf4", 1536, verdict="ok after allocator retries (2)")]
+    found = [answer("bf16", 1024), answer("nf4", 1536, verdict="tight", num_alloc_retries=2)]
     assert (
         "\n".join(fit_lines(found, 90))
         == """\
@@ -180,7 +180,7 @@ def test_real_answers_keep_to_the_terminal_and_say_what_the_document_says(
 
 
 def test_a_step_above_that_cannot_be_planned_is_told():
-    above = Probe(value=1088, fits=False, verdict="no such kernel", reserved_bytes=None)
+    above = Probe(value=1088, fits=False, verdict="unknown", error="no such kernel")
     lines = fit_lines([replace(answer("nf4", 1024), above=above)], 100)
     assert "One step above cannot be planned (no such kernel)." in lines
 

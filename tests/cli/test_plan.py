@@ -259,7 +259,8 @@ def test_a_card_that_holds_the_step_only_by_releasing_its_cache(
     (record,) = planned(capsys, model, "--seq", "200", "--batch", "8", *flags)
     (fit,) = record["detail"]["fits"]
     assert fit["fits"]
-    assert fit["verdict"].startswith("ok after allocator retries")
+    assert fit["verdict"] == "tight"
+    assert fit["num_alloc_retries"] > 0
     assert fit["num_alloc_retries"] >= 1
 
 

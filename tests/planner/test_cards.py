@@ -79,7 +79,7 @@ def test_a_card_without_a_kernel_is_an_answer_and_the_others_are_planned(model: 
     record = plan(point, "cuda", names)
     ada, turing = record.detail["fits"]
     assert (ada["fits"], turing["fits"], turing["headroom_bytes"]) == (True, False, None)
-    assert turing["verdict"] == "flash_attention_2 needs compute capability 8.0 or more; take sdpa"
+    assert turing["error"] == "flash_attention_2 needs compute capability 8.0 or more; take sdpa"
     assert f"T4: {turing['verdict']}" in record.detail["caveats"]
     assert turing.get("step_time_s") is None
     together = plan(point, "cuda", names, tracer=SharedTraces([point]))

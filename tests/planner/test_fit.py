@@ -49,7 +49,12 @@ def on_card(growing: Callable[[int], int], edge: int) -> Planner:
 def _record(point: Point, growing: int, fits: bool, memory_bytes: int) -> Record:
     activations = 3 * growing // 13
     breakdown = {"weights": 1 << 20, "logits_loss": growing - activations, "activations": activations}
-    fit = {"gpu": "card", "fits": fits, "verdict": "ok" if fits else "oom", "memory_bytes": memory_bytes}
+    fit = {
+        "gpu": "card",
+        "fits": fits,
+        "verdict": "fits" if fits else "does not fit",
+        "memory_bytes": memory_bytes,
+    }
     return Record(
         run_id="plan",
         point=point,

@@ -14,6 +14,7 @@ from qbench.memory.kernels.choices import Card, heard
 from qbench.planner.ranking import Ranked, Terms, best_of_each_card, planned_lengths, ranked, sorted_rows
 from qbench.planner.trace import trace
 from qbench.planner.workload import Workload, of_lengths, of_tokens
+from qbench.records.fits import Fit
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 from tests.tiny import write_tiny_model
@@ -95,14 +96,21 @@ def test_a_card_that_runs_no_such_kernel_does_not_end_the_ranking(model: str):
     except StepError as error:
         pytest.skip(f"flash_attention_2 cannot be planned here: {error}")
     assert (old.fits, new.fits) == (False, True)
-    assert "compute capability" in old.why
+    assert old.fit.verdict == "unknown"
+    assert "compute capability" in (old.fit.error or "")
 
 
 def row(gpu: str, point: Point, **values: float | None) -> Ranked:
     fields = dict.fromkeys(
         ("step_time_s", "bound", "bound_share", "hours", "cost_usd", "spot_cost_usd", "energy_kwh")
     )
-    return Ranked(gpu=find_gpu(gpu), point=point, fits=True, why="ok", rate=None, **(fields | values))
+    return Ranked(
+        gpu=find_gpu(gpu),
+        point=point,
+        fit=Fit(gpu=gpu, fits=True, verdict="fits"),
+        rate=None,
+        **(fields | values),
+    )
 
 
 def test_unknown_values_come_last_and_lora_comes_before_qlora():

@@ -97,13 +97,13 @@ def test_a_place_in_a_message_is_that_of_the_whole_line() -> None:
             read(line, "here")
 
 
-@pytest.mark.parametrize("key", ["later", "model", "validity"])
+@pytest.mark.parametrize("key", ["later", "model", "skipped"])
 def test_what_nests_too_deeply_is_refused_in_either_way(key: str) -> None:
     deep: Any = 1
     for _ in range(30):
         deep = [deep]
     held = {"later": deep, "model": {"x": deep}}.get(
-        key, [{"name": "a", "verdict": "ok", "why": "", "value": deep}]
+        key, [{"module": "a", "reason": "", "params": 1, "more": deep}]
     )
     line = line_of(None, **{key: held})
     for read in (parsed_record, parsed_without_bulk):

@@ -47,8 +47,8 @@ def test_the_dictionary_has_the_keys_of_the_format_in_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"schema_version": 2}, "schema_version 2 is newer than 1; update qbench"),
-        ({"schema_version": 0}, "schema_version 0 cannot be read; 1 to 1 can"),
+        ({"schema_version": 3}, "schema_version 3 is newer than 2; update qbench"),
+        ({"schema_version": 0}, "schema_version 0 cannot be read; 1 to 2 can"),
         ({"schema_version": "1"}, "schema_version is '1'; this is not a qbench record"),
         ({"kind": "guess"}, "kind is 'guess'; allowed: plan, measurement"),
         ({"outcome": None}, "outcome is None; allowed: ok, oom, timeout, crashed, error"),

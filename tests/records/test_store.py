@@ -307,7 +307,7 @@ def test_an_interrupt_after_the_line_keeps_it(tmp_path: Path, monkeypatch: pytes
         (b'{"text": "\xff"}\n', "not JSON: "),
         (b"[1]\n", r"\[1\] is not a record; one JSON object a line is expected"),
         (b"{}\n", "schema_version is None; this is not a qbench record"),
-        (b'{"schema_version": 2}\n', "schema_version 2 is newer than 1; update qbench"),
+        (b'{"schema_version": 3}\n', "schema_version 3 is newer than 2; update qbench"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_line(tmp_path: Path, line: bytes, problem: str) -> None:

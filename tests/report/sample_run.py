@@ -61,7 +61,7 @@ def plan(precision: str, r: int, seq_len: int = 2048) -> Record:
             [i, sum(at_rest.values()) + (peak - sum(at_rest.values())) * (99 - abs(i - 99)) // 99]
             for i in range(200)
         ],
-        "fits": {"RTX 4090": peak < 23 << 30, "A100-SXM4-80GB": True},
+        "fits": [{"gpu": "RTX 4090", "fits": peak < 23 << 30}, {"gpu": "A100-SXM4-80GB", "fits": True}],
     }
     if state:
         detail["skipped"] = SKIPPED

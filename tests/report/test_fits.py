@@ -51,7 +51,7 @@ def test_a_card_that_does_not_hold_a_plan_has_no_time_and_no_price_in_the_table(
     times = ("USD an hour", "Price from", "Step time")
     assert [t4[title] for title in times] == [None, None, None]
     assert [l4[title] for title in times] == [0.5, "x, 2026", 2.0]
-    assert t4["Retries"] == 1
+    assert l4["Why"] == "after 1 allocator retry"
 
 
 def test_several_models_have_a_map_for_each_card():

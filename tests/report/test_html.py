@@ -105,7 +105,8 @@ def test_each_number_leads_to_its_records(page):
 
 def test_text_of_records_is_escaped_everywhere():
     skipped = [{"module": EVIL, "reason": EVIL, "params": 1, "share": 0.5}]
-    detail = {"caveats": [EVIL], "skipped": skipped, "error": EVIL, "stderr_tail": EVIL, "fits": {EVIL: True}}
+    fits = [{"gpu": EVIL, "fits": True}]
+    detail = {"caveats": [EVIL], "skipped": skipped, "error": EVIL, "stderr_tail": EVIL, "fits": fits}
     records = []
     for record in [*sample_run(), make_record(kind="measurement", outcome="crashed", metrics={})]:
         records.append(
@@ -159,7 +160,9 @@ def test_a_large_share_left_out_is_said_at_the_top():
     ],
 )
 def test_what_is_left_out_is_named_up_to_more_than_half(shares: tuple[float, ...], said: str):
-    skipped = [{"module": f"m{i}", "reason": "why", "share": share} for i, share in enumerate(shares)]
+    skipped = [
+        {"module": f"m{i}", "reason": "why", "params": 1, "share": share} for i, share in enumerate(shares)
+    ]
     (warning,) = gather_content([make_record(precision="nf4", detail={"skipped": skipped})]).warnings
     assert warning == f"Quantization leaves out {said}"
 

@@ -131,26 +131,23 @@ def test_points_name_the_machine_where_there_are_several():
     assert machines == ["NVIDIA A100-SXM4-80GB, torch 2.13.0", "NVIDIA L4, torch 2.13.0"]
 
 
-@pytest.mark.parametrize(
-    "fits",
-    [
-        {"L4": False, "A100": True},
-        {"L4": {"fits": False}, "A100": {"fits": True}},
-        [{"gpu": "L4", "fits": False}, {"gpu": "A100", "fits": True}],
-    ],
-)
-def test_what_fits(fits):
-    rows = texts(fits_table(gather([make_record(detail={"fits": fits})])))
-    assert rows == [
-        {"Precision": "bf16", "GPU": "L4", "Fits": "no"},
-        {"Precision": "bf16", "GPU": "A100", "Fits": "yes"},
+def test_what_fits():
+    fits = [
+        {"gpu": "L4", "fits": False, "verdict": "unknown", "error": "no kernel", "tokens_per_s": 9.0},
+        {"gpu": "A100", "fits": True, "verdict": "tight", "num_alloc_retries": 2, "headroom_bytes": GIB},
     ]
-
-
-def test_bytes_of_a_fit_are_formatted():
-    fits = [{"gpu": "L4", "fits": True, "free_bytes": GIB}]
-    (row,) = texts(fits_table(gather([make_record(detail={"fits": fits})])))
-    assert row["Free"] == "1.00 GiB"
+    rows = texts(fits_table(gather([make_record(detail={"fits": fits})])))
+    # A card that does not hold the step trains at no speed.
+    assert rows == [
+        {"Precision": "bf16", "GPU": "L4", "Verdict": "unknown", "Why": "no kernel", "Left": "n/a"},
+        {
+            "Precision": "bf16",
+            "GPU": "A100",
+            "Verdict": "tight",
+            "Why": "after 2 allocator retries",
+            "Left": "1.00 GiB",
+        },
+    ]
 
 
 def test_tables_without_data_are_none():

@@ -238,7 +238,7 @@ def test_a_card_without_room_has_no_speed(client):
     said = json.dumps(asked(client, query, reader="short").get_json()["response"]["answer"])
     assert "Does not fit on RTX 3060 12GB" in said
     assert "needed without a limit." in said
-    assert "On the card: oom in " in said
+    assert "On the card: out of memory in " in said
     assert "Peak allocated" in said
     for title in ("Step time", "Throughput", "Cost"):
         assert title not in said

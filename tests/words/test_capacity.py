@@ -358,13 +358,6 @@ def test_each_model_has_a_sentence():
     assert [sentence.split("trains ")[1].split()[0] for sentence in said(records)] == ["a", "b"]
 
 
-def test_a_fit_that_is_a_bare_yes_or_no():
-    bf16 = make_record(precision="bf16", detail={"fits": {"RTX 4090": False}})
-    nf4 = make_record(precision="nf4", detail={"fits": {"RTX 4090": True}})
-    (sentence,) = said([bf16, nf4])
-    assert sentence.startswith("On RTX 4090 QLoRA (nf4) trains Llama-2-7b-hf where bf16 LoRA does not fit")
-
-
 def on_two_cards(precision: str, small: int, large: int) -> list[Record]:
     """Return plans of 1,024 to 8,192 tokens, held against a small and a large card."""
     cards = (("RTX 4090", 23, small), ("A100", 79, large))

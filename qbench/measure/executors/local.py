@@ -27,6 +27,7 @@ from qbench.measure.failures import oom_facts, oom_kind
 from qbench.measure.start import safe_path
 from qbench.measure.task import Measurement, Work, measurement_from_json
 from qbench.measure.worker import worker_main
+from qbench.records.parts import Detail
 from qbench.scenario.schema import Device
 
 PRELOAD = ("qbench.measure.preload",)
@@ -163,11 +164,12 @@ def _timeout(timeout_s: float, log: IO[bytes]) -> Measurement:
 
 
 def _crashed(exit_code: int, oom_kills: int, log: IO[bytes]) -> Measurement:
-    detail = {"error": _ending(exit_code), "stderr_tail": _tail(log)}
+    last_lines = _tail(log)
+    detail: Detail = {"error": _ending(exit_code), "stderr_tail": last_lines}
     if exit_code == -signal.SIGKILL and oom_kills > 0:
         error = "the kernel ended the worker because the machine or its cgroup ran out of memory"
         return Measurement(outcome="oom", detail={**detail, "error": error, "oom": oom_facts("", None)})
-    if oom_kind(detail["stderr_tail"]) == "bitsandbytes" and exit_code == 1:
+    if oom_kind(last_lines) == "bitsandbytes" and exit_code == 1:
         error = "bitsandbytes ended the worker because its own allocation did not fit on the card"
         facts = oom_facts("", None, "bitsandbytes")
         return Measurement(outcome="oom", detail={**detail, "error": error, "oom": facts})

@@ -19,7 +19,7 @@ from typing import Any
 
 from qbench.errors import MeasureError, QbenchError, first_line
 from qbench.measure import nvml
-from qbench.measure.environment import environment
+from qbench.measure.environment import environment, process_settings
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.failures import oom_facts
 from qbench.measure.runner import Key
@@ -171,7 +171,7 @@ def _on_gpus(visible: str, work: Work) -> Measurement:
 
 
 def _surroundings() -> tuple[str, dict[str, str]]:
-    return os.getcwd(), environment("cpu")["settings"]
+    return os.getcwd(), process_settings()
 
 
 def _imported() -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qbench.memory.history.events import Ints, Outline, bytes_asked, event_bytes, outline_of
 from qbench.memory.history.ledger import History
 from qbench.records.metrics import BREAKDOWN
+from qbench.records.parts import PeakAt
 
 TIMELINE_POINTS = 400
 """A step has some ten thousand allocations; a chart needs no more points than pixels."""
@@ -24,7 +25,7 @@ class MemoryProfile:
     peak_bytes: int
     breakdown: dict[str, int]
     """Live bytes at the peak by category; they sum to `peak_bytes`."""
-    peak_at: dict[str, str]
+    peak_at: PeakAt
     """Phase, operator and module of the allocation that made the peak."""
     phases: dict[str, int]
     """Largest live bytes within each phase."""

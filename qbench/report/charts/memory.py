@@ -67,7 +67,7 @@ def breakdown_at_rest(results: Sequence[Result]) -> Chart | None:
 
 
 def _at_rest(result: Result) -> Mapping[str, int]:
-    return result.detail.get("static_breakdown_bytes") or {}
+    return result.latest.static_breakdown_bytes
 
 
 def _free(group: Group) -> tuple[str, ...]:

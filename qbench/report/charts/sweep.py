@@ -305,11 +305,11 @@ def _add_line(figure: go.Figure, result: Result, x: Sequence[float], y: Sequence
 
 def timeline(results: Sequence[Result]) -> Chart | None:
     """Return live bytes over the operators of one step, one line for each precision; None without data."""
-    known = plans_first([result for result in results if result.detail.get("timeline")])
+    known = plans_first([result for result in results if result.latest.timeline])
     group = widest(alike(known, "precision"), precisions)
     if not group:
         return None
-    lines = [(result, _thinned(result.detail["timeline"])) for result in by_precision(group)]
+    lines = [(result, _thinned(result.latest.timeline)) for result in by_precision(group)]
     # Of many lines none can be followed, so each has a figure of its own, all of one scale.
     apart = [[line] for line in lines] if len(lines) > FEW_LINES else [lines]
     figures = _timelines(apart, byte_axis(sample[1] for _, samples in lines for sample in samples))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from qbench.comparison.results import Result
+from qbench.records.fits import Fit
 from qbench.report.terminal.table import WIDTH, fitted, width
 from qbench.units import GIB, NOT_AVAILABLE
 
@@ -18,13 +18,13 @@ def gpu_columns(results: Sequence[Result]) -> dict[str, list[str]]:
     rooms = _rooms(results)
     if len(rooms) <= MOST_GPU_COLUMNS:
         return {f"{name}, GiB": cells for name, cells in rooms.items()}
-    fits = [result.detail.get("fits") or [] for result in results]
+    fits = [result.fits for result in results]
     return {"Smallest named": [_smallest(held) for held in fits]}
 
 
 def _rooms(results: Sequence[Result]) -> dict[str, list[str]]:
     """Return what is left on each card that any plan was held against, one cell for each plan."""
-    fits = [{fit["gpu"]: fit for fit in result.detail.get("fits") or []} for result in results]
+    fits = [{fit.gpu: fit for fit in result.fits} for result in results]
     names = dict.fromkeys(name for held in fits for name in held)
     return {name: [_room(held.get(name)) for held in fits] for name in names}
 
@@ -42,15 +42,15 @@ def gpu_tables(results: Sequence[Result], lead: dict[str, list[str]]) -> list[li
     return [["GiB left on each GPU:", *fitted(table, len(results))] for table in tables]
 
 
-def _room(fit: dict[str, Any] | None) -> str:
+def _room(fit: Fit | None) -> str:
     if fit is None:
         return NOT_AVAILABLE
-    if fit["headroom_bytes"] is None:
+    if fit.headroom_bytes is None:
         return "no kernel"
-    room = fit["headroom_bytes"] / GIB
-    return f"{room:.2f} left" if fit["fits"] else f"{-room:.2f} short"
+    room = fit.headroom_bytes / GIB
+    return f"{room:.2f} left" if fit.fits else f"{-room:.2f} short"
 
 
-def _smallest(fits: Iterable[dict[str, Any]]) -> str:
-    holding = [fit for fit in fits if fit["fits"]]
-    return min(holding, key=lambda fit: fit["memory_bytes"])["gpu"] if holding else "none"
+def _smallest(fits: Iterable[Fit]) -> str:
+    holding = [fit for fit in fits if fit.fits]
+    return min(holding, key=lambda fit: fit.memory_bytes or 0).gpu if holding else "none"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from qbench.catalog.gpus import gpus
 from qbench.comparison.methods import pair_results
-from qbench.comparison.results import Result, caveats, gather, metrics_card, varying_settings
+from qbench.comparison.results import Result, caveats, gather, varying_settings
+from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
+from qbench.records.parts import TimeParts
 from qbench.records.record import Record
 from qbench.report.terminal.table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
+from qbench.words.fits import reason_text
 from qbench.words.headline import basis, headline
 from qbench.words.settings import describe_training, other_settings, short_model
 
@@ -89,7 +91,7 @@ def _indented(lines: Iterable[str]) -> list[str]:
 def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     """Return the settings that all results share: those that matter most, and others that are no defaults."""
     first = results[0]
-    capability = first.detail.get("compute_capability")
+    capability = first.latest.compute_capability
     target = f" with compute capability {capability[0]}.{capability[1]}" if capability else ""
     main = describe_training(first.point, hidden)
     if "model" in hidden:  # Else it begins with a name, which keeps its spelling.
@@ -112,13 +114,12 @@ _FIGURES = (
 
 def _figures(result: Result) -> list[Cells]:
     """Return the figures of one plan: name, value, remark."""
-    metrics = result.records[-1].metrics
-    at = metrics.get("peak_at") or {}
+    at = result.records[-1].peak_at or {}
     where = f"in {at['phase']}: {at['op']} of {at['module'] or 'the step'}" if at.get("op") else ""
-    context = (result.detail.get("context_bytes") or [None])[-1]
+    context = result.latest.context_bytes
     remarks = {
         "peak_allocated_bytes": where,
-        "device_bytes": f"with a CUDA context of up to {format_bytes(context)}" if context else "",
+        "device_bytes": f"with a CUDA context of up to {format_bytes(context[-1])}" if context else "",
         "static_bytes": "before the first step",
         **_time_remarks(result),
     }
@@ -127,7 +128,7 @@ def _figures(result: Result) -> list[Cells]:
         value = result.value(metric.name)
         if value is not None:
             rows.append((metric.title, format_value(value, metric.unit), remarks.get(metric.name, "")))
-    trainable, total = metrics.get("trainable_params"), metrics.get("total_params")
+    trainable, total = result.value("trainable_params"), result.value("total_params")
     if trainable is not None and total:
         share = f"of {format_count(total)} parameters ({_percent(trainable / total)})"
         rows.append((METRICS["trainable_params"].title, format_count(trainable), share))
@@ -147,20 +148,21 @@ def _breakdown(result: Result) -> list[Cells]:
     ]
 
 
-def _planned_time(result: Result) -> dict[str, Any]:
-    """Return where planned time goes on the device that the metrics are of; empty where it has none."""
-    fits, told = result.detail.get("fits"), metrics_card(result.detail)
-    if told is not None:
-        return (told.get("time") if told["fits"] else None) or {}
-    return {} if fits else result.detail.get("time") or {}
+def _planned_time(result: Result) -> TimeParts | None:
+    """Return where planned time goes on the device that the metrics are of; None where it has none."""
+    card = result.latest.metrics_fit
+    if card is not None:
+        return card.time if card.fits else None
+    return None if result.fits else result.latest.time
 
 
 def _time_remarks(result: Result) -> dict[str, str]:
-    time, card = _planned_time(result), metrics_card(result.detail)
+    time, card = _planned_time(result), result.latest.metrics_fit
     if not time:
         return {}
-    device = "this CPU" if card is None else card["gpu"]
-    shared = "" if time["mfu"] is None else f"{_percent(time['mfu'])} of the peak arithmetic (MFU)"
+    device = "this CPU" if card is None else card.gpu
+    mfu = time.get("mfu")
+    shared = "" if mfu is None else f"{_percent(mfu)} of the peak arithmetic (MFU)"
     return {
         "step_time_s": f"planned for {device}, bound by {time['bound']}; {time['rates']}",
         "tokens_per_s": shared,
@@ -169,7 +171,8 @@ def _time_remarks(result: Result) -> dict[str, str]:
 
 def _time_parts(result: Result) -> list[Cells]:
     """Return where the time of a step goes."""
-    parts: dict[str, float] = _planned_time(result).get("parts_s") or {}
+    time = _planned_time(result)
+    parts = time["parts_s"] if time else {}
     total = sum(parts.values())
     return [
         (name, format_seconds(seconds), _percent(seconds / total))
@@ -180,19 +183,16 @@ def _time_parts(result: Result) -> list[Cells]:
 
 def _base_weights(result: Result) -> list[Cells]:
     """Return where the bytes of a quantized base model are; nothing for any other."""
-    facts: dict[str, Any] = result.detail.get("base_weights") or {}
-    if not facts.get("quantized_params"):
+    facts = result.latest.base_weights
+    if not facts or not facts["quantized_params"]:
         return []
+    together = facts["quantized_bytes"] + facts["quant_state_bytes"] + facts["unquantized_bytes"]
     in_16_bit = format_bytes(facts["sixteen_bit_bytes"])
     return [
         ("quantized", format_bytes(facts["quantized_bytes"]), _params(facts["quantized_params"])),
         ("quantization state", format_bytes(facts["quant_state_bytes"]), ""),
         ("not quantized", format_bytes(facts["unquantized_bytes"]), _params(facts["unquantized_params"])),
-        (
-            "together",
-            format_bytes(sum(facts[f"{part}_bytes"] for part in ("quantized", "quant_state", "unquantized"))),
-            f"where 16 bit would take {in_16_bit}",
-        ),
+        ("together", format_bytes(together), f"where 16 bit would take {in_16_bit}"),
     ]
 
 
@@ -203,8 +203,8 @@ def _params(count: int) -> str:
 def _cards(result: Result) -> list[Cells]:
     """Return the cards that were asked about, or the smallest of the catalog that holds the plan."""
     asked: list[Cells] = [
-        (fit["gpu"], format_bytes(fit["memory_bytes"]), _verdict(fit, result.value("peak_allocated_bytes")))
-        for fit in result.detail.get("fits") or []
+        (fit.gpu, format_bytes(fit.memory_bytes), _verdict(fit, result.value("peak_allocated_bytes")))
+        for fit in result.fits
     ]
     needed = result.value("device_bytes")
     if asked or needed is None:
@@ -218,38 +218,32 @@ def _cards(result: Result) -> list[Cells]:
     return [(smallest.name, format_bytes(smallest.memory_bytes), text)]
 
 
-def _verdict(fit: dict[str, Any], peak_bytes: float | None) -> str:
-    room = fit["headroom_bytes"]
-    if room is None:
+def _verdict(fit: Fit, peak_bytes: float | None) -> str:
+    if fit.verdict == "unknown":
         return "has no kernel for this"
-    how, retries = fit.get("verdict") or "ok", fit.get("num_alloc_retries")
-    if fit["fits"]:
-        said = f"fits, {format_bytes(room)} left"
-        said += " once the allocator has emptied its cache, which takes time" if retries else ""
-    else:
+    room, reason = fit.headroom_bytes, reason_text(fit)
+    said: str = "fits" if fit.fits else fit.verdict
+    if room is not None and fit.fits:
+        said += f", {format_bytes(room)} left"
+        said += " once the allocator has emptied its cache, which takes time" if fit.num_alloc_retries else ""
+    elif room is not None and room < 0:
         # With no limit, that is: an allocation fails before, for less. It may also fail in fragments.
-        said = (
-            f"does not fit, would reserve {format_bytes(-room)} more than it has"
-            if room < 0
-            else "does not fit"
-        )
-        said += "" if how == "ok" else f" ({how})"
-    own_peak = fit.get("peak_allocated_bytes")
-    if own_peak not in (None, peak_bytes):
-        said += f"; peak allocated {format_bytes(own_peak)}"
-    if not fit["fits"]:
-        return said
-    price, seconds = fit.get("usd_per_hour"), fit.get("step_time_s")
-    if seconds is not None:
-        said += f"; {format_seconds(seconds)} a step"
-    return said if price is None else f"{said}; from ${price:.2f}/h"
+        said += f", would reserve {format_bytes(-room)} more than it has"
+    if reason and not fit.fits:
+        said += f" ({reason})"
+    if fit.peak_allocated_bytes not in (None, peak_bytes):
+        said += f"; peak allocated {format_bytes(fit.peak_allocated_bytes)}"
+    if fit.fits and fit.step_time_s is not None:
+        said += f"; {format_seconds(fit.step_time_s)} a step"
+    priced = fit.fits and fit.usd_per_hour is not None
+    return f"{said}; from ${fit.usd_per_hour:.2f}/h" if priced else said
 
 
 def _skipped(result: Result) -> list[Cells]:
     return [
-        (_percent(item["share"]), f"{item['module']}: {item['reason']}")
-        for item in result.detail.get("skipped") or []
-        if item.get("share") is not None
+        (_percent(share), f"{item['module']}: {item['reason']}")
+        for item in result.latest.skipped
+        if (share := item.get("share")) is not None
     ]
 
 

@@ -94,8 +94,7 @@ def _speed(pair: MethodPair | None) -> str:
 
 def _loss(measured: Result | None) -> str:
     """Return the loss over the text before and after the steps of the run, in nats per token."""
-    detail = measured.detail if measured else {}
-    before, after = detail.get("loss_before"), detail.get("loss_after")
-    if before is None or after is None:
+    record = measured.latest if measured else None
+    if record is None or record.loss_before is None or record.loss_after is None:
         return NOT_AVAILABLE
-    return f"{before:.3f} -> {after:.3f}"
+    return f"{record.loss_before:.3f} -> {record.loss_after:.3f}"

@@ -183,8 +183,8 @@ def test_the_map_is_what_was_held_against_the_cards(rows):
     cells = of(rows, "fits", y="RTX 4090")
     assert len(cells) == 4
     for row in cells:
-        fits = planned(row["x"], rank_of(cells)).detail["fits"]["RTX 4090"]
-        assert (row["text"], float(row["z"])) == (("fits", 2.0) if fits else ("no", 0.0))
+        fit, _ = planned(row["x"], rank_of(cells)).fits
+        assert (row["text"], float(row["z"])) == (("fits", 2.0) if fit.fits else ("no", 0.0))
 
 
 def test_errors_by_layer_are_means_over_their_modules(rows):

@@ -66,9 +66,12 @@ def test_how_a_card_holds_a_plan_is_told():
         return starting(plan_lines([replace(record, detail={**record.detail, "fits": fits})]), "T4")
 
     late = "fits, 1.00 GiB left once the allocator has emptied its cache, which takes time"
-    assert told(num_alloc_retries=2, verdict="ok after allocator retries (2)") == f"T4 15.00 GiB {late}"
+    assert told(num_alloc_retries=2, verdict="tight") == f"T4 15.00 GiB {late}"
     # In fragments an allocation can fail with room to spare.
-    assert told(fits=False, verdict="oom in forward") == "T4 15.00 GiB does not fit (oom in forward)"
+    shortage = {"phase": "forward", "op": "", "module": "", "requested_bytes": GIB, "free_bytes": GIB // 2}
+    why = "out of memory in forward: a tensor requests 1.00 GiB, 512.0 MiB free"
+    does_not_fit = told(fits=False, verdict="does not fit", shortage=shortage)
+    assert does_not_fit == f"T4 15.00 GiB does not fit ({why})"
 
 
 def test_without_a_named_card_the_smallest_that_holds_it_is_named():
@@ -156,7 +159,8 @@ def test_a_card_with_another_peak_or_without_a_kernel_says_so():
     def held(peak_bytes: int | None, room: int | None) -> list[str]:
         record = with_fits(plan("bf16", 8), ("T4", 15 * GIB, -1))
         (fit,) = record.detail["fits"]
-        fit = {**fit, "peak_allocated_bytes": peak_bytes, "headroom_bytes": room}
+        verdict = "unknown" if room is None else "does not fit"
+        fit = {**fit, "peak_allocated_bytes": peak_bytes, "headroom_bytes": room, "verdict": verdict}
         records = [replace(record, detail={**record.detail, "fits": [fit]})]
         return [starting(plan_lines(records), "T4"), plan_lines([*records, plan("nf4", 8)])[-1]]
 
