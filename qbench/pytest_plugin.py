@@ -61,9 +61,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Say what passed without having been decided."""
     notes = config.stash[_GATE].notes
     if notes:
+        from qbench.units import printable
+
         terminalreporter.section("qbench: not decided")
         for note in notes:
-            terminalreporter.write_line(note)
+            terminalreporter.write_line(printable(note))
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ GIB = 1 << 30
 
 NOT_AVAILABLE = "n/a"
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What moves a cursor, ends a line or turns the direction of text: control characters and Unicode's own."""
+
 
 def round_up(value: int, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is at least `value`."""
@@ -91,3 +94,16 @@ def plain_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(plain_text(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def has_control(text: str) -> bool:
+    """Say whether text holds a character that `printable` writes as an escape."""
+    return _CONTROL.search(text) is not None
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with control characters as escapes: '\\n', '\\x1b'.
+
+    Names and errors come from files of others; a terminal or a CI system must not act on what they hold.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qbench.cli.console import print_json, print_note, print_text
+from qbench.cli.console import print_command, print_json, print_note, print_text
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -76,9 +75,11 @@ def tell_failure(reason: str, outputs: Outputs) -> None:
     if outputs.annotations is Annotations.github:
         from qbench.report.ci.annotations import failure_annotation
 
-        (print_note if outputs.as_json else print_text)(failure_annotation(reason))
+        print_command(failure_annotation(reason), to_stderr=outputs.as_json)
     if outputs.summary is not None:
-        append_summary(outputs.summary, f"### qbench check: not comparable\n\n{reason}\n")
+        from qbench.report.markdown import escaped
+
+        append_summary(outputs.summary, f"### qbench check: not comparable\n\n{escaped(reason)}\n")
     if outputs.junit is not None:
         from qbench.report.ci.junit import failure_junit
 
@@ -165,6 +166,5 @@ def _print_annotations(found: Check, outputs: Outputs, places: Path, strict: boo
     from qbench.report.ci.annotations import github_annotations
 
     # GitHub reads both streams, and a JSON document must be alone on its.
-    show: Callable[[str], None] = print_note if outputs.as_json else print_text
     for line in github_annotations(found, _places(places), strict=strict):
-        show(line)
+        print_command(line, to_stderr=outputs.as_json)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
+
+from qbench.units import printable
 
 if TYPE_CHECKING:
     from qbench.report.tables import Table
 
+
+_CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|(?<=#)#(?=\\[)")
+"""What JSON may hold as it is and a terminal or GitHub's log acts on; it is only found within strings."""
 
 PIPED_WIDTH = 120
 """Columns of a table where stdout is no terminal, which would otherwise count as 80."""
@@ -17,23 +23,44 @@ PIPED_WIDTH = 120
 def print_error(message: str) -> None:
     """Print a message on stderr, each line as an error of its own."""
     for line in message.splitlines() or [""]:
-        print(f"qbench: {line}", file=sys.stderr)
+        print(f"qbench: {_harmless(line)}", file=sys.stderr)
 
 
 def print_note(message: str) -> None:
-    """Print a line of progress or advice on stderr."""
-    print(message, file=sys.stderr)
+    """Print progress or advice on stderr."""
+    for line in message.split("\n"):
+        print(_harmless(line), file=sys.stderr)
 
 
 def print_text(message: str) -> None:
-    """Print a line of a result on stdout."""
-    print(message)
+    """Print a part of a result on stdout."""
+    for line in message.split("\n"):
+        print(_harmless(line))
+
+
+def print_command(line: str, *, to_stderr: bool = False) -> None:
+    """Print a line that a CI system acts on."""
+    print(printable(line), file=sys.stderr if to_stderr else sys.stdout)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    print()
+    """Print one JSON document on stdout. Raises ValueError, before anything is printed, for NaN."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    print(_CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _harmless(line: str) -> str:
+    """Return a line on which neither a terminal nor a CI system acts; tabs stay as they are."""
+    return _no_command("\t".join(map(printable, line.split("\t"))))
+
+
+def _no_command(line: str) -> str:
+    """Return a line that GitHub Actions does not take for a command, as `::error::` and `##[error]` are.
+
+    See actions/runner, src/Runner.Common/ActionCommand.cs.
+    """
+    text = line.replace("##[", "#\\#[")
+    return text.replace("::", "\\::", 1) if text.lstrip().startswith("::") else text
 
 
 def print_table(table: Table, title: str = "") -> None:
@@ -48,15 +75,22 @@ def print_table(table: Table, title: str = "") -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
-    drawn = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    drawn = RichTable(
+        title=Text(printable(title)) if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
     for column in table.columns:
-        drawn.add_column(Text(column.title), justify="right" if column.unit else "left", overflow="fold")
+        drawn.add_column(
+            Text(printable(column.title)), justify="right" if column.unit else "left", overflow="fold"
+        )
     for row in table.rows:
         pairs = zip(row, table.columns, strict=True)
-        drawn.add_row(*(Text(cell_text(value, column.unit)) for value, column in pairs))
+        drawn.add_row(*(Text(printable(cell_text(value, column.unit))) for value, column in pairs))
     with console.capture() as captured:
         console.print(drawn)
+        for note in table.notes:
+            console.print(Text(printable(note), style="dim"))
     for line in captured.get().splitlines():
-        print(line.rstrip())
-    for note in table.notes:
-        console.print(Text(note, style="dim"))
+        print(_no_command(line.rstrip()))

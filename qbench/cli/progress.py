@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from qbench.cli.console import print_note
-from qbench.units import format_seconds
+from qbench.units import format_seconds, printable
 
 if TYPE_CHECKING:
     from qbench.measure.task import Measurement
@@ -51,7 +51,7 @@ def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
 def job_text(job: Job) -> str:
     """Return what a job does: 'plan ...', 'measure #1 ...'."""
     what = "plan" if job.repeat is None else f"measure #{job.repeat + 1}"
-    return f"{what} {job.point.label}"
+    return printable(f"{what} {job.point.label}")
 
 
 def _print_line(progress: Progress, job: Job, record: Record | None) -> None:
@@ -68,7 +68,7 @@ def _left(progress: Progress) -> str:
 
 def ending(record: Record | Measurement) -> str:
     """Return how a record ended and why, on one line."""
-    return f"{record.outcome}: {record.error_line}" if record.error else record.outcome
+    return printable(f"{record.outcome}: {record.error_line}") if record.error else record.outcome
 
 
 @contextlib.contextmanager

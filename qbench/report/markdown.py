@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from qbench.records.record import Record
 from qbench.report.content import Content, gather_content
 from qbench.report.tables import Table, cell_text
+from qbench.units import printable
 from qbench.words.phrases import Statement
 
 MOST_ROWS = 40
@@ -155,6 +156,6 @@ def _shortened(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Return text on one line in which neither Markdown nor HTML finds markup."""
-    one_line = " ".join(text.split())
+    one_line = printable(" ".join(text.split()))
     plain = one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", plain)

@@ -7,7 +7,9 @@ import json
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from qbench.units import has_control
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
 Optimizer = Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"]
@@ -20,6 +22,12 @@ Device = Literal["cuda", "cpu"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTIZED_PRECISIONS = ("nf4", "nf4-dq", "fp4", "fp4-dq", "int8")
+
+
+def _on_one_line(text: str) -> str:
+    if has_control(text):
+        raise ValueError("a name has no line break and no other control character")
+    return text
 
 
 def _not_a_flag(value: Any) -> Any:
@@ -41,7 +49,8 @@ Batch = Annotated[int, Field(ge=1, le=2**20, strict=True)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_not_a_flag)]
 Flag = Annotated[bool, Field(strict=True)]
-Name = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[Text, AfterValidator(_on_one_line)]
 
 
 class Strict(BaseModel):
@@ -182,7 +191,7 @@ class Scenario(Strict):
     """One question, the points that answer it, and how they are planned and measured."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Short name, used for folders.")
-    question: Name = Field(description="The one question this scenario answers.")
+    question: Text = Field(description="The one question this scenario answers.")
     base: dict[str, Any] = Field(description="Settings that all points share, as in Point.")
     matrix: dict[str, list[Any]] = Field(
         default_factory=dict, description="Settings that vary: dotted path or short name to list of values."

@@ -52,3 +52,10 @@ def test_a_quantized_base_needs_an_adapter_and_text_needs_real_weights() -> None
         Point(model="m", precision="nf4", lora=None)
     with pytest.raises(ValidationError, match="set weights: pretrained or data: random"):
         Point(model="m", data="notes.txt")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\u202eb", "a\0b"])
+def test_a_name_is_one_line_without_control_characters(name: str) -> None:
+    for values in ({"model": name}, {"model": "m", "lora": {"target_modules": ["q_proj", name]}}):
+        with pytest.raises(ValidationError, match="a name has no line break and no other control character"):
+            Point.model_validate(values)
