@@ -1,7 +1,8 @@
 """How much slower one set of processes is than another, as an interval, and what the interval could miss.
 
-One value a process. Logarithms are compared, since noise of a machine is a share of the time; both sides
-share one variance, since it is the machine's.
+One value a process. Logarithms are compared, since noise of a machine is a share of the time. Each side has
+a variance of its own: a baseline of 30 processes of a quiet night must not make 3 of a busy day look sure.
+Source: Welch 1947, Biometrika 34, 28; his degrees of freedom, rounded down.
 
 The processes of a run follow one another, and a machine that others use, too, is fast for a while and then
 slow for a while: they are more alike than they are like another run, and their mean is less certain than
@@ -48,9 +49,9 @@ class LogRatio:
     error: float
     """Standard error of the estimate."""
     deviation: float
-    """Standard deviation of one process, pooled over both sides."""
+    """Standard deviation of one process: the root of the mean of both sides' variances."""
     freedom: int
-    """Degrees of freedom of the deviation."""
+    """Degrees of freedom of the error."""
     confidence: float = CONFIDENCE
 
     def smallest_visible(self, min_effect: float) -> float:
@@ -58,27 +59,33 @@ class LogRatio:
         return visible(self.error, self.freedom, min_effect, self.confidence)
 
 
-def log_ratio(baseline: Sequence[float], run: Sequence[float], within: float = 0.0) -> LogRatio | None:
+def log_ratio(
+    baseline: Sequence[float], run: Sequence[float], within: tuple[float, float] = (0.0, 0.0)
+) -> LogRatio | None:
     """Return run over baseline with an interval of CONFIDENCE.
 
-    `within` is the deviation of the logarithm of the steps of one process.
-    None with one process a side, which says nothing of the noise, or when a value is not above zero.
+    `within` is the deviation of the logarithm of the steps of one process, of the baseline and of the run.
+    None with one process on a side, which says nothing of its noise, or when a value is not above zero.
     """
-    freedom = len(baseline) + len(run) - 2
-    if not baseline or not run or freedom < 1 or min(*baseline, *run) <= 0:
+    if min(len(baseline), len(run)) < 2 or min(*baseline, *run) <= 0:
         return None
     before, now = [math.log(value) for value in baseline], [math.log(value) for value in run]
-    means = statistics.fmean(before), statistics.fmean(now)
-    squares = sum((value - means[0]) ** 2 for value in before) + sum((value - means[1]) ** 2 for value in now)
-    deviation = max(math.sqrt(squares / freedom), FLOOR * within)
-    error = ALIKE * deviation * math.sqrt(1 / len(before) + 1 / len(now))
-    estimate, reach = means[1] - means[0], t_quantile((1 + CONFIDENCE) / 2, freedom) * error
+    # A variance of 0 by chance: values that a clock rounds alike.
+    variances = [
+        max(statistics.variance(logs), (FLOOR * steps) ** 2)
+        for logs, steps in zip((before, now), within, strict=True)
+    ]
+    of_means = [variance / len(logs) for variance, logs in zip(variances, (before, now), strict=True)]
+    freedom = _freedom(of_means, (len(before) - 1, len(now) - 1))
+    error = ALIKE * math.sqrt(sum(of_means))
+    estimate = statistics.fmean(now) - statistics.fmean(before)
+    reach = t_quantile((1 + CONFIDENCE) / 2, freedom) * error
     return LogRatio(
         estimate=estimate,
         low=estimate - reach,
         high=estimate + reach,
         error=error,
-        deviation=deviation,
+        deviation=math.sqrt(statistics.fmean(variances)),
         freedom=freedom,
     )
 
@@ -106,16 +113,27 @@ def mean_interval(logs: Sequence[float], error: float, cut: int = 0) -> LogRatio
     )
 
 
+def _freedom(of_means: Sequence[float], freedoms: tuple[int, int]) -> int:
+    """Return Welch's degrees of freedom of the sum of two variances of means, rounded down."""
+    total = sum(of_means)
+    if total == 0:
+        return sum(freedoms)
+    return int(
+        1 / sum((part / total) ** 2 / freedom for part, freedom in zip(of_means, freedoms, strict=True))
+    )
+
+
 def processes_needed(deviation: float, effect: float, min_effect: float) -> int | None:
     """Return how many processes a side would show a change of `effect` (a share), None when too many.
 
-    `deviation` is that of the logarithm of one process.
+    `deviation` is that of the logarithm of one process, as `LogRatio` has it. Degrees of freedom are counted
+    as though all the noise were of one side: the other may be much quieter.
     """
     counts = range(LEAST_PROCESSES, MOST_PROCESSES + 1)
     index = bisect.bisect_left(
         counts,
         -effect,
-        key=lambda count: -visible(ALIKE * deviation * math.sqrt(2 / count), 2 * count - 2, min_effect),
+        key=lambda count: -visible(ALIKE * deviation * math.sqrt(2 / count), count - 1, min_effect),
     )
     return counts[index] if index < len(counts) else None
 

@@ -143,7 +143,7 @@ def _judge_nearly(baseline: Reading, run: Reading, tolerance: Tolerance) -> Judg
 
 def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgement:
     before, now = _numbers(baseline), _numbers(run)
-    ratio = log_ratio(before, now, max(baseline.within, run.within))
+    ratio = log_ratio(before, now, (baseline.within, run.within))
     processes = min(len(before), len(now))
     if processes < LEAST_PROCESSES:
         return Judgement(verdict="ambiguous", reason="few processes")

@@ -70,7 +70,7 @@ def _needed_text(deviation: float, min_effect: float) -> str:
         each = "; ".join(f"{effect}: {_count(number)}" for effect, number in needed.items())
         return f"Processes a side with which check shows a change of {each} (measure.repeats, in both runs)."
     error = ALIKE * deviation * math.sqrt(2 / MOST_PROCESSES)
-    most = visible(error, 2 * MOST_PROCESSES - 2, min_effect)
+    most = visible(error, MOST_PROCESSES - 1, min_effect)
     return (
         f"No affordable number of processes shows {' or '.join(needed)} by check: "
         f"{MOST_PROCESSES} a side would show {100 * most:.0f} %."

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import pytest
 
 from qbench.comparison.intervals import log_ratio, processes_needed, t_quantile
+from qbench.comparison.verdicts import MIN_EFFECT, verdict_of
 
 
 @pytest.mark.parametrize(
@@ -29,8 +31,8 @@ def test_quantiles_are_those_of_the_tables(probability: float, freedom: int, qua
 
 
 def test_the_interval_by_hand() -> None:
-    # Logarithms 0, 2 and 1, 3: means 1 and 2, squares 2 + 2 over 2 degrees of freedom: deviation 2 ** 0.5,
-    # error 2 ** 0.5 x (1/2 + 1/2) ** 0.5, doubled; the quantile of two degrees is 9.925.
+    # Logarithms 0, 2 and 1, 3: means 1 and 2, variances 2 and 2: deviation 2 ** 0.5, error of the means
+    # (2/2 + 2/2) ** 0.5, doubled. Degrees of freedom: (1 + 1) ** 2 / (1/1 + 1/1) = 2: quantile 9.925.
     ratio = log_ratio([1.0, math.e**2], [math.e, math.e**3])
     assert ratio is not None
     assert ratio.estimate == pytest.approx(1)
@@ -39,14 +41,55 @@ def test_the_interval_by_hand() -> None:
     assert ratio.high == pytest.approx(1 + 28.072, abs=1e-3)
 
 
-def test_unequal_counts_share_one_variance() -> None:
-    ratio = log_ratio([1.0], [1.0, 1.1, 1.2])
+def test_each_side_has_its_own_variance() -> None:
+    # Logarithms 0, 2, variance 2, of the mean 1; and 0, 1, 2, variance 1, of the mean 1/3.
+    ratio = log_ratio([1.0, math.e**2], [1.0, math.e, math.e**2])
     assert ratio is not None
-    assert ratio.freedom == 2
-    assert ratio.error == pytest.approx(2 * ratio.deviation * (1 + 1 / 3) ** 0.5)
+    assert ratio.error == pytest.approx(2 * (1 + 1 / 3) ** 0.5)
+    assert ratio.deviation == pytest.approx(1.5**0.5)
+    assert ratio.freedom == 1  # (4/3) ** 2 / (1/1 + (1/9)/2) = 1.68
 
 
-@pytest.mark.parametrize(("baseline", "run"), [([1.0], [2.0]), ([], [1.0, 2.0]), ([0.0, 1.0], [1.0, 1.0])])
+@pytest.mark.parametrize(
+    ("counts", "deviations"),
+    [
+        ((30, 3), (0.01, 0.1)),
+        ((100, 3), (0.02, 0.2)),
+        ((3, 100), (0.2, 0.02)),
+        ((3, 100), (0.02, 0.02)),
+        ((10, 3), (0.01, 0.1)),
+        ((5, 20), (0.1, 0.01)),
+        ((3, 3), (0.01, 0.1)),
+    ],
+)
+def test_equal_code_is_rarely_worse_with_unequal_counts_and_noise(
+    counts: tuple[int, int], deviations: tuple[float, float]
+) -> None:
+    source, worse = random.Random(13), 0
+    for _ in range(2000):
+        sides = (one_run(source, *each) for each in zip(counts, deviations, strict=True))
+        ratio = log_ratio(*sides)
+        assert ratio is not None
+        worse += verdict_of(ratio, MIN_EFFECT, "lower") == "worse"
+    assert worse <= 30  # 1.5 %; with one variance for both sides 21 % of the first row.
+
+
+@pytest.mark.parametrize("deviations", [(0.02, 0.02), (0.004, 0.04), (0.02, 0.002)])
+def test_eight_percent_are_seen_at_the_proposed_count(deviations: tuple[float, float]) -> None:
+    count = processes_needed(statistics.fmean(each**2 for each in deviations) ** 0.5, 0.08, MIN_EFFECT)
+    assert count is not None
+    source, seen = random.Random(17), 0
+    for _ in range(2000):
+        before, now = (one_run(source, count, each) for each in deviations)
+        ratio = log_ratio(before, [1.08 * value for value in now])
+        assert ratio is not None
+        seen += verdict_of(ratio, MIN_EFFECT, "lower") == "worse"
+    assert seen >= 1900
+
+
+@pytest.mark.parametrize(
+    ("baseline", "run"), [([1.0], [2.0]), ([], [1.0, 2.0]), ([1.0], [1.0, 2.0]), ([0.0, 1.0], [1.0, 1.0])]
+)
 def test_what_has_no_interval(baseline: list[float], run: list[float]) -> None:
     assert log_ratio(baseline, run) is None
 
@@ -62,12 +105,12 @@ def noisy(source: random.Random, count: int, deviation: float, mean: float = 1.0
     return [mean * math.exp(source.gauss(0, deviation)) for _ in range(count)]
 
 
-def one_run(source: random.Random, count: int) -> list[float]:
-    """Return processes of 2 % noise on a machine with moods: each correlates by 0.5 with the one before."""
+def one_run(source: random.Random, count: int, deviation: float = 0.02) -> list[float]:
+    """Return processes on a machine with moods: each correlates by 0.5 with the one before."""
     mood = source.gauss(0, 1)
     values = []
     for _ in range(count):
-        values.append(math.exp(0.02 * mood))
+        values.append(math.exp(deviation * mood))
         mood = 0.5 * mood + 0.75**0.5 * source.gauss(0, 1)
     return values
 
@@ -81,7 +124,7 @@ def test_runs_of_alike_processes_are_told_apart_once_in_a_hundred(count: int) ->
 
 
 def test_steps_that_differ_set_a_floor() -> None:
-    ratio = log_ratio([1.0, 1.0, 1.0], [1.1, 1.1, 1.1], within=0.03)
+    ratio = log_ratio([1.0, 1.0, 1.0], [1.1, 1.1, 1.1], (0.03, 0.03))
     assert ratio is not None
     assert ratio.deviation == pytest.approx(0.06)
     assert ratio.low < 0 < ratio.high
