@@ -59,13 +59,11 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what passed without having been decided."""
-    notes = config.stash[_GATE].notes
-    if notes:
-        from qbench.units import printable
+    from qbench.units import printable
 
+    if notes := config.stash[_GATE].notes:
         terminalreporter.section("qbench: not decided")
-        for note in notes:
-            terminalreporter.write_line(printable(note))
+        terminalreporter.write_line("\n".join(map(printable, notes)))
 
 
 @pytest.fixture
