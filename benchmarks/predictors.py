@@ -317,7 +317,7 @@ def rows_of(tool: str, folder: Path, today: str) -> list[tuple[str, ...]]:
 
 def main(folder: Path) -> None:
     """Write what every tool predicts, with how it was asked or why it has no answer."""
-    from qbench.catalog.names import DATA
+    from qbench.catalog.rows import DATA
 
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     header = ("tool", "version", "asked_on", "id", "quantity", "predicted_bytes", "how")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from qbench.catalog.gpus import gpus
-from qbench.catalog.hourly_prices import catalog_rates
+from qbench.catalog.hourly_prices import catalog_hourly_prices
 from qbench.planner.ranking import Terms, ranked
 from qbench.planner.workload import of_tokens
 from qbench.quiet import quiet_libraries
@@ -24,7 +24,12 @@ def main() -> None:
     workloads = {point: of_tokens(10_000_000, 3, point) for point in points}
     for _ in range(3):
         start = time.perf_counter()
-        rows = ranked(points, gpus(), workloads, Terms(rates=catalog_rates([gpu.name for gpu in gpus()])))
+        rows = ranked(
+            points,
+            gpus(),
+            workloads,
+            Terms(hourly_prices=catalog_hourly_prices([gpu.name for gpu in gpus()])),
+        )
         fitting = len({row.gpu.name for row in rows if row.fits})
         print(f"{len(gpus())} cards, {fitting} hold it: {time.perf_counter() - start:.2f} s", flush=True)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass
+from typing import Any
 
-from qbench.catalog.names import DATA
+from qbench.catalog.rows import catalog_rows, compute_capability
 from qbench.units import KIB
 
 
@@ -34,9 +34,9 @@ def multiprocessor(capability: tuple[int, int]) -> Multiprocessor:
     """Return the limits of a multiprocessor of a compute capability, or of the nearest older one."""
     row = _row(capability)
     return Multiprocessor(
-        max_threads=int(row["threads_per_multiprocessor"]),
-        shared_bytes=int(row["shared_per_multiprocessor_kib"]) * KIB,
-        shared_bytes_per_block=int(row["shared_per_block_kib"]) * KIB,
+        max_threads=row["threads_per_multiprocessor"],
+        shared_bytes=row["shared_per_multiprocessor_kib"] * KIB,
+        shared_bytes_per_block=row["shared_per_block_kib"] * KIB,
     )
 
 
@@ -48,24 +48,27 @@ def context_size(capability: tuple[int, int]) -> ContextSize:
     """
     row = _row(capability)
     return ContextSize(
-        least=int(row["context_least_bytes"]),
-        most=int(row["context_most_bytes"]),
+        least=row["context_least_bytes"],
+        most=row["context_most_bytes"],
         source=row["context_source"],
     )
 
 
-def _row(capability: tuple[int, int]) -> dict[str, str]:
+def _row(capability: tuple[int, int]) -> dict[str, Any]:
     rows = _rows()
     return rows[max((known for known in rows if known <= capability), default=min(rows))]
 
 
 @functools.cache
-def _rows() -> dict[tuple[int, int], dict[str, str]]:
-    with (DATA / "compute_capabilities.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return {_numbers(row["compute_capability"]): row for row in rows}
-
-
-def _numbers(text: str) -> tuple[int, int]:
-    major, minor = text.split(".")
-    return int(major), int(minor)
+def _rows() -> dict[tuple[int, int], dict[str, Any]]:
+    rows: tuple[dict[str, Any], ...] = catalog_rows(
+        "compute_capabilities.csv",
+        dict,
+        compute_capability=compute_capability,
+        threads_per_multiprocessor=int,
+        shared_per_multiprocessor_kib=int,
+        shared_per_block_kib=int,
+        context_least_bytes=int,
+        context_most_bytes=int,
+    )
+    return {row["compute_capability"]: row for row in rows}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass
 
 from qbench.catalog.gpus import GpuSpec
-from qbench.catalog.names import DATA
+from qbench.catalog.rows import catalog_rows
 from qbench.errors import CatalogError
 
 QUANTITIES: dict[str, str] = {
@@ -38,18 +37,7 @@ class Efficiency:
 @functools.cache
 def efficiencies() -> tuple[Efficiency, ...]:
     """Return the whole table."""
-    with (DATA / "efficiencies.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(
-            Efficiency(
-                quantity=row["quantity"],
-                scope=row["scope"],
-                value=float(row["value"]),
-                unit=row["unit"],
-                source=row["source"],
-                notes=row["notes"],
-            )
-            for row in csv.DictReader(lines)
-        )
+    return catalog_rows("efficiencies.csv", Efficiency, value=float)
 
 
 def efficiency(quantity: str, gpu: GpuSpec) -> Efficiency:

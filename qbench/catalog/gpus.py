@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from qbench.catalog.names import DATA, NameIndex, nearest_text
+from qbench.catalog.names import NameIndex, nearest_text
+from qbench.catalog.rows import catalog_rows, compute_capability, listed, optional
 from qbench.errors import CatalogError
 from qbench.units import GIB
 
@@ -58,8 +59,19 @@ class GpuSpec:
 @functools.cache
 def gpus() -> tuple[GpuSpec, ...]:
     """Return all GPUs of the catalog, vendors and generations together."""
-    with (DATA / "gpus.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(_spec(row) for row in csv.DictReader(lines))
+    return catalog_rows(
+        "gpus.csv",
+        _spec,
+        aliases=listed,
+        compute_capability=optional(compute_capability),
+        multiprocessors=optional(int),
+        nominal_gb=int,
+        memory_gib=float,
+        bandwidth_gb_per_s=float,
+        tdp_w=float,
+        release_year=int,
+        **{f"{dtype}_tflops": optional(float) for dtype in DTYPES},
+    )
 
 
 def find_gpu(name: str) -> GpuSpec:
@@ -133,33 +145,11 @@ def _by_plain_name() -> dict[str, tuple[GpuSpec, ...]]:
     return {name: tuple(cards) for name, cards in (shorter | found).items()}
 
 
-def _spec(row: dict[str, str]) -> GpuSpec:
+def _spec(memory_gib: float, bandwidth_gb_per_s: float, **known: Any) -> GpuSpec:
+    tflops = {dtype: known.pop(f"{dtype}_tflops") for dtype in DTYPES}
     return GpuSpec(
-        name=row["name"],
-        aliases=tuple(row["aliases"].split(";")) if row["aliases"] else (),
-        vendor=row["vendor"],
-        architecture=row["architecture"],
-        compute_capability=_compute_capability(row["compute_capability"]),
-        multiprocessors=int(row["multiprocessors"]) if row["multiprocessors"] else None,
-        nominal_gb=int(row["nominal_gb"]),
-        memory_bytes=int(float(row["memory_gib"]) * GIB),
-        memory_basis=row["memory_basis"],
-        memory_source=row["memory_source"],
-        memory_bandwidth_bytes_per_s=float(row["bandwidth_gb_per_s"]) * 1e9,
-        peak_flops={dtype: _flops(row[f"{dtype}_tflops"]) for dtype in DTYPES},
-        tdp_w=float(row["tdp_w"]),
-        release_year=int(row["release_year"]),
-        source=row["source"],
-        notes=row["notes"],
+        memory_bytes=int(memory_gib * GIB),
+        memory_bandwidth_bytes_per_s=bandwidth_gb_per_s * 1e9,
+        peak_flops={dtype: None if peak is None else peak * 1e12 for dtype, peak in tflops.items()},
+        **known,
     )
-
-
-def _compute_capability(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    major, minor = text.split(".")
-    return int(major), int(minor)
-
-
-def _flops(tflops: str) -> float | None:
-    return float(tflops) * 1e12 if tflops else None

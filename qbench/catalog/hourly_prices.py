@@ -26,7 +26,7 @@ class PriceSource(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class HourlyPrice:
     """What an hour of a GPU costs, and who says so."""
 
     on_demand_usd_per_hour: float | None
@@ -37,17 +37,17 @@ class Rate:
     """The same of the spot price."""
 
 
-def catalog_rates(gpu_names: Iterable[str]) -> dict[str, Rate]:
+def catalog_hourly_prices(gpu_names: Iterable[str]) -> dict[str, HourlyPrice]:
     """Return the lowest on-demand and spot price of each GPU that are not old, where there are any."""
-    found = {name: _rate_of(name) for name in gpu_names}
-    return {name: rate for name, rate in found.items() if rate is not None}
+    found = {name: _cheapest(name) for name in gpu_names}
+    return {name: price for name, price in found.items() if price is not None}
 
 
-def _rate_of(gpu_name: str) -> Rate | None:
+def _cheapest(gpu_name: str) -> HourlyPrice | None:
     demand, spot = cheapest_on_demand(gpu_name), _cheapest_spot(gpu_name)
     if demand is None and spot is None:
         return None
-    return Rate(
+    return HourlyPrice(
         on_demand_usd_per_hour=None if demand is None else demand.on_demand_usd_per_hour,
         spot_usd_per_hour=None if spot is None else spot.spot_usd_per_hour,
         on_demand_from=None if demand is None else _source(demand),
@@ -68,7 +68,7 @@ def _source(price: Price) -> PriceSource:
     return PriceSource(price.cloud, price.date)
 
 
-def read_rates(file: Path) -> dict[str, Rate]:
+def read_hourly_prices(file: Path) -> dict[str, HourlyPrice]:
     """Return the prices of a CSV file by the catalog's name of the GPU.
 
     Raises CatalogError for the first line that is no price.
@@ -77,12 +77,12 @@ def read_rates(file: Path) -> dict[str, Rate]:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = csv.DictReader(lines)
             _check_columns(file, rows.fieldnames)
-            found: dict[str, Rate] = {}
+            found: dict[str, HourlyPrice] = {}
             for row in rows:
-                name, rate = _rate(f"{file}:{rows.line_num}", file, row)
+                name, price = _row(f"{file}:{rows.line_num}", file, row)
                 if name in found:
                     raise CatalogError(f"{file}:{rows.line_num}: {name} is priced twice; keep one line")
-                found[name] = rate
+                found[name] = price
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is not CSV in UTF-8"
         raise CatalogError(f"--prices: {file} cannot be read ({reason}); name a CSV file") from error
@@ -103,7 +103,7 @@ def _check_columns(file: Path, names: Iterable[str] | None) -> None:
         )
 
 
-def _rate(where: str, file: Path, row: Mapping[str | None, str | None]) -> tuple[str, Rate]:
+def _row(where: str, file: Path, row: Mapping[str | None, str | None]) -> tuple[str, HourlyPrice]:
     """Return GPU and price of one line; `where` names it."""
     values = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if None in row:
@@ -119,7 +119,7 @@ def _rate(where: str, file: Path, row: Mapping[str | None, str | None]) -> tuple
     if not values["usd_per_hour"]:
         raise CatalogError(f"{where}: {name} has no usd_per_hour; give its price, or leave the line out")
     source = PriceSource(values["source"] or file.name, values["date"])
-    return name, Rate(
+    return name, HourlyPrice(
         on_demand_usd_per_hour=_amount(where, "usd_per_hour", values["usd_per_hour"]),
         spot_usd_per_hour=_optional(where, values["spot_usd_per_hour"]),
         on_demand_from=source,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qbench.catalog.names import DATA, NameIndex, nearest_text
+from qbench.catalog.names import NameIndex, nearest_text
+from qbench.catalog.rows import catalog_rows
 from qbench.errors import CatalogError
 
 Verified = Literal["exact", "explained", "rounded"]
@@ -90,8 +91,7 @@ class ModelSource:
 @functools.cache
 def models() -> tuple[ModelSpec, ...]:
     """Return all models of the catalog, families together and small before large."""
-    with (DATA / "models.jsonl").open(encoding="utf-8") as lines:
-        return tuple(_spec(json.loads(line)) for line in lines)
+    return catalog_rows("models.jsonl", ModelSpec, aliases=tuple)
 
 
 def find_model(name: str) -> ModelSpec:
@@ -130,10 +130,6 @@ def catalog_name(name: str) -> str:
     is_folder = _spelt_as_path(name) or os.path.isfile(os.path.join(name, "config.json"))
     spec = None if is_folder else _index().find(name)
     return name if spec is None else spec.hub_id
-
-
-def _spec(row: dict[str, Any]) -> ModelSpec:
-    return ModelSpec(**row | {"aliases": tuple(row["aliases"])})
 
 
 @functools.cache

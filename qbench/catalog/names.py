@@ -5,14 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from qbench.errors import nearest
 
 Row = TypeVar("Row")
-
-DATA = Path(__file__).with_name("data")
 
 
 class NameIndex(Generic[Row]):

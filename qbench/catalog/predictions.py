@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass
 
-from qbench.catalog.names import DATA
+from qbench.catalog.rows import catalog_rows, optional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +31,4 @@ class OtherPrediction:
 @functools.cache
 def other_predictions() -> tuple[OtherPrediction, ...]:
     """Return the answers of all tools, those of one tool together."""
-    with (DATA / "other_predictors.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(_prediction(row) for row in csv.DictReader(lines))
-
-
-def _prediction(row: dict[str, str]) -> OtherPrediction:
-    size = row.pop("predicted_bytes")
-    return OtherPrediction(**row, predicted_bytes=int(size) if size else None)
+    return catalog_rows("other_predictors.csv", OtherPrediction, predicted_bytes=optional(int))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from qbench.catalog.gpus import find_gpu
-from qbench.catalog.names import DATA
+from qbench.catalog.rows import catalog_rows, optional, yes_or_no
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,25 +59,18 @@ def cheapest_on_demand(gpu_name: str) -> Price | None:
 @functools.cache
 def all_prices() -> tuple[Price, ...]:
     """Return every price of the catalog."""
-    with (DATA / "gpu_prices.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(_price(row) for row in csv.DictReader(lines))
-
-
-def _price(row: dict[str, str]) -> Price:
-    return Price(
-        gpu=row["gpu"],
-        cloud=row["cloud"],
-        on_demand_usd_per_hour=float(row["on_demand_usd_per_hour"]),
-        on_demand_median_usd_per_hour=float(row["on_demand_median_usd_per_hour"]),
-        spot_usd_per_hour=_optional(row["spot_usd_per_hour"]),
-        spot_median_usd_per_hour=_optional(row["spot_median_usd_per_hour"]),
-        gpus_per_instance=tuple(int(count) for count in row["gpus_per_instance"].split()),
-        source=row["source"],
-        date=row["date"],
-        is_old=row["old"] == "yes",
-        notes=row["notes"],
+    return catalog_rows(
+        "gpu_prices.csv",
+        _price,
+        on_demand_usd_per_hour=float,
+        on_demand_median_usd_per_hour=float,
+        spot_usd_per_hour=optional(float),
+        spot_median_usd_per_hour=optional(float),
+        gpus_per_instance=lambda counts: tuple(map(int, counts.split())),
+        old=yes_or_no,
     )
 
 
-def _optional(text: str) -> float | None:
-    return float(text) if text else None
+def _price(old: bool, accelerator: str, **known: Any) -> Price:
+    """Return a price; `accelerator` is what the source calls the GPU."""
+    return Price(is_old=old, **known)

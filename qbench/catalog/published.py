@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass
+from typing import Any
 
-from qbench.catalog.names import DATA
+from qbench.catalog.rows import catalog_rows, listed, optional, yes_or_no
 from qbench.units import GIB
 
 FIGURES: dict[str, str] = {
@@ -25,21 +25,6 @@ FIGURES: dict[str, str] = {
 
 COUNTS = ("trainable_params", "total_params")
 """Figures that are counts, not bytes."""
-
-_TEXTS = (
-    "id",
-    "group",
-    "figure",
-    "model",
-    "precision",
-    "optim",
-    "recipe",
-    "gpu",
-    "system",
-    "stack",
-    "conditions",
-    "source",
-)
 
 _SCALES = {"GiB": GIB, "B": 1, "count": 1}
 
@@ -109,33 +94,24 @@ class NotCompared:
 @functools.cache
 def published_rows() -> tuple[PublishedRow, ...]:
     """Return all published figures that are planned again."""
-    with (DATA / "published_memory.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(_row(row) for row in csv.DictReader(lines))
+    return catalog_rows(
+        "published_memory.csv",
+        _row,
+        r=optional(int),
+        lora_alpha=optional(float),
+        lora_dropout=optional(float),
+        target_modules=listed,
+        batch=int,
+        seq_len=int,
+        gradient_checkpointing=yes_or_no,
+    )
+
+
+def _row(value: str, unit: str, **known: Any) -> PublishedRow:
+    return PublishedRow(value=round(float(value) * _SCALES[unit]), **known)
 
 
 @functools.cache
 def not_compared() -> tuple[NotCompared, ...]:
     """Return the published figures that were looked at and left out, by project."""
-    with (DATA / "published_not_compared.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(
-            NotCompared(**row | {"rows": int(row["rows"])})  # type: ignore[arg-type]
-            for row in csv.DictReader(lines)
-        )
-
-
-def _row(row: dict[str, str]) -> PublishedRow:
-    return PublishedRow(
-        **{name: row[name] for name in _TEXTS},
-        value=round(float(row["value"]) * _SCALES[row["unit"]]),
-        r=int(row["r"]) if row["r"] else None,
-        lora_alpha=_number(row["lora_alpha"]),
-        lora_dropout=_number(row["lora_dropout"]),
-        target_modules=tuple(row["target_modules"].split(";")) if row["target_modules"] else (),
-        batch=int(row["batch"]),
-        seq_len=int(row["seq_len"]),
-        gradient_checkpointing={"yes": True, "no": False}[row["gradient_checkpointing"]],
-    )
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+    return catalog_rows("published_not_compared.csv", NotCompared, rows=int)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass
 
-from qbench.catalog.names import DATA
 from qbench.catalog.published import PublishedRow, published_rows
+from qbench.catalog.rows import catalog_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +27,6 @@ class PublishedSpeed:
 def published_speeds() -> tuple[PublishedSpeed, ...]:
     """Return all published throughputs that are planned again."""
     steps = {row.id: row for row in published_rows()}
-    with (DATA / "published_throughput.csv").open(encoding="utf-8", newline="") as lines:
-        return tuple(
-            PublishedSpeed(
-                id=row["id"],
-                step=steps[row["step"]],
-                tokens_per_s=float(row["tokens_per_s"]),
-                source=row["source"],
-                notes=row["notes"],
-            )
-            for row in csv.DictReader(lines)
-        )
+    return catalog_rows(
+        "published_throughput.csv", PublishedSpeed, step=steps.__getitem__, tokens_per_s=float
+    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.catalog.gpus import GpuSpec
-    from qbench.catalog.hourly_prices import PriceSource, Rate
+    from qbench.catalog.hourly_prices import HourlyPrice, PriceSource
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
     from qbench.scenario.schema import Point
@@ -87,9 +87,9 @@ def rank_command(
     asked.print_caveats()
     workloads = _workloads(asked.points, tokens, lengths, packing, epochs)
     cards = _cards(asked.gpus)
-    rates = _rates(cards, prices, must=bool(gpu) and sort is SortName.cost)
+    hourly = _hourly_prices(cards, prices, must=bool(gpu) and sort is SortName.cost)
     key = "spot" if spot and sort is SortName.cost else sort.value
-    rows = _ranked(asked.points, cards, workloads, rates, num_gpus)
+    rows = _ranked(asked.points, cards, workloads, hourly, num_gpus)
     if as_json:
         print_json(_document(rows, key, workloads, epochs, num_gpus))
     else:
@@ -123,24 +123,24 @@ def _cards(names: Sequence[str]) -> list[GpuSpec]:
     return list(dict.fromkeys(map(find_gpu, names))) if names else list(gpus())
 
 
-def _rates(cards: Sequence[GpuSpec], file: Path | None, must: bool) -> dict[str, Rate]:
-    from qbench.catalog.hourly_prices import catalog_rates, read_rates
+def _hourly_prices(cards: Sequence[GpuSpec], file: Path | None, must: bool) -> dict[str, HourlyPrice]:
+    from qbench.catalog.hourly_prices import catalog_hourly_prices, read_hourly_prices
 
     names = [card.name for card in cards]
-    rates = catalog_rates(names) | ({} if file is None else read_rates(file))
-    missing = [name for name in names if name not in rates]
+    prices = catalog_hourly_prices(names) | ({} if file is None else read_hourly_prices(file))
+    missing = [name for name in names if name not in prices]
     if must and missing:
         raise QbenchError(
             f"no price is known for {', '.join(missing)}; give it in a file (--prices), or --sort time"
         )
-    return rates
+    return prices
 
 
 def _ranked(
     points: Sequence[Point],
     cards: Sequence[GpuSpec],
     workloads: Mapping[Point, Workload],
-    rates: Mapping[str, Rate],
+    prices: Mapping[str, HourlyPrice],
     num_gpus: int,
 ) -> list[Ranked]:
     from qbench.catalog.models import resolve_model
@@ -151,7 +151,7 @@ def _ranked(
     from qbench.measure.known_speed import usable_calibrations
     from qbench.planner.ranking import Terms, ranked
 
-    terms = Terms(rates=rates, num_gpus=num_gpus, calibrations=usable_calibrations("cuda"))
+    terms = Terms(hourly_prices=prices, num_gpus=num_gpus, calibrations=usable_calibrations("cuda"))
     return ranked(points, cards, workloads, terms)
 
 
@@ -215,7 +215,7 @@ def _row_document(row: Ranked) -> dict[str, Any]:
         "cost_usd": row.cost_usd,
         "spot_cost_usd": row.spot_cost_usd,
         "energy_kwh": row.energy_kwh,
-        "rate": None if row.rate is None else _rate_values(row.rate),
+        "rate": None if row.hourly_price is None else _price_values(row.hourly_price),
     }
 
 
@@ -251,7 +251,7 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
             row.cost_usd,
             row.spot_cost_usd,
             row.energy_kwh,
-            _sellers(row.rate),
+            _sellers(row.hourly_price),
         )
         for row in best
     )
@@ -279,10 +279,10 @@ def _method(point: Point, varying: Sequence[str]) -> str:
     return ", ".join(filter(None, (f"{point.method} {point.precision}", change_text(own))))
 
 
-def _rate_values(rate: Rate) -> dict[str, Any]:
-    return asdict(rate) | {
-        "on_demand_from": _source(rate.on_demand_from),
-        "spot_from": _source(rate.spot_from),
+def _price_values(price: HourlyPrice) -> dict[str, Any]:
+    return asdict(price) | {
+        "on_demand_from": _source(price.on_demand_from),
+        "spot_from": _source(price.spot_from),
     }
 
 
@@ -290,19 +290,19 @@ def _source(source: PriceSource | None) -> str | None:
     return None if source is None else f"{source.seller} ({source.date or 'undated'})"
 
 
-def _sellers(rate: Rate | None) -> str:
+def _sellers(price: HourlyPrice | None) -> str:
     """Return who charges the prices."""
     from qbench.units import NOT_AVAILABLE
 
-    if rate is None:
+    if price is None:
         return ""
-    names = [source.seller if source else NOT_AVAILABLE for source in (rate.on_demand_from, rate.spot_from)]
-    return names[0] if names[0] == names[1] or rate.spot_from is None else f"{names[0]}, spot {names[1]}"
+    names = [source.seller if source else NOT_AVAILABLE for source in (price.on_demand_from, price.spot_from)]
+    return names[0] if names[0] == names[1] or price.spot_from is None else f"{names[0]}, spot {names[1]}"
 
 
 def _sources(rows: Sequence[Ranked]) -> str:
-    rates = [row.rate for row in rows if row.rate is not None and row.fits]
-    sources = {source for rate in rates for source in (rate.on_demand_from, rate.spot_from) if source}
+    prices = [row.hourly_price for row in rows if row.hourly_price is not None and row.fits]
+    sources = {source for price in prices for source in (price.on_demand_from, price.spot_from) if source}
     texts = sorted(filter(None, map(_source, sources)))
     return f"Prices: {'; '.join(texts)}." if texts else "No prices are known."
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec
-from qbench.catalog.hourly_prices import Rate
+from qbench.catalog.hourly_prices import HourlyPrice
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.planner.hardware import card_of, fit_on
@@ -44,7 +44,7 @@ class Ranked:
     bound_share: float | None
     """Share of that time which goes to it."""
     hours: float | None
-    rate: Rate | None
+    hourly_price: HourlyPrice | None
     """Price of an hour, with its source; None where there is none."""
     cost_usd: float | None
     spot_cost_usd: float | None
@@ -61,7 +61,7 @@ class Ranked:
 class Terms:
     """On what terms the cards are had."""
 
-    rates: Mapping[str, Rate] = field(default_factory=dict)
+    hourly_prices: Mapping[str, HourlyPrice] = field(default_factory=dict)
     """Prices by the catalog's name of the card."""
     num_gpus: int = 1
     """Cards that train on a share of the batches each, as data parallelism does."""
@@ -138,7 +138,7 @@ def _unranked(gpu: GpuSpec, point: Point, fit: Fit, terms: Terms) -> Ranked:
         bound=None,
         bound_share=None,
         hours=None,
-        rate=terms.rates.get(gpu.name),
+        hourly_price=terms.hourly_prices.get(gpu.name),
         cost_usd=None,
         spot_cost_usd=None,
         energy_kwh=None,
@@ -157,13 +157,13 @@ def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Work
     known = {length: timed.seconds for length, timed in times.items() if timed is not None}
     if len(known) < len(times):
         return row
-    rate, num_gpus = row.rate, terms.num_gpus
+    price, num_gpus = row.hourly_price, terms.num_gpus
     hours = _hours(known, workload, point, num_gpus)
     return replace(
         row,
         hours=hours,
-        cost_usd=_cost(hours, None if rate is None else rate.on_demand_usd_per_hour, num_gpus),
-        spot_cost_usd=_cost(hours, None if rate is None else rate.spot_usd_per_hour, num_gpus),
+        cost_usd=_cost(hours, None if price is None else price.on_demand_usd_per_hour, num_gpus),
+        spot_cost_usd=_cost(hours, None if price is None else price.spot_usd_per_hour, num_gpus),
         energy_kwh=hours * num_gpus * gpu.tdp_w / 1000,
     )
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from qbench.catalog.hourly_prices import catalog_rates, read_rates
+from qbench.catalog.hourly_prices import catalog_hourly_prices, read_hourly_prices
 from qbench.catalog.prices import prices
 from qbench.errors import CatalogError
 
 
 def test_the_lowest_prices_that_are_not_old_are_taken():
     offers = [price for price in prices("A100-SXM4-80GB") if not price.is_old]
-    rate = catalog_rates(["A100-SXM4-80GB"])["A100-SXM4-80GB"]
+    rate = catalog_hourly_prices(["A100-SXM4-80GB"])["A100-SXM4-80GB"]
     assert rate.on_demand_usd_per_hour == min(price.on_demand_usd_per_hour for price in offers)
     assert rate.spot_usd_per_hour == min(
         price.spot_usd_per_hour for price in offers if price.spot_usd_per_hour
@@ -22,7 +22,7 @@ def test_the_lowest_prices_that_are_not_old_are_taken():
 
 
 def test_a_card_without_a_price_has_no_rate():
-    assert catalog_rates(["RTX 2080 Ti"]) == {}
+    assert catalog_hourly_prices(["RTX 2080 Ti"]) == {}
 
 
 def test_a_file_is_read(tmp_path: Path):
@@ -30,7 +30,7 @@ def test_a_file_is_read(tmp_path: Path):
     file.write_text(
         "gpu,usd_per_hour,spot_usd_per_hour,currency,source,date\nRTX 4090,0.5,,USD,me,2026-11-01\n"
     )
-    (rate,) = read_rates(file).values()
+    (rate,) = read_hourly_prices(file).values()
     assert (rate.on_demand_usd_per_hour, rate.spot_usd_per_hour) == (0.5, None)
     assert (rate.on_demand_from, rate.spot_from) == (("me", "2026-11-01"), None)
 
@@ -61,10 +61,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, content: str, message: st
     file = tmp_path / "mine.csv"
     file.write_text(content)
     with pytest.raises(CatalogError, match=r"^[^\n]+$") as raised:
-        read_rates(file)
+        read_hourly_prices(file)
     assert message in str(raised.value)
 
 
 def test_a_missing_file_is_told(tmp_path: Path):
     with pytest.raises(CatalogError, match=r"--prices: .* cannot be read"):
-        read_rates(tmp_path / "none.csv")
+        read_hourly_prices(tmp_path / "none.csv")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from qbench.catalog.gpus import find_gpu, gpus
-from qbench.catalog.hourly_prices import Rate
+from qbench.catalog.hourly_prices import HourlyPrice
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card, heard
@@ -20,7 +20,7 @@ from qbench.scenario.schema import Point
 from tests.tiny import write_tiny_model
 
 CAPABILITIES = sorted({gpu.compute_capability for gpu in gpus() if gpu.compute_capability is not None})
-RATE = Rate(on_demand_usd_per_hour=2.0, spot_usd_per_hour=0.5, on_demand_from=None, spot_from=None)
+PRICE = HourlyPrice(on_demand_usd_per_hour=2.0, spot_usd_per_hour=0.5, on_demand_from=None, spot_from=None)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,9 @@ def test_equal_decisions_mean_equal_histories(model: str):
 def test_hours_money_and_energy(model: str):
     point = point_from({"model": model}, {"seq_len": 64, "per_device_train_batch_size": 2})
     gpu = find_gpu("A100-SXM4-80GB")
-    (one,) = ranked([point], [gpu], {point: of_tokens(1280, 10, point)}, Terms(rates={gpu.name: RATE}))
+    (one,) = ranked(
+        [point], [gpu], {point: of_tokens(1280, 10, point)}, Terms(hourly_prices={gpu.name: PRICE})
+    )
     assert one.fits
     assert one.step_time_s is not None
     assert one.hours is not None
@@ -59,7 +61,10 @@ def test_hours_money_and_energy(model: str):
     assert one.spot_cost_usd == pytest.approx(one.hours * 0.5)
     assert one.energy_kwh == pytest.approx(one.hours * gpu.tdp_w / 1000)
     (four,) = ranked(
-        [point], [gpu], {point: of_tokens(1280, 10, point)}, Terms(rates={gpu.name: RATE}, num_gpus=4)
+        [point],
+        [gpu],
+        {point: of_tokens(1280, 10, point)},
+        Terms(hourly_prices={gpu.name: PRICE}, num_gpus=4),
     )
     # A quarter of the time on each of four: the same money and energy.
     assert four.hours == pytest.approx(one.hours / 4)
@@ -108,7 +113,7 @@ def row(gpu: str, point: Point, **values: float | None) -> Ranked:
         gpu=find_gpu(gpu),
         point=point,
         fit=Fit(gpu=gpu, fits=True, verdict="fits"),
-        rate=None,
+        hourly_price=None,
         **(fields | values),
     )
 
