@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES
 from qbench.comparison.results import MEMORY_METRICS, Result, gather
+from qbench.records.facts import environment_facts
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
@@ -260,17 +261,6 @@ def _changed(
         for name in names
         if ours.get(name) != theirs.get(name)
     ]
-
-
-def environment_facts(environment: Mapping[str, Any]) -> dict[str, str | bool]:
-    """Return the texts and flags of an environment under dotted names; numbers are readings, not facts."""
-    facts: dict[str, str | bool] = {}
-    for name, value in environment.items():
-        if isinstance(value, Mapping):
-            facts |= {f"{name}.{inner}": fact for inner, fact in environment_facts(value).items()}
-        elif isinstance(value, (str, bool)):
-            facts[name] = value
-    return facts
 
 
 def _environment_facts(result: Result) -> dict[str, Any]:

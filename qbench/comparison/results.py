@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qbench.records.facts import Machine, machine_of
 from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS, SCALARS, scalar
 from qbench.records.record import Kind, Record
@@ -17,9 +17,6 @@ from qbench.scenario.settings import point_settings
 
 MEMORY_METRICS = tuple(name for name in SCALARS if METRICS[name].unit == "bytes")
 """Names of the metrics that are one number of bytes."""
-
-Machine = tuple[tuple[str, str], ...]
-"""What must be equal before two measurements may be compared: device name and library versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,19 +137,6 @@ def varying_settings(results: Iterable[Result]) -> list[str]:
         for name, value in result.settings.items():
             seen.setdefault(name, set()).add(value)
     return [name for name, values in seen.items() if len(values) > 1 and name not in ("model", "precision")]
-
-
-def machine_of(record: Record) -> Machine:
-    """Return the fingerprint of a measurement's environment; empty for a plan."""
-    if record.kind == "plan":
-        return ()
-    return _machine(str(record.device_name), tuple(record.versions.items()))
-
-
-@functools.lru_cache
-def _machine(device_name: str, versions: tuple[tuple[str, str | None], ...]) -> Machine:
-    named = sorted((package, str(version)) for package, version in versions)
-    return (("device_name", device_name), *named)
 
 
 def gather(records: Iterable[Record]) -> list[Result]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from qbench.comparison.methods import NearPair, environment_facts
+from qbench.comparison.methods import NearPair
 from qbench.comparison.results import Result, caveats
+from qbench.records.facts import environment_facts
 from qbench.records.metrics import METRICS
 from qbench.records.parts import OutOfMemory
 from qbench.report.tables import Column, Draft, Table, method_text, rounded

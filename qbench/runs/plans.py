@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.catalog.gpus import GpuSpec
-from qbench.catalog.models import resolve_model
 from qbench.errors import QbenchError
 from qbench.measure.environment import inputs
 from qbench.planner.families import family_of
-from qbench.records.calibration import Calibration, describe
+from qbench.records.calibration import Calibration
+from qbench.records.facts import plan_facts
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record, utc_now
 from qbench.records.software import software
@@ -83,16 +83,14 @@ def _made(
 
 
 def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
-    """Return all that a plan depends on; None where that is not in sight, as on the hub or inside a GGUF."""
-    try:
-        if resolve_model(point.model).kind in ("hub", "gguf"):
-            return None
-    except QbenchError:
-        return None
-    gpus = [repr(gpu) for gpu in settings.gpus]
-    known: dict[str, Any] = {"device": settings.device, "gpus": gpus, "alloc_conf": settings.alloc_conf}
-    known |= {"calibrations": [describe(found) for found in settings.calibrations]}
-    return {"point": point.model_dump(mode="json"), "inputs": inputs(point), **known}
+    return plan_facts(
+        point,
+        inputs(point),
+        settings.device,
+        settings.gpus,
+        settings.alloc_conf,
+        settings.calibrations,
+    )
 
 
 def _planned(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from qbench.catalog.gpus import find_gpu
 from qbench.measure import nvml
@@ -19,7 +18,8 @@ from qbench.measure.failures import attempt
 from qbench.measure.runner import Engine, Executor, record_of, results
 from qbench.measure.task import Measurement, Task
 from qbench.measure.worker import run_task
-from qbench.records.parts import Detail
+from qbench.records.facts import OF_THE_MACHINE, Facts, facts, facts_of, file_facts
+from qbench.records.parts import Detail, FitValues, StepCounts
 from qbench.records.record import Kind, Outcome, Record, run_id_of
 from qbench.records.software import software
 from qbench.records.store import RECORDS_FILE, RunStore, each_record, open_store
@@ -241,11 +241,6 @@ def alloc_conf() -> str:
     return os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", ""))
 
 
-Facts = dict[str, Any]
-
-MACHINE_FACTS = frozenset(("machine", "driver", "number of CPUs"))
-
-
 def reasons(
     scenario: Scenario,
     points: tuple[Point, ...],
@@ -266,25 +261,24 @@ def reasons(
     for place, job in enumerate(jobs):
         places.setdefault((job.point.point_id, job.kind, job.repeat), []).append(place)
     present = _present(scenario, device)
-    files = {point: _file_facts(inputs(point)) for point in points}
-    ignored = MACHINE_FACTS if any_machine else frozenset[str]()
+    files = {point: file_facts(inputs(point)) for point in points}
+    ignored = OF_THE_MACHINE if any_machine else frozenset[str]()
     for record in each_record(folder) if (folder / RECORDS_FILE).exists() else ():
-        repeat = record.detail.get("repeat") if record.kind == "measurement" else None
+        repeat = record.repeat if record.kind == "measurement" else None
         for place in places.get((record.point_id, record.kind, repeat), ()):
             # Once any record counts, no other matters; of those that do not, the latest says why.
             if record.device == device and answers[place] is not None:
-                wanted = {**present[record.kind], **files[jobs[place].point]}
+                wanted = replace(present[record.kind], files=files[jobs[place].point])
                 answers[place] = _objection(record, wanted, ignored)
     return list(zip(jobs, answers, strict=True))
 
 
 def _objection(record: Record, wanted: Facts, ignored: frozenset[str]) -> str | None:
     if record.outcome not in FINISHED:
-        first_line = str(record.detail.get("error", "")).partition("\n")[0]
-        return f"ended in {record.outcome}: {first_line}"
-    facts = _facts(record.kind, record.environment, record.detail)
-    for name in {**wanted, **facts}:
-        before, now = facts.get(name), wanted.get(name)
+        return f"ended in {record.outcome}: {record.error_line}"
+    then, today = facts_of(record).standing, wanted.standing
+    for name in {**today, **then}:
+        before, now = then.get(name), today.get(name)
         if before != now and name not in ignored:
             return "the code changed" if name == "code" else f"{name} changed: {before} -> {now}"
     return None
@@ -293,27 +287,11 @@ def _objection(record: Record, wanted: Facts, ignored: frozenset[str]) -> str | 
 def _present(scenario: Scenario, device: Device) -> dict[Kind, Facts]:
     """Return the facts that a plan and a measurement made now would carry."""
     settings = scenario.measure
-    protocol = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
-    fits = [{"gpu": find_gpu(name).name} for name in scenario.plan.gpus] if device == "cuda" else []
+    protocol: StepCounts = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
+    gpus = scenario.plan.gpus if device == "cuda" else ()
+    fits: list[FitValues] = [{"gpu": find_gpu(name).name, "fits": False} for name in gpus]
     conf = alloc_conf() if device == "cuda" else ""
     return {
-        "plan": _facts("plan", software(), {"fits": fits, "alloc_conf": conf}),
-        "measurement": _facts("measurement", environment(device), {"protocol": protocol}),
+        "plan": facts("plan", software(), {"fits": fits, "alloc_conf": conf}),
+        "measurement": facts("measurement", environment(device), {"protocol": protocol}),
     }
-
-
-def _facts(kind: Kind, env: Mapping[str, Any], detail: Mapping[str, Any]) -> Facts:
-    """Return what decides whether a result still stands, each under the name that a person knows."""
-    versions = {f"version of {name}": version for name, version in (env.get("versions") or {}).items()}
-    facts: Facts = {"code": env.get("code_id"), **versions, **_file_facts(env.get("inputs") or {})}
-    if kind == "plan":
-        gpus = [fit["gpu"] for fit in detail.get("fits") or []]
-        return {**facts, "GPUs": gpus, "PYTORCH_ALLOC_CONF": detail.get("alloc_conf") or ""}
-    machine = {"machine": env.get("device_name"), "driver": env.get("driver")}
-    if env.get("device") == "cpu":
-        machine = {"machine": env.get("device_name"), "number of CPUs": env.get("cpu_count")}
-    return {**facts, **machine, **(env.get("settings") or {}), **(detail.get("protocol") or {})}
-
-
-def _file_facts(files: Mapping[str, str]) -> Facts:
-    return {f"content of {name}": digest for name, digest in files.items()}
