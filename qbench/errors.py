@@ -15,20 +15,52 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where."""
+
+    path: KeyPath
+    """Keys and list indices from the top of the file or the settings; empty where no key is to blame."""
+    text: str
+    """What was given, what is allowed, the nearest valid value."""
+    file: str = ""
+    line: int | None = None
+    """Line in the file, from 1."""
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ": ".join(filter(None, (place, key_text(self.path), self.text)))
+
+
+def key_text(path: KeyPath) -> str:
+    """Return a path as text: exclude[0].lora.r."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part if part.isprintable() else ascii(part)}"
+    return text.removeprefix(".")
 
 
 class QbenchError(Exception):
-    """Base of all errors that a user can cause or must act on."""
+    """Base of all errors that a user can cause or must act on: one or more `problems`, each on one line."""
 
     exit_code = 2
 
+    def __init__(self, problems: str | Iterable[str | Problem]) -> None:
+        listed = (problems,) if isinstance(problems, str) else problems
+        self.problems = tuple(each if isinstance(each, Problem) else Problem((), each) for each in listed)
+        super().__init__("\n".join(map(str, self.problems)))
+
 
 class ScenarioError(QbenchError):
-    """One or more problems of a scenario; `problems` holds one line for each."""
-
-    def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
-        super().__init__("\n".join(self.problems))
+    """One or more problems of a scenario or a point."""
 
 
 class CatalogError(QbenchError):

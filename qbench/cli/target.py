@@ -6,14 +6,14 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
 from qbench.catalog.models import catalog_name
 from qbench.cli.console import print_note
-from qbench.errors import CatalogError, ScenarioError
+from qbench.errors import CatalogError, Problem, ScenarioError, key_text
 from qbench.scenario.expand import MAX_POINTS, expand, point_from
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import SETTINGS, flag_of
@@ -186,10 +186,11 @@ def _refuse_lists(flags: Mapping[str, Sequence[Any]]) -> None:
         raise ScenarioError(f"{flag}: given {listed!r}; {way_out}")
 
 
-def _as_flag(problem: str) -> str:
+def _as_flag(problem: Problem) -> Problem:
     """Return a problem of a setting under the name of its flag."""
-    setting, colon, rest = problem.partition(":")
-    return problem if setting == "model" or " " in setting else f"--{flag_of(setting)}{colon}{rest}"
+    if not problem.path or problem.path == ("model",):
+        return problem
+    return replace(problem, path=(f"--{flag_of(key_text(problem.path))}",))
 
 
 def tell_other_variants(names: Sequence[str]) -> None:

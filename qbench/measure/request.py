@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from qbench.errors import ScenarioError, nearest
+from qbench.errors import Problem, ScenarioError, nearest
 from qbench.measure.settings import setting_problem
 from qbench.measure.task import Task
 from qbench.scenario.schema import Device, MeasureSettings, Name, Point, Strict
 from qbench.scenario.settings import group_model, shown
-from qbench.scenario.validate import key_text
 
 MAX_REPEAT = 1_000_000
 MAX_FILE_BYTES = 1 << 20
@@ -94,22 +94,22 @@ def read_request(file: Path) -> Request:
     try:
         return Request.model_validate(values)
     except ValidationError as error:
-        raise ScenarioError(f"{file}: {problem}" for problem in _problems(error)) from error
+        raise ScenarioError(replace(problem, file=str(file)) for problem in _problems(error)) from error
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def _problems(error: ValidationError) -> Iterator[Problem]:
     for found in error.errors():
         path = found["loc"]
-        where = f"{key_text(path)}: " if path else ""
         if found["type"] == "extra_forbidden":
             names = list(_model_at(path[:-1]).model_fields)
             close = nearest(str(path[-1]), names, count=1)
             hint = f"did you mean {close[0]}? " if close else ""
-            yield f"{where}unknown key; {hint}allowed: {', '.join(names)}"
+            yield Problem(path, f"unknown key; {hint}allowed: {', '.join(names)}")
         elif found["type"] == "missing":
-            yield f"{where}missing; give it: {_model_at(path[:-1]).model_fields[str(path[-1])].description}"
+            field = _model_at(path[:-1]).model_fields[str(path[-1])]
+            yield Problem(path, f"missing; give it: {field.description}")
         else:
-            yield f"{where}given {shown(found['input'])}; {found['msg']}"
+            yield Problem(path, f"given {shown(found['input'])}; {found['msg']}")
 
 
 def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:

@@ -56,7 +56,7 @@ def read_lengths(file: Path) -> list[int]:
     texts = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     junk = [(number, text) for number, text in texts if not _LENGTH.fullmatch(text)]
     if junk:
-        raise QbenchError("\n".join(_junk_problems(file, junk)))
+        raise QbenchError(_junk_problems(file, junk))
     if not texts:
         raise QbenchError(f"{file}: no lengths in it; write the tokens of each sequence on a line of its own")
     return [int(text) for _, text in texts]

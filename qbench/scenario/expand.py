@@ -10,12 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qbench.errors import ScenarioError
+from qbench.errors import KeyPath, Problem, ScenarioError
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import GROUPS, LEAVES, flatten, nest, shown
 from qbench.scenario.validate import (
-    KeyPath,
-    Problem,
     changes_problems,
     missing_model,
     normal_changes,
@@ -186,6 +184,6 @@ def _as_text(changes: Mapping[str, Any]) -> str:
 
 
 def _raise_any(problems: Iterable[Problem]) -> None:
-    lines = [str(problem) for problem in problems]
-    if lines:
-        raise ScenarioError(lines)
+    listed = list(problems)
+    if listed:
+        raise ScenarioError(listed)

@@ -6,17 +6,17 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qbench.errors import ScenarioError
+from qbench.errors import KeyPath, Problem, ScenarioError
 from qbench.scenario.expand import MAX_POINTS, expansion
 from qbench.scenario.schema import Scenario
 from qbench.scenario.settings import resolve, shown
-from qbench.scenario.validate import KeyPath, Problem, scenario_problems
+from qbench.scenario.validate import scenario_problems
 from qbench.units import format_bytes
 
 MAX_FILE_BYTES = 64 * 1024
@@ -62,8 +62,7 @@ def load_mapping(file: Path) -> dict[str, Any]:
     try:
         values = _parsed(_text_of(file), file.suffix == ".json")
     except _RefusedError as refused:
-        where = f"{file}" if refused.line is None else f"{file}:{refused.line}"
-        raise ScenarioError(f"{where}: {refused.text}") from refused
+        raise ScenarioError([refused.problem(file)]) from refused
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ScenarioError(f"{file}: given {shown(values)}; allowed: keys and values, as in key: value")
     return values
@@ -163,6 +162,10 @@ class _RefusedError(Exception):
         self.line = line
         super().__init__(text)
 
+    def problem(self, file: Path) -> Problem:
+        """Return what is wrong with a file."""
+        return Problem((), self.text, str(file), self.line)
+
 
 @dataclass(slots=True)
 class _Document:
@@ -186,15 +189,13 @@ class _Document:
                 )
             return self._mapping(node, ())
         except _RefusedError as refused:
-            raise ScenarioError(self._at(refused.line, refused.text)) from refused
+            raise ScenarioError([refused.problem(self.file)]) from refused
 
-    def located(self, problems: list[Problem]) -> list[str]:
-        """Return these and the own problems as text with file and line, in the order of the file."""
+    def located(self, problems: list[Problem]) -> list[Problem]:
+        """Return these and the own problems with file and line, in the order of the file."""
         placed = [*self.problems, *((self._line(problem.path), problem) for problem in problems)]
-        return [self._at(line, str(problem)) for line, problem in sorted(placed, key=lambda pair: pair[0])]
-
-    def _at(self, line: int | None, text: str) -> str:
-        return f"{self.file}: {text}" if line is None else f"{self.file}:{line}: {text}"
+        in_order = sorted(placed, key=lambda pair: pair[0])
+        return [replace(problem, file=str(self.file), line=line) for line, problem in in_order]
 
     def _line(self, path: KeyPath) -> int:
         """Return the line of a key, or of the nearest key above it where it is missing."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from qbench.errors import nearest
+from qbench.errors import KeyPath, Problem, nearest
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import (
     GROUPS,
@@ -23,33 +22,6 @@ from qbench.scenario.settings import (
     resolve,
     shown,
 )
-
-KeyPath = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong, and where."""
-
-    path: KeyPath
-    """Keys and list indices from the top of the scenario."""
-    text: str
-    """What was given, what is allowed, the nearest valid value."""
-
-    def __str__(self) -> str:
-        key = key_text(self.path)
-        return f"{key}: {self.text}" if key else self.text
-
-
-def key_text(path: KeyPath) -> str:
-    """Return a path as text: exclude[0].lora.r."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += f".{part if part.isprintable() else ascii(part)}"
-    return text.removeprefix(".")
 
 
 def scenario_problems(values: Mapping[str, Any]) -> Iterator[Problem]:

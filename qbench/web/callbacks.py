@@ -56,7 +56,7 @@ def add_callbacks(app: Dash, planner: Planner, uploads: Uploads) -> None:
         try:
             state, records = planned(asked, "answer", _of_each_setting)
         except QbenchError as error:
-            return problem_view(str(error)), _echo(asked)
+            return problem_view(error.problems), _echo(asked)
         return answer_view(state, records), _echo(asked)
 
     # The details come after the answer, which should not wait for them to be drawn.

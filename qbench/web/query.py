@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from qbench.catalog.gpus import find_gpu
-from qbench.errors import QbenchError, ScenarioError
+from qbench.errors import Problem, QbenchError, ScenarioError
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import SETTINGS, flatten, point_settings
@@ -96,8 +96,8 @@ def read_state(query: str, resolve: Resolve) -> State:
         try:
             settings.append(_setting(parse_qsl(text, keep_blank_values=True), resolve))
         except QbenchError as error:
-            lines = str(error).splitlines()
-            raise ScenarioError(f"pinned setting {number}: {line}" for line in lines) from error
+            pinned = [f"pinned setting {number}: {problem}" for problem in error.problems]
+            raise ScenarioError(pinned) from error
     return State(settings=tuple(settings))
 
 
@@ -113,12 +113,13 @@ def setting_of(point: Point, gpu: str, resolve: Resolve) -> Setting | None:
 
 
 def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
-    texts, problems = dict(DEFAULTS), []
+    texts, problems = dict(DEFAULTS), list[Problem]()
     for name, text in pairs:
         if name not in DEFAULTS:
-            problems.append(f"{name[:LONGEST_NAME]}: unknown; allowed: {', '.join(DEFAULTS)}, pin")
+            text = f"unknown; allowed: {', '.join(DEFAULTS)}, pin"
+            problems.append(Problem((name[:LONGEST_NAME],), text))
         elif len(text) > LONGEST_QUERY // 4 or "\0" in text:
-            problems.append(f"{name}: the text is too long, or no text")
+            problems.append(Problem((name,), "the text is too long, or not text"))
         else:
             texts[name] = text.strip()
     changes = {FIELDS[name]: _value(name, texts[name], problems) for name in FIELDS if name != "model"}
@@ -132,32 +133,34 @@ def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
     return Setting(point=point, gpu=gpu, texts=texts | {"gpu": gpu})
 
 
-def _value(name: str, text: str, problems: list[str]) -> Any:
-    """Return the value of a field, its text where it has none of its kind; `problems` hears of it."""
+def _value(name: str, text: str, problems: list[Problem]) -> Any:
+    """Return the value of a field, or its text where it is none; problems are added to `problems`."""
     if name in LARGEST:
         if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= LARGEST[name]:
-            problems.append(f"{name}: given {_cut(text)}; this page plans 1 to {LARGEST[name]:,}")
+            allowed = f"given {_cut(text)}; this page plans 1 to {LARGEST[name]:,}"
+            problems.append(Problem((name,), allowed))
             return text
         return int(text)
     if name == "lora_dropout":
         return _number(name, text, problems)
     if name == "gradient_checkpointing":
         if text not in _YES_NO:
-            problems.append(f"{name}: given {_cut(text)}; allowed: yes, no")
+            problems.append(Problem((name,), f"given {_cut(text)}; allowed: yes, no"))
         return _YES_NO.get(text, text)
     if name == "target_modules" and text != "all-linear":
         modules = [part.strip() for part in text.split(",")]
         if len(modules) > MOST_MODULES:
-            problems.append(f"{name}: {len(modules)} given; this page takes at most {MOST_MODULES}")
+            problems.append(Problem((name,), f"{len(modules)} given; this page takes at most {MOST_MODULES}"))
         return modules
     return text
 
 
-def _number(name: str, text: str, problems: list[str]) -> Any:
+def _number(name: str, text: str, problems: list[Problem]) -> Any:
     try:
         return float(text)
     except ValueError:
-        problems.append(f"{name}: given {_cut(text)}; allowed: a number of at least 0 and below 1")
+        allowed = "a number of at least 0 and below 1"
+        problems.append(Problem((name,), f"given {_cut(text)}; allowed: {allowed}"))
         return text
 
 
@@ -165,11 +168,13 @@ def _cut(text: str) -> str:
     return repr(text) if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]!r}..."
 
 
-def _as_field(problem: str) -> str:
+def _as_field(problem: Problem) -> Problem:
     """Return a problem of a setting under the name of its field."""
-    setting, colon, rest = problem.partition(":")
+    if not problem.path:
+        return problem
     names = {path: name for name, path in FIELDS.items()}
-    return f"{names.get(setting.rpartition('.')[2], setting)}{colon}{rest}"
+    name = names.get(str(problem.path[-1]))
+    return replace(problem, path=(name,)) if name else problem
 
 
 def _as_text(value: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dash import dcc, html
 
 from qbench.catalog.gpus import find_gpu
 from qbench.comparison.results import gather
+from qbench.errors import Problem
 from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
@@ -49,9 +50,9 @@ NEEDS_TO_RUN = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
 GRAPH: Any = {"displayModeBar": False, "responsive": True}
 
 
-def problem_view(problems: str) -> list[Any]:
+def problem_view(problems: Iterable[Problem | str]) -> list[Any]:
     """Return what stands in place of an answer when there is none, a line for each problem."""
-    lines = [html.P(line) for line in problems.splitlines()]
+    lines = [html.P(str(problem)) for problem in problems]
     return [html.Div([html.H2("This cannot be planned"), *lines], className="problem", role="alert")]
 
 
@@ -59,10 +60,10 @@ def answer_view(state: State, records: Sequence[Record]) -> list[Any]:
     """Return what is said first: whether the setting in the form fits, and all settings side by side."""
     failed = _failures(records)
     if records[0].outcome != "ok":
-        return problem_view("\n".join(failed))
+        return problem_view(failed)
     return [
         _verdict(state.settings[0], records[0]),
-        *(problem_view("\n".join(failed)) if failed else []),
+        *(problem_view(failed) if failed else []),
         chart_view(_memory(state, records)),
         _side_by_side(state, records),
     ]

@@ -70,7 +70,7 @@ def test_a_request_says_all_of_a_task(tmp_path: Path):
 def test_each_mistake_is_one_line_with_its_key(tmp_path: Path, change: dict[str, Any], problem: str):
     with pytest.raises(ScenarioError) as caught:
         read_request(written(tmp_path, SMALLEST | change))
-    (line,) = caught.value.problems
+    (line,) = map(str, caught.value.problems)
     assert line.startswith(f"{tmp_path / 'point.json'}: {problem}")
 
 

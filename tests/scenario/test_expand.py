@@ -17,7 +17,7 @@ def scenario(**sections: Any) -> Scenario:
 def problems_of(**sections: Any) -> list[str]:
     with pytest.raises(ScenarioError) as caught:
         expand(scenario(**sections))
-    return list(caught.value.problems)
+    return list(map(str, caught.value.problems))
 
 
 def ranks_and_precisions(points: tuple[Point, ...]) -> list[tuple[str, int | None]]:
@@ -171,7 +171,7 @@ def test_point_from_takes_paths_and_short_names() -> None:
 def test_point_from_reports_every_problem() -> None:
     with pytest.raises(ScenarioError) as caught:
         point_from({"precision": "nf5"}, {"rank": 8, "seq_len": 0, "r": 4, "lora.r": 8})
-    assert [problem.partition(";")[0] for problem in caught.value.problems] == [
+    assert [problem.partition(";")[0] for problem in map(str, caught.value.problems)] == [
         "precision: given 'nf5'",
         "rank: unknown setting",
         "lora.r: sets the same as r",

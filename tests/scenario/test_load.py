@@ -28,9 +28,9 @@ def problems_of(folder: Path, text: str | bytes, **options: Any) -> list[str]:
     file = written(folder, text)
     with pytest.raises(ScenarioError) as caught:
         load_scenario(file, **options)
-    assert all(problem.startswith(f"{file}:") for problem in caught.value.problems)
-    assert all(problem.isprintable() for problem in caught.value.problems)
-    return [problem.removeprefix(f"{file}:").strip() for problem in caught.value.problems]
+    assert all(problem.startswith(f"{file}:") for problem in map(str, caught.value.problems))
+    assert all(problem.isprintable() for problem in map(str, caught.value.problems))
+    return [problem.removeprefix(f"{file}:").strip() for problem in map(str, caught.value.problems)]
 
 
 def test_a_whole_scenario(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_the_defaults_are_allowed_and_name_a_card():
         ("lora_dropout=x", "lora_dropout: given 'x'"),
         ("gpu=RTX", "GPU 'RTX' is not in the catalog; nearest: RTX"),
         ("target_modules=" + ",".join("abcdefghijklmnopqrstu"), "21 given; this page takes at most 20"),
-        ("model=%00", "model: the text is too long, or no text"),
+        ("model=%00", "model: the text is too long, or not text"),
         ("weights=pretrained", "weights: unknown; allowed: model, precision"),
         ("data=/etc/passwd", "data: unknown"),
         ("pin=seq%3D0", "pinned setting 1: seq: given '0'"),

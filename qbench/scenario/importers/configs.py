@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qbench.errors import ScenarioError, nearest
+from qbench.errors import Problem, ScenarioError, nearest
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.axolotl import from_axolotl
 from qbench.scenario.importers.llama_factory import from_llama_factory
@@ -19,7 +20,6 @@ from qbench.scenario.importers.values import misspelt
 from qbench.scenario.load import key_lines, load_mapping
 from qbench.scenario.schema import PlanSettings, Point, Scenario
 from qbench.scenario.settings import flatten
-from qbench.scenario.validate import Problem
 
 FORMATS: dict[str, Callable[[Reader], dict[str, Any]]] = {
     "axolotl": from_axolotl,
@@ -101,14 +101,15 @@ def import_config(
         point_from(settings, {})
     except ScenarioError as error:
         doubts = _located(file, lines, reader.doubts())
-        raise ScenarioError([*doubts, *(f"{file}: {problem}" for problem in error.problems)]) from error
+        problems = [replace(problem, file=str(file)) for problem in error.problems]
+        raise ScenarioError([*doubts, *problems]) from error
     return Imported(format=form, settings=settings, caveats=reader.caveats())
 
 
-def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) -> list[str]:
-    """Return problems by key as text with file and, where the file has the key, its line, in that order."""
+def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) -> list[Problem]:
+    """Return problems by key with file and, where the file has the key, its line, in that order."""
     placed = sorted((lines.get(key.partition(".")[0], 0), key, text) for key, text in problems.items())
-    return [f"{file}{f':{line}' if line else ''}: {Problem((key,), text)}" for line, key, text in placed]
+    return [Problem((key,), text, str(file), line or None) for line, key, text in placed]
 
 
 def _format_of(file: Path, values: Mapping[str, Any]) -> str:

@@ -359,7 +359,7 @@ def test_the_model_can_be_replaced(tmp_path: Path):
 def test_bad_configs_say_what_is_wrong(tmp_path: Path, values: dict[str, Any], form: str, message: str):
     with pytest.raises(ScenarioError) as raised:
         imported(tmp_path, values, form)
-    (problem,) = raised.value.problems
+    (problem,) = map(str, raised.value.problems)
     assert message in problem
     assert "\n" not in problem
 

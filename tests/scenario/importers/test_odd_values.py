@@ -140,7 +140,7 @@ SWITCH = "allowed: true, false, auto"
 def test_a_value_that_says_nothing_known_is_refused(tmp_path: Path, values: dict[str, Any], message: str):
     with pytest.raises(ScenarioError) as raised:
         imported(tmp_path, values)
-    (problem,) = raised.value.problems
+    (problem,) = map(str, raised.value.problems)
     file = tmp_path / "config.yaml"
     lines = file.read_text().splitlines()
     (line,) = (number for number, text in enumerate(lines, 1) if text.startswith(message.partition(" ")[0]))
