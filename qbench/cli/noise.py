@@ -35,8 +35,8 @@ def calibrate_noise(
     """
     from qbench.comparison.noise import LEAST_PROCESSES, noise_of
     from qbench.measure.executors.local import LocalExecutor
-    from qbench.measure.noise import POINT, SETTINGS, noise_records
     from qbench.records.noise import write_noise
+    from qbench.runs.noise import POINT, SETTINGS, noise_records
 
     if processes < LEAST_PROCESSES:
         raise QbenchError(f"--processes: given {processes}; allowed: {LEAST_PROCESSES} or more")

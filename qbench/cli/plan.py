@@ -30,7 +30,7 @@ class DeviceName(str, Enum):
     cpu = "cpu"
 
 
-Device = Annotated[DeviceName, typer.Option(help="Whose kernels to plan for.")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="Whose kernels to plan for.")]
 SaveScenario = Annotated[Path | None, typer.Option(help="Write the points as a scenario file.")]
 SnapshotFile = Annotated[
     Path | None, typer.Option(help="Write every allocation for pytorch.org/memory_viz (a single point).")
@@ -43,7 +43,7 @@ def plan_command(
     from_file: options.FromFile = None,
     from_format: options.FromFormat = "",
     save_scenario: SaveScenario = None,
-    device: Device = DeviceName.cuda,
+    device: DeviceOption = DeviceName.cuda,
     gpu: options.Gpu = None,
     gpu_memory: options.GpuMemory = "",
     compute_capability: options.ComputeCapability = "",

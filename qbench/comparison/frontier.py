@@ -17,8 +17,8 @@ from qbench.comparison.methods import MethodPair, pair_results
 from qbench.comparison.results import Result
 from qbench.records.fits import Fit
 
-Axis = Literal["seq_len", "r"]
-AXES: tuple[Axis, ...] = ("seq_len", "r")
+Swept = Literal["seq_len", "r"]
+AXES: tuple[Swept, ...] = ("seq_len", "r")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Payoff:
     precision: str
     """That of the quantized base."""
     baseline_precision: str
-    axis: Axis
+    axis: Swept
     from_value: int
     """Smallest planned value at which QLoRA fits and LoRA does not."""
     up_to: int
@@ -103,7 +103,7 @@ def payoffs(results: Sequence[Result]) -> list[Payoff]:
     return [found for axis in AXES for found in _along(axis, pairs)]
 
 
-def _along(axis: Axis, pairs: Sequence[MethodPair]) -> Iterator[Payoff]:
+def _along(axis: Swept, pairs: Sequence[MethodPair]) -> Iterator[Payoff]:
     lines: dict[tuple[Any, ...], list[MethodPair]] = {}
     for pair in pairs:
         others = tuple((name, value) for name, value in pair.baseline.settings.items() if name != axis)
@@ -116,7 +116,7 @@ def _along(axis: Axis, pairs: Sequence[MethodPair]) -> Iterator[Payoff]:
                     yield found
 
 
-def _payoff(axis: Axis, gpu: str, line: Sequence[MethodPair]) -> Payoff | None:
+def _payoff(axis: Swept, gpu: str, line: Sequence[MethodPair]) -> Payoff | None:
     held = [(pair, _fits(pair.baseline).get(gpu), _fits(pair.candidate).get(gpu)) for pair in line]
     only = [
         pair.candidate.settings[axis]

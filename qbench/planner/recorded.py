@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qbench.memory.history.layers import Block
+from qbench.memory.history.layers import RepeatedLayers
 from qbench.memory.history.ledger import History, Ledger
 from qbench.memory.history.located_ledger import SitedLedger
 from qbench.memory.history.recording import record_steps
@@ -84,7 +84,7 @@ def record_few_layers(
     costs = CostLog() if with_costs else None
     step, ledger = _record(point, device, few.config, card, SitedLedger, costs)
     assert isinstance(ledger, SitedLedger)
-    block = Block(_stack(step.model, few.depth), few.first, few.period, few.copies)
+    block = RepeatedLayers(_stack(step.model, few.depth), few.first, few.period, few.copies)
     times = {parameter: block.times(name) for name, parameter in step.model.named_parameters()}
     return Recorded(
         model=step.model,

@@ -129,10 +129,10 @@ def trend_figure(series: Series) -> go.Figure:
     """Return a series as a line over time, with a ring at each change point."""
     import plotly.graph_objects as go
 
-    from qbench.report.charts.style import Axis, byte_axis, new_figure, safe
+    from qbench.report.charts.style import ValueAxis, byte_axis, new_figure, safe
 
     values = [sample.value for sample in series.samples]
-    axis = byte_axis(values) if series.unit == "bytes" else Axis(series.unit, 1)
+    axis = byte_axis(values) if series.unit == "bytes" else ValueAxis(series.unit, 1)
     times = [sample.created_at for sample in series.samples]
     texts = [f"{safe(s.run_id)}: {safe(format_value(s.value, series.unit))}" for s in series.samples]
     figure = new_figure(x_title=safe(series_name(series)), y_title=f"{series.metric} ({axis.unit})")

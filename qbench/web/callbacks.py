@@ -12,7 +12,7 @@ from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.errors import QbenchError
 from qbench.runs.plans import PlanFor
 from qbench.scenario.schema import PRECISIONS, Point
-from qbench.web.plan_queue import Part, Planner, Question, Superseded
+from qbench.web.plan_queue import Part, PlanQueue, Question, Superseded
 from qbench.web.query import State, read_state
 from qbench.web.uploads import Uploads
 from qbench.web.views import answer_view, details_view, overview_view, problem_view
@@ -39,14 +39,14 @@ LARGEST_STAMP = 2**53
 """A stamp is a browser's clock in milliseconds; whole numbers above it are none that a browser counts to."""
 
 
-def add_callbacks(app: Dash, planner: Planner, uploads: Uploads) -> None:
+def add_callbacks(app: Dash, plans: PlanQueue, uploads: Uploads) -> None:
     """Wire the page. Its scripts put questions into the stores `asked` and `surveyed`."""
 
     def planned(asked: Any, part: Part, questions: Callable[[State], Sequence[Question]]) -> Any:
         query, reader, stamp = _question(asked)
         try:
             state = read_state(query, uploads.resolve)
-            records = planner.plan(reader, part, stamp, questions(state))
+            records = plans.plan(reader, part, stamp, questions(state))
         except Superseded:
             raise PreventUpdate from None
         return state, records

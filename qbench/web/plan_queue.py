@@ -45,7 +45,7 @@ class _Job:
         self.done.set()
 
 
-class Planner:
+class PlanQueue:
     """Makes plans in a thread of its own, so that the server always answers.
 
     torch and its like are loaded when the thread starts. `start` begins, `close` ends after the plan in hand.

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dash import Dash
 from dash.exceptions import DependencyException
-from flask import Flask, Response, abort, jsonify, request
+from flask import Flask, Request, Response, abort, jsonify, request
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from qbench.errors import QbenchError
 from qbench.records.files import cache_folder
 from qbench.records.plan_cache import PlanCache
-from qbench.web.bodies import QUESTIONS, request_problem
 from qbench.web.callbacks import add_callbacks
 from qbench.web.layout import index_page, page_layout
-from qbench.web.plan_queue import Planner
+from qbench.web.plan_queue import PlanQueue
 from qbench.web.runs import RunFolder
 from qbench.web.uploads import LARGEST_CONFIG, Uploads
 
@@ -31,16 +31,19 @@ OWN_NAMES = {"127.0.0.1", "localhost"}
 EVERY_PATH = "/<path:path>"
 """Dash's rule that answers each unknown path with the page."""
 
+QUESTIONS = "/_dash-update-component"
+"""Dash's path for all questions of a page."""
+
 LARGEST_REQUEST = 2 * LARGEST_CONFIG
 TYPES = {"html": "text/html", "md": "text/markdown", "csv": "text/csv"}
 
 
 class PlannerPage:
-    """The page with its planner. `app` is the WSGI application; `close` ends the planner's thread."""
+    """The page with its queue of plans. `app` is the WSGI application; `close` ends the queue's thread."""
 
     def __init__(self, runs: Sequence[RunFolder] = (), folder: Path | None = None) -> None:
         """`folder` keeps the configs that are dropped; None is the user's cache folder."""
-        self.planner = Planner(PlanCache())
+        self.plans = PlanQueue(PlanCache())
         self._uploads = Uploads(folder or cache_folder() / "configs")
         self._runs = runs
         self._dash = dash = Dash(
@@ -51,15 +54,15 @@ class PlannerPage:
             index_string=index_page(),
         )
         dash.layout = lambda: page_layout(self._runs, self._uploads.resolve)
-        add_callbacks(dash, self.planner, self._uploads)
+        add_callbacks(dash, self.plans, self._uploads)
         self.app: Flask = dash.server
         self._policy = _policy(dash.csp_hashes())
         self._add_routes()
-        self.planner.start()
+        self.plans.start()
 
     def close(self) -> None:
         """Answer no more questions."""
-        self.planner.close()
+        self.plans.close()
 
     def _add_routes(self) -> None:
         self.app.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
@@ -75,7 +78,7 @@ class PlannerPage:
         """Answer a question that Dash would fail on with 400 and a line; None for all else."""
         if request.path != QUESTIONS or request.method != "POST":
             return None
-        problem = request_problem(request, self._dash.callback_map)
+        problem = _request_problem(request, self._dash.callback_map)
         return None if problem is None else Response(problem, 400, mimetype="text/plain")
 
     def _keep_config(self) -> Response:
@@ -129,6 +132,52 @@ def _refuse_strangers() -> None:
         abort(403, "this server answers its own page only")
     if request.url_rule is not None and request.url_rule.rule == EVERY_PATH:
         abort(404)
+
+
+def _request_problem(sent: Request, callbacks: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return on one line what is wrong with a question that was posted; None where nothing is.
+
+    `callbacks` is Dash's callback_map. A body that is too large raises RequestEntityTooLarge.
+    """
+    try:
+        body = sent.get_json()
+    except (BadRequest, UnsupportedMediaType, RecursionError):
+        return "the body is not JSON; reload the page"
+    problem = _body_problem(body, callbacks)
+    return problem and f"{problem}; reload the page"
+
+
+def _body_problem(body: Any, callbacks: Mapping[str, Mapping[str, Any]]) -> str | None:
+    if not isinstance(body, dict):
+        return "the body is no JSON object"
+    output = body.get("output")
+    callback = callbacks.get(output) if isinstance(output, str) else None
+    # What runs in the browser has no function here.
+    if callback is None or "callback" not in callback:
+        return "output is none that this server makes"
+    outputs = body.get("outputs")
+    names = _names(outputs if isinstance(outputs, list) else [outputs])
+    if names is None or output != (f"..{'...'.join(names)}.." if isinstance(outputs, list) else names[0]):
+        return "outputs are not those of output"
+    for key, found in (("inputs", body.get("inputs")), ("state", body.get("state", []))):
+        wanted = _names(callback[key])
+        if not isinstance(found, list) or _names(found) != wanted:
+            return f"{key} must be {', '.join(wanted or ()) or 'empty'}"
+    changed = body.get("changedPropIds", [])
+    if not isinstance(changed, list) or not all(isinstance(name, str) for name in changed):
+        return "changedPropIds must be a list of names"
+    return None
+
+
+def _names(properties: list[Any]) -> list[str] | None:
+    """Return each property of a component as 'id.property'; None where one is something else."""
+    names = []
+    for each in properties:
+        component, name = (each.get("id"), each.get("property")) if isinstance(each, dict) else (None, None)
+        if not isinstance(component, str) or not isinstance(name, str):
+            return None
+        names.append(f"{component}.{name}")
+    return names
 
 
 def bind(page: PlannerPage, port: int) -> BaseWSGIServer:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from qbench.memory.work.log import Work, WorkTable
-from qbench.memory.work.op_costs import Kind, OpCost
+from qbench.memory.work.op_costs import OpCost, OpKind
 from qbench.planner.step_time import PARTS, KernelSeconds, step_time
 
 
@@ -35,7 +35,7 @@ class Rates:
 def work(
     flops: float = 0, read: float = 0, phase: str = "forward", again: bool = False, loss: bool = False
 ) -> Work:
-    kind: Kind = "matmul" if flops else "elementwise"
+    kind: OpKind = "matmul" if flops else "elementwise"
     return Work(OpCost("op", kind, "bf16", flops, read, 0), phase, again, loss)
 
 

@@ -180,8 +180,8 @@ def test_texts_can_be_copied(page, served):
 
 def test_twenty_quick_changes_leave_no_backlog(page, served):
     open_page(page, served)
-    planner = served[0].planner
-    before = planner.num_planned
+    plans = served[0].plans
+    before = plans.num_planned
     page.evaluate(
         """() => { const field = document.getElementById("r");
         for (let rank = 1; rank <= 20; rank++) {
@@ -191,9 +191,9 @@ def test_twenty_quick_changes_leave_no_backlog(page, served):
     )
     until(page, "document.querySelector('.verdict .scope').innerText.includes('rank 20')")
     answered(page)
-    assert planner.num_waiting == 0
+    assert plans.num_waiting == 0
     # The first may be in hand when the last comes; those between may slip in before one another.
-    assert planner.num_planned - before < 10
+    assert plans.num_planned - before < 10
 
 
 def test_the_keyboard_reaches_everything(page, served):

@@ -12,7 +12,7 @@ from qbench.errors import QbenchError
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor
 from qbench.web import plan_queue
-from qbench.web.plan_queue import MOST_READERS, URGENCY, Planner, Superseded
+from qbench.web.plan_queue import MOST_READERS, URGENCY, PlanQueue, Superseded
 
 SETTINGS = PlanFor(gpus=(find_gpu("RTX 4090"),))
 
@@ -40,7 +40,7 @@ class Gate:
 def gated(monkeypatch: pytest.MonkeyPatch):
     gate = Gate()
     monkeypatch.setattr(plan_queue, "plans", gate.plans)
-    planner = Planner()
+    planner = PlanQueue()
     planner.start()
     with ThreadPoolExecutor(40) as readers:
         yield planner, gate, readers
@@ -61,7 +61,7 @@ def until(condition) -> None:
 
 
 def test_a_plan_is_the_plan(question):
-    planner = Planner()
+    planner = PlanQueue()
     planner.start()
     (record,) = planner.plan("me", "answer", 1.0, [question])
     planner.close()
@@ -114,7 +114,7 @@ def test_the_thread_outlives_an_error_of_a_library(question, monkeypatch, caplog
         raise RuntimeError("meta kernel\nwith a second line")
 
     monkeypatch.setattr(plan_queue, "plans", broken)
-    planner = Planner()
+    planner = PlanQueue()
     planner.start()
     with pytest.raises(QbenchError, match="planning failed unexpectedly: meta kernel; change a setting"):
         planner.plan("me", "answer", 1.0, [question])

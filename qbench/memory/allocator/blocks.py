@@ -33,7 +33,7 @@ OVERSIZE_SLACK_BYTES = 20 * MIB
 """max_non_split_rounding_size: an oversize block serves requests that are smaller by less than this."""
 
 SegmentAction = Literal["segment_alloc", "segment_free", "segment_map", "segment_unmap"]
-Watcher = Callable[[SegmentAction, int, int], None]
+SegmentWatcher = Callable[[SegmentAction, int, int], None]
 """Is told of device memory taken or given back: how, by the names of torch's traces, address and bytes."""
 
 UNLIMITED = sys.maxsize
@@ -57,7 +57,7 @@ def segment_size(block_bytes: int) -> int:
     return round_up(block_bytes, ROUND_LARGE_BYTES)
 
 
-class Device:
+class DeviceMemory:
     """The memory of a card that is the allocator's to take."""
 
     __slots__ = ("limit_bytes", "num_segments", "peak_reserved_bytes", "reserved_bytes", "watch")
@@ -65,7 +65,7 @@ class Device:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.reserved_bytes = self.peak_reserved_bytes = self.num_segments = 0
-        self.watch: Watcher = _ignore
+        self.watch: SegmentWatcher = _ignore
 
     def take(self, num_bytes: int) -> bool:
         """Reserve so many bytes, or say that they are not there."""
@@ -117,7 +117,7 @@ class BlockPool:
 
     __slots__ = ("device", "free", "is_large", "max_split", "min_remainder", "next_address", "searches")
 
-    def __init__(self, device: Device, is_large: bool, max_split: int) -> None:
+    def __init__(self, device: DeviceMemory, is_large: bool, max_split: int) -> None:
         self.device = device
         self.is_large = is_large
         self.max_split = max_split
@@ -235,7 +235,7 @@ class ExpandablePool(BlockPool):
 
     __slots__ = ("page_bytes", "unmapped")
 
-    def __init__(self, device: Device, is_large: bool, max_split: int) -> None:
+    def __init__(self, device: DeviceMemory, is_large: bool, max_split: int) -> None:
         super().__init__(device, is_large, max_split)
         self.page_bytes = LARGE_SEGMENT_BYTES if is_large else SMALL_SEGMENT_BYTES
         self.min_remainder = MIN_BLOCK_BYTES

@@ -23,9 +23,9 @@ from qbench.memory.allocator.blocks import (
     UNMAPPED,
     Block,
     BlockPool,
-    Device,
+    DeviceMemory,
     ExpandablePool,
-    Watcher,
+    SegmentWatcher,
     round_size,
     segment_size,
 )
@@ -179,10 +179,10 @@ class CachingAllocator:
     """
 
     def __init__(
-        self, config: AllocatorConfig, limit_bytes: int | None = None, watch: Watcher | None = None
+        self, config: AllocatorConfig, limit_bytes: int | None = None, watch: SegmentWatcher | None = None
     ) -> None:
         self._config = config
-        self._device = Device(UNLIMITED if limit_bytes is None else limit_bytes)
+        self._device = DeviceMemory(UNLIMITED if limit_bytes is None else limit_bytes)
         if watch is not None:
             self._device.watch = watch
         self._max_split = config.max_split_size_bytes or UNLIMITED

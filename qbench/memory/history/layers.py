@@ -17,7 +17,7 @@ from qbench.memory.history.located_ledger import PHASES_BY_LAYER, SitedLedger
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class RepeatedLayers:
     """The layers to repeat: `period` of them from `first` on; as many must follow, and one more."""
 
     stack: str
@@ -62,17 +62,17 @@ class Run:
     end: int
 
 
-Kind = tuple[int, str, str, str, bool]
+StorageKind = tuple[int, str, str, str, bool]
 """Bytes, operator, module path (of the block's first layer), category, and whether a forward pass made it."""
 
-Name = tuple[int, int, Kind, int]
+Name = tuple[int, int, StorageKind, int]
 """A storage: the visit in which it was made, its layer, its kind, and its number among the layer's alike."""
 
 
 class Layers:
     """The layer of each event and of each storage."""
 
-    def __init__(self, ledger: SitedLedger, block: Block) -> None:
+    def __init__(self, ledger: SitedLedger, block: RepeatedLayers) -> None:
         self._ledger = ledger
         self.events = list(ledger.events)
         """The ledger's; where storages of many layers are freed in a row, in the order of their layers."""
@@ -102,7 +102,7 @@ class Layers:
             )
         return self._paths[path, layer]
 
-    def kind(self, handle: int) -> Kind:
+    def kind(self, handle: int) -> StorageKind:
         """Return what a storage has in common with its likes in other layers."""
         made = self._ledger.allocations[handle]
         path = self.renamed(made.module, 0)
@@ -164,7 +164,7 @@ class Layers:
 
     def _assign_visit(self, visit: int, events: range, by_layer: bool) -> None:
         current: int | None = None
-        counts: Counter[tuple[int, Kind]] = Counter()
+        counts: Counter[tuple[int, StorageKind]] = Counter()
         for event in events:
             handle, size = self.events[event]
             site = self.number(self._ledger.sites[event])

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from qbench.memory.history.layers import Block, Layers, Run, runs_of
+from qbench.memory.history.layers import Layers, RepeatedLayers, Run, runs_of
 from qbench.memory.history.ledger import BLOCK_BYTES, Allocation
 from qbench.memory.history.located_ledger import SitedLedger
 from qbench.units import round_up
@@ -47,7 +47,7 @@ class StretchedHistory:
     marks: list[tuple[int, str]] = field(default_factory=list)
 
 
-def stretched(ledger: SitedLedger, block: Block) -> StretchedHistory:
+def stretched(ledger: SitedLedger, block: RepeatedLayers) -> StretchedHistory:
     """Return the history with the block's layers repeated. Raises IrregularError where they are not alike."""
     layers = Layers(ledger, block)
     if block.copies == 0:
@@ -58,7 +58,7 @@ def stretched(ledger: SitedLedger, block: Block) -> StretchedHistory:
 class _Writer:
     """Writes the stretched history, event by event."""
 
-    def __init__(self, ledger: SitedLedger, block: Block, layers: Layers) -> None:
+    def __init__(self, ledger: SitedLedger, block: RepeatedLayers, layers: Layers) -> None:
         self._ledger = ledger
         self._block = block
         self._layers = layers

@@ -16,9 +16,9 @@ import numpy as np
 
 from qbench.memory.history.events import Ints
 from qbench.memory.work.log import Work, WorkTable
-from qbench.memory.work.op_costs import Kind, OpCost
+from qbench.memory.work.op_costs import OpCost, OpKind
 
-Ran = tuple[str, Kind, str, str, bool, str, bool, bool]
+Ran = tuple[str, OpKind, str, str, bool, str, bool, bool]
 """Operator, kind, dtype, layout, whether it has a shape, phase, whether recomputed, whether in the loss."""
 
 NUM_SIZES = 7

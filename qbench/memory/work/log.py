@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qbench.memory.history.layers import Block
+from qbench.memory.history.layers import RepeatedLayers
 from qbench.memory.history.located_ledger import PHASES_BY_LAYER, SitedLedger
 from qbench.memory.kernels.meta_cache import UnhashableError, metadata_key
 from qbench.memory.work.op_costs import OpCost, dequantizations, op_cost, product_of_4bit, tensors
@@ -97,7 +97,7 @@ class CostLog:
         place = self._place(ledger)
         self._entries += [_Entry(cost, *place, (), False) for cost in hidden]
 
-    def work(self, ledger: Any = None, block: Block | None = None, growth: float = 1.0) -> WorkTable:
+    def work(self, ledger: Any = None, block: RepeatedLayers | None = None, growth: float = 1.0) -> WorkTable:
         """Return the step's work, one row for each operator that was noted, in order.
 
         A block's layers count as often as they stand. Rows that are equal are not joined here: which of them
@@ -171,7 +171,7 @@ def _nth(value: Any, index: int) -> Any:
 class _Layers:
     """Which layer work belongs to, and how often that layer stands in the deep model."""
 
-    def __init__(self, ledger: SitedLedger, block: Block) -> None:
+    def __init__(self, ledger: SitedLedger, block: RepeatedLayers) -> None:
         self._ledger = ledger
         self._block = block
         self._known: dict[str, int | None] = {}

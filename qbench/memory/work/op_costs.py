@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import flop_registry
 
-Kind = Literal["matmul", "matmul_4bit", "attention", "dequantize", "reduction", "elementwise", "copy", "none"]
+OpKind = Literal[
+    "matmul", "matmul_4bit", "attention", "dequantize", "reduction", "elementwise", "copy", "none"
+]
 """What a kernel does, as far as its speed depends on it; `none` launches none, as views and allocation."""
 
 _FLOPS: dict[Any, Any] = flop_registry
@@ -67,7 +69,7 @@ class OpCost:
 
     op: str
     """Name without namespace and overload: mm, _softmax, dequantize_4bit."""
-    kind: Kind
+    kind: OpKind
     dtype: str
     """dtype of the arithmetic: fp32, bf16, fp16, fp64, int8, or other."""
     flops: int = 0
@@ -148,7 +150,7 @@ def _argument(place: tuple[int, str], args: Any, kwargs: Any) -> Any:
 
 
 @functools.cache
-def _kind(func: Any, name: str) -> Kind:
+def _kind(func: Any, name: str) -> OpKind:
     returned = [entry.alias_info for entry in func._schema.returns]
     is_view = any(alias is not None and not alias.is_write for alias in returned)
     if is_view or name in _WITHOUT_KERNEL:
@@ -163,10 +165,10 @@ def _kind(func: Any, name: str) -> Kind:
     return "elementwise"
 
 
-_NAMES: dict[Kind, frozenset[str]] = {"matmul": _MATMUL, "copy": _COPY, "reduction": _REDUCTION}
+_NAMES: dict[OpKind, frozenset[str]] = {"matmul": _MATMUL, "copy": _COPY, "reduction": _REDUCTION}
 
 
-def _dtype(inputs: list[torch.Tensor], out: Any, kind: Kind = "matmul") -> str:
+def _dtype(inputs: list[torch.Tensor], out: Any, kind: OpKind = "matmul") -> str:
     """Return the dtype of the first tensor that has a known one; dequantizing is named after its output."""
     for tensor in (*tensors(out), *inputs) if kind == "dequantize" else (*inputs, *tensors(out)):
         if tensor.dtype in _DTYPES:
@@ -174,7 +176,7 @@ def _dtype(inputs: list[torch.Tensor], out: Any, kind: Kind = "matmul") -> str:
     return "other"
 
 
-def _shape(name: str, kind: Kind, args: Any) -> tuple[int, ...]:
+def _shape(name: str, kind: OpKind, args: Any) -> tuple[int, ...]:
     if name == "int8_mixed_scaled_mm":
         return (1, args[1].numel() // args[1].shape[-1], args[2].shape[0], args[1].shape[-1])
     if name == "linear":
@@ -189,7 +191,7 @@ def _shape(name: str, kind: Kind, args: Any) -> tuple[int, ...]:
     return ()
 
 
-def _layout(name: str, kind: Kind, args: Any, inputs: list[torch.Tensor]) -> str:
+def _layout(name: str, kind: OpKind, args: Any, inputs: list[torch.Tensor]) -> str:
     if name == "linear":
         return "nt"
     if kind == "matmul":

@@ -9,7 +9,15 @@ import plotly.graph_objects as go
 from qbench.comparison.frontier import FrontierPoint, frontier
 from qbench.comparison.results import Result
 from qbench.records.metrics import METRICS
-from qbench.report.charts.style import NEUTRAL, PRECISION_COLOURS, Axis, Chart, byte_axis, new_figure, safe
+from qbench.report.charts.style import (
+    NEUTRAL,
+    PRECISION_COLOURS,
+    Chart,
+    ValueAxis,
+    byte_axis,
+    new_figure,
+    safe,
+)
 from qbench.scenario.schema import PRECISIONS
 from qbench.units import format_bytes, format_value
 from qbench.words.headline import basis
@@ -69,7 +77,7 @@ def _figure(points: Sequence[FrontierPoint]) -> go.Figure:
     return figure
 
 
-def _add_dots(figure: go.Figure, precision: str, points: Sequence[FrontierPoint], axis: Axis) -> None:
+def _add_dots(figure: go.Figure, precision: str, points: Sequence[FrontierPoint], axis: ValueAxis) -> None:
     figure.add_scatter(
         x=[axis.scaled(point.memory_bytes) for point in points],
         y=[point.tokens_per_s for point in points],

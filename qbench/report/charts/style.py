@@ -109,7 +109,7 @@ def wrapped(name: str, width: int = LABEL_WIDTH) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class ValueAxis:
     """The unit of an axis, and how much of a value one of it is."""
 
     unit: str
@@ -120,11 +120,11 @@ class Axis:
         return None if value is None else value / self.size
 
 
-def byte_axis(values: Iterable[float | None]) -> Axis:
+def byte_axis(values: Iterable[float | None]) -> ValueAxis:
     """Return the largest unit of which the largest value has at least one: GiB, else MiB, else KiB."""
     largest = max((abs(value) for value in values if value is not None), default=0)
     units = (("GiB", GIB), ("MiB", MIB))
-    return next((Axis(unit, size) for unit, size in units if largest >= size), Axis("KiB", KIB))
+    return next((ValueAxis(unit, size) for unit, size in units if largest >= size), ValueAxis("KiB", KIB))
 
 
 def category_name(category: str) -> str:

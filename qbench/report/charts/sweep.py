@@ -23,8 +23,8 @@ from qbench.report.charts.style import (
     FRAME_HEIGHT,
     NEUTRAL,
     PRECISION_COLOURS,
-    Axis,
     Chart,
+    ValueAxis,
     byte_axis,
     new_figure,
     safe,
@@ -123,11 +123,11 @@ def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None],
     return figure
 
 
-def _axis(metric: str, values: Iterable[float | None]) -> Axis:
-    return byte_axis(values) if metric == PEAK else Axis(METRICS[metric].unit, 1)
+def _axis(metric: str, values: Iterable[float | None]) -> ValueAxis:
+    return byte_axis(values) if metric == PEAK else ValueAxis(METRICS[metric].unit, 1)
 
 
-def _axis_title(metric: str, axis: Axis) -> str:
+def _axis_title(metric: str, axis: ValueAxis) -> str:
     return f"{METRICS[metric].title} ({axis.unit})"
 
 
@@ -323,7 +323,7 @@ def timeline(results: Sequence[Result]) -> Chart | None:
     )
 
 
-def _timelines(apart: Sequence[Sequence[_Line]], axis: Axis) -> Iterator[go.Figure]:
+def _timelines(apart: Sequence[Sequence[_Line]], axis: ValueAxis) -> Iterator[go.Figure]:
     samples = [sample for lines in apart for _, samples in lines for sample in samples]
     last, highest = max(sample[0] for sample in samples), max(sample[1] for sample in samples)
     for lines in apart:

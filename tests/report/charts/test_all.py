@@ -8,7 +8,7 @@ from qbench.comparison.results import gather
 from qbench.records.metrics import BREAKDOWN
 from qbench.report.charts import memory, sweep
 from qbench.report.charts.all import charts
-from qbench.report.charts.style import CATEGORY_COLOURS, PRECISION_COLOURS, Axis, byte_axis, safe
+from qbench.report.charts.style import CATEGORY_COLOURS, PRECISION_COLOURS, ValueAxis, byte_axis, safe
 from qbench.scenario.schema import PRECISIONS
 from qbench.units import GIB
 from tests.comparison.hand_made import ENVIRONMENT, make_record
@@ -263,5 +263,5 @@ def test_a_small_model_is_drawn_in_its_own_unit():
     assert chart.figures[0].layout.xaxis.title.text == "MiB"
     assert list(chart.figures[0].data[0].x) == [3.0, 1.0]
     assert byte_axis([None, 5 << 30]).unit == "GiB"
-    assert byte_axis([900, None]) == Axis("KiB", 1024)
+    assert byte_axis([900, None]) == ValueAxis("KiB", 1024)
     assert byte_axis([]).scaled(None) is None
