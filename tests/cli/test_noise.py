@@ -48,13 +48,13 @@ def test_what_is_decided_needs_no_advice(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_little_noise_says_how_many_processes_show_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said, way = advice(tmp_path, capsys, spread(0.02), spread(0.02))
     # Logarithms +0.0198 and -0.0202 about their mean of -0.0002, so +-0.0200; of eight values on two sides:
-    # (8 x 0.0200^2 / 6)^0.5 = 0.0231. The error of a ratio of means of n is 2 x 0.0231 x (2 / n)^0.5. With 34
-    # a side it is 0.0112; the quantiles of t with 66 degrees are 2.652 and 1.668, so exp(4.320 x 0.0112) - 1
-    # = 4.96 % is seen; with 33, 0.0114 and 64 degrees, 5.04 %. With 14 a side, 0.0175 and 26 degrees, it is
-    # exp((2.779 + 1.706) x 0.0175) - 1 = 8.15 %; with 15, 0.0169 and 28 degrees, 7.83 %.
+    # (8 x 0.0200^2 / 6)^0.5 = 0.0231. The error of a ratio of means of n is 2 x 0.0231 x (2 / n)^0.5. With 36
+    # a side it is 0.0109; the quantiles of t with 35 degrees are 2.724 and 1.690, so exp(4.414 x 0.01089) - 1
+    # = 4.92 % is seen; with 35, 0.01104 and 34 degrees, 5.00 %. With 16 a side, 0.01633 and 15 degrees, it is
+    # exp((2.947 + 1.753) x 0.01633) - 1 = 7.98 %; with 15, 0.01687 and 14 degrees, 8.32 %.
     assert said == (
         "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. Processes a side with which "
-        "check shows a change of 5 %: 34; 8 %: 15 (measure.repeats, in both runs)."
+        "check shows a change of 5 %: 36; 8 %: 16 (measure.repeats, in both runs)."
     )
     assert way == f"{GATE}; `qbench calibrate --noise` says how many processes that takes here."
 
@@ -62,11 +62,11 @@ def test_a_little_noise_says_how_many_processes_show_what(tmp_path: Path, capsys
 def test_much_noise_says_that_no_number_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said, way = advice(tmp_path, capsys, spread(0.4, 6), spread(0.4, 6))
     # Logarithms ln 1.4 = 0.3365 and ln 0.6 = -0.5108 are 0.4236 from their mean: (12 x 0.4236^2 / 10)^0.5 =
-    # 0.4641. With 100 a side the error is 2 x 0.4641 x (2 / 100)^0.5 = 0.1313, and the quantiles with 198
-    # degrees are 2.601 and 1.653: exp(4.254 x 0.1313) - 1 = 74.8 %.
+    # 0.4641. With 100 a side the error is 2 x 0.4641 x (2 / 100)^0.5 = 0.1313, and the quantiles with 99
+    # degrees are 2.626 and 1.660: exp(4.287 x 0.1313) - 1 = 75.6 %.
     assert said == (
         "step_time_s is ambiguous at 1 point: its processes differ by 46.4 %. No affordable number of "
-        "processes shows 5 % or 8 % by check: 100 a side would show 75 %."
+        "processes shows 5 % or 8 % by check: 100 a side would show 76 %."
     )
     assert way.startswith(GATE)
 
