@@ -16,25 +16,46 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 KeyPath = tuple[str | int, ...]
+"""Keys and list indices from the top of a document."""
+
+_LONGEST_VALUE = 60
+_ABSENT: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, and where."""
+    """One thing that is wrong with an input: where, what was given, and what would be right."""
 
-    path: KeyPath
+    path: KeyPath = ()
     """Keys and list indices from the top of the file or the settings; empty where no key is to blame."""
-    text: str
-    """What was given, what is allowed, the nearest valid value."""
+    text: str = ""
+    """What is wrong, where it is not that a value was given which is not allowed."""
     file: str = ""
     line: int | None = None
     """Line in the file, from 1."""
+    given: Any = _ABSENT
+    allowed: str = ""
+    hint: str = ""
+    """The valid value or name that was probably meant."""
+    note: str = ""
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, without where: given, allowed, nearest valid value."""
+        parts = [
+            self.text or f"given {shown(self.given)}",
+            f"allowed: {self.allowed}" if self.allowed else "",
+            f"did you mean {self.hint}?" if self.hint else "",
+            self.note,
+        ]
+        return "; ".join(filter(None, parts))
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(filter(None, (place, key_text(self.path), self.text)))
+        return ": ".join(filter(None, (place, key_text(self.path), self.reason)))
 
 
 def key_text(path: KeyPath) -> str:
@@ -46,6 +67,14 @@ def key_text(path: KeyPath) -> str:
         else:
             text += f".{part if part.isprintable() else ascii(part)}"
     return text.removeprefix(".")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a YAML author knows it, on one line and not too long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 class QbenchError(Exception):
@@ -60,7 +89,7 @@ class QbenchError(Exception):
 
 
 class ScenarioError(QbenchError):
-    """One or more problems of a scenario or a point."""
+    """One or more problems of a scenario, a point or another input."""
 
 
 class CatalogError(QbenchError):

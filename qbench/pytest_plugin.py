@@ -78,19 +78,15 @@ class ScenarioFile(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test for each point, and one for what the baseline holds beyond them."""
         from qbench.errors import QbenchError
-        from qbench.scenario.expand import expand
-        from qbench.scenario.load import load_scenario
+        from qbench.scenario.load import read_scenario
 
         gate = self.config.stash[_GATE]
         try:
-            scenario = load_scenario(self.path)
-            points = expand(scenario)
+            scenario, points = read_scenario(self.path)
             known = {record.point for record in gate.baseline}
             # A baseline may hold the points of several scenarios; what none of them has is gone.
             all_points = {
-                point
-                for file in self.config.getoption("--qbench")
-                for point in expand(load_scenario(Path(file)))
+                point for file in self.config.getoption("--qbench") for point in read_scenario(Path(file))[1]
             }
         except QbenchError as error:
             raise self.CollectError(str(error)) from error

@@ -13,8 +13,8 @@ from typing import Any
 from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
 from qbench.catalog.models import catalog_name
 from qbench.cli.console import print_note
-from qbench.errors import CatalogError, Problem, ScenarioError, key_text
-from qbench.scenario.expand import MAX_POINTS, expand, point_from
+from qbench.errors import CatalogError, Problem, ScenarioError
+from qbench.scenario.expand import MAX_POINTS, point_from
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import SETTINGS, flag_of
 from qbench.units import format_bytes, parse_bytes
@@ -102,10 +102,9 @@ def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, 
     """
     if max_points < 1:
         raise ScenarioError(f"--max-points: given {max_points}; allowed: a whole number of at least 1")
-    from qbench.scenario.load import load_scenario
+    from qbench.scenario import load
 
-    scenario = load_scenario(scenario_path(target), max_points)
-    return scenario, expand(scenario, max_points)
+    return load.read_scenario(scenario_path(target), max_points)
 
 
 def read_asked(request: TargetRequest) -> Target:
@@ -188,9 +187,8 @@ def _refuse_lists(flags: Mapping[str, Sequence[Any]]) -> None:
 
 def _as_flag(problem: Problem) -> Problem:
     """Return a problem of a setting under the name of its flag."""
-    if not problem.path or problem.path == ("model",):
-        return problem
-    return replace(problem, path=(f"--{flag_of(key_text(problem.path))}",))
+    flag = f"--{flag_of(str(problem.path[0]))}" if len(problem.path) == 1 else ""
+    return problem if flag in ("", "--model") else replace(problem, path=(flag,))
 
 
 def tell_other_variants(names: Sequence[str]) -> None:

@@ -16,11 +16,10 @@ from qbench.comparison.comparability import changed_since, differing, like, newe
 from qbench.comparison.results import Result, gather
 from qbench.comparison.values import Values, kind_of, reading_of, values_of
 from qbench.comparison.verdicts import Judgement, Reason, Tolerance, Unlike, Verdict, judge
-from qbench.errors import NotComparableError
+from qbench.errors import NotComparableError, shown
 from qbench.records.metrics import Gate
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
-from qbench.scenario.settings import shown
 
 _RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
 """Speeds that are one number told twice."""

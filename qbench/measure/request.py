@@ -22,7 +22,7 @@ from qbench.errors import Problem, ScenarioError, nearest
 from qbench.measure.settings import setting_problem
 from qbench.measure.task import Task
 from qbench.scenario.schema import Device, MeasureSettings, Name, Point, Strict
-from qbench.scenario.settings import group_model, shown
+from qbench.scenario.settings import group_model
 
 MAX_REPEAT = 1_000_000
 MAX_FILE_BYTES = 1 << 20
@@ -103,13 +103,13 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
         if found["type"] == "extra_forbidden":
             names = list(_model_at(path[:-1]).model_fields)
             close = nearest(str(path[-1]), names, count=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            yield Problem(path, f"unknown key; {hint}allowed: {', '.join(names)}")
+            hint = close[0] if close else ""
+            yield Problem(path, "unknown key", allowed=", ".join(names), hint=hint)
         elif found["type"] == "missing":
             field = _model_at(path[:-1]).model_fields[str(path[-1])]
             yield Problem(path, f"missing; give it: {field.description}")
         else:
-            yield Problem(path, f"given {shown(found['input'])}; {found['msg']}")
+            yield Problem(path, given=found["input"], note=found["msg"])
 
 
 def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:

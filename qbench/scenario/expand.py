@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from qbench.errors import KeyPath, Problem, ScenarioError
+from qbench.errors import KeyPath, Problem, ScenarioError, shown
 from qbench.scenario.schema import Point, Scenario
-from qbench.scenario.settings import GROUPS, LEAVES, flatten, nest, shown
+from qbench.scenario.settings import GROUPS, LEAVES, flatten, nest
 from qbench.scenario.validate import (
-    changes_problems,
+    Flat,
+    base_settings,
+    changed_settings,
+    listed_settings,
     missing_model,
-    normal_changes,
-    scenario_problems,
-    settings_problems,
+    varied_settings,
 )
 
 MAX_POINTS = 10_000
@@ -26,12 +27,27 @@ MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sections:
+    """The sections of a scenario that make its points, as dotted paths and values of a Point."""
+
+    base: Flat
+    axes: list[list[Flat]]
+    exclude: list[Flat]
+    include: list[Flat]
+
+    @property
+    def count(self) -> int:
+        """Points before any is excluded or found twice."""
+        return math.prod(map(len, self.axes)) + len(self.include)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
     """A combination of the matrix or an entry of include, before it is a Point."""
 
     path: KeyPath
-    changes: dict[str, Any]
-    settings: dict[str, Any]
+    changes: Flat
+    settings: Flat
 
 
 def expand(scenario: Scenario, max_points: int = MAX_POINTS) -> tuple[Point, ...]:
@@ -40,11 +56,11 @@ def expand(scenario: Scenario, max_points: int = MAX_POINTS) -> tuple[Point, ...
     Raises ScenarioError with every problem; a scenario of more than `max_points` is refused before any
     point is built.
     """
-    _raise_any(scenario_problems(scenario.model_dump()))
-    points, problems = expansion(
-        scenario.base, scenario.matrix, scenario.exclude, scenario.include, max_points=max_points
-    )
-    _raise_any(problems)
+    problems: list[Problem] = []
+    sections = read_sections(vars(scenario), problems)
+    points = combined(sections, max_points, problems) if not problems else ()
+    if problems:
+        raise ScenarioError(problems)
     return points
 
 
@@ -53,63 +69,60 @@ def point_from(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Point:
 
     Raises ScenarioError with one line for each problem.
     """
-    problems = list(settings_problems(base))
-    if changes:
-        problems += changes_problems(changes)
-    if "model" not in changes:
-        problems += missing_model(base)
-    _raise_any(problems)
+    problems: list[Problem] = []
+    settings = base_settings(base, (), problems)
+    changed = changed_settings(changes, (), problems) if changes else {}
+    if "model" not in base and "model" not in changes:
+        problems.append(missing_model())
+    if problems:
+        raise ScenarioError(problems)
     try:
-        return _point(_apply(_settings(base), normal_changes(changes)))
+        return _point(_apply(_apply(_DEFAULTS, settings), changed))
     except ValidationError as error:
         raise ScenarioError(_reasons(error)) from error
 
 
-def expansion(
-    base: Mapping[str, Any],
-    matrix: Mapping[str, list[Any]],
-    exclude: list[dict[str, Any]],
-    include: list[dict[str, Any]],
-    *,
-    max_points: int,
-) -> tuple[tuple[Point, ...], list[Problem]]:
-    """Return the points of valid sections of a scenario, and what is wrong with their combinations."""
-    count = _count(matrix, include)
-    if count > max_points:
+def read_sections(values: Mapping[str, Any], problems: list[Problem]) -> Sections:
+    """Return the sections of a scenario's values, each setting checked; `problems` takes what is wrong.
+
+    A section that is no mapping or list at all counts as absent.
+    """
+    base, matrix = values.get("base"), values.get("matrix", {})
+    sections = Sections(
+        base=base_settings(base, ("base",), problems),
+        axes=varied_settings(matrix, ("matrix",), problems),
+        exclude=listed_settings(values.get("exclude", []), ("exclude",), problems),
+        include=listed_settings(values.get("include", []), ("include",), problems),
+    )
+    if isinstance(base, Mapping) and "model" not in base and "model" not in (matrix or ()):
+        problems.append(missing_model(("base",)))
+    return sections
+
+
+def combined(sections: Sections, max_points: int, problems: list[Problem]) -> tuple[Point, ...]:
+    """Return the points of sections without a problem; `problems` takes what is wrong with combinations."""
+    if sections.count > max_points:
         text = (
-            f"{count:,} points are more than the limit of {max_points:,}; shorten it or raise the limit "
-            "(--max-points)"
+            f"{sections.count:,} points are more than the limit of {max_points:,}; shorten it or raise the "
+            "limit (--max-points)"
         )
-        return (), [Problem(("matrix",), text)]
-    shared = _settings(base)
-    candidates = [
-        _Candidate(path=("matrix",), changes=changes, settings=_apply(shared, changes))
-        for changes in _combinations(matrix)
-    ]
-    kept, problems = _kept(candidates, exclude)
-    for index, entry in enumerate(include):
-        changes = normal_changes(entry)
+        problems.append(Problem(path=("matrix",), text=text))
+        return ()
+    shared = _apply(_DEFAULTS, sections.base)
+    candidates = []
+    for choice in itertools.product(*sections.axes):
+        changes = {path: value for part in choice for path, value in part.items()}
+        candidates.append(_Candidate(path=("matrix",), changes=changes, settings=_apply(shared, changes)))
+    kept = _kept(candidates, sections.exclude, problems)
+    for index, changes in enumerate(sections.include):
         kept.append(_Candidate(path=("include", index), changes=changes, settings=_apply(shared, changes)))
     if not kept:
-        problems.append(Problem(("exclude",), "drops every point; remove an entry or narrow it"))
-    points, faults = _points(kept)
-    return points, problems + faults
+        text = "drops every point; remove an entry or narrow it"
+        problems.append(Problem(path=("exclude",), text=text))
+    return _points(kept, problems)
 
 
-def _count(matrix: Mapping[str, list[Any]], include: list[Any]) -> int:
-    return math.prod(len(options) for options in matrix.values()) + len(include)
-
-
-def _combinations(matrix: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    axes = [[normal_changes({name: value}) for value in options] for name, options in matrix.items()]
-    for choice in itertools.product(*axes):
-        yield {path: value for part in choice for path, value in part.items()}
-
-
-def _settings(base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every setting of a point by dotted path: those of `base`, defaults for the rest."""
-    defaults = {path: leaf.default for path, leaf in LEAVES.items() if path != "model"}
-    return _apply(defaults, normal_changes(base))
+_DEFAULTS: Flat = {path: leaf.default for path, leaf in LEAVES.items() if path != "model"}
 
 
 def _apply(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,26 +145,23 @@ def _defaults_of(group: str) -> dict[str, Any]:
     return {path: leaf.default for path, leaf in LEAVES.items() if path.startswith(f"{group}.")}
 
 
-def _kept(
-    candidates: list[_Candidate], exclude: list[dict[str, Any]]
-) -> tuple[list[_Candidate], list[Problem]]:
-    """Return the candidates that no entry of exclude matches, and the entries that match none."""
+def _kept(candidates: list[_Candidate], exclude: list[Flat], problems: list[Problem]) -> list[_Candidate]:
+    """Return the candidates that no entry of exclude matches; an entry that matches none is a problem."""
     dropped: set[int] = set()
-    problems = []
     for number, entry in enumerate(exclude):
-        wanted = normal_changes(entry).items()
+        wanted = entry.items()
         matches = [
             index for index, candidate in enumerate(candidates) if wanted <= candidate.settings.items()
         ]
         if not matches:
             text = f"matches no point of the matrix: {_as_text(entry)}; correct or remove it"
-            problems.append(Problem(("exclude", number), text))
+            problems.append(Problem(path=("exclude", number), text=text))
         dropped.update(matches)
-    return [candidate for index, candidate in enumerate(candidates) if index not in dropped], problems
+    return [candidate for index, candidate in enumerate(candidates) if index not in dropped]
 
 
-def _points(candidates: list[_Candidate]) -> tuple[tuple[Point, ...], list[Problem]]:
-    """Return each distinct point once, in order, and the candidates that make no point, by reason."""
+def _points(candidates: list[_Candidate], problems: list[Problem]) -> tuple[Point, ...]:
+    """Return each distinct point once, in order; what makes no point is a problem for each reason."""
     points: dict[Point, None] = {}
     faults: dict[str, list[_Candidate]] = {}
     for candidate in candidates:
@@ -160,15 +170,17 @@ def _points(candidates: list[_Candidate]) -> tuple[tuple[Point, ...], list[Probl
         except ValidationError as error:
             for reason in _reasons(error):
                 faults.setdefault(reason, []).append(candidate)
-    return tuple(points), [_fault(reason, places) for reason, places in faults.items()]
+    problems += [_fault(reason, places) for reason, places in faults.items()]
+    return tuple(points)
 
 
 def _fault(reason: str, places: list[_Candidate]) -> Problem:
     first = places[0]
     if not first.changes:
-        return Problem(("base",), reason)
+        return Problem(path=("base",), text=reason)
     more = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
-    return Problem(first.path, f"{reason} (at {_as_text(first.changes)}{more}); correct or exclude it")
+    text = f"{reason} (at {_as_text(first.changes)}{more}); correct or exclude it"
+    return Problem(path=first.path, text=text)
 
 
 def _point(settings: Mapping[str, Any]) -> Point:
@@ -176,14 +188,9 @@ def _point(settings: Mapping[str, Any]) -> Point:
 
 
 def _reasons(error: ValidationError) -> list[str]:
-    return [str(detail["ctx"]["error"]) if "ctx" in detail else detail["msg"] for detail in error.errors()]
+    """Return why settings that are each allowed make no point."""
+    return [str(found["ctx"]["error"]) for found in error.errors(include_url=False)]
 
 
-def _as_text(changes: Mapping[str, Any]) -> str:
+def _as_text(changes: Flat) -> str:
     return ", ".join(f"{path}={shown(value)}" for path, value in flatten(changes).items())
-
-
-def _raise_any(problems: Iterable[Problem]) -> None:
-    listed = list(problems)
-    if listed:
-        raise ScenarioError(listed)

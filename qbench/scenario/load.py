@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from qbench.errors import KeyPath, Problem, ScenarioError
-from qbench.scenario.expand import MAX_POINTS, expansion
-from qbench.scenario.schema import Scenario
-from qbench.scenario.settings import resolve, shown
-from qbench.scenario.validate import scenario_problems
+from qbench.errors import KeyPath, Problem, ScenarioError, shown
+from qbench.scenario.expand import MAX_POINTS, combined, read_sections
+from qbench.scenario.schema import Point, Scenario
+from qbench.scenario.settings import resolve
+from qbench.scenario.validate import problems_of
 from qbench.units import format_bytes
 
 MAX_FILE_BYTES = 64 * 1024
@@ -32,24 +33,31 @@ _YAML = "tag:yaml.org,2002:"
 _TEXT_TAG = f"{_YAML}str"
 _SCALAR_TAGS = frozenset(f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str"))
 _COLLECTION_TAGS = frozenset(f"{_YAML}{kind}" for kind in ("map", "seq"))
-_SECTIONS = (("base",), ("matrix",), ("exclude",), ("include",))
+_SECTIONS: tuple[KeyPath, ...] = (("base",), ("matrix",), ("exclude",), ("include",))
+
+
+def read_scenario(path: Path, max_points: int = MAX_POINTS) -> tuple[Scenario, tuple[Point, ...]]:
+    """Return the scenario of a YAML file and its points; relative paths in it count from the file's folder.
+
+    Raises ScenarioError with all problems of the file, each with its line.
+    """
+    document = _Document(Path(path))
+    values = _with_absolute_paths(document.read(), document.file.parent.absolute())
+    try:
+        scenario, problems = Scenario.model_validate(values), []
+    except ValidationError as error:
+        scenario, problems = None, list(problems_of(error, Scenario, values))
+    sections = read_sections(values, problems)
+    is_whole = not any(problem.path[:1] in _SECTIONS for problem in problems)
+    points = combined(sections, max_points, problems) if is_whole else ()
+    if scenario is None or problems or document.problems:
+        raise ScenarioError(document.located(problems))
+    return scenario, points
 
 
 def load_scenario(path: Path, max_points: int = MAX_POINTS) -> Scenario:
-    """Return the scenario of a YAML file; relative paths in it are made absolute from the file's folder.
-
-    Raises ScenarioError with all problems of the file, each as `file:line: key: given, allowed, nearest`.
-    """
-    path = Path(path)
-    document = _Document(path)
-    values = document.read()
-    problems = list(scenario_problems(values))
-    values = _with_absolute_paths(values, path.parent.absolute())
-    if not any(problem.path[:1] in _SECTIONS for problem in problems):
-        problems += _expansion_problems(values, max_points)
-    if problems or document.problems:
-        raise ScenarioError(document.located(problems))
-    return Scenario.model_validate(values)
+    """Return the scenario of a YAML file, as `read_scenario` does."""
+    return read_scenario(path, max_points)[0]
 
 
 def load_mapping(file: Path) -> dict[str, Any]:
@@ -117,11 +125,6 @@ def shipped_scenarios() -> tuple[Path, ...]:
     return tuple(sorted(scenario_folder().glob("*.yaml")))
 
 
-def _expansion_problems(values: dict[str, Any], max_points: int) -> list[Problem]:
-    matrix, exclude, include = values.get("matrix", {}), values.get("exclude", []), values.get("include", [])
-    return expansion(values.get("base", {}), matrix, exclude, include, max_points=max_points)[1]
-
-
 def _with_absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     sections = {name: _absolute(values[name], folder) for (name,) in _SECTIONS if name in values}
     return values | sections
@@ -173,7 +176,7 @@ class _Document:
 
     file: Path
     lines: dict[KeyPath, int] = field(default_factory=dict)
-    problems: list[tuple[int, Problem]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     num_nodes: int = 0
 
     def read(self) -> dict[str, Any]:
@@ -193,7 +196,7 @@ class _Document:
 
     def located(self, problems: list[Problem]) -> list[Problem]:
         """Return these and the own problems with file and line, in the order of the file."""
-        placed = [*self.problems, *((self._line(problem.path), problem) for problem in problems)]
+        placed = [(problem.line or self._line(problem.path), problem) for problem in self.problems + problems]
         in_order = sorted(placed, key=lambda pair: pair[0])
         return [replace(problem, file=str(self.file), line=line) for line, problem in in_order]
 
@@ -216,9 +219,8 @@ class _Document:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in _COLLECTION_TAGS:
-            self.problems.append(
-                (line, Problem(path, f"given the YAML tag !!{node.tag.removeprefix(_YAML)}; allowed: no tag"))
-            )
+            text = f"given the YAML tag !!{node.tag.removeprefix(_YAML)}"
+            self.problems.append(Problem(path=path, text=text, allowed="no tag", line=line))
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._mapping(node, path)
@@ -229,11 +231,12 @@ class _Document:
             line = key_node.start_mark.line + 1
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else key_node.id
             if key_node.tag != _TEXT_TAG:
-                text = f"given the key {shown(key)}; allowed: text, in quotes where YAML reads something else"
-                self.problems.append((line, Problem(path, text)))
+                text = f"given the key {shown(key)}"
+                allowed = "text, in quotes where YAML reads something else"
+                self.problems.append(Problem(path=path, text=text, allowed=allowed, line=line))
             elif key in values:
                 text = f"given twice, first in line {self.lines[(*path, key)]}; keep one of the two"
-                self.problems.append((line, Problem((*path, key), text)))
+                self.problems.append(Problem(path=(*path, key), text=text, line=line))
             else:
                 self.lines[(*path, key)] = line
                 values[key] = self._value(value_node, (*path, key))
@@ -246,8 +249,9 @@ class _Document:
             with contextlib.suppress(ValueError, LookupError, ArithmeticError):
                 return yaml.constructor.SafeConstructor().construct_object(node)
         kind = node.tag.removeprefix(_YAML)
-        text = f"given {shown(node.value)} as {kind}; allowed: text, numbers, true, false, null"
-        self.problems.append((node.start_mark.line + 1, Problem(path, text)))
+        text, allowed = f"given {shown(node.value)} as {kind}", "text, numbers, true, false, null"
+        line = node.start_mark.line + 1
+        self.problems.append(Problem(path=path, text=text, allowed=allowed, line=line))
         return node.value
 
 

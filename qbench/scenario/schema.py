@@ -100,8 +100,8 @@ class TrainSettings(Strict):
     )
 
 
-class Point(Strict):
-    """One training step, fully described."""
+class PointSettings(Strict):
+    """The settings of a training step, each for itself."""
 
     model: Name = Field(description="Catalog id, hub id, or a folder that holds config.json.")
     weights: Weights = Field(
@@ -113,6 +113,10 @@ class Point(Strict):
         default_factory=LoraSettings, description="The adapter; null trains every weight (full fine-tuning)."
     )
     train: TrainSettings = Field(default_factory=TrainSettings, description="The training step.")
+
+
+class Point(PointSettings):
+    """One training step, fully described."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Point:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from qbench.errors import nearest
+from qbench.errors import KeyPath, Problem, nearest
 from qbench.scenario.schema import Point
 from qbench.units import plain_text
-
-_LONGEST_VALUE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +96,12 @@ class Leaf:
         """
         return _adapter(self).validate_python(value)
 
-    def problem(self, value: Any) -> str | None:
-        """Return what is wrong with `value`: given, allowed, nearest valid value; None when it is allowed."""
+    def problem(self, value: Any, path: KeyPath = ()) -> Problem | None:
+        """Return what is wrong with `value`, None when it is allowed."""
         try:
             self.normal(value)
         except ValidationError:
-            return self._complaint(value)
+            return self.complaint(value, path)
         return None
 
     def json_schema(self) -> dict[str, Any]:
@@ -115,17 +113,18 @@ class Leaf:
         """The value where the scenario says nothing."""
         return self.model.model_fields[self.name].get_default(call_default_factory=True)
 
-    def _complaint(self, value: Any) -> str:
+    def complaint(self, value: Any, path: KeyPath = ()) -> Problem:
+        """Return the problem of a value that is not allowed."""
         schema = self.json_schema()
-        text = f"given {shown(value)}; allowed: {allowed(schema)}"
+        complaint = Problem(path=path, given=value, allowed=allowed(schema))
         if isinstance(value, bool) and schema.get("type") == "string":
-            return f"{text}; YAML reads yes, no, on, off as booleans: quote it"
-        close = nearest(value, schema.get("enum", ())) if isinstance(value, str) else []
-        if isinstance(value, str) and self.name in _NAMES:
-            meant = _NAMES[self.name].meant.get(value.casefold().replace("-", "_"))
-            meant = meant or _NAMES[self.name].meant.get(value.casefold().replace("-", ""))
-            close = [meant] if meant else close
-        return f"{text}; did you mean {close[0]}?" if close else text
+            return replace(complaint, note="YAML reads yes, no, on, off as booleans: quote it")
+        if not isinstance(value, str):
+            return complaint
+        names = _NAMES.get(self.name, Names(""))
+        folded = value.casefold()
+        meant = names.meant.get(folded.replace("-", "_")) or names.meant.get(folded.replace("-", ""))
+        return replace(complaint, hint=meant or next(iter(nearest(value, schema.get("enum", ()))), ""))
 
 
 @cache
@@ -297,14 +296,6 @@ def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
     return {name: flat.get(row.path) for name, row in SETTINGS.items()}
-
-
-def shown(value: Any) -> str:
-    """Return a value as a YAML author knows it, on one line and not too long."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def allowed(schema: Mapping[str, Any]) -> str:

@@ -1,15 +1,19 @@
-"""Finds every problem in the plain values of a scenario, each with the path of the key it is about."""
+"""The sections of a scenario as settings by dotted path, and every problem of them with its key.
+
+pydantic checks keys, types and limits of what stands nested. Names are checked here, since the matrix and the
+lists take settings by dotted path or short name. Each value is checked once, as it is read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from qbench.errors import KeyPath, Problem, nearest
-from qbench.scenario.schema import Point, Scenario
+from qbench.errors import KeyPath, Problem, nearest, shown
+from qbench.scenario.schema import Point, PointSettings, Scenario
 from qbench.scenario.settings import (
     GROUPS,
     LEAVES,
@@ -20,76 +24,158 @@ from qbench.scenario.settings import (
     group_model,
     nullable,
     resolve,
-    shown,
 )
 
+Flat = dict[str, Any]
+"""Dotted path to value as a Point holds it."""
 
-def scenario_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the problems of a scenario given as plain values, as YAML holds them."""
-    yield from _mapping_problems(values, Scenario, ())
-    base, matrix = values.get("base"), values.get("matrix")
-    varies = isinstance(matrix, Mapping) and "model" in matrix
-    if isinstance(base, Mapping) and not varies:
-        yield from missing_model(base, ("base",))
-
-
-def settings_problems(settings: Any, path: KeyPath = ()) -> Iterator[Problem]:
-    """Yield the problems of nested settings, as in `base`; any setting may be absent."""
-    yield from _mapping_problems(settings, Point, path)
+_SECTIONS = {
+    "base": f"the keys {', '.join(PointSettings.model_fields)}",
+    "matrix": "settings and their lists, such as precision: [bf16, nf4]",
+    "exclude": "a list, such as [{precision: nf4, r: 8}]",
+    "include": "a list, such as [{precision: nf4, r: 8}]",
+}
+"""What the sections of a scenario hold."""
 
 
-def changes_problems(changes: Any, path: KeyPath = ()) -> Iterator[Problem]:
-    """Yield the problems of changes to a point: dotted path or short name to value."""
-    if not isinstance(changes, Mapping) or not changes:
-        yield Problem(
-            path, f"given {shown(changes)}; allowed: settings and their values, such as precision: nf4"
-        )
-        return
-    yield from _name_problems(changes, path)
-    for name, value in changes.items():
-        target = resolve(name)
-        if target is not None:
-            yield from _value_problems(value, target, (*path, name))
-
-
-def missing_model(settings: Mapping[str, Any], path: KeyPath = ()) -> Iterator[Problem]:
-    """Yield the one problem of settings that name no model."""
-    if "model" not in settings:
-        yield Problem((*path, "model"), f"missing; give it: {Point.model_fields['model'].description}")
-
-
-def _mapping_problems(values: Any, model: type[BaseModel], path: KeyPath) -> Iterator[Problem]:
-    if not isinstance(values, Mapping):
-        yield Problem(path, f"given {shown(values)}; allowed: the keys {', '.join(model.model_fields)}")
-        return
-    for key, value in values.items():
-        if key not in model.model_fields:
-            yield Problem((*path, key), _unknown_key(key, model))
-        elif model is Scenario and key in _SECTIONS:
-            yield from _SECTIONS[key](value, (*path, key))
+def problems_of(
+    error: ValidationError, model: type[BaseModel], values: Any, path: KeyPath = ()
+) -> Iterator[Problem]:
+    """Yield the problems that pydantic found in the values of a model at a path, one for each key."""
+    known: set[KeyPath] = set()
+    for found in error.errors(include_url=False):
+        owner, given = model, values
+        inner: KeyPath = ()
+        for part in found["loc"]:
+            inner, given = (*inner, part), given.get(part) if isinstance(given, Mapping) else None
+            group = group_model(owner, str(part)) if part in owner.model_fields else None
+            if group is None:
+                break
+            owner = group
         else:
-            yield from _field_problems(value, model, key, (*path, key))
-    for name, field in model.model_fields.items():
-        if field.is_required() and name not in values and (model, name) != (Point, "model"):
-            yield Problem((*path, name), f"missing; give it: {field.description}")
+            yield Problem(path=path + inner, given=given, allowed=f"the keys {', '.join(owner.model_fields)}")
+            continue
+        # What is in the sections of a scenario has its own checks, and each part of a value one complaint.
+        if inner not in known and not (owner is Scenario and inner[0] in _SECTIONS and inner != found["loc"]):
+            yield _problem(found["type"], given, Leaf(owner, str(inner[-1])), path + inner)
+        known.add(inner)
 
 
-def _field_problems(value: Any, model: type[BaseModel], name: str, path: KeyPath) -> Iterator[Problem]:
-    group = group_model(model, name)
-    if group is not None:
-        if value is not None or not nullable(model, name):
-            yield from _mapping_problems(value, group, path)
-    elif text := Leaf(model, name).problem(value):
-        yield Problem(path, text)
+def _problem(kind: str, value: Any, leaf: Leaf, path: KeyPath) -> Problem:
+    if kind == "extra_forbidden":
+        return _unknown_key(leaf.name, leaf.model, path)
+    if kind == "missing":
+        description = leaf.model.model_fields[leaf.name].description
+        return Problem(path=path, text=f"missing; give it: {description}")
+    if leaf.model is Scenario and leaf.name in _SECTIONS:
+        return Problem(path=path, given=value, allowed=_SECTIONS[leaf.name])
+    return leaf.complaint(value, path)
 
 
-def _unknown_key(key: str, model: type[BaseModel]) -> str:
+def base_settings(values: Any, path: KeyPath, problems: list[Problem]) -> Flat:
+    """Return nested settings, of which any may be absent, by dotted path; `problems` takes what is wrong."""
+    if not isinstance(values, Mapping):
+        return {}
+    whole = {"model": "absent", **values}
+    try:
+        settings = PointSettings.model_validate(whole)
+    except ValidationError as error:
+        problems += problems_of(error, PointSettings, whole, path)
+        return {}
+    flat = flatten(settings.model_dump(exclude_unset=True))
+    return {name: value for name, value in flat.items() if name != "model" or "model" in values}
+
+
+def changed_settings(changes: Any, path: KeyPath, problems: list[Problem]) -> Flat:
+    """Return changes to a point, by dotted path or short name, as dotted path to value."""
+    if not isinstance(changes, Mapping) or not changes:
+        allowed = "settings and their values, such as precision: nf4"
+        problems.append(Problem(path=path, given=changes, allowed=allowed))
+        return {}
+    flat: Flat = {}
+    for name, target in _targets(changes, path, problems).items():
+        flat |= _value(changes[name], target, (*path, name), problems)
+    return flat
+
+
+def varied_settings(matrix: Any, path: KeyPath, problems: list[Problem]) -> list[list[Flat]]:
+    """Return the axes of a matrix: for each the values of one setting, or one group of settings."""
+    if not isinstance(matrix, Mapping):
+        return []
+    targets = _targets(matrix, path, problems).items()
+    return [_options(matrix[name], target, (*path, name), problems) for name, target in targets]
+
+
+def listed_settings(entries: Any, path: KeyPath, problems: list[Problem]) -> list[Flat]:
+    """Return the changes of a list such as `include`."""
+    if not isinstance(entries, list):
+        return []
+    return [changed_settings(entry, (*path, index), problems) for index, entry in enumerate(entries)]
+
+
+def missing_model(path: KeyPath = ()) -> Problem:
+    """Return the problem of settings that name no model."""
+    description = PointSettings.model_fields["model"].description
+    return Problem(path=(*path, "model"), text=f"missing; give it: {description}")
+
+
+def _options(options: Any, target: str, path: KeyPath, problems: list[Problem]) -> list[Flat]:
+    if not isinstance(options, list) or not options:
+        problems.append(Problem(path=path, given=options, allowed="a list of at least one value"))
+        return []
+    seen: dict[str, int] = {}
+    found: list[Flat] = []
+    for index, value in enumerate(options):
+        before = len(problems)
+        found.append(_value(value, target, (*path, index), problems))
+        first = seen.setdefault(json.dumps(found[-1], sort_keys=True), index)
+        if first != index and len(problems) == before:
+            text = f"{shown(value)} is in the list twice; it is also value {first + 1} of {target}"
+            problems.append(Problem(path=(*path, index), text=text))
+    return found
+
+
+def _value(value: Any, target: str, path: KeyPath, problems: list[Problem]) -> Flat:
+    """Return one setting, or those of a group, by dotted path."""
+    leaf = LEAVES.get(target)
+    try:
+        if leaf is not None:
+            return {target: leaf.normal(value)}
+        if value is None and nullable(Point, target):
+            return {target: None}
+        return flatten({target: GROUPS[target].model_validate(value).model_dump(exclude_unset=True)})
+    except ValidationError as error:
+        if leaf is not None:
+            problems.append(leaf.complaint(value, path))
+        else:
+            problems += problems_of(error, GROUPS[target], value, path)
+        return {}
+
+
+def _targets(values: Mapping[str, Any], path: KeyPath, problems: list[Problem]) -> dict[str, str]:
+    """Return the dotted path of each name; `problems` takes unknown names, and two that set the same."""
+    targets: dict[str, str] = {}
+    for name in values:
+        target = resolve(name)
+        if target is None:
+            problems.append(_not_a_name("unknown setting", (*path, name), [*SETTINGS, *GROUPS], LEAVES))
+            continue
+        for other, known in targets.items():
+            if known == target or known.startswith(f"{target}.") or target.startswith(f"{known}."):
+                text = f"sets the same as {other}; keep one of the two"
+                problems.append(Problem(path=(*path, name), text=text))
+        targets[name] = target
+    return targets
+
+
+def _unknown_key(key: str, model: type[BaseModel], path: KeyPath) -> Problem:
     target = resolve(key)
     if target is not None and model is Scenario:
-        return f"not a key of a scenario; write it in base: {_as_nested(target)}"
-    if target is not None and model is Point:
-        return f"base takes nested keys; write {_as_nested(target)}"
-    return _not_a_name("unknown key", key, model.model_fields)
+        text = f"not a key of a scenario; write it in base: {_as_nested(target)}"
+        return Problem(path=path, text=text)
+    if target is not None and model is PointSettings:
+        return Problem(path=path, text=f"base takes nested keys; write {_as_nested(target)}")
+    return _not_a_name("unknown key", path, model.model_fields)
 
 
 def _as_nested(path: str) -> str:
@@ -97,87 +183,10 @@ def _as_nested(path: str) -> str:
     return f"{group}: {{{name}: ...}}" if group else f"{name}: ..."
 
 
-def _not_a_name(what: str, given: str, names: Iterable[str], also: Iterable[str] = ()) -> str:
-    known = [*names, *also]
-    spoken = RIGHT_NAMES.get(given.casefold())
+def _not_a_name(what: str, path: KeyPath, names: Iterable[str], also: Iterable[str] = ()) -> Problem:
+    given, known = str(path[-1]), [*names, *also]
+    right = RIGHT_NAMES.get(given.casefold(), "")
     # A single letter is like anything that has it.
     alike = nearest(given, [name for name in known if len(name) > 1], count=1)
-    close = [spoken] if spoken in known else alike
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{what}; {hint}allowed: {', '.join(names)}"
-
-
-def _name_problems(values: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
-    """Yield unknown names, one setting under two names, and a group beside one of its own settings."""
-    seen: dict[str, str] = {}
-    for name in values:
-        target = resolve(name)
-        if target is None:
-            yield Problem((*path, name), _not_a_name("unknown setting", name, [*SETTINGS, *GROUPS], LEAVES))
-            continue
-        for other, other_name in seen.items():
-            if other == target or other.startswith(f"{target}.") or target.startswith(f"{other}."):
-                yield Problem((*path, name), f"sets the same as {other_name}; keep one of the two")
-        seen[target] = name
-
-
-def _value_problems(value: Any, target: str, path: KeyPath) -> Iterator[Problem]:
-    leaf = LEAVES.get(target)
-    if leaf is None:
-        yield from _field_problems(value, Point, target, path)
-    elif text := leaf.problem(value):
-        yield Problem(path, text)
-
-
-def _matrix_problems(matrix: Any, path: KeyPath) -> Iterator[Problem]:
-    if not isinstance(matrix, Mapping):
-        yield Problem(
-            path, f"given {shown(matrix)}; allowed: settings and their lists, such as precision: [bf16, nf4]"
-        )
-        return
-    yield from _name_problems(matrix, path)
-    for name, options in matrix.items():
-        target = resolve(name)
-        if target is not None:
-            yield from _options_problems(options, target, (*path, name))
-
-
-def _options_problems(options: Any, target: str, path: KeyPath) -> Iterator[Problem]:
-    if not isinstance(options, list) or not options:
-        yield Problem(path, f"given {shown(options)}; allowed: a list of at least one value")
-        return
-    seen: dict[str, int] = {}
-    for index, value in enumerate(options):
-        here = (*path, index)
-        problems = list(_value_problems(value, target, here))
-        yield from problems
-        if problems:
-            continue
-        first = seen.setdefault(json.dumps(normal_changes({target: value}), sort_keys=True), index)
-        if first != index:
-            yield Problem(
-                here, f"{shown(value)} is in the list twice; it is also value {first + 1} of {target}"
-            )
-
-
-def normal_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return changes that have no problems as dotted path to value, values as Point would hold them."""
-    flat = flatten({resolve(name) or name: value for name, value in changes.items()})
-    return {path: LEAVES[path].normal(value) if path in LEAVES else value for path, value in flat.items()}
-
-
-def _list_problems(entries: Any, path: KeyPath) -> Iterator[Problem]:
-    if not isinstance(entries, list):
-        yield Problem(path, f"given {shown(entries)}; allowed: a list, such as [{{precision: nf4, r: 8}}]")
-        return
-    for index, entry in enumerate(entries):
-        yield from changes_problems(entry, (*path, index))
-
-
-_SECTIONS: dict[str, Callable[[Any, KeyPath], Iterator[Problem]]] = {
-    "base": settings_problems,
-    "matrix": _matrix_problems,
-    "exclude": _list_problems,
-    "include": _list_problems,
-}
-"""The keys of a scenario whose values are settings of points."""
+    hint = right if right in known else next(iter(alike), "")
+    return Problem(path=path, text=what, allowed=", ".join(names), hint=hint)

@@ -170,11 +170,8 @@ def _cut(text: str) -> str:
 
 def _as_field(problem: Problem) -> Problem:
     """Return a problem of a setting under the name of its field."""
-    if not problem.path:
-        return problem
-    names = {path: name for name, path in FIELDS.items()}
-    name = names.get(str(problem.path[-1]))
-    return replace(problem, path=(name,)) if name else problem
+    fields = {name: field for field, name in FIELDS.items()}
+    return replace(problem, path=tuple(fields.get(str(part), part) for part in problem.path[-1:]))
 
 
 def _as_text(value: Any) -> str:

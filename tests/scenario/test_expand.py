@@ -17,7 +17,7 @@ def scenario(**sections: Any) -> Scenario:
 def problems_of(**sections: Any) -> list[str]:
     with pytest.raises(ScenarioError) as caught:
         expand(scenario(**sections))
-    return list(map(str, caught.value.problems))
+    return [str(problem) for problem in caught.value.problems]
 
 
 def ranks_and_precisions(points: tuple[Point, ...]) -> list[tuple[str, int | None]]:
@@ -129,8 +129,8 @@ def test_an_exclude_without_a_match_is_named() -> None:
     assert problems_of(
         matrix={"r": [8]}, exclude=[{"r": 8, "precision": "fp32"}, {"r": 64}], include=[{"r": 1}]
     ) == [
-        "exclude[0]: matches no point of the matrix: r=8, precision='fp32'; correct or remove it",
-        "exclude[1]: matches no point of the matrix: r=64; correct or remove it",
+        "exclude[0]: matches no point of the matrix: lora.r=8, precision='fp32'; correct or remove it",
+        "exclude[1]: matches no point of the matrix: lora.r=64; correct or remove it",
     ]
 
 
@@ -154,7 +154,7 @@ def test_combinations_that_make_no_sense_are_told_once_with_an_example() -> None
 
 def test_a_scenario_made_in_code_is_checked_like_a_file() -> None:
     assert problems_of(base={"modle": "m"}, matrix={"r": []}, exclude=[{}])[0].startswith(
-        "base.modle: unknown key; did you mean model? allowed: model, weights,"
+        "base.modle: unknown key; allowed: model, weights, precision, data, lora, train; did you mean model?"
     )
 
 
@@ -171,7 +171,7 @@ def test_point_from_takes_paths_and_short_names() -> None:
 def test_point_from_reports_every_problem() -> None:
     with pytest.raises(ScenarioError) as caught:
         point_from({"precision": "nf5"}, {"rank": 8, "seq_len": 0, "r": 4, "lora.r": 8})
-    assert [problem.partition(";")[0] for problem in map(str, caught.value.problems)] == [
+    assert [str(problem).partition(";")[0] for problem in caught.value.problems] == [
         "precision: given 'nf5'",
         "rank: unknown setting",
         "lora.r: sets the same as r",

@@ -28,9 +28,9 @@ def problems_of(folder: Path, text: str | bytes, **options: Any) -> list[str]:
     file = written(folder, text)
     with pytest.raises(ScenarioError) as caught:
         load_scenario(file, **options)
-    assert all(problem.startswith(f"{file}:") for problem in map(str, caught.value.problems))
-    assert all(problem.isprintable() for problem in map(str, caught.value.problems))
-    return [problem.removeprefix(f"{file}:").strip() for problem in map(str, caught.value.problems)]
+    problems = [str(problem) for problem in caught.value.problems]
+    assert all(problem.startswith(f"{file}:") and problem.isprintable() for problem in problems)
+    return [problem.removeprefix(f"{file}:").strip() for problem in problems]
 
 
 def test_a_whole_scenario(tmp_path: Path) -> None:
@@ -111,7 +111,8 @@ measure: {steps: 0,
     [
         (
             "base: {model: m, precison: nf4}",
-            "base.precison: unknown key; did you mean precision? allowed: model, weig",
+            "base.precison: unknown key; allowed: model, weights, precision, data, lora, train; did you "
+            "mean precision?",
         ),
         (
             "base: {model: m, seq_len: 64}",
@@ -160,7 +161,7 @@ measure: {steps: 0,
         ("base: {model: m}\nmatrix: {r: 8}", "matrix.r: given 8; allowed: a list of at least one value"),
         (
             "base: {model: m}\nmatrix: {lora.rr: [8]}",
-            "matrix.lora.rr: unknown setting; did you mean lora.r? allowed:",
+            "matrix.lora.rr: unknown setting; allowed: model, weights",
         ),
         (
             "base: {model: m}\nmatrix: {lora: [{}, 3]}",
@@ -188,7 +189,7 @@ measure: {steps: 0,
         ),
         (
             "base: {model: m}\nexclude: [{r: 3}]",
-            "exclude[0]: matches no point of the matrix: r=3; correct or remove it",
+            "exclude[0]: matches no point of the matrix: lora.r=3; correct or remove it",
         ),
         (
             "base: {model: m}\nmeasure: {timeout_s: yes}",

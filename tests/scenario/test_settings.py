@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from qbench.errors import shown
 from qbench.scenario.schema import LoraSettings, MeasureSettings, Point, Scenario
 from qbench.scenario.settings import (
     GROUPS,
@@ -12,7 +13,6 @@ from qbench.scenario.settings import (
     nest,
     point_settings,
     resolve,
-    shown,
 )
 
 
@@ -89,14 +89,14 @@ def test_point_settings_holds_every_short_name() -> None:
     ],
 )
 def test_a_problem_says_what_was_given_and_what_is_allowed(leaf: Leaf, value: object, problem: str) -> None:
-    assert leaf.problem(value) == problem
+    assert str(leaf.problem(value)) == problem
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_leaf_can_describe_what_it_allows(path: str) -> None:
     problem = LEAVES[path].problem({"no": "leaf is a mapping"})
     assert problem is not None
-    assert problem.startswith("given {'no': 'leaf is a mapping'}; allowed: ")
+    assert problem.reason.startswith("given {'no': 'leaf is a mapping'}; allowed: ")
 
 
 def test_normal_values_are_those_of_the_point() -> None:

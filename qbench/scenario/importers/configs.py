@@ -101,15 +101,16 @@ def import_config(
         point_from(settings, {})
     except ScenarioError as error:
         doubts = _located(file, lines, reader.doubts())
-        problems = [replace(problem, file=str(file)) for problem in error.problems]
-        raise ScenarioError([*doubts, *problems]) from error
+        raise ScenarioError(
+            [*doubts, *(replace(problem, file=str(file)) for problem in error.problems)]
+        ) from error
     return Imported(format=form, settings=settings, caveats=reader.caveats())
 
 
 def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) -> list[Problem]:
     """Return problems by key with file and, where the file has the key, its line, in that order."""
     placed = sorted((lines.get(key.partition(".")[0], 0), key, text) for key, text in problems.items())
-    return [Problem((key,), text, str(file), line or None) for line, key, text in placed]
+    return [Problem(path=(key,), text=text, file=str(file), line=line or None) for line, key, text in placed]
 
 
 def _format_of(file: Path, values: Mapping[str, Any]) -> str:

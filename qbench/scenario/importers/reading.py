@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qbench.errors import shown
 from qbench.scenario.importers.keys import HARMLESS, MEMORY
 from qbench.scenario.importers.values import (
     LIKE_VALUE,
@@ -16,7 +17,7 @@ from qbench.scenario.importers.values import (
     read_json,
     whole_number,
 )
-from qbench.scenario.settings import SETTINGS, shown
+from qbench.scenario.settings import SETTINGS
 
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
@@ -134,7 +135,7 @@ class Reader:
     def _is_allowed(self, key: str, setting: str, value: Any) -> bool:
         problem = SETTINGS[setting].leaf.problem(value)
         if problem:
-            self.refuse(key, problem)
+            self.refuse(key, problem.reason)
         return not problem
 
     def bits(self, name: str, allowed: Sequence[int]) -> int | None:

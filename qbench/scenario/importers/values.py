@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from qbench.errors import nearest
-from qbench.scenario.settings import shown
+from qbench.errors import nearest, shown
 
 SWITCHES = {"true": True, "yes": True, "auto": True, "1": True, "false": False, "no": False, "0": False}
 SWITCHES |= {"": False}

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from qbench.errors import ScenarioError
+from qbench.errors import ScenarioError, shown
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.configs import import_config
-from qbench.scenario.settings import point_settings, shown
+from qbench.scenario.settings import point_settings
 
 GPT2 = {"model_type": "gpt2"}
 QLORA = {"model_name_or_path": "gpt2", "bits": 4, "source_max_len": 512, "target_max_len": 128}

@@ -138,9 +138,10 @@ def problems_of(file: Path, content: str, **changes: Any) -> list[str]:
     file.write_text(content)
     with pytest.raises(ScenarioError) as raised:
         import_config(file, config_of, **changes)
-    problems = list(map(str, raised.value.problems))
-    assert all(problem.startswith(f"{file}:") and "\n" not in problem for problem in problems)
-    return [problem.removeprefix(str(file)) for problem in problems]
+    assert all(
+        problem.startswith(f"{file}:") and "\n" not in problem for problem in map(str, raised.value.problems)
+    )
+    return [problem.removeprefix(str(file)) for problem in map(str, raised.value.problems)]
 
 
 @pytest.mark.parametrize("name", BROKEN)
