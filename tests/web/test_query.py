@@ -64,6 +64,7 @@ def test_the_defaults_are_allowed_and_name_a_card():
         ("gpu=RTX", "GPU 'RTX' is not in the catalog; nearest: RTX"),
         ("target_modules=" + ",".join("abcdefghijklmnopqrstu"), "21 given; this page takes at most 20"),
         ("model=%00", "model: the text is too long, or not text"),
+        ("target_modules=a%0Ab", "target_modules: given ['a\\nb']"),
         ("weights=pretrained", "weights: unknown; allowed: model, precision"),
         ("data=/etc/passwd", "data: unknown"),
         ("pin=seq%3D0", "pinned setting 1: seq: given '0'"),
@@ -94,7 +95,7 @@ def test_the_scenario_asks_for_the_settings_of_the_page(tmp_path: Path):
     assert scenario.plan.gpus == ("RTX 4090", "A10G")
 
 
-@pytest.mark.parametrize("name", ['a"b: [c]\n- d', "# no comment", "<b>\u202e\U0001f600", "null", "it's"])
+@pytest.mark.parametrize("name", ['a"b: [c] - d', "# no comment", "<b>\U0001f600", "null", "it's"])
 def test_hostile_names_stay_text_in_scenario_and_command(tmp_path: Path, name: str):
     state = read_state(urlencode({"target_modules": name}), same)
     file = tmp_path / "copied.yaml"
