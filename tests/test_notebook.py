@@ -86,7 +86,9 @@ def test_bad_settings_are_told(model: str):
         ("batch", "per_device_train_batch_size"),
         ("sequence_len", "seq_len"),
     ):
-        with pytest.raises(ScenarioError, match=rf"{given}: unknown setting; allowed.*did you mean {meant}\?"):
+        with pytest.raises(
+            ScenarioError, match=rf"{given}: unknown setting; allowed.*did you mean {meant}\?"
+        ):
             qbench.plan(model, **{given: 4})
     with pytest.raises(ScenarioError, match="at least one value"):
         qbench.plan(model, r=[])
