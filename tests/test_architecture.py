@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,37 +19,39 @@ TORCH_FREE = ("catalog", "scenario", "records", "comparison", "words", "report",
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
 
-GROUND = {"errors", "units", "quiet"}
-FACTS = GROUND | {"catalog", "scenario"}
-STORED = FACTS | {"records"}
-STEP = STORED | {"step", "memory"}
-DOING = {"planner", "nullgpu", "measure", "comparison", "words", "report", "runs"}
-ALL_BELOW_CLI = STEP | DOING
-# What each package or top-level module may import besides itself. The top floor sees everything below it.
-MAY_IMPORT = {
+# What each package or top-level module may import besides itself: these, and what they may.
+LAYERS = {
     "errors": set(),
     "units": set(),
     "version": set(),
     "quiet": set(),
-    "catalog": GROUND,
-    "scenario": GROUND,
-    "records": FACTS,
-    "step": STORED,
-    "memory": STORED,
-    "planner": STEP,
-    "nullgpu": STORED,
-    "measure": STEP | {"nullgpu"},
-    "comparison": STORED,
-    "words": STORED | {"comparison"},
-    "report": STORED | {"comparison", "words"},
-    "runs": STEP | {"planner", "nullgpu", "measure", "comparison"},
-    "callback": STEP | {"nullgpu", "measure"},
-    "notebook": ALL_BELOW_CLI,
-    "cli": ALL_BELOW_CLI | {"web"},
-    "web": ALL_BELOW_CLI,
-    "pytest_plugin": ALL_BELOW_CLI,
+    "catalog": {"errors", "units"},
+    "scenario": {"errors", "units"},
+    "records": {"catalog", "scenario"},
+    "step": {"records"},
+    "memory": {"records"},
+    "planner": {"step", "memory"},
+    "nullgpu": {"records"},
+    "measure": {"step", "memory", "nullgpu", "quiet"},
+    "comparison": {"records"},
+    "words": {"comparison"},
+    "report": {"words"},
+    "runs": {"planner", "measure", "comparison"},
+    "callback": {"measure"},
+    "notebook": {"report", "runs"},
+    "web": {"report", "runs"},
+    "pytest_plugin": {"report", "runs"},
+    "cli": {"web"},
     "__main__": {"cli"},
 }
+
+
+def below(layer: str) -> set[str]:
+    """Return all that a layer may import besides itself."""
+    return LAYERS[layer].union(*map(below, LAYERS[layer]))
+
+
+MAY_IMPORT = {layer: below(layer) for layer in LAYERS}
 # Name outside qbench -> the only places, files or packages, that import it.
 OWNERS: dict[str, str | tuple[str, ...]] = {
     "yaml": "scenario/load.py",
@@ -141,6 +144,26 @@ def problems(package: Path) -> list[str]:
         for module, targets in imports.items()
     }
     return found + list(cycles(graph))
+
+
+def documented_layers() -> dict[str, set[str]]:
+    """Return what may be imported by each package and module, as the table in CONTRIBUTING.md says."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("| package |")[2].partition("\n\n")[0]
+    cells = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    return {
+        layer: set(re.findall(r"`(\w+)`", allowed))
+        for names, _, allowed in cells
+        for layer in re.findall(r"`(\w+)`", names)
+    }
+
+
+def test_the_table_of_layers_names_every_package_and_what_it_may_import():
+    on_disk = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert documented_layers() == LAYERS
+    assert on_disk - {"__init__"} == set(LAYERS)
 
 
 def test_the_package_keeps_the_rules():
