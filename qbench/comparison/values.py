@@ -54,7 +54,7 @@ def _process_values(record: Record) -> dict[str, float | str]:
     for name, value in record.metrics.items():
         if name in _NUMERIC and name not in void:
             number = scalar(record, name) if type(value) is list else value
-            if isinstance(number, int | float) and math.isfinite(number):
+            if isinstance(number, (int, float)) and math.isfinite(number):
                 found[name] = float(number)
     if "tokens_per_s" not in found and "tokens_per_s" not in void:
         # It follows from step times where it is not stored.

@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qbench.catalog.gpus import GpuSpec
-from qbench.catalog.models import resolve_model
 from qbench.errors import QbenchError
-from qbench.records.calibration import Calibration, describe
-from qbench.records.parts import Detail, Environment
-from qbench.records.record import Kind, Record
-from qbench.scenario.schema import Device, Point
+
+if TYPE_CHECKING:
+    from qbench.catalog.gpus import GpuSpec
+    from qbench.records.calibration import Calibration
+    from qbench.records.parts import Detail, Environment
+    from qbench.records.record import Kind, Record
+    from qbench.scenario.schema import Device, Point
 
 Named = Mapping[str, object]
 """Facts under the names that a person knows; one that is not known is None."""
@@ -169,6 +170,9 @@ def plan_facts(
     None where some of it is not in sight, as on the hub or inside a GGUF. `digests` are those of the files
     that the point names.
     """
+    from qbench.catalog.models import resolve_model  # Whoever compares records needs neither.
+    from qbench.records.calibration import describe
+
     try:
         if resolve_model(point.model).kind in ("hub", "gguf"):
             return None

@@ -201,4 +201,4 @@ def scalar(record: HasMetrics, name: str) -> float | None:
     if isinstance(value, list):
         known = [number for number in value if number is not None]
         return statistics.median(known) if known else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, (int, float)) else None
