@@ -33,7 +33,7 @@ def many(count: int, slower: float) -> Iterator[Record]:
         metrics = dict(record.metrics) | {"peak_allocated_bytes": 512 * grown + (1 << 29)}
         if isinstance(metrics.get("step_time_s"), list):
             metrics["step_time_s"] = [slower * seconds for seconds in metrics["step_time_s"]]
-        timeline = [[at, size + 512 * grown] for at, size in record.detail["timeline"]]
+        timeline = [[at, size + 512 * grown] for at, size in record.timeline]
         lora = record.point.lora.model_copy(update={"r": grown + 1})
         yield replace(
             record,

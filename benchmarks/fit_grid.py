@@ -45,7 +45,7 @@ def row(gpu: GpuSpec, settings: dict[str, str]) -> str:
     found = largest(point, axis, planned)
     values = range(STEP, MOST + 1, STEP)
     records = planned([with_value(point, "seq_len", value) for value in values])
-    fitting = [v for v, record in zip(values, records, strict=True) if record.detail["fits"][0]["fits"]]
+    fitting = [v for v, record in zip(values, records, strict=True) if record.fits[0].fits]
     agrees = found.value == (max(fitting) if fitting else None) and fitting == list(values[: len(fitting)])
     name = f"{settings['precision']}, recipe {settings['recipe']}"
     count = f"{len(fitting)} of {len(values)}"

@@ -85,7 +85,7 @@ def finished(folder: Path) -> dict[Key, dict[str, Any]]:
     found: dict[Key, dict[str, Any]] = {}
     seen = set()
     for record in read_records(folder):
-        key = (record.point_id, record.kind, record.detail.get("repeat"))
+        key = (record.point_id, record.kind, record.repeat)
         if record.outcome not in FINISHED:
             continue
         if (key, record.environment["code_id"]) in seen:

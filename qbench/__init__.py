@@ -1,7 +1,7 @@
 """qbench: memory planning and benchmarking of LoRA and QLoRA fine-tuning.
 
 In Python and notebooks: `qbench.plan`, `qbench.load_run`, `qbench.compare`, `qbench.figures`, which give
-`Record`s of `Point`s. Nothing is loaded before it is used.
+`Record`s of `Point`s, and `Fit`s of cards. Nothing is loaded before it is used.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 from qbench.version import __version__
 
-__all__ = ["Point", "Record", "__version__", "compare", "figures", "load_run", "plan"]
+__all__ = ["Fit", "Point", "Record", "__version__", "compare", "figures", "load_run", "plan"]
 
 _HOMES = {
+    "Fit": "qbench.records.fits",
     "Point": "qbench.scenario.schema",
     "Record": "qbench.records.record",
     "compare": "qbench.notebook",

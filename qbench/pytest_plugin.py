@@ -188,7 +188,7 @@ def _extra_info(result: Result) -> dict[str, Any]:
         "device": result.device,
         "versions": dict(result.records[-1].versions),
         **values,
-        "processes": {"step_time_s": [record.metrics.get("step_time_s") for record in result.records]},
+        "processes": {"step_time_s": [record.raw("step_time_s") for record in result.records]},
     }
 
 

@@ -103,6 +103,15 @@ def ends_or_prints(node: ast.AST) -> str | None:
     return None
 
 
+def unchecked_read(node: ast.AST) -> str | None:
+    """Return a read of a record's part of which mypy cannot see that its key is misspelt, or None."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get"):
+        return None
+    held, keyed = node.func.value, node.args and isinstance(node.args[0], ast.Constant)
+    of_record = isinstance(held, ast.Attribute) and held.attr in {"detail", "metrics", "environment"}
+    return ast.unparse(node) if of_record and keyed else None
+
+
 def file_problems(path: str, layer: str, tree: ast.Module) -> Iterator[str]:
     """Yield what breaks a rule in one file, imports apart."""
     if layer and layer not in MAY_IMPORT:
@@ -110,6 +119,8 @@ def file_problems(path: str, layer: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if layer not in {"cli", "__main__"} and (what := ends_or_prints(node)):
             yield f"{path}:{node.lineno}: only cli prints or exits, not {what}"
+        if layer != "records" and (read := unchecked_read(node)):
+            yield f"{path}:{node.lineno}: {read}: read an attribute of the record, which mypy checks"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
@@ -217,6 +228,10 @@ def function_of(lines: int) -> str:
         ({"runs/run.py": "run(log=print)"}, "only cli prints or exits, not print"),
         ({"measure/a.py": "import sys\nsys.exit(1)"}, "a.py:2: only cli prints or exits, not sys.exit"),
         ({"report/a.py": "raise SystemExit"}, "only cli prints or exits, not SystemExit"),
+        (
+            {"report/a.py": "x = record.detail.get('fits')"},
+            "a.py:1: record.detail.get('fits'): read an attribute of the record",
+        ),
         ({"units.py": function_of(61)}, "units.py:1: long has 61 lines, at most 60"),
         ({"units.py": "x = 1\n" * 351}, "units.py:1: 351 lines, at most 350"),
         (

@@ -143,7 +143,7 @@ def _samples(runs: dict[str, list[Record]], metric: str) -> tuple[Sample, ...]:
 
 
 def _software(record: Record) -> tuple[tuple[str, str], ...]:
-    known = {**record.versions, "qbench": record.environment.get("qbench"), "code": record.code_id}
+    known = {**record.versions, "qbench": record.qbench_version, "code": record.code_id}
     return tuple((name, str(value)) for name, value in known.items() if value is not None)
 
 

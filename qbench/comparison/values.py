@@ -104,8 +104,8 @@ def _peak(completed: Sequence[Record]) -> float | None:
 
 
 def _within(completed: Sequence[Record], name: str) -> float:
-    stored = (record.metrics.get(name) or record.metrics.get("step_time_s") for record in completed)
-    known = [_deviation(values) for values in stored if isinstance(values, list)]
+    stored = (record.raw(name) or record.raw("step_time_s") for record in completed)
+    known = [_deviation(values) for values in stored if values]
     return statistics.median(known) if known else 0.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qbench.records.fits import Fit, fits_of
 from qbench.records.metrics import scalar
@@ -42,6 +42,11 @@ class Reading:
         """
         return scalar(self, metric)
 
+    def raw(self, metric: str) -> list[float | None]:
+        """Return the raw values of a metric, step by step; empty where it is one number or unknown."""
+        stored = cast(Mapping[str, object], self.metrics).get(metric)
+        return stored if isinstance(stored, list) else []
+
     @property
     def peak_allocated_bytes(self) -> int | None:
         """Largest sum of live tensor storages."""
@@ -75,6 +80,11 @@ class Reading:
     def code_id(self) -> str | None:
         """Fingerprint of the code that made the numbers."""
         return self.environment.get("code_id")
+
+    @property
+    def qbench_version(self) -> str | None:
+        """Version of qbench that made the record."""
+        return self.environment.get("qbench")
 
     @property
     def is_dirty(self) -> bool:

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from qbench.records.metrics import BREAKDOWN, METRICS, SCALARS, scalar
+from qbench.records.parts import Metrics
 from qbench.records.record import Record
+from qbench.records.shape import shape_problem
 from qbench.scenario.schema import Point
 
 
@@ -27,6 +29,16 @@ def record(**metrics: Any) -> Record:
 )
 def test_scalar_is_the_median_of_raw_values(stored: object, number: float | None) -> None:
     assert scalar(record(step_time_s=stored), "step_time_s") == number
+
+
+def test_the_type_of_stored_metrics_has_the_metrics_of_the_registry() -> None:
+    assert list(Metrics.__annotations__) == list(METRICS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_count_of_anything_is_a_whole_number(name: str) -> None:
+    problem = shape_problem(record(**{name: 1.5}).to_dict())
+    assert (problem is None) == (METRICS[name].unit not in ("bytes", "count", "") or name == "weight_error")
 
 
 def test_an_absent_metric_is_unknown() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -287,9 +286,9 @@ def loss_by_step(results: Sequence[Result]) -> Chart | None:
     )
 
 
-def _losses(result: Result) -> list[float]:
-    losses: Any = result.completed[0].metrics.get("loss")
-    return losses if isinstance(losses, list) and len(losses) > 1 else []
+def _losses(result: Result) -> list[float | None]:
+    losses = result.completed[0].raw("loss")
+    return losses if len(losses) > 1 else []
 
 
 def _add_line(figure: go.Figure, result: Result, x: Sequence[float], y: Sequence[float | None]) -> None:
