@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from qbench.report.tables import Table
+    from qbench.report.table import Table
 
 ROWS_SHOWN = 100
 """Rows of a table that a notebook shows; `frame` has all."""
@@ -198,7 +198,7 @@ def _methods(run: Sequence[Record]) -> Comparison:
 def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
     from qbench.comparison.check import check
     from qbench.report.ci.check import finding_text, point_text, told_findings, verdict_lines
-    from qbench.report.tables import Column, Table
+    from qbench.report.table import plain_table
     from qbench.words.verdicts import reason_text
 
     found = check(baseline, run)
@@ -216,7 +216,7 @@ def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
         for finding in found.findings
     )
     told = tuple((point_text(finding), finding_text(finding)) for finding in told_findings(found))
-    table = Table(columns=(Column("Point"), Column("Found")), rows=told) if told else None
+    table = plain_table(("Point", "Found"), told) if told else None
     said = tuple(verdict_lines(found, found.exit_code()))
     return Comparison(title="Now against before", sentences=said, table=table, rows=rows)
 
@@ -245,20 +245,11 @@ def _titled(figure: go.Figure, title: str) -> go.Figure:
 
 def _html(title: str, sentences: Sequence[str], table: Table | None) -> str:
     """Return a title, sentences and a table as HTML, all text escaped."""
-    from qbench.report.tables import cell_text
-
     said = [f"<p><b>{escape(title)}</b></p>", *(f"<p>{escape(sentence)}</p>" for sentence in sentences)]
     if table is None:
         return "".join(said)
     shown = table.first(ROWS_SHOWN)
     head = "".join(f"<th>{escape(column.title)}</th>" for column in shown.columns)
-    units = [column.unit for column in shown.columns]
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{escape(cell_text(value, unit))}</td>" for value, unit in zip(row, units, strict=True)
-        )
-        + "</tr>"
-        for row in shown.rows
-    )
+    rows = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in shown.texts())
+    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
     return f"{''.join(said)}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

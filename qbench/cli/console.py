@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.units import printable
 
 if TYPE_CHECKING:
-    from qbench.report.tables import Table
+    from qbench.report.table import Table
 
 
 _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|(?<=#)#(?=\\[)")
@@ -70,8 +70,6 @@ def print_table(table: Table, title: str = "") -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from qbench.report.tables import cell_text
-
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
@@ -85,9 +83,8 @@ def print_table(table: Table, title: str = "") -> None:
         drawn.add_column(
             Text(printable(column.title)), justify="right" if column.unit else "left", overflow="fold"
         )
-    for row in table.rows:
-        pairs = zip(row, table.columns, strict=True)
-        drawn.add_row(*(Text(printable(cell_text(value, column.unit))) for value, column in pairs))
+    for row in table.texts():
+        drawn.add_row(*(Text(printable(text)) for text in row))
     with console.capture() as captured:
         console.print(drawn)
         for note in table.notes:

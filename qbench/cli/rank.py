@@ -221,7 +221,7 @@ def _row_document(row: Ranked) -> dict[str, Any]:
 
 def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload], num_gpus: int) -> None:
     from qbench.planner.ranking import best_of_each_card, sorted_rows
-    from qbench.report.tables import Column, Table
+    from qbench.report.table import Column, Table
     from qbench.words.settings import describe_all
 
     first, varying = next(iter(workloads)), _varying(list(workloads))

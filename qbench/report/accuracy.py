@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from qbench.catalog.predictions import OtherPrediction
 from qbench.catalog.published import FIGURES, NotCompared
 from qbench.comparison.accuracy import Comparison, summarize
 from qbench.records.files import write_whole
+from qbench.records.frame import rows_csv
 from qbench.report.markdown import escaped, table_text
 from qbench.report.predictors import beside, predictors_part
-from qbench.report.tables import Column, Table
+from qbench.report.table import Column, Table, plain_table
 from qbench.units import GIB, format_value
 
 MODELLED = (
@@ -147,20 +145,11 @@ def _group(comparisons: Sequence[Comparison]) -> list[str]:
 def _left_out_table(left_out: Sequence[NotCompared]) -> Table:
     titles = ("Group", "Which", "Figures", "Source", "Why not")
     rows = [(part.group, part.part or "all", part.rows, part.source, part.reason) for part in left_out]
-    return Table(columns=tuple(Column(title) for title in titles), rows=tuple(rows))
+    return plain_table(titles, rows)
 
 
 def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def csv_page(rows: Sequence[dict[str, Any]]) -> str:
-    """Return one line for each row, bytes as bytes; unknown is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def write_accuracy(
@@ -176,10 +165,10 @@ def write_accuracy(
     """
     texts = {
         "accuracy.md": markdown_page(comparisons, left_out, planned_with, others),
-        "accuracy.csv": csv_page([found.to_dict() for found in comparisons]),
+        "accuracy.csv": rows_csv([found.to_dict() for found in comparisons]),
     }
     if answers := beside(comparisons, others):
-        texts["predictors.csv"] = csv_page([answer.to_dict() for answer in answers])
+        texts["predictors.csv"] = rows_csv([answer.to_dict() for answer in answers])
     for name, text in texts.items():
         write_whole(folder / name, text, "name another folder with --out")
     return [folder / name for name in texts]

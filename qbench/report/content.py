@@ -15,7 +15,8 @@ from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
 from qbench.report.fits import fits_table
 from qbench.report.provenance import record_numbers, records_table
-from qbench.report.tables import Numbers, Table
+from qbench.report.table import Table
+from qbench.report.tables import Numbers
 from qbench.words.capacity import sentence
 from qbench.words.headline import accuracy_sentence, headline
 from qbench.words.phrases import Statement, counted, listed

@@ -16,7 +16,7 @@ from qbench.comparison.environments import (
     unit_of,
 )
 from qbench.records.metrics import METRICS
-from qbench.report.tables import Column, Table, Value
+from qbench.report.table import Table, Value, plain_table
 from qbench.units import format_count, format_value
 from qbench.words.settings import describe, other_settings
 
@@ -30,7 +30,7 @@ def packages_table(changes: Sequence[PackageChange]) -> Table:
     rows = tuple(
         (change.name, change.a or "not installed", change.b or "not installed") for change in changes
     )
-    return Table(columns=(Column("Package"), Column("A"), Column("B")), rows=rows)
+    return plain_table(("Package", "A", "B"), rows)
 
 
 def point_title(change: PointChange) -> str:
@@ -50,8 +50,7 @@ def point_table(change: PointChange) -> Table:
         rows.append((METRICS["step_time_s"].title, *_time_cells(change.time)))
     if not change.completed or {record.outcome for record in change.a + change.b} != {"ok"}:
         rows.append(("Outcome", _endings(change.a), _endings(change.b), ""))
-    columns = (Column(""), Column("A"), Column("B"), Column("B against A"))
-    return Table(columns=columns, rows=tuple(rows), notes=tuple(notes))
+    return plain_table(("", "A", "B", "B against A"), rows, notes)
 
 
 def _exact_rows(exact: ExactChange, change: PointChange) -> list[Row]:

@@ -11,7 +11,7 @@ from qbench.comparison.methods import MethodPair
 from qbench.comparison.results import voided
 from qbench.errors import RecordError
 from qbench.records.files import replaced, write_whole
-from qbench.records.frame import records_frame
+from qbench.records.frame import frame_csv, records_frame, rows_csv
 from qbench.records.record import Record
 from qbench.records.store import collector_paused
 from qbench.report.charts.all import charts
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ELSEWHERE = "name another folder with --out"
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""First characters by which a spreadsheet takes a text for a formula."""
 
 
 def report_frame(records: Sequence[Record], places: Sequence[str] = ()) -> pd.DataFrame:
@@ -49,31 +46,12 @@ def csv_text(records: Sequence[Record], places: Sequence[str] = ()) -> str:
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    return _csv(report_frame(records, places))
+    return frame_csv(report_frame(records, places))
 
 
 def charts_csv_text(drawn: Sequence[Chart], content: Content) -> str:
     """Return one line for each mark of each chart, in the unit of its axis."""
-    import pandas as pd
-
-    return _csv(pd.DataFrame(chart_rows(drawn, content.numbers), columns=list(COLUMNS)))
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    texts = frame.select_dtypes(include=["object", "string"]).columns
-    return str(
-        frame.assign(**{name: frame[name].map(_harmless) for name in texts}).to_csv(
-            index=False, lineterminator="\n"
-        )
-    )
-
-
-def _harmless(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    # The csv module leaves a lone carriage return without quotes, and readers end the row there.
-    text = value.replace("\r", " ")
-    return f"'{text}" if value.startswith(FORMULA_STARTS) else text
+    return rows_csv(chart_rows(drawn, content.numbers), COLUMNS)
 
 
 def summary_document(content: Content) -> dict[str, Any]:
@@ -139,7 +117,7 @@ def write_report(
     texts = {
         "html": html_page(content, title, drawn),
         "md": markdown_text(content, title),
-        "csv": _csv(frame),
+        "csv": frame_csv(frame),
         "charts.csv": charts_csv_text(drawn, content),
     }
     paths = {suffix: folder / f"report.{suffix}" for suffix in texts}

@@ -10,7 +10,8 @@ from qbench.comparison.results import Result, caveats
 from qbench.records.facts import environment_facts
 from qbench.records.metrics import METRICS
 from qbench.records.parts import OutOfMemory
-from qbench.report.tables import Column, Draft, Table, method_text, rounded
+from qbench.report.table import Draft, Table, plain_table
+from qbench.report.tables import method_text, rounded
 from qbench.units import plain_text
 from qbench.words.headline import basis
 from qbench.words.phrases import difference_text
@@ -169,7 +170,5 @@ def _listed(values: Iterable[str]) -> str | None:
 
 def metrics_table() -> Table:
     """Return what each metric means, from the registry."""
-    return Table(
-        columns=(Column("Metric"), Column("Unit"), Column("Better"), Column("What it is")),
-        rows=tuple((row.name, row.unit, row.better, row.description) for row in METRICS.values()),
-    )
+    rows = ((row.name, row.unit, row.better, row.description) for row in METRICS.values())
+    return plain_table(("Metric", "Unit", "Better", "What it is"), rows)

@@ -12,7 +12,8 @@ from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS
 from qbench.report.charts.groups import Group, alike, by_precision, conditions, widest
 from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
-from qbench.report.tables import Draft, Numbers, Table, add_settings, record_ranges
+from qbench.report.table import Draft, Table
+from qbench.report.tables import Numbers, add_settings, record_ranges
 from qbench.units import GIB
 from qbench.words.fits import fit_text, reason_text
 from qbench.words.settings import short_model

@@ -16,7 +16,8 @@ from qbench.report.charts.style import Chart
 from qbench.report.content import Content, gather_content
 from qbench.report.fact_tables import metrics_table
 from qbench.report.provenance import MOST_LISTED
-from qbench.report.tables import RecordRanges, Table, Value, cell_text, range_text, record_ranges
+from qbench.report.table import RecordRanges, Table, Value, cell_text, range_text
+from qbench.report.tables import record_ranges
 
 MOST_ROWS = 400
 """Rows of one table on the page; the CSV has all."""

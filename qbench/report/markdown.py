@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from qbench.records.record import Record
 from qbench.report.content import Content, gather_content
-from qbench.report.tables import Table, cell_text
+from qbench.report.table import Table
 from qbench.units import printable
 from qbench.words.phrases import Statement
 
@@ -134,14 +134,10 @@ def table_text(table: Table) -> str:
         any(isinstance(row[index], (int, float)) and not isinstance(row[index], bool) for row in table.rows)
         for index in range(len(table.columns))
     ]
-    units = [column.unit for column in table.columns]
     lines = [
         _line(column.title for column in table.columns),
         "|" + "|".join("---:" if right else "---" for right in numeric) + "|",
-        *(
-            _line(cell_text(value, unit) for value, unit in zip(row, units, strict=True))
-            for row in table.rows
-        ),
+        *map(_line, table.texts()),
     ]
     return "\n\n".join(["\n".join(lines), *(escaped(note) for note in table.notes)])
 

@@ -11,7 +11,7 @@ from qbench.catalog.predictions import OtherPrediction
 from qbench.comparison.accuracy import Comparison
 from qbench.records.metrics import METRICS
 from qbench.report.markdown import table_text
-from qbench.report.tables import Column, Table, Value
+from qbench.report.table import Column, Table, Value, plain_table
 from qbench.units import format_value
 
 QUANTITIES = {
@@ -112,7 +112,7 @@ def tools_table(answers: Sequence[Beside]) -> Table:
         reasons = dict.fromkeys(a.other.how for a in members if a.other.predicted_bytes is None)
         rows.append((tool, members[0].other.version, *("; ".join(texts) for texts in (*taken, reasons))))
     titles = ("Tool", "Version", *(f"{name} is its" for name in QUANTITIES), "No answer because")
-    return Table(columns=tuple(Column(title) for title in titles), rows=tuple(rows))
+    return plain_table(titles, rows)
 
 
 def errors_table(answers: Sequence[Beside]) -> Table:

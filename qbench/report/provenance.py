@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qbench.records.record import Record
-from qbench.report.tables import Draft, Table
+from qbench.report.table import Draft, Table
 
 MOST_LISTED = 400
 """Records that are listed one by one; the CSV has all."""

@@ -10,7 +10,8 @@ from qbench.comparison.quality import ModuleError, module_errors, quality_of
 from qbench.comparison.results import Result
 from qbench.report.charts.groups import alike, by_precision, conditions, precisions, widest
 from qbench.report.charts.style import PRECISION_COLOURS, Chart, new_figure
-from qbench.report.tables import Draft, Numbers, Table, add_settings, record_ranges, rounded
+from qbench.report.table import Draft, Table
+from qbench.report.tables import Numbers, add_settings, record_ranges, rounded
 from qbench.words.settings import short_model
 
 WORST_MODULES = 5

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from qbench.comparison.trend import FEWEST_RUNS, Series, trend
-from qbench.report.tables import Column, Table
+from qbench.report.table import Table, plain_table
 from qbench.units import format_value
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def trend_table(series: Iterable[Series]) -> Table:
     """Return a row for each level of each series: its first run, how many, their median, the step to it."""
     titles = ("Point", "Metric", "From run", "Since", "Runs", "Median", "Change", "Verdict", "What changed")
     rows = [row for one in series for row in _rows(one)]
-    return Table(columns=tuple(Column(title) for title in titles), rows=tuple(rows))
+    return plain_table(titles, rows)
 
 
 def _rows(series: Series) -> list[tuple[str, ...]]:

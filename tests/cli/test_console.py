@@ -12,7 +12,7 @@ from qbench.cli.console import print_command, print_error, print_json, print_not
 from qbench.cli.main import main
 from qbench.records.store import open_store
 from qbench.report.markdown import escaped
-from qbench.report.tables import Column, Table
+from qbench.report.table import Column, Table
 from qbench.units import printable
 
 EVIL = "2.0\n::add-mask::2\r##[error]x\x1b]0;title\x07\x9b31m\u202e"

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from qbench.records.frame import records_frame
+from qbench.records.frame import records_frame, rows_csv
 from qbench.records.metrics import BREAKDOWN, SCALARS
 from qbench.records.record import Record
 from qbench.scenario.schema import LoraSettings, Point
@@ -70,3 +70,10 @@ def test_ten_thousand_records_take_little_time() -> None:
     start = time.process_time()
     assert len(records_frame(records)) == 10_000
     assert time.process_time() - start < 20  # 0.4 s where nothing else runs
+
+
+def test_rows_keep_whole_numbers_beside_unknown_ones_and_texts_become_no_formulas() -> None:
+    rows = [{"name": "=1+1", "bytes": 2**40, "share": 0.1}, {"name": "a,b", "bytes": None, "share": -1}]
+    assert rows_csv(rows) == f'name,bytes,share\n\'=1+1,{2**40},0.1\n"a,b",,-1\n'
+    assert rows_csv(rows, ["share"]) == "share\n0.1\n-1\n"
+    assert rows_csv([], ["share"]) == "share\n"

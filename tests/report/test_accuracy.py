@@ -17,7 +17,7 @@ from qbench.report.accuracy import (
     summary_table,
     write_accuracy,
 )
-from qbench.report.tables import cell_text
+from qbench.report.table import cell_text
 from qbench.units import GIB
 
 FOUND = [

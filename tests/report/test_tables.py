@@ -6,6 +6,7 @@ from qbench.comparison.methods import near_pairs, pair_methods
 from qbench.comparison.results import gather
 from qbench.report import fact_tables, tables
 from qbench.report.fits import fits_table
+from qbench.report.table import cell_text
 from qbench.units import GIB
 from tests.comparison.hand_made import ENVIRONMENT, finding, make_record
 from tests.report.rows import texts
@@ -30,7 +31,7 @@ from tests.report.rows import texts
     ],
 )
 def test_cell_text(value, unit, text):
-    assert tables.cell_text(value, unit) == text
+    assert cell_text(value, unit) == text
 
 
 def test_comparison():

@@ -8,7 +8,7 @@ from typing import Any
 from qbench.comparison.check import Check, Finding
 from qbench.comparison.verdicts import Verdict
 from qbench.report.markdown import escaped, table_text
-from qbench.report.tables import Column, Table
+from qbench.report.table import plain_table
 from qbench.report.terminal.table import aligned
 from qbench.units import NOT_AVAILABLE, format_value
 from qbench.words.verdicts import reason_text
@@ -139,11 +139,8 @@ def summary_markdown(check: Check, code: int) -> str:
     """Return a check as Markdown for the summary of a CI job."""
     told = told_findings(check)
     titles = ("Point", "Verdict", "Metric", "Baseline", "Run", "Change", "Note")
-    table = Table(
-        columns=tuple(Column(title) for title in titles),
-        rows=tuple((point_text(finding), *_cells(finding)) for finding in told[:MOST_ROWS]),
-        notes=_more(told),
-    )
+    rows = ((point_text(finding), *_cells(finding)) for finding in told[:MOST_ROWS])
+    table = plain_table(titles, rows, _more(told))
     parts = [f"### qbench check: {escaped(_outcome(code))}", *map(escaped, verdict_lines(check, code))]
     return "\n\n".join([*parts, *([table_text(table)] if told else [])]) + "\n"
 
