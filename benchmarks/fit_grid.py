@@ -13,7 +13,10 @@ from pathlib import Path
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.planner.fit import Planner, axis_of, largest, with_value
 from qbench.quiet import quiet_libraries
+from qbench.records.files import write_whole
 from qbench.records.record import Record
+from qbench.report.markdown import table_text
+from qbench.report.table import Value, plain_table
 from qbench.runs.plans import PlanFor, plans
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
@@ -37,8 +40,19 @@ def remembering(gpu: GpuSpec) -> Planner:
     return planned
 
 
-def row(gpu: GpuSpec, settings: dict[str, str]) -> str:
-    """Return a line of the table: what fit found in how many plans, and all of the grid that fit."""
+TITLES = (
+    "Card",
+    "Point",
+    "Fit",
+    "Values it planned",
+    "Brute force",
+    "Values that fit",
+    "Agree, without a gap",
+)
+
+
+def row(gpu: GpuSpec, settings: dict[str, str]) -> tuple[Value, ...]:
+    """Return a row of the table: what fit found in how many plans, and all of the grid that fit."""
     planned = remembering(gpu)
     point = point_from({"model": "meta-llama/Llama-3.1-8B"}, settings)
     axis = dataclasses.replace(axis_of(point, "seq_len", STEP), limit=MOST, limited_by="range")
@@ -50,7 +64,7 @@ def row(gpu: GpuSpec, settings: dict[str, str]) -> str:
     name = f"{settings['precision']}, recipe {settings['recipe']}"
     count = f"{len(fitting)} of {len(values)}"
     most, tried = max(fitting, default=None), len(found.probes)
-    return f"| {gpu.name} | {name} | {found.value} | {tried} | {most} | {count} | {agrees} |"
+    return gpu.name, name, found.value, tried, most, count, agrees
 
 
 def main() -> None:
@@ -59,18 +73,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     out: Path = parser.parse_args().out
     quiet_libraries()
-    lines = [
-        f"# Largest sequence of Llama-3.1-8B: `qbench fit` against every multiple of {STEP} up to {MOST:,}",
-        "",
-        "| card | point | fit | values it planned | brute force | values that fit | agree, without a gap |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
-    ]
+    rows = []
     for name in CARDS:
         for settings in POINTS:
-            lines.append(row(find_gpu(name), settings))
-            print(lines[-1], flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            rows.append(row(find_gpu(name), settings))
+            print(*rows[-1], flush=True)
+    title = (
+        f"# Largest sequence of Llama-3.1-8B: `qbench fit` against every multiple of {STEP} up to {MOST:,}"
+    )
+    write_whole(out / "README.md", f"{title}\n\n{table_text(plain_table(TITLES, rows))}\n")
 
 
 if __name__ == "__main__":

@@ -274,9 +274,9 @@ slowdowns are real work after each step, and rows with a factor multiply times i
 Each row is {trials} trials, *bootstrapped* from these processes: blocks in the order of time, so that drift
 and bursts stay. They are not as many independent experiments, and a gate may take more pairs than there are.
 The error that the gate leaves to noise which is not as assumed, and the two factors of `check` (ALIKE and
-FLOOR in compare/intervals.py), were chosen by the first 300 of these processes.
+FLOOR in comparison/intervals.py), were chosen by the first 300 of these processes.
 
-Verdicts are those of `Rule.judge` (compare/sequential.py) and of `check`, as users get them.
+Verdicts are those of `Rule.judge` (comparison/sequential.py) and of `check`, as users get them.
 Repeat: `python -m benchmarks.gate_trials --out {out}`; `--collect 210` adds processes.
 
 Wanted: of equal code at most 1 % worse or better; 8 % and more found in 95 % within the default budget, 5 %

@@ -67,6 +67,9 @@ def rows() -> list[dict[str, Any]]:
 
 def report(found: list[dict[str, Any]]) -> str:
     """Return the comparison as Markdown."""
+    from qbench.report.markdown import table_text
+    from qbench.report.table import Column, Table
+
     errors = [abs(row["planned"] / row["measured"] - 1) for row in found]
     by_id = {row["id"]: row for row in found}
     lines = [
@@ -87,16 +90,22 @@ def report(found: list[dict[str, Any]]) -> str:
             f"- QLoRA over LoRA, {qlora} and {lora}: planned {planned:.3f}, measured {measured:.3f} "
             f"({planned / measured - 1:+.1%})."
         )
-    lines += [
-        "",
-        "| id | step | GPU | planned, tokens/s | measured | error | bound by |",
-        "|---|---|---|---:|---:|---:|---|",
-    ]
-    lines += [
-        f"| {row['id']} | {row['run']} | {row['gpu']} | {row['planned']:.0f} | {row['measured']:.0f} | "
-        f"{row['planned'] / row['measured'] - 1:+.1%} | {row['bound']} |"
+    columns = (
+        *(Column(title) for title in ("Id", "Step", "GPU")),
+        Column("Planned", "tokens/s"),
+        Column("Measured", "tokens/s"),
+        Column("Error", "%"),
+        Column("Bound by"),
+    )
+    rows = (
+        (
+            *(row[name] for name in ("id", "run", "gpu", "planned", "measured")),
+            100 * (row["planned"] / row["measured"] - 1),
+            row["bound"],
+        )
         for row in found
-    ]
+    )
+    lines += ["", table_text(Table(columns=columns, rows=tuple(rows)))]
     lines += ["", "Sources:", "", *(f"- {row['id']}: {row['source']}" for row in found)]
     lines += ["", "Published, but not compared:", "", *(f"- {what}. {why}" for what, why in LEFT_OUT)]
     return "\n".join(lines) + "\n"

@@ -164,6 +164,9 @@ def _setting(point: Any) -> str:
 
 def report(calibration: Any, found: list[dict[str, Any]]) -> str:
     """Return the comparison as Markdown."""
+    from qbench.report.markdown import table_text
+    from qbench.report.table import Column, Table
+
     errors = [abs(row["error"]) for row in found]
     ratios = [abs(error) for error in ratio_errors(found)]
     versions = ", ".join(f"{name} {version}" for name, version in calibration.versions.items())
@@ -179,20 +182,26 @@ def report(calibration: Any, found: list[dict[str, Any]]) -> str:
         f"- QLoRA over LoRA in bf16, {len(ratios)} pairs: median error {statistics.median(ratios):.1%}, "
         f"largest {max(ratios):.1%}.",
         "",
-        "| configuration | checkpointing | planned, s | measured, s | error | CPUs of others |",
-        "|---|---|---:|---:|---:|---:|",
     ]
-    for row in found:
-        checkpointing = "yes" if row["point"].train.gradient_checkpointing else "no"
-        lines.append(
-            f"| {row['point'].label} | {checkpointing} | {row['planned_s']:.3f} | "
-            f"{row['measured_s']:.3f} | {row['error']:+.1%} | {_busy_text(row['others_busy'])} |"
+    columns = (
+        Column("Configuration"),
+        Column("Checkpointing"),
+        Column("Planned", "s"),
+        Column("Measured", "s"),
+        Column("Error", "%"),
+        Column("CPUs of others"),
+    )
+    rows = (
+        (
+            row["point"].label,
+            row["point"].train.gradient_checkpointing,
+            *(row[name] for name in ("planned_s", "measured_s")),
+            100 * row["error"],
+            row["others_busy"],
         )
-    return "\n".join(lines) + "\n"
-
-
-def _busy_text(cpus: float | None) -> str:
-    return "not noted" if cpus is None else f"{cpus:.2f}"
+        for row in found
+    )
+    return "\n".join([*lines, table_text(Table(columns=columns, rows=tuple(rows)))]) + "\n"
 
 
 def main() -> None:

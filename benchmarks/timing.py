@@ -13,6 +13,10 @@ from collections.abc import Callable, Sequence
 
 from qbench.measure.pool import num_cores
 from qbench.records.software import library_versions
+from qbench.report.markdown import table_text
+from qbench.report.table import Column, Table
+
+COLUMNS = (Column("What"), Column("Time", "s"), Column("Of the imports", "x"))
 
 Row = tuple[str, float]
 """What was timed, and seconds."""
@@ -48,9 +52,7 @@ def document(title: str, module: str, rows: Sequence[Row], imports: float) -> st
             f"Written by `python -m {module}` on {num_cores()} cores ({platform.machine()}), "
             f"Python {platform.python_version()}; {versions}.",
             "",
-            "| What | Seconds | Of the imports |",
-            "|---|--:|--:|",
-            *(f"| {what} | {taken:.2f} | {taken / imports:.2f} |" for what, taken in listed),
+            table_text(Table(columns=COLUMNS, rows=tuple((what, s, s / imports) for what, s in listed))),
             "",
         ]
     )
