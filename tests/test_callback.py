@@ -212,7 +212,7 @@ def test_what_a_point_cannot_say_is_listed(tmp_path: Path):
         "optim adafactor; the point has adamw_torch",
         "label_smoothing_factor 0.1",
         "neftune_noise_alpha 5",
-        "4 processes train together; the point is one of them",
+        "4 processes trained together; this record describes one of them",
     )
     config = Path(observed.point.model) / "config.json"
     assert json.loads(config.read_text())["num_hidden_layers"] == 2

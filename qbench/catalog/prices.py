@@ -27,7 +27,7 @@ class Price:
     spot_median_usd_per_hour: float | None
     """Median spot price; None when the source gives none."""
     gpus_per_instance: tuple[int, ...]
-    """Sizes of the instances behind the prices: an (8,) cannot be had as one GPU."""
+    """Sizes of the instances behind the prices: an (8,) is not sold as one GPU."""
     source: str
     """Where the prices come from."""
     date: str

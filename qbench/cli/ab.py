@@ -107,7 +107,7 @@ def _print(sides: Sides, changes: list[PointChange], device: Device) -> None:
     else:
         print_text("All installed packages have the same version.")
     if not sides.same_code:
-        print_error("the two environments have different code of qbench; a difference may be its own")
+        print_error("the environments run different qbench code, so a difference may come from qbench itself")
     for change in changes:
         print_text(f"{point_title(change)}; {device}")
         print_table(point_table(change))

@@ -85,6 +85,6 @@ def _advise_on_missing(found: Check) -> None:
     missing = sum(each.metric == "point" and each.verdict == "missing" for each in found.told)
     if missing:
         print_note(
-            f"the run lacks {counted(missing, 'point')} of the baseline: plan or measure again, or take out "
-            "with `qbench baseline accept --prune` what is gone for good"
+            f"the run lacks {counted(missing, 'point')} of the baseline: plan or measure it again, or drop "
+            "obsolete points with `qbench baseline accept --prune`"
         )

@@ -1,4 +1,4 @@
-"""What `qbench fit` found, as lines for a terminal: a table of answers, and one of changes for each."""
+"""The result of `qbench fit` as lines for a terminal: a table of answers, and one of changes for each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from qbench.records.fits import Fit
 
 MOST_FILLS = 3
-"""Categories that are named of what fills a card."""
+"""Categories named as filling a card."""
 
 LEAST_TEXT = 24
-"""Columns that are left to the text at the end of a row, be the terminal ever so narrow."""
+"""Columns reserved for the text at the end of a row, however narrow the terminal."""
 
 _TITLES = {
     "seq_len": ("Longest sequence", "tokens", "{:,} tokens"),
@@ -32,14 +32,14 @@ _TITLES = {
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _RETRIED = " *"
 _RETRIED_NOTE = (
-    "* Only after PyTorch has emptied its cache, which takes time in each step; what is left is what is free "
+    "* Fits only after PyTorch empties its cache, which takes time in every step; 'left' is what is free "
     "then."
 )
 _CHANGES = (
-    "Changes that free memory one step above the answer, cheapest first, those that are not enough last. "
-    "Each was planned alone; it frees reserved memory, and step time is relative to that without it."
+    "Ways to free memory, evaluated one step above the answer: sufficient ones first, then by cost. Each was "
+    "planned on its own; 'frees' is reserved memory, 'step time' is relative to no change."
 )
-_NONE_IS_ENOUGH = GAP + "None of these changes is enough alone."
+_NONE_IS_ENOUGH = GAP + "None of these changes is sufficient on its own."
 
 Columns = dict[str, list[str]]
 
@@ -84,7 +84,7 @@ def _result(largest: Largest) -> Result:
 
 
 def _name(labels: Columns, at: int) -> str:
-    """Return what tells one answer from the others; empty where it is the only one."""
+    """Return what distinguishes an answer from the others; empty where it is the only one."""
     plain = ("GPU", "model", "precision")
     return ", ".join(
         cells[at] if title in plain else f"{title} {cells[at]}" for title, cells in labels.items()
@@ -92,7 +92,7 @@ def _name(labels: Columns, at: int) -> str:
 
 
 def _title(found: Sequence[Largest], labels: Columns) -> str:
-    """Return what was asked, with the settings that all answers share."""
+    """Return what was searched for, with the settings that all answers share."""
     first = found[0]
     what, _, _ = _TITLES[first.axis.setting]
     card = "" if "GPU" in labels else f" on {_fit(first).gpu}"
@@ -137,9 +137,11 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
         notes[0] += f" One step above each answer was planned{where} and does not fit."
     if any(largest.value is None for largest in found):
         least = _at(axis, axis.step)
-        notes.append(f"none: the least, {least}, does not fit; the rest of the row is for that.")
+        notes.append(
+            f"none: even the smallest value ({least}) does not fit; the rest of the row describes it."
+        )
     limits = {largest.axis.why: None for largest in found if largest.limited_by != "memory"}
-    notes += [f"Not memory but a limit ends the search: {why}." for why in limits]
+    notes += [f"The search ends at a limit other than memory: {why}." for why in limits]
     for at, largest in enumerate(found):
         if largest.above is not None and largest.above.reserved_bytes is None:
             name = _name(labels, at)
@@ -150,7 +152,7 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
     for at, largest in enumerate(found):
         if not largest.is_monotone:
             name = _name(labels, at)
-            told = "not monotone, a value that fits is above one that does not; see --json."
+            told = "not monotone: a larger value fits although a smaller one does not (see --json)."
             notes.append(f"{name}: {told}" if name else told.capitalize())
     return notes
 

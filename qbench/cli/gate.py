@@ -32,7 +32,9 @@ DEFAULT_SECONDS = 1800.0
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-TimeBudget = Annotated[str | None, typer.Option(help="Time for all points, as 30m (the default), 2h or 90s.")]
+TimeBudget = Annotated[
+    str | None, typer.Option(help="Time for all points, for example 2h or 90s; default 30m.")
+]
 MaxProcesses = Annotated[
     int | None,
     typer.Option(help="Most processes of each side for a point; default 100, or what calibrate proposes."),
@@ -40,7 +42,7 @@ MaxProcesses = Annotated[
 MemoryTolerance = Annotated[
     list[str] | None, typer.Option(help="METRIC=1% or METRIC=8MiB for memory; can be repeated.")
 ]
-MinEffect = Annotated[str, typer.Option(help="Smallest change of speed of interest, as 3%.")]
+MinEffect = Annotated[str, typer.Option(help="Smallest relevant change of speed, for example 3%.")]
 
 
 def gate_command(
@@ -104,7 +106,7 @@ def gate_command(
 def _share(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     if match is None or not 0 < float(match[1]) < 100:
-        raise QbenchError(f"--min-effect: given {text!r}; allowed: a share above 0 % and below 100 %, as 3%")
+        raise QbenchError(f"--min-effect: given {text!r}; must be between 0% and 100%, for example 3%")
     return float(match[1]) / 100
 
 

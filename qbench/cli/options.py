@@ -52,15 +52,19 @@ FromFile = Annotated[
     ),
 ]
 FromFormat = Annotated[
-    str, typer.Option(help="axolotl, llama-factory, trl or trainer; without it the file's keys tell.")
+    str,
+    typer.Option(help="axolotl, llama-factory, trl or trainer; default: judged by the file's keys."),
 ]
-Gpu = Annotated[list[str] | None, typer.Option(help="GPU to hold the plan against.")]
-GpuMemory = Annotated[str, typer.Option(help="Memory of a card that is not listed, as 24GiB.")]
-ComputeCapability = Annotated[str, typer.Option(help="Compute capability of that card, as 8.9.")]
+Gpu = Annotated[list[str] | None, typer.Option(help="GPU to check the plan against; can be repeated.")]
+GpuMemory = Annotated[str, typer.Option(help="Memory of a card that is not listed, for example 24GiB.")]
+ComputeCapability = Annotated[str, typer.Option(help="Compute capability of that card, for example 8.9.")]
 AllocConf = Annotated[
-    str, typer.Option(help="CUDA's allocator as PYTORCH_ALLOC_CONF sets it; the environment is not asked.")
+    str, typer.Option(help="Allocator settings in PYTORCH_ALLOC_CONF syntax; the variable itself is ignored.")
 ]
 UseCache = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Take plans made before with the same libraries.")
+    bool,
+    typer.Option(
+        "--cache/--no-cache", help="Reuse cached plans made with the same code and library versions."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -208,7 +208,7 @@ def _cards(target: Target, device: DeviceName) -> list[GpuSpec]:
     if device is DeviceName.cuda:
         return target.cards()
     if target.request.gpus or target.request.describes_card:
-        raise QbenchError("a GPU is named, but --device cpu plans for the CPU; leave one of the two out")
+        raise QbenchError("--gpu conflicts with --device cpu, which plans for the CPU; omit one of the two")
     return []  # The GPUs that a scenario names are no part of a plan for the CPU.
 
 

@@ -35,7 +35,7 @@ class SortName(str, Enum):
     energy = "energy"
 
 
-Tokens = Annotated[str, typer.Option(help="Tokens of the dataset, as 10M.")]
+Tokens = Annotated[str, typer.Option(help="Tokens of the dataset, for example 10M.")]
 Lengths = Annotated[
     Path | None, typer.Option(help="Tokens of each sequence, one number a line, instead of --tokens.")
 ]
@@ -105,9 +105,11 @@ def _workloads(
     from qbench.planner.workload import of_lengths, of_tokens, parse_tokens, read_lengths
 
     if bool(tokens) == (lengths is not None):
-        raise QbenchError("give either --tokens (as 10M) or --lengths FILE: how much there is to train on")
+        raise QbenchError(
+            "give either --tokens (for example 10M) or --lengths FILE to say how much to train on"
+        )
     if not 0 < epochs <= 1_000_000:
-        raise QbenchError(f"--epochs: given {epochs:g}; allowed: a number above 0, as 3")
+        raise QbenchError(f"--epochs: given {epochs:g}; allowed: a number above 0, for example 3")
     if lengths is None:
         if packing:
             raise QbenchError("--packing: given without --lengths; --tokens are always in full sequences")
@@ -158,9 +160,9 @@ def _ranked(
 _NOTES = (
     "Times are planned, from datasheet rates unless the card was calibrated here; energy is the board's "
     "power limit over the whole time, host left out.",
-    "Bound by is what most of a step's time goes to, and its share: arithmetic (compute), memory traffic, or "
-    "waiting for the host; where that is memory, bandwidth counts for more than peak arithmetic.",
-    "A price is the lowest found for one GPU of an instance, an order of magnitude and no offer.",
+    "'Bound by' names what takes most of a step's time, and its share: arithmetic (compute), memory traffic, "
+    "or waiting for the host; where that is memory, bandwidth counts for more than peak arithmetic.",
+    "A price is the lowest known for one GPU of an instance: a guide, not a quote.",
 )
 _SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
 _NO_SHARDING = "A model that one card does not hold is not planned: sharding is not part of qbench yet."
@@ -321,7 +323,9 @@ def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus
     if num_gpus > 1:
         notes.append(_SHARED)
     if any(row.fits and row.hours is None for row in rows):
-        notes.append("Hours are n/a where no rate is known for a dtype of the step, as bf16 before Ampere.")
+        notes.append(
+            "Hours are n/a where a dtype of the step has no known rate, for example bf16 before Ampere."
+        )
     if left := _left_note(rows):
         notes.append(left)
     return notes

@@ -27,7 +27,7 @@ def report_command(
         Path | None, typer.Option(help="Write Markdown for a pull request's comment to this file.")
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Append the same to this file, as GitHub's step summary.")
+        Path | None, typer.Option(help="Append the same to this file, for example GitHub's step summary.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:

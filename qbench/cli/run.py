@@ -55,7 +55,7 @@ def run_command(
         ExecutorName, typer.Option(help="Who measures the points: this machine, or Ray.")
     ] = ExecutorName.local,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster, as HOST:PORT or auto; without it a Ray is started here.")
+        str | None, typer.Option(help="Ray cluster: HOST:PORT or auto; by default Ray is started here.")
     ] = None,
     gpus_per_point: Annotated[
         int | None, typer.Option(help="GPUs that each point reserves under Ray; it uses one of them.")
@@ -179,7 +179,7 @@ def check_names(scenario: Scenario, points: tuple[Point, ...]) -> None:
 
 
 def chosen_device(choice: DeviceChoice) -> Device:
-    """Return where to measure; raises QbenchError when CUDA is wanted and cannot be had."""
+    """Return where to measure; raises QbenchError when CUDA is requested and not available."""
     from qbench.errors import QbenchError
     from qbench.measure import nvml
     from qbench.measure.environment import torch_has_cuda

@@ -12,7 +12,7 @@ from qbench.cli.console import print_text
 
 
 def run_point_command(
-    point: Annotated[Path, typer.Argument(help="Request for one measurement, as `run --points` writes it.")],
+    point: Annotated[Path, typer.Argument(help="Request for one measurement, written by `run --points`.")],
     result: Annotated[Path, typer.Argument(help="File to write the record into, whole or not at all.")],
 ) -> int:
     """Measure one point in a fresh process and write its record to a file.

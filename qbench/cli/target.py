@@ -20,10 +20,10 @@ from qbench.scenario.settings import SETTINGS, flag_of
 from qbench.units import format_bytes, parse_bytes
 
 DEFAULT_RECIPE = (
-    "Planned as a loop of your own (recipe peft, no autocast); if Trainer or TRL trains, say "
-    "`--autocast bf16` with `--recipe trainer` or `--recipe trl`: they differ by gigabytes"
+    "Planned for a training loop of your own (recipe peft, no autocast). If you use Trainer or TRL, add "
+    "`--autocast bf16` and `--recipe trainer` or `--recipe trl`: the results differ by gigabytes"
 )
-"""Said where nobody chose: most trainings are not what the default is, and README says by how much."""
+"""Printed when no recipe was chosen, since most trainings are not the default; README has the differences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def read_asked(request: TargetRequest) -> Target:
     """
     file, form, name = request.config, request.config_format, request.name
     if file is None and form:
-        raise ScenarioError(f"--from-format {form}: given without --from; name the file, or leave it out")
+        raise ScenarioError(f"--from-format {form}: needs --from; name the file, or omit it")
     if file is None and name is None:
         raise ScenarioError("nothing to plan: give TARGET (a scenario or a model) or --from FILE")
     if file is None:
@@ -123,7 +123,7 @@ def read_asked(request: TargetRequest) -> Target:
     from qbench.scenario.importers.configs import import_config
 
     if is_scenario(name or ""):
-        raise ScenarioError(f"--from {file}: given beside the scenario {name}; leave one of the two out")
+        raise ScenarioError(f"--from {file}: conflicts with the scenario {name}; omit one of the two")
     seq_len = next(iter(request.settings.get("seq_len", ())), None)
     found = import_config(file, _language_config, form, name or "", seq_len)
     points = _points_of(found.settings, request.settings)
@@ -157,7 +157,7 @@ def _of_scenario(request: TargetRequest) -> Target:
     if request.settings:
         names = ", ".join(f"--{flag_of(name)}" for name in request.settings)
         raise ScenarioError(
-            f"flags of single points ({names}) do not go with the scenario {request.name}; edit its matrix"
+            f"flags of single points ({names}) conflict with the scenario {request.name}; edit its matrix"
         )
     scenario, points = read_scenario(request.name or "", request.max_points)
     return Target(points=points, request=request, gpus=request.gpus or scenario.plan.gpus)
@@ -215,7 +215,7 @@ def described_gpu(memory: str, compute_capability: str) -> GpuSpec:
     match = re.fullmatch(r"(\d{1,2})\.(\d)", compute_capability)
     if match is None:
         raise CatalogError(
-            f"--compute-capability: {compute_capability!r} is none; write major and minor number, such as 8.9"
+            f"--compute-capability: given {compute_capability!r}; allowed: major and minor number, as in 8.9"
         )
     return GpuSpec(
         name=f"{format_bytes(memory_bytes)} card",

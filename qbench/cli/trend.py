@@ -50,5 +50,5 @@ def _metric(name: str) -> str:
     if name not in SCALARS:
         close = nearest(name, SCALARS, count=1)
         hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(SCALARS)}"
-        raise QbenchError(f"--metric: {name!r} is no metric with one number; {hint}")
+        raise QbenchError(f"--metric: {name!r} is not a metric with one number; {hint}")
     return name

@@ -33,10 +33,10 @@ FLOOR = 2.0
 """The least deviation of processes, in deviations of the steps of one. On that machine it is 1.8 and more."""
 
 MOST_PROCESSES = 100
-"""A side; nobody waits for more."""
+"""Maximum processes per side; nobody waits for more."""
 
 LEAST_PROCESSES = 3
-"""A side; two that happen to agree would make any third look like a change."""
+"""Minimum processes per side. Two may agree by chance and make any third look like a change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ def parse_tolerance(text: str, flag: str = "--tolerance") -> tuple[str, Toleranc
     if name not in known:
         close = nearest(name, known, count=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise QbenchError(f"{flag}: {name!r} is no metric; {hint}give METRIC=1% or METRIC=8MiB")
+        raise QbenchError(f"{flag}: {name!r} is not a metric; {hint}give METRIC=1% or METRIC=8MiB")
     share = amount.removesuffix("%").strip()
     if amount.endswith("%") and _is_number(share):
         return name, Tolerance(relative=float(share) / 100)
@@ -29,7 +29,7 @@ def parse_tolerance(text: str, flag: str = "--tolerance") -> tuple[str, Toleranc
         absolute = None
     if absolute is None or not name.partition(".")[0].endswith("_bytes"):
         raise QbenchError(
-            f"{flag} {name}: given {amount!r}; allowed: a share as 1%, or for bytes a size as 8MiB"
+            f"{flag} {name}: given {amount!r}; allowed: a share such as 1%, or for bytes a size such as 8MiB"
         )
     return name, Tolerance(absolute=absolute)
 

@@ -39,7 +39,7 @@ def parse_tokens(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmbgt]?)\s*", text.replace("_", ""), re.IGNORECASE)
     count = round(float(match.group(1)) * _SCALES[match.group(2).lower()]) if match else 0
     if count < 1:
-        raise QbenchError(f"--tokens: given {text!r}; allowed: a number of at least 1, as 10M or 1.5B")
+        raise QbenchError(f"--tokens: given {text!r}; allowed: a number of at least 1, such as 10M or 1.5B")
     return count
 
 

@@ -168,7 +168,7 @@ def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
     """Yield what a reader should know about the plan of this model before trusting it."""
     stored = getattr(config, "stored_precision", None)
     if stored is not None and stored != point.precision:
-        yield f"the checkpoint of {point.model} is stored as {stored}; planned is precision {point.precision}"
+        yield f"the checkpoint of {point.model} is stored in {stored}; the plan uses {point.precision}"
     beyond = position_caveat(config, point.train.seq_len)
     if beyond is not None:
         yield beyond
@@ -178,12 +178,12 @@ def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
             "causal-conv1d, where installed, run kernels that keep other tensors"
         )
     if point.precision == "int8":
-        yield "int8 keeps columns with outliers apart, which depend on the data; planned is none"
+        yield "int8 splits off outlier columns, which depend on the data; the plan assumes there are none"
         if point.train.gradient_checkpointing:
             # bitsandbytes/autograd/_functions.py, MatMul8bitLt.forward: ctx.tensors, not save_for_backward.
             yield (
-                "int8 keeps the inputs of all quantized layers until backward, past checkpointing, whose "
-                "hooks bitsandbytes does not go through: it may take more than bf16"
+                "int8 keeps the inputs of all quantized layers until backward despite checkpointing, whose "
+                "hooks bitsandbytes bypasses; it may take more memory than bf16"
             )
 
 

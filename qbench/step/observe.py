@@ -78,9 +78,9 @@ def observed_point(
     unmapped += _other_settings(arguments)
     devices = {parameter.device for parameter in base.parameters()}
     if len(devices) > 1:
-        unmapped.append(f"the model is spread over {len(devices)} devices; measured is the first")
+        unmapped.append(f"the model spans {len(devices)} devices; only the first was measured")
     if world_size > 1:
-        unmapped.append(f"{world_size} processes train together; the point is one of them")
+        unmapped.append(f"{world_size} processes trained together; this record describes one of them")
     return Observed(point=point, unmapped=tuple(unmapped))
 
 
@@ -185,7 +185,7 @@ def _checkpointing(base: Any, arguments: Any, unmapped: list[str]) -> bool:
     on = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
     settings = getattr(arguments, "gradient_checkpointing_kwargs", None) or {}
     if on and settings.get("use_reentrant"):
-        unmapped.append("gradient_checkpointing_kwargs use_reentrant true; a point has the other form")
+        unmapped.append("use_reentrant=True is not modelled; the plan assumes the non-reentrant form")
     return on
 
 

@@ -149,12 +149,12 @@ def _request_problem(sent: Request, callbacks: Mapping[str, Mapping[str, Any]]) 
 
 def _body_problem(body: Any, callbacks: Mapping[str, Mapping[str, Any]]) -> str | None:
     if not isinstance(body, dict):
-        return "the body is no JSON object"
+        return "the body is not a JSON object"
     output = body.get("output")
     callback = callbacks.get(output) if isinstance(output, str) else None
     # What runs in the browser has no function here.
     if callback is None or "callback" not in callback:
-        return "output is none that this server makes"
+        return "unknown output"
     outputs = body.get("outputs")
     names = _names(outputs if isinstance(outputs, list) else [outputs])
     if names is None or output != (f"..{'...'.join(names)}.." if isinstance(outputs, list) else names[0]):
@@ -183,7 +183,7 @@ def _names(properties: list[Any]) -> list[str] | None:
 def bind(page: PlannerPage, port: int) -> BaseWSGIServer:
     """Return a server of the page that listens on a port of this machine; 0 takes a free one.
 
-    Raises QbenchError when the port cannot be had.
+    Raises QbenchError when the port is unavailable.
     """
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -192,7 +192,9 @@ def bind(page: PlannerPage, port: int) -> BaseWSGIServer:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        raise QbenchError(f"--port: {port} cannot be had ({error.strerror}); give another, or 0") from error
+        raise QbenchError(
+            f"--port: {port} is unavailable ({error.strerror}); choose another, or 0 for any free port"
+        ) from error
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     bound: Any = listening.getsockname()[1]
     # werkzeug takes a copy of the socket.

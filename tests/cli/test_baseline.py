@@ -73,8 +73,8 @@ def test_points_that_the_run_lacks_are_told_with_what_removes_them(
     against = ["--baseline", to[1]]
     assert main(["check", later, *against]) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "the run lacks 2 points of the baseline: plan or measure again, or take out with "
-        "`qbench baseline accept --prune` what is gone for good"
+        "the run lacks 2 points of the baseline: plan or measure it again, or drop "
+        "obsolete points with `qbench baseline accept --prune`"
     ]
     assert main(["baseline", "accept", later, *to, "--prune"]) == 0
     assert "the run lacks" not in capsys.readouterr().out

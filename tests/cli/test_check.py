@@ -90,7 +90,7 @@ def test_a_baseline_that_was_cut_off_is_damage(
     torn.write_bytes(Path(baseline).read_bytes()[:-40])
     assert main(["check", baseline, "--baseline", str(torn)]) == 2
     captured = capsys.readouterr()
-    assert f"{torn}:3: the last line is torn; restore the file" in captured.err
+    assert f"{torn}:3: the last line is incomplete; restore" in captured.err
     assert captured.out == ""
 
 
@@ -183,8 +183,8 @@ def test_a_full_summary_is_said_and_left_as_it_is(
     ("arguments", "words"),
     [
         (["--tolerance", "peak_allocatd=1%"], ["'peak_allocatd'", "did you mean peak_allocated_bytes?"]),
-        (["--tolerance", "peak_at=1%"], ["'peak_at' is no metric"]),
-        (["--tolerance", "step_time_s=1MiB"], ["step_time_s", "'1MiB'", "as 1%"]),
+        (["--tolerance", "peak_at=1%"], ["'peak_at' is not a metric"]),
+        (["--tolerance", "step_time_s=1MiB"], ["step_time_s", "'1MiB'", "such as 1%"]),
         (["--tolerance", "step_time_s"], ["given ''"]),
         (["--tolerance", "static_bytes=-1%"], ["given '-1%'"]),
         (["--tolerance", "static_bytes=nan%"], ["given 'nan%'"]),

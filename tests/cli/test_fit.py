@@ -73,12 +73,12 @@ bf16        1,024  memory    5.0 MiB  weights 75 %, logits and loss 20 %, quant 
 nf4         1,536  memory *  5.0 MiB  weights 75 %, logits and loss 20 %, quant state 5 %
 
 In steps of 64. One step above each answer was planned and does not fit.
-* Only after PyTorch has emptied its cache, which takes time in each step; what is left is
+* Fits only after PyTorch empties its cache, which takes time in every step; 'left' is
 what is free then.
 
-Changes that free memory one step above the answer, cheapest first, those that are not
-enough last. Each was planned alone; it frees reserved memory, and step time is relative
-to that without it.
+Ways to free memory, evaluated one step above the answer: sufficient ones first, then by
+cost. Each was planned on its own; 'frees' is reserved memory, 'step time' is relative to
+no change.
 
 bf16 at 1,088 tokens (what grows most: logits and loss, 2.0 MiB for 64 more):
   change               frees  fits  step time  what it costs
@@ -98,13 +98,13 @@ def test_an_answer_alone_needs_no_label():
     lines = fit_lines([replace(answer("nf4", 1024), is_monotone=False)], 100)
     assert lines[0].startswith("Longest sequence on L4: gpt2, nf4, rank 16")
     assert lines[2].split() == ["tokens", "bound", "by", "left", "filled", "by"]
-    assert "Not monotone, a value that fits is above one that does not; see --json." in lines
+    assert "Not monotone: a larger value fits although a smaller one does not (see --json)." in lines
     assert "At 1,088 tokens (what grows most: logits and loss, 2.0 MiB for 64 more):" in lines
 
 
 def test_changes_none_of_which_is_enough_are_followed_by_a_line_that_says_so():
     found = answer("nf4", 1024)
-    said = "  None of these changes is enough alone."
+    said = "  None of these changes is sufficient on its own."
     assert said not in fit_lines([found], 100)
     short = [replace(relief, fits=False) for relief in found.reliefs]
     lines = fit_lines([found, replace(answer("bf16", 1024), reliefs=tuple(short))], 100)
@@ -135,7 +135,9 @@ def test_cards_are_told_apart_where_there_are_several():
 def test_nothing_that_fits_is_said():
     lines = fit_lines([answer("bf16", None, headroom_bytes=-3 * MIB)], 100)
     assert lines[4].split()[:5] == ["none", "memory", "3.0", "MiB", "short"]
-    assert "none: the least, 64 tokens, does not fit; the rest of the row is for that." in lines
+    assert (
+        "none: even the smallest value (64 tokens) does not fit; the rest of the row describes it." in lines
+    )
 
 
 def test_a_limit_that_is_not_memory_is_explained():
@@ -143,7 +145,7 @@ def test_a_limit_that_is_not_memory_is_explained():
     lines = fit_lines([found], 100)
     assert lines[6:] == [
         "In steps of 64.",
-        "Not memory but a limit ends the search: the model ends at 1,024.",
+        "The search ends at a limit other than memory: the model ends at 1,024.",
     ]
 
 

@@ -15,7 +15,7 @@ from qbench.records.noise import Noise, Spread, write_noise
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--min-effect", "3"], "--min-effect: given '3'; allowed: a share above 0 % and below 100 %, as 3%"),
+        (["--min-effect", "3"], "--min-effect: given '3'; must be between 0% and 100%, for example 3%"),
         (["--min-effect", "0%"], "--min-effect: given '0%'"),
         (["--budget", "30"], "--budget: given '30'; allowed: a time as 90s, 30m or 2h"),
         (["--budget", "0m"], "--budget: given '0m'"),

@@ -134,7 +134,7 @@ def test_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.Monkey
 def test_checkpoint_that_is_stored_quantized(tmp_path: Path, settings: dict[str, Any], stored: str) -> None:
     point = tiny_point(folder_with(tmp_path, quantization_config=settings), "nf4-dq")
     said = [text for text in model_caveats(load_config(point), point) if "stored" in text]
-    assert said == [f"the checkpoint of {point.model} is stored as {stored}; planned is precision nf4-dq"]
+    assert said == [f"the checkpoint of {point.model} is stored in {stored}; the plan uses nf4-dq"]
     with pytest.raises(StepError, match=f"are stored as {stored}, but the point says precision nf4-dq"):
         load_config(point.model_copy(update={"weights": "pretrained"}))
 
@@ -150,7 +150,7 @@ def test_checkpoint_stored_as_the_point_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "precision", "word"),
-    [("Qwen/Qwen3.5-9B", "bf16", "linear attention"), ("Qwen/Qwen3-0.6B", "int8", "outliers")],
+    [("Qwen/Qwen3.5-9B", "bf16", "linear attention"), ("Qwen/Qwen3-0.6B", "int8", "outlier columns")],
 )
 def test_what_is_not_known_is_said(model: str, precision: str, word: str) -> None:
     point = tiny_point(model, precision)
@@ -160,7 +160,7 @@ def test_what_is_not_known_is_said(model: str, precision: str, word: str) -> Non
 
 def test_int8_says_that_checkpointing_does_not_reach_its_inputs() -> None:
     point = tiny_point("Qwen/Qwen3-0.6B", "int8", gradient_checkpointing=True)
-    assert any("past checkpointing" in said for said in model_caveats(load_config(point), point))
+    assert any("despite checkpointing" in said for said in model_caveats(load_config(point), point))
 
 
 @pytest.mark.parametrize(

@@ -156,10 +156,10 @@ OUTPUTS = [{"id": "answer", "property": "children"}, {"id": "answered", "propert
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"output": None}, "output is none that"),
-        ({"output": ["details.children"]}, "output is none that"),
-        ({"output": "no.such"}, "output is none that"),
-        ({"output": "shown.data"}, "output is none that"),  # It runs in the browser.
+        ({"output": None}, "unknown output"),
+        ({"output": ["details.children"]}, "unknown output"),
+        ({"output": "no.such"}, "unknown output"),
+        ({"output": "shown.data"}, "unknown output"),  # It runs in the browser.
         ({"outputs": None}, "outputs are not those of output"),
         ({"outputs": OUTPUTS[0]}, "outputs are not those of output"),
         ({"outputs": OUTPUTS[:1]}, "outputs are not those of output"),
@@ -205,7 +205,7 @@ def test_what_is_no_json_is_one_line(client, body: str, caplog):
     answer = posted(client, body)
     assert (answer.status_code, answer.text) == (400, "the body is not JSON; reload the page")
     assert posted(client, "{}", "text/plain").text == "the body is not JSON; reload the page"
-    assert posted(client, "[]").text == "the body is no JSON object; reload the page"
+    assert posted(client, "[]").text == "the body is not a JSON object; reload the page"
     assert posted(client, " " * (3 * LARGEST_CONFIG)).status_code == 413
     assert caplog.records == []
 
@@ -273,7 +273,7 @@ def test_a_port_in_use_is_a_line():
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(QbenchError, match=f"--port: {port} cannot be had"):
+        with pytest.raises(QbenchError, match=f"--port: {port} is unavailable"):
             bind(page, port)
     server = bind(page, 0)
     assert server.host == "127.0.0.1"

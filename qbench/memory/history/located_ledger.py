@@ -1,4 +1,4 @@
-"""A ledger that can be stretched: it also knows in which module each event happened, and what begot what."""
+"""A ledger that can be stretched: it also knows each event's module and each allocation's source tensor."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
         reader.tell(_UPCAST)
     if not reader.is_on("sample_packing"):
         reader.tell(
-            "sample_packing is off: batches are as long as their longest sequence; planned as full ones"
+            "sample_packing is off: batches are as long as their longest sequence; the plan assumes full ones"
         )
     return settings
 

@@ -34,7 +34,9 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     if precision not in ("bf16", "fp16", "fp32"):
         reader.tell(_NO_UPCAST)
     if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
-        reader.tell("packing is off: batches are as long as their longest sequence; planned as full ones")
+        reader.tell(
+            "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
+        )
     return settings
 
 

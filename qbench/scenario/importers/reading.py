@@ -22,9 +22,7 @@ from qbench.scenario.settings import SETTINGS
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
 
-REENTRANT = (
-    "re-entrant checkpointing keeps other tensors than the form that is planned (use_reentrant: false)"
-)
+REENTRANT = "re-entrant checkpointing keeps other tensors than the plan assumes (use_reentrant: false)"
 
 ADAPTED_BY_DEFAULT = {
     "bloom": ("query_key_value",),

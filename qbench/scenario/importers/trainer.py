@@ -43,7 +43,7 @@ def _length(reader: Reader) -> int:
     if reader.get("block_size") is not None:
         return reader.length("block_size", *padded, default=1024)
     if reader.get(*padded) is None:
-        reader.tell("no length of sequences is named: planned at 1,024 tokens, as run_clm.py cuts them")
+        reader.tell("no sequence length is set: planned at 1,024 tokens, the block size of run_clm.py")
     elif not reader.is_on("packing"):
         reader.tell(PADDED)
     return reader.length(*padded, "block_size", default=1024)
@@ -52,7 +52,7 @@ def _length(reader: Reader) -> int:
 def _precision(reader: Reader, model: str, default: str) -> str:
     quantized, given = quantized_precision(reader), reader.dtype(model, "dtype", "torch_dtype")
     if quantized is None and given is None:
-        reader.tell(f"dtype is not said: base weights are planned in {default}")
+        reader.tell(f"no dtype is set: base weights are planned in {default}")
     return quantized or given or default
 
 

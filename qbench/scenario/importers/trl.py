@@ -11,12 +11,12 @@ from typing import Any
 from qbench.scenario.importers.reading import ATTENTION, Reader
 from qbench.scenario.importers.values import dtype_name
 
-PADDED = "packing is off: batches are as long as their longest sequence; planned as full ones"
-"""What is told of scripts that pad each batch."""
+PADDED = "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
+"""Caveat of scripts that pad each batch."""
 
 _FLOAT32 = (
-    "dtype is not said: what is not quantized is loaded in float32, and TRL computes 4-bit products in it; "
-    "planned in bf16, as with dtype: bfloat16"
+    "no dtype is set: TRL would load unquantized weights and compute 4-bit products in float32; planned as "
+    "if dtype: bfloat16 were set"
 )
 _ADAPTED = ("use_peft", "use_peft_lora")
 
@@ -52,7 +52,7 @@ def from_trl(reader: Reader) -> dict[str, Any]:
 def _precision(reader: Reader, model: str, quantized: str | None) -> str:
     given = reader.dtype(model, "dtype", "torch_dtype")
     if given is None and quantized != "int8":
-        reader.tell(_FLOAT32 if quantized else "dtype is not said: base weights are planned in fp32")
+        reader.tell(_FLOAT32 if quantized else "no dtype is set: base weights are planned in fp32")
     return quantized or given or "fp32"
 
 

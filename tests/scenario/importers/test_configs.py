@@ -275,12 +275,12 @@ def test_reentrant_checkpointing_is_told(tmp_path: Path, values: dict[str, Any],
         (
             {"model_name_or_path": "a/b", "max_length": 9},
             "fp32",
-            "dtype is not said: base weights are planned",
+            "no dtype is set: base weights are planned",
         ),
         (
             {"model_name_or_path": "gpt2", "load_in_4bit": True, "use_peft": True},
             "nf4",
-            "dtype is not said: what is not quantized is loaded in float32",
+            "no dtype is set: TRL would load unquantized weights",
         ),
         (
             {"model_name_or_path": "gpt2", "load_in_4bit": True, "use_peft": True, "dtype": "bfloat16"},
