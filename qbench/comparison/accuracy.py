@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class FigureComparison:
     """One measured figure beside the plan of the same step."""
 
     id: str
@@ -58,7 +58,7 @@ class Accuracy:
     """The error that is largest in absolute value, with its sign."""
 
 
-def summarize(comparisons: Iterable[Comparison]) -> list[Accuracy]:
+def summarize(comparisons: Iterable[FigureComparison]) -> list[Accuracy]:
     """Return the accuracy of each figure by group, in the order in which they first come."""
     members: dict[tuple[str, str], list[float]] = {}
     for comparison in comparisons:

@@ -283,7 +283,7 @@ def _findings(
     warm: WarmUp,
     timing: Timing,
     stats: dict[str, Any],
-) -> list[validity.Finding | None]:
+) -> list[validity.ValidityCheck | None]:
     return [
         validity.allocator(stats.get("num_alloc_retries"), stats.get("num_ooms")),
         validity.warm(warm),

@@ -16,7 +16,7 @@ from qbench.measure.probe import POLICIES
 from qbench.measure.warmup import STEADY_SHARE, STEADY_STEPS, WarmUp
 from qbench.records.parts import ValidityFinding
 
-Verdict = Literal["ok", "warn", "invalid"]
+Validity = Literal["ok", "warn", "invalid"]
 
 SPEED = ("step_time_s", "tokens_per_s")
 """The metrics of a timing pass."""
@@ -32,20 +32,20 @@ GAP_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ValidityCheck:
     """One thing that was looked at."""
 
     name: str
     value: float | bool | str | None
     """What was found; None when it could not be had."""
-    verdict: Verdict
+    verdict: Validity
     why: str
     """What the finding means, without numbers, so that equal findings can be counted."""
     voids: tuple[str, ...] = ()
     """Metrics that must not be used."""
 
 
-def as_detail(findings: Sequence[Finding | None]) -> list[ValidityFinding]:
+def as_detail(findings: Sequence[ValidityCheck | None]) -> list[ValidityFinding]:
     """Return findings as plain JSON values; what was not looked at, None, is left out."""
     return [
         {
@@ -60,29 +60,31 @@ def as_detail(findings: Sequence[Finding | None]) -> list[ValidityFinding]:
     ]
 
 
-def allocator(retries: int | None, ooms: int | None) -> Finding:
+def allocator(retries: int | None, ooms: int | None) -> ValidityCheck:
     """Judge whether torch's allocator hit the end of the card's memory."""
     hits = None if retries is None or ooms is None else retries + ooms
     if hits:
         why = "the allocator flushed its cache to find memory: at the card's limit, and slowed by that"
-        return Finding(name="allocator_retries", value=hits, verdict="invalid", why=why, voids=SPEED)
-    return Finding(name="allocator_retries", value=hits, verdict="ok", why="memory sufficed")
+        return ValidityCheck(name="allocator_retries", value=hits, verdict="invalid", why=why, voids=SPEED)
+    return ValidityCheck(name="allocator_retries", value=hits, verdict="ok", why="memory sufficed")
 
 
-def warm(done: WarmUp) -> Finding:
+def warm(done: WarmUp) -> ValidityCheck:
     """Judge whether the warm-up ended steady."""
     why = f"the last {STEADY_STEPS} steps before the timed ones took equally long"
     if not done.steady:
         why = f"the last {STEADY_STEPS} warm-up steps still differ by more than {100 * STEADY_SHARE:.0f} %"
-    return Finding(name="warmup_steady", value=done.steady, verdict="ok" if done.steady else "warn", why=why)
+    return ValidityCheck(
+        name="warmup_steady", value=done.steady, verdict="ok" if done.steady else "warn", why=why
+    )
 
 
-def code(git_dirty: bool | None) -> Finding | None:
+def code(git_dirty: bool | None) -> ValidityCheck | None:
     """Judge whether the code is that of a commit; None outside a checkout."""
     if git_dirty is None:
         return None
     why = "uncommitted changes: the commit does not name this code" if git_dirty else "as committed"
-    return Finding(name="git_dirty", value=git_dirty, verdict="warn" if git_dirty else "ok", why=why)
+    return ValidityCheck(name="git_dirty", value=git_dirty, verdict="warn" if git_dirty else "ok", why=why)
 
 
 def compiled_graphs() -> int:
@@ -91,61 +93,65 @@ def compiled_graphs() -> int:
     return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
 
 
-def compiled(before: int, after: int) -> Finding | None:
+def compiled(before: int, after: int) -> ValidityCheck | None:
     """Judge the compilations of the timed window, given the graphs at its ends; None without any at all."""
     if after == 0:
         return None
     if after > before:
         why = "torch.compile worked within the timed steps"
-        return Finding(name="recompiles", value=after - before, verdict="invalid", why=why, voids=SPEED)
-    return Finding(name="recompiles", value=0, verdict="ok", why="compiled before the timed steps")
+        return ValidityCheck(name="recompiles", value=after - before, verdict="invalid", why=why, voids=SPEED)
+    return ValidityCheck(name="recompiles", value=0, verdict="ok", why="compiled before the timed steps")
 
 
 def others_on_cpu(
     busy_cpus: float | None, load_average: float | None, cpu_count: int | None
-) -> Finding | None:
+) -> ValidityCheck | None:
     """Judge the work of other processes: CPUs kept busy during the timed steps, else the load before them."""
     if not cpu_count or (busy_cpus is None and load_average is None):
         return None
     if busy_cpus is not None:
         is_busy = busy_cpus > BUSY_SHARE * cpu_count
         why = "other processes worked beside the timed steps" if is_busy else "nobody else worked to speak of"
-        return Finding(name="other_cpus_busy", value=busy_cpus, verdict="warn" if is_busy else "ok", why=why)
+        return ValidityCheck(
+            name="other_cpus_busy", value=busy_cpus, verdict="warn" if is_busy else "ok", why=why
+        )
     is_busy = load_average is not None and load_average > cpu_count
     why = "more work was waiting than there are CPUs" if is_busy else "CPUs were to be had"
-    return Finding(
+    return ValidityCheck(
         name="load_average_before", value=load_average, verdict="warn" if is_busy else "ok", why=why
     )
 
 
-def driver_answers(used_bytes: int | None) -> Finding:
+def driver_answers(used_bytes: int | None) -> ValidityCheck:
     """Judge whether NVML was there to be asked."""
     if used_bytes is None:
         why = "NVML does not answer: memory of the device, throttling and other processes are unknown"
-        return Finding(name="nvml", value=False, verdict="warn", why=why)
-    return Finding(name="nvml", value=True, verdict="ok", why="NVML answers")
+        return ValidityCheck(name="nvml", value=False, verdict="warn", why=why)
+    return ValidityCheck(name="nvml", value=True, verdict="ok", why="NVML answers")
 
 
-def device_choice(note: str | None) -> Finding | None:
+def device_choice(note: str | None) -> ValidityCheck | None:
     """Judge whether it is clear which card was meant; None when it is."""
     if note is None:
         return None
-    return Finding(name="device_choice", value=None, verdict="warn", why=note)
+    return ValidityCheck(name="device_choice", value=None, verdict="warn", why=note)
 
 
-def foreign_processes(*seen: Sequence[int] | None) -> Finding:
+def foreign_processes(*seen: Sequence[int] | None) -> ValidityCheck:
     """Judge who else computed on the card, given the ids seen before, during and after; None is unknown."""
     pids = {pid for listed in seen for pid in listed or ()}
     if pids:
         why = "other processes computed on the card, before, during or after"
-        return Finding(name="foreign_processes", value=len(pids), verdict="warn", why=why)
+        return ValidityCheck(name="foreign_processes", value=len(pids), verdict="warn", why=why)
     if None in seen:
         why = "who else computed on the card is unknown: the driver lists ids of another namespace, or none"
-        return Finding(name="foreign_processes", value=None, verdict="warn", why=why)
-    return Finding(name="foreign_processes", value=0, verdict="ok", why="the card was this process's alone")
+        return ValidityCheck(name="foreign_processes", value=None, verdict="warn", why=why)
+    return ValidityCheck(
+        name="foreign_processes", value=0, verdict="ok", why="the card was this process's alone"
+    )
 
 
-def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[Finding]:
+def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[ValidityCheck]:
     """Judge for each reason how long clocks were held down within the timed window."""
     for name in POLICIES:
         held_s = counters.get(f"throttled_{name}_s")
@@ -153,10 +159,12 @@ def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[Fi
             continue
         much = held_s > THROTTLED_SHARE * window_s
         why = f"clocks were held down within the timed steps: {name}" if much else "clocks were not held down"
-        yield Finding(name=f"throttled_{name}_s", value=held_s, verdict="warn" if much else "ok", why=why)
+        yield ValidityCheck(
+            name=f"throttled_{name}_s", value=held_s, verdict="warn" if much else "ok", why=why
+        )
 
 
-def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> Finding:
+def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> ValidityCheck:
     """Judge whether the GPU waited for the host.
 
     Either the host's clock saw more time than the GPU's events, or the host was still handing out work when
@@ -168,4 +176,4 @@ def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> F
     why = "the host was ahead of the GPU"
     if waits:
         why = "the GPU waits for the host, or a step waits for the GPU: speed is as much the CPU's"
-    return Finding(name="host_lead_s", value=lead_s, verdict="warn" if waits else "ok", why=why)
+    return ValidityCheck(name="host_lead_s", value=lead_s, verdict="warn" if waits else "ok", why=why)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from qbench.errors import QbenchError, StepError
 from qbench.planner.changes import Relief, reliefs
-from qbench.records.parts import Verdict
+from qbench.records.parts import FitVerdict
 from qbench.records.record import Record
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import MOST_TOKENS, Point
@@ -63,7 +63,7 @@ class Probe:
 
     value: int
     fits: bool
-    verdict: Verdict
+    verdict: FitVerdict
     reserved_bytes: int | None = None
     """None where the step cannot be planned at all."""
     error: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import cast
 
-from qbench.records.parts import FitShortage, FitValues, TimeParts, Verdict
+from qbench.records.parts import FitShortage, FitValues, FitVerdict, TimeParts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class Fit:
     """Name of the card."""
     fits: bool
     """Whether it holds the step with the largest context that was reported for such a card."""
-    verdict: Verdict
+    verdict: FitVerdict
     """`fits`; `tight`: only after the allocator has emptied its cache, or only if the context is smaller than
     the largest reported; `does not fit`; `unknown`: the card has no kernels for the step (`error`)."""
     memory_bytes: int | None = None

@@ -22,7 +22,7 @@ Bytes = Whole | list[Whole | None] | None
 """One number, or the raw values of a measurement."""
 Number = Real | list[Real | None] | None
 
-Verdict = Literal["fits", "tight", "does not fit", "unknown"]
+FitVerdict = Literal["fits", "tight", "does not fit", "unknown"]
 """Whether a card holds a plan; see `records.fits.Fit.verdict`."""
 
 _WITH_OTHERS = ConfigDict(extra="allow")
@@ -93,7 +93,7 @@ class FitValues(TypedDict):
 
     gpu: Words
     fits: Flag
-    verdict: NotRequired[Verdict]
+    verdict: NotRequired[FitVerdict]
     memory_bytes: NotRequired[Whole | None]
     headroom_bytes: NotRequired[Whole | None]
     num_alloc_retries: NotRequired[Whole | None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qbench.catalog.predictions import OtherPrediction
 from qbench.catalog.published import FIGURES, NotCompared
-from qbench.comparison.accuracy import Comparison, summarize
+from qbench.comparison.accuracy import FigureComparison, summarize
 from qbench.records.files import write_whole
 from qbench.records.frame import rows_csv
 from qbench.report.markdown import escaped, table_text
@@ -44,7 +44,7 @@ _RIGHT = "text"
 """Unit of columns whose numbers are text already: terminals align them to the right."""
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+def comparison_table(comparisons: Sequence[FigureComparison]) -> Table:
     """Return one row for each figure, narrow enough for a terminal."""
     rows = [
         (
@@ -60,7 +60,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return Table(columns=(Column("Measurement"), Column("Figure"), *numbers), rows=tuple(rows))
 
 
-def summary_table(comparisons: Sequence[Comparison]) -> Table:
+def summary_table(comparisons: Sequence[FigureComparison]) -> Table:
     """Return the median and the worst error of each figure by group."""
     rows = [
         (
@@ -89,7 +89,7 @@ def error_text(percent: float) -> str:
 
 
 def markdown_page(
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[FigureComparison],
     left_out: Sequence[NotCompared],
     planned_with: str,
     others: Sequence[OtherPrediction] = (),
@@ -121,16 +121,16 @@ def markdown_page(
     return "\n\n".join(parts) + "\n"
 
 
-def _groups(comparisons: Sequence[Comparison]) -> list[str]:
+def _groups(comparisons: Sequence[FigureComparison]) -> list[str]:
     names = dict.fromkeys(found.group for found in comparisons)
     return [
         part for name in names for part in _group([found for found in comparisons if found.group == name])
     ]
 
 
-def _group(comparisons: Sequence[Comparison]) -> list[str]:
+def _group(comparisons: Sequence[FigureComparison]) -> list[str]:
     """Return the part of one group: its table, then runs with what they were measured with."""
-    runs: dict[tuple[str, str, str, str], list[Comparison]] = {}
+    runs: dict[tuple[str, str, str, str], list[FigureComparison]] = {}
     for found in comparisons:
         runs.setdefault((found.run, found.gpu, found.stack, found.conditions), []).append(found)
     parts = [f"### {escaped(comparisons[0].group)}"]
@@ -153,7 +153,7 @@ def _bullets(sentences: Iterable[str]) -> str:
 
 
 def write_accuracy(
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[FigureComparison],
     left_out: Sequence[NotCompared],
     planned_with: str,
     folder: Path,

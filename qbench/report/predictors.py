@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbench.catalog.predictions import OtherPrediction
-from qbench.comparison.accuracy import Comparison
+from qbench.comparison.accuracy import FigureComparison
 from qbench.records.metrics import METRICS
 from qbench.report.markdown import table_text
 from qbench.report.table import Column, Table, Value, plain_table
@@ -43,7 +43,7 @@ _TEXT = "text"
 class Beside:
     """One tool's answer beside the measurement and qbench's plan."""
 
-    found: Comparison
+    found: FigureComparison
     other: OtherPrediction
 
     @property
@@ -71,7 +71,7 @@ class Beside:
         }
 
 
-def beside(comparisons: Iterable[Comparison], others: Iterable[OtherPrediction]) -> list[Beside]:
+def beside(comparisons: Iterable[FigureComparison], others: Iterable[OtherPrediction]) -> list[Beside]:
     """Return each tool's answer beside its measurement; answers for anything not compared are passed over."""
     by_id = {found.id: found for found in comparisons}
     return [Beside(found=by_id[other.id], other=other) for other in others if other.id in by_id]

@@ -88,11 +88,11 @@ PairWatcher = Callable[[Turn, Record | None], None]
 """Called before each measurement without a record, and after it with its record."""
 Order = Callable[[int], bool]
 """Whether the second side begins the pair of this number."""
-Measured = tuple[list[Record], list[Record]]
+SideRecords = tuple[list[Record], list[Record]]
 """Records of the first side and of the second."""
-StillOpen = Callable[[Sequence[Point], int, Measured], Sequence[Point]]
+StillOpen = Callable[[Sequence[Point], int, SideRecords], Sequence[Point]]
 """Which of some points need more, after so many pairs of each."""
-Measure = Callable[[Interpreter, Task, str], Record]
+MeasureSide = Callable[[Interpreter, Task, str], Record]
 
 
 def in_turn(repeat: int) -> bool:
@@ -110,7 +110,7 @@ def by_lot(seed: str) -> Order:
     return order
 
 
-def every_point(points: Sequence[Point], pairs: int, measured: Measured) -> Sequence[Point]:
+def every_point(points: Sequence[Point], pairs: int, measured: SideRecords) -> Sequence[Point]:
     """Need more of all points, whatever was measured."""
     return points
 
@@ -126,7 +126,7 @@ class Pairing:
     folder: Path
     """Has a run folder for each side."""
     watch: PairWatcher
-    measure: Measure = measure_in
+    measure: MeasureSide = measure_in
 
 
 def measure_pairs(
@@ -135,7 +135,7 @@ def measure_pairs(
     run_id: str,
     order: Order = in_turn,
     still_open: StillOpen = every_point,
-) -> Measured:
+) -> SideRecords:
     """Measure each point on both sides; return the records of this call.
 
     Rounds are the outer loop, so that a drift of the machine falls on all points alike. No round begins that
@@ -143,7 +143,7 @@ def measure_pairs(
     raises.
     """
     start, longest, points = time.monotonic(), 0.0, asked.points
-    measured: Measured = ([], [])
+    measured: SideRecords = ([], [])
     with contextlib.ExitStack() as stack:
         stores = [stack.enter_context(open_store(asked.folder / side.name)) for side in asked.sides]
         both = list(zip(asked.sides, stores, measured, strict=True))
@@ -251,7 +251,7 @@ def gate(
     rule = Rule(most=budget.pairs, min_effect=min_effect)
     run_id = run_id_of(f"{asked.scenario.name}-gate")
 
-    def undecided(points: Sequence[Point], pairs: int, measured: Measured) -> Sequence[Point]:
+    def undecided(points: Sequence[Point], pairs: int, measured: SideRecords) -> Sequence[Point]:
         left = [point for point in points if _completed(point, measured)]
         return _ambiguous(left, measured, rule) if pairs in looks(budget.pairs) else left
 
@@ -259,11 +259,11 @@ def gate(
     return check_pairs(*measured, rule, ended=True, tolerances=tolerances)
 
 
-def _completed(point: Point, measured: Measured) -> bool:
+def _completed(point: Point, measured: SideRecords) -> bool:
     return all(record.outcome == "ok" for side in measured for record in side if record.point == point)
 
 
-def _ambiguous(points: Sequence[Point], measured: Measured, rule: Rule) -> list[Point]:
+def _ambiguous(points: Sequence[Point], measured: SideRecords, rule: Rule) -> list[Point]:
     """Return the points whose speed is not decided at this look."""
     ambiguous = {
         finding.point

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.catalog.published import COUNTS, FIGURES, PublishedRow, published_rows
-from qbench.comparison.accuracy import Comparison
+from qbench.comparison.accuracy import FigureComparison
 from qbench.memory.allocator.caching import AllocatorConfig, replay
 from qbench.planner.hardware import card_of
 from qbench.planner.plan import plan
@@ -28,7 +28,7 @@ OnRun = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class PublishedRun:
     """What one plan answers for: a step, on a GPU, with or without the flash kernel of attention."""
 
     point: Point
@@ -54,16 +54,16 @@ def point_of(row: PublishedRow) -> Point:
     )
 
 
-def run_of(row: PublishedRow) -> Run:
+def run_of(row: PublishedRow) -> PublishedRun:
     """Return what to plan for a published figure.
 
     torch's wheels for Windows have no flash attention: USE_FLASH_ATTENTION is off for MSVC (CMakeLists.txt).
     """
     gpu = find_gpu(row.gpu)
-    return Run(point=point_of(row), gpu=gpu, flash=not row.system.startswith("Windows"))
+    return PublishedRun(point=point_of(row), gpu=gpu, flash=not row.system.startswith("Windows"))
 
 
-def compare_published(on_run: OnRun, rows: Sequence[PublishedRow] | None = None) -> list[Comparison]:
+def compare_published(on_run: OnRun, rows: Sequence[PublishedRow] | None = None) -> list[FigureComparison]:
     """Return each published figure beside its plan; rows of one step share a plan."""
     members: dict[tuple[str, bool, Point], list[PublishedRow]] = {}
     for row in published_rows() if rows is None else rows:
@@ -80,8 +80,8 @@ def compare_published(on_run: OnRun, rows: Sequence[PublishedRow] | None = None)
     return sorted(compared, key=lambda found: (found.group, order.index(found.figure), found.id))
 
 
-def _published(row: PublishedRow, run: Run, planned: int) -> Comparison:
-    return Comparison(
+def _published(row: PublishedRow, run: PublishedRun, planned: int) -> FigureComparison:
+    return FigureComparison(
         id=row.id,
         group=row.group,
         figure=row.figure,
@@ -150,7 +150,7 @@ def _at_rest(traced: Trace, served: Sequence[tuple[int, int]]) -> int:
     )
 
 
-def compare_measured(records: Iterable[Record], source: str, on_run: OnRun) -> list[Comparison]:
+def compare_measured(records: Iterable[Record], source: str, on_run: OnRun) -> list[FigureComparison]:
     """Return qbench's own measurements on a GPU beside plans for that GPU; other records are passed over.
 
     Raises CatalogError when the catalog does not know the GPU.
@@ -161,7 +161,7 @@ def compare_measured(records: Iterable[Record], source: str, on_run: OnRun) -> l
         if record.kind == "measurement" and record.device == "cuda" and record.outcome == "ok"
     ]
     plans: dict[tuple[Point, str], Record] = {}
-    compared: list[Comparison] = []
+    compared: list[FigureComparison] = []
     for index, record in enumerate(measured):
         name = str(record.device_name)
         on_run(index, len(measured), run_text(record.point))
@@ -171,13 +171,13 @@ def compare_measured(records: Iterable[Record], source: str, on_run: OnRun) -> l
     return compared
 
 
-def _measured(record: Record, planned: Record, gpu: str, source: str) -> Iterator[Comparison]:
+def _measured(record: Record, planned: Record, gpu: str, source: str) -> Iterator[FigureComparison]:
     versions, repeat = record.versions, record.repeat
     for metric in MEASURED_METRICS:
         values = scalar(record, metric), scalar(planned, metric)
         if values[0] is None or values[1] is None:
             continue
-        yield Comparison(
+        yield FigureComparison(
             id=record.point_id if repeat is None else f"{record.point_id}#{repeat + 1}",
             group=source,
             figure=metric,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.comparison.accuracy import Accuracy, Comparison, summarize
+from qbench.comparison.accuracy import Accuracy, FigureComparison, summarize
 
 
-def comparison(measured: int, planned: int, group: str = "lab", figure: str = "max_allocated") -> Comparison:
+def comparison(
+    measured: int, planned: int, group: str = "lab", figure: str = "max_allocated"
+) -> FigureComparison:
     texts = dict.fromkeys(("id", "run", "gpu", "stack", "conditions", "source"), "x")
-    return Comparison(group=group, figure=figure, unit="bytes", measured=measured, planned=planned, **texts)
+    return FigureComparison(
+        group=group, figure=figure, unit="bytes", measured=measured, planned=planned, **texts
+    )
 
 
 @pytest.mark.parametrize(("measured", "planned", "percent"), [(200, 199, -0.5), (200, 203, 1.5), (7, 7, 0)])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from qbench.measure import validity
-from qbench.measure.validity import SPEED, Finding
+from qbench.measure.validity import SPEED, ValidityCheck
 from qbench.measure.warmup import WarmUp
 
 
-def verdict(finding: Finding | None) -> str | None:
+def verdict(finding: ValidityCheck | None) -> str | None:
     return None if finding is None else finding.verdict
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbench.catalog.published import NotCompared
-from qbench.comparison.accuracy import Comparison
+from qbench.comparison.accuracy import FigureComparison
 from qbench.errors import RecordError
 from qbench.report.accuracy import (
     amount_text,
@@ -21,7 +21,7 @@ from qbench.report.table import cell_text
 from qbench.units import GIB
 
 FOUND = [
-    Comparison(
+    FigureComparison(
         id="lab-1",
         group="lab",
         figure="max_allocated",
@@ -34,7 +34,7 @@ FOUND = [
         conditions="packed",
         source="lab/results.json",
     ),
-    Comparison(
+    FigureComparison(
         id="lab-2",
         group="lab",
         figure="total_params",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbench.catalog.predictions import OtherPrediction
-from qbench.comparison.accuracy import Comparison
+from qbench.comparison.accuracy import FigureComparison
 from qbench.report.accuracy import write_accuracy
 from qbench.report.predictors import (
     beside,
@@ -21,8 +21,8 @@ from qbench.report.predictors import (
 from qbench.units import GIB
 
 
-def comparison(row_id: str, figure: str, measured: int, planned: int) -> Comparison:
-    return Comparison(
+def comparison(row_id: str, figure: str, measured: int, planned: int) -> FigureComparison:
+    return FigureComparison(
         id=row_id,
         group="lab",
         figure=figure,

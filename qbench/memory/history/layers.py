@@ -54,7 +54,7 @@ def _number_in(stack: str) -> re.Pattern[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LayerRun:
     """Events in a row about one layer; `by_layer` tells whether it ran or was only the storages'."""
 
     layer: int | None
@@ -159,7 +159,7 @@ class Layers:
             if self._allocates(before) and not self._allocates(run):
                 self.of_event[run.start : run.end] = [after.layer] * (run.end - run.start)
 
-    def _allocates(self, run: Run) -> bool:
+    def _allocates(self, run: LayerRun) -> bool:
         return any(size > 0 for _, size in self.events[run.start : run.end])
 
     def _assign_visit(self, visit: int, events: range, by_layer: bool) -> None:
@@ -194,10 +194,10 @@ class Layers:
         return site if site is not None or handle in self._ledger.parts else before
 
 
-def runs_of(numbers: Sequence[int | None], start: int, end: int, offset: int = 0) -> Iterator[Run]:
+def runs_of(numbers: Sequence[int | None], start: int, end: int, offset: int = 0) -> Iterator[LayerRun]:
     """Yield the runs of equal numbers; `offset` is that of the events they stand for."""
     event = start + offset
     for layer, group in itertools.groupby(numbers[start:end]):
         length = sum(1 for _ in group)
-        yield Run(layer, event, event + length)
+        yield LayerRun(layer, event, event + length)
         event += length

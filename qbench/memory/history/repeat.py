@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from qbench.memory.history.layers import Layers, RepeatedLayers, Run, runs_of
+from qbench.memory.history.layers import LayerRun, Layers, RepeatedLayers, runs_of
 from qbench.memory.history.ledger import BLOCK_BYTES, Allocation
 from qbench.memory.history.located_ledger import SitedLedger
 from qbench.units import round_up
@@ -88,7 +88,7 @@ class _Writer:
             self._write_group(*group)
             index += 2 * self._block.period
 
-    def _refined(self, runs: Iterator[Run]) -> Iterator[Run]:
+    def _refined(self, runs: Iterator[LayerRun]) -> Iterator[LayerRun]:
         """Split a run in which storages of all the block's layers and the next ones' come one by one."""
         block = self._block
         both = set(range(block.first, block.first + 2 * block.period))
@@ -102,7 +102,7 @@ class _Writer:
     def _about(self, event: int) -> int | None:
         return self._layers.of_handle[self._layers.events[event][0]]
 
-    def _group(self, runs: list[Run], index: int) -> tuple[list[Run], list[Run], bool] | None:
+    def _group(self, runs: list[LayerRun], index: int) -> tuple[list[LayerRun], list[LayerRun], bool] | None:
         """Return the runs of the block, those of the next one, and whether layers ascend; None elsewhere."""
         block, period = self._block, self._block.period
         found = runs[index : index + 2 * period]
@@ -114,7 +114,7 @@ class _Writer:
             return found[period:], found[:period], False
         return None
 
-    def _write_group(self, template: list[Run], following: list[Run], ascending: bool) -> None:
+    def _write_group(self, template: list[LayerRun], following: list[LayerRun], ascending: bool) -> None:
         for mine, others in zip(template, following, strict=True):
             self._compare(mine, others)
         copies = range(1, self._block.copies + 1)
@@ -129,7 +129,7 @@ class _Writer:
                 self._write_block(template, copy)
             self._write_block(template, 0)
 
-    def _compare(self, mine: Run, others: Run) -> None:
+    def _compare(self, mine: LayerRun, others: LayerRun) -> None:
         if mine.end - mine.start != others.end - others.start:
             raise IrregularError(f"layers {mine.layer} and {others.layer} have other numbers of events")
         assert mine.layer is not None
@@ -147,11 +147,11 @@ class _Writer:
         visit, about, kind, number = name
         return (size, visit, about - layer, kind, number)
 
-    def _write_all(self, runs: Sequence[Run]) -> None:
+    def _write_all(self, runs: Sequence[LayerRun]) -> None:
         for run in runs:
             self._write_kept(run)
 
-    def _write_kept(self, run: Run) -> None:
+    def _write_kept(self, run: LayerRun) -> None:
         """Write events of layers that stand once, whatever they are about."""
         last = self._copied[self._block.copies]
         beyond = run.layer is not None and run.layer >= self._block.first + self._block.period
@@ -170,7 +170,7 @@ class _Writer:
             else:
                 self._free(self._new[handle])
 
-    def _write_block(self, template: list[Run], copy: int) -> None:
+    def _write_block(self, template: list[LayerRun], copy: int) -> None:
         mine = self._copied[copy]
         for run in template:
             for event in range(run.start, run.end):
