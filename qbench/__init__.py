@@ -1,6 +1,6 @@
 """qbench: memory planning and benchmarking of LoRA and QLoRA fine-tuning.
 
-In Python and notebooks: `qbench.plan`, `qbench.load_run`, `qbench.compare`, `qbench.figures`, which give
+In Python and notebooks: `qbench.plan`, `fit`, `rank`, `load_run`, `compare`, `figures`; they give
 `Record`s of `Point`s, and `Fit`s of cards. Nothing is loaded before it is used.
 """
 
@@ -11,16 +11,18 @@ from typing import Any
 
 from qbench.version import __version__
 
-__all__ = ["Fit", "Point", "Record", "__version__", "compare", "figures", "load_run", "plan"]
+__all__ = ["Fit", "Point", "Record", "__version__", "compare", "figures", "fit", "load_run", "plan", "rank"]
 
 _HOMES = {
     "Fit": "qbench.records.fits",
     "Point": "qbench.scenario.schema",
     "Record": "qbench.records.record",
-    "compare": "qbench.notebook",
-    "figures": "qbench.notebook",
+    "compare": "qbench.notebook_results",
+    "figures": "qbench.notebook_results",
+    "fit": "qbench.notebook",
     "load_run": "qbench.notebook",
     "plan": "qbench.notebook",
+    "rank": "qbench.notebook",
 }
 
 

@@ -1,36 +1,39 @@
-"""The Python API: `qbench.plan`, `qbench.load_run`, `qbench.compare`, `qbench.figures`.
+"""The Python API: `qbench.plan`, `fit`, `rank` and `load_run`; `compare` and `figures` are beside it.
 
-Records come as pandas tables, charts as plotly figures, and each result shows itself in a notebook.
+Results come as pandas tables, and each shows itself in a notebook.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from qbench.catalog.gpus import find_gpu
+from qbench.catalog.gpus import GpuSpec, find_gpu, gpus
+from qbench.catalog.hourly_prices import catalog_hourly_prices
 from qbench.catalog.models import catalog_name
 from qbench.errors import QbenchError, ScenarioError
+from qbench.notebook_results import ROWS_SHOWN, table_html
+from qbench.planner.workload import parse_tokens
 from qbench.quiet import quiet_libraries
 from qbench.records.document import read_any
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plans
+from qbench.runs.sizing import FIT_PRECISIONS, RANK_PRECISIONS, FitFor, RankFor, fits, ranks, varied
 from qbench.scenario.expand import point_from
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import Device, Point
+from qbench.scenario.settings import by_field
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
-    from qbench.report.table import Table
+    from qbench.planner.fit import Largest
+    from qbench.planner.ranking import Ranked
 
-ROWS_SHOWN = 100
-"""Rows of a table that a notebook shows; `frame` has all."""
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,66 +70,40 @@ class Records(Sequence[Record]):
         from qbench.comparison.results import gather
         from qbench.report.tables import points_table
 
-        return _html(repr(self), [], points_table(gather(self.records)))
+        return table_html(repr(self), [], points_table(gather(self.records)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """What differs: `frame` is the table, `sentences` say what it means."""
+@dataclass(frozen=True, slots=True)
+class Answers(Sequence[Answer]):
+    """Answers of `fit` or `rank`: a sequence, a table (`frame`), and what a notebook shows of it."""
 
+    answers: tuple[Answer, ...]
     title: str
-    sentences: tuple[str, ...]
-    table: Table | None
-    """The table as a report shows it; None where there is nothing to compare."""
     rows: tuple[dict[str, Any], ...]
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The table with raw values: bytes as bytes, unknown as None."""
+        """One row for each answer: bytes as bytes, seconds as seconds, unknown as None."""
         import pandas as pd
 
         return pd.DataFrame(list(self.rows))
 
-    def __repr__(self) -> str:
-        return "\n".join((self.title, *self.sentences))
-
-    def _repr_html_(self) -> str:
-        return _html(self.title, self.sentences, self.table)
-
-
-class Figures(Mapping[str, "go.Figure"]):
-    """Charts by name, each a plotly figure with title and legend."""
-
-    def __init__(self, drawn: Mapping[str, go.Figure], captions: Mapping[str, str]) -> None:
-        """`captions` says by name what is drawn, for which settings."""
-        self._drawn, self.captions = dict(drawn), dict(captions)
-
-    def __getitem__(self, name: str) -> go.Figure:
-        """Return the figure of that name. Raises QbenchError, which names those that there are."""
-        if name not in self._drawn:
-            raise QbenchError(
-                f"no chart {name!r} of these records; there are: {', '.join(self._drawn) or 'none'}"
-            )
-        return self._drawn[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._drawn)
+    @overload
+    def __getitem__(self, index: int) -> Answer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Answer]: ...
+    def __getitem__(self, index: int | slice) -> Answer | Sequence[Answer]:
+        """Return one answer, or a part of them."""
+        return self.answers[index]
 
     def __len__(self) -> int:
-        return len(self._drawn)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._drawn
+        return len(self.answers)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {figure.layout.title.text}" for name, figure in self._drawn.items())
+        return f"{self.title}: {len(self)} answer{'' if len(self) == 1 else 's'}"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{escape(name)}</code></td><td>{escape(str(figure.layout.title.text))}</td></tr>"
-            for name, figure in self._drawn.items()
-        )
-        return f"<table><thead><tr><th>name</th><th>chart</th></tr></thead><tbody>{rows}</tbody></table>"
+        return str(self.frame.to_html(index=False, max_rows=ROWS_SHOWN))
 
 
 def plan(
@@ -137,25 +114,124 @@ def plan(
     cache: bool = True,
     **settings: Any,
 ) -> Records:
-    """Return the plan of a training step, or of every combination where settings are given as lists.
+    """Return the plan of a training step, or of every combination where settings are lists.
 
-    `settings` go by the scenario's names: precision="nf4-dq", r=16, seq_len=[1024, 4096]; target_modules
-    is one setting where it is a list of names, and several where it is a list of lists. `gpu` names
-    cards to hold the plan against. Raises ScenarioError or CatalogError for what is not known, StepError's
-    text as QbenchError where the only point cannot be planned; of several, such a record has outcome error.
+        qbench.plan("meta-llama/Llama-3.1-8B", precision=["bf16", "nf4-dq"], r=16, seq="4k", gpu="RTX 4090")
+
+    `settings` have the names of the flags of `qbench plan` (precision, r, target_modules, batch, seq, optim,
+    ...); any other setting of a scenario goes by its own name (lora_alpha). target_modules is one setting
+    where it is a list of names, and several where it is a list of lists. `gpu` names cards to hold the plan
+    against; `device` says whose kernels to plan for. Sizes are bytes, times seconds.
+
+    Raises ScenarioError for a setting and CatalogError for a model or card that is not known, QbenchError
+    where the only point cannot be planned; of several, such a record has outcome error.
     """
     quiet_libraries()
-    cards = tuple(find_gpu(name) for name in ([gpu] if isinstance(gpu, str) else gpu))
-    choices = [[(name, value) for value in _listed(name, given)] for name, given in settings.items()]
-    points = [
-        point_from({"model": catalog_name(model)}, dict(chosen)) for chosen in itertools.product(*choices)
-    ]
-    if not points:
-        raise ScenarioError("a setting is an empty list; give at least one value")
-    made = plans(points, PlanFor(device=device, gpus=cards), PlanCache() if cache else None)
+    points = _points(model, settings)
+    made = plans(points, PlanFor(device=device, gpus=_cards(gpu)), PlanCache() if cache else None)
     if len(made) == 1 and made[0].outcome == "error":
         raise QbenchError(made[0].error)
     return Records(tuple(made), f"Plans of {model}")
+
+
+def fit(
+    model: str,
+    gpu: str | Sequence[str],
+    *,
+    vary: str = "seq",
+    step: int | None = None,
+    cache: bool = True,
+    **settings: Any,
+) -> Answers[Largest]:
+    """Return the largest sequence, batch or rank with which a step fits each card, as `qbench fit` does.
+
+        qbench.fit("meta-llama/Llama-3.1-8B", "RTX 4090", vary="batch", seq=1024, precision="nf4-dq").frame
+
+    `vary` is seq (tokens), batch (sequences) or r; only multiples of `step` are tried (64 tokens, else 1).
+    `settings` are those of `plan`; without a precision, bf16, nf4 and nf4-dq are tried. Each answer is a
+    `Largest`: `value` (None where not even one step fits), `limited_by`, `record` (the plan at it), `reliefs`
+    (changes that free memory). In the frame sizes are bytes.
+
+    Raises ScenarioError and CatalogError as `plan`, StepError where no point can be planned.
+    """
+    quiet_libraries()
+    setting = varied(vary)
+    points = _points(model, {"precision": FIT_PRECISIONS} | settings)
+    answers, _ = fits(points, FitFor(gpus=_cards(gpu), setting=setting, step=step, cache=cache))
+    rows = (
+        {
+            "gpu": answer.record.fits[0].gpu,
+            "precision": answer.record.point.precision,
+            vary: answer.value,
+            "limited_by": answer.limited_by,
+            "headroom_bytes": answer.record.fits[0].headroom_bytes,
+            "peak_reserved_bytes": answer.record.peak_reserved_bytes,
+        }
+        for answer in answers
+    )
+    return Answers(tuple(answers), f"Largest {vary} of {model}", tuple(rows))
+
+
+def rank(
+    model: str,
+    tokens: int | str,
+    *,
+    gpu: str | Sequence[str] = (),
+    epochs: float = 1.0,
+    sort: str = "cost",
+    num_gpus: int = 1,
+    **settings: Any,
+) -> Answers[Ranked]:
+    """Return the cards that hold a training, best first, with its hours, cost and energy, as `qbench rank`.
+
+        qbench.rank("meta-llama/Llama-3.1-8B", "10M", epochs=3, sort="time", gpu=["L4", "A100"]).frame
+
+    `tokens` is the size of the dataset, also as text (10M). `sort` is cost, spot, time or energy. `gpu` names
+    cards; all of the catalog are ranked without it. `settings` are those of `plan`; without a precision each
+    card stands with bf16 where that fits, else with nf4. Hours are those of wall time, costs USD at the
+    lowest price found, energy kWh at the board's power limit; None where they are not known.
+
+    Raises ScenarioError and CatalogError as `plan`, StepError where no point can be planned.
+    """
+    quiet_libraries()
+    from qbench.planner.ranking import SORT_KEYS, best_of_each_card, sorted_rows  # The heavy libraries.
+
+    if sort not in SORT_KEYS:
+        raise QbenchError(f"sort: given {sort!r}; allowed: {', '.join(SORT_KEYS)}")
+    cards = _cards(gpu) or gpus()
+    asked = RankFor(
+        gpus=cards,
+        tokens=parse_tokens(str(tokens)),
+        epochs=epochs,
+        prices=catalog_hourly_prices([card.name for card in cards]),
+        num_gpus=num_gpus,
+    )
+    rows = ranks(_points(model, {"precision": RANK_PRECISIONS} | settings), asked)
+    best = sorted_rows(best_of_each_card(rows), sort)
+    shown = (
+        {"gpu": row.gpu.name, "method": row.point.method, "precision": row.point.precision}
+        | {name: getattr(row, name) for name in ("hours", "step_time_s", "bound")}
+        | {name: getattr(row, name) for name in ("cost_usd", "spot_cost_usd", "energy_kwh")}
+        for row in best
+    )
+    return Answers(tuple(best), f"Cards for {model}, by {sort}", tuple(shown))
+
+
+def _cards(gpu: str | Sequence[str]) -> tuple[GpuSpec, ...]:
+    return tuple(find_gpu(name) for name in ([gpu] if isinstance(gpu, str) else gpu))
+
+
+def _points(model: str, settings: Mapping[str, Any]) -> list[Point]:
+    """Return the product of the settings. Raises ScenarioError where one is an empty list."""
+    listed = {name: _listed(name, given) for name, given in settings.items()}
+    base = {"model": catalog_name(model)}
+    combinations = itertools.product(
+        *([(name, value) for value in values] for name, values in listed.items())
+    )
+    points = [point_from(base, by_field(dict(chosen))) for chosen in combinations]
+    if not points:
+        raise ScenarioError("a setting is an empty list; give at least one value")
+    return points
 
 
 def _listed(name: str, given: Any) -> list[Any]:
@@ -171,85 +247,3 @@ def load_run(path: str | Path) -> Records:
     Raises RecordError when something in it is not a record.
     """
     return Records(tuple(read_any(Path(path))), Path(path).resolve().name)
-
-
-def compare(run: Sequence[Record], baseline: Sequence[Record] | None = None) -> Comparison:
-    """Return QLoRA against LoRA within `run`; with `baseline`, the run now against the one before.
-
-    Raises NotComparableError where the two runs have no point in common or must not be compared.
-    """
-    return _methods(run) if baseline is None else _against(run, baseline)
-
-
-def _methods(run: Sequence[Record]) -> Comparison:
-    from qbench.comparison.methods import pair_results
-    from qbench.comparison.results import gather
-    from qbench.report.tables import comparison_table
-    from qbench.words.headline import headline
-
-    pairs = pair_results(gather(run))
-    table = comparison_table(pairs)
-    said = tuple(headline(pairs)) or ("No two points with a result differ in precision alone.",)
-    titles = [column.title for column in table.columns] if table else []
-    rows = tuple(dict(zip(titles, row, strict=True)) for row in (table.rows if table else ()))
-    return Comparison(title="QLoRA against LoRA", sentences=said, table=table, rows=rows)
-
-
-def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
-    from qbench.comparison.check import check
-    from qbench.report.ci.check import finding_text, point_text, told_findings, verdict_lines
-    from qbench.report.table import plain_table
-    from qbench.words.verdicts import reason_text
-
-    found = check(baseline, run)
-    rows = tuple(
-        {
-            "point": point_text(finding),
-            "metric": finding.metric,
-            "unit": finding.unit,
-            "baseline": finding.baseline,
-            "run": finding.run,
-            "verdict": finding.verdict,
-            "gated": finding.gated,
-            "note": reason_text(finding.reason),
-        }
-        for finding in found.findings
-    )
-    told = tuple((point_text(finding), finding_text(finding)) for finding in told_findings(found))
-    table = plain_table(("Point", "Found"), told) if told else None
-    said = tuple(verdict_lines(found, found.exit_code()))
-    return Comparison(title="Now against before", sentences=said, table=table, rows=rows)
-
-
-def figures(records: Sequence[Record]) -> Figures:
-    """Return every chart that the records have data for, by name, such as 'peak' or 'waterfall'."""
-    from qbench.comparison.results import gather
-    from qbench.report.charts.all import charts
-
-    drawn, captions = {}, {}
-    for chart in charts(gather(records)):
-        for number, figure in enumerate(chart.figures):
-            name = chart.name if number == 0 else f"{chart.name}-{number + 1}"
-            drawn[name], captions[name] = _titled(figure, chart.title), chart.caption
-    return Figures(drawn, captions)
-
-
-def _titled(figure: go.Figure, title: str) -> go.Figure:
-    """Return the figure with what a page writes around it: title and legend."""
-    figure.update_layout(title={"text": escape(title, quote=False)}, showlegend=True)
-    figure.update_layout(
-        height=figure.layout.height + 90, margin={"t": 60}, legend={"orientation": "h", "y": -0.25}
-    )
-    return figure
-
-
-def _html(title: str, sentences: Sequence[str], table: Table | None) -> str:
-    """Return a title, sentences and a table as HTML, all text escaped."""
-    said = [f"<p><b>{escape(title)}</b></p>", *(f"<p>{escape(sentence)}</p>" for sentence in sentences)]
-    if table is None:
-        return "".join(said)
-    shown = table.first(ROWS_SHOWN)
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in shown.columns)
-    rows = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in shown.texts())
-    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
-    return f"{''.join(said)}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

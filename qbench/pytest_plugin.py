@@ -339,8 +339,9 @@ class Bench:
         from qbench.catalog.models import catalog_name
         from qbench.scenario.expand import point_from
         from qbench.scenario.schema import Scenario
+        from qbench.scenario.settings import by_field
 
-        point = point_from({"model": catalog_name(model)}, settings)
+        point = point_from({"model": catalog_name(model)}, by_field(settings))
         scenario = Scenario.model_validate({"name": "pytest", "question": "One test's.", "base": {}, **how})
         self._runs += 1
         return self._gate.records_of(scenario, point, self._folder / str(self._runs), (kind,))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from tiny import write_tiny_model
 
 import qbench
+from qbench.cli.main import main
 from qbench.errors import CatalogError, QbenchError, RecordError, ScenarioError
 from qbench.records.store import write_records
 from tests.report.sample_run import sample_run
@@ -49,7 +51,7 @@ def test_importing_qbench_loads_nothing():
 
 
 def test_what_completion_offers():
-    assert {"plan", "load_run", "compare", "figures", "__version__"} <= set(dir(qbench))
+    assert {"plan", "fit", "rank", "load_run", "compare", "figures", "__version__"} <= set(dir(qbench))
 
 
 def test_what_is_not_there_is_an_attribute_error():
@@ -73,6 +75,43 @@ def test_lists_are_planned_in_every_combination(model: str):
     assert "<td>nf4-dq</td>" in plans._repr_html_()
 
 
+def test_keywords_are_the_flags_of_the_command_line(model: str):
+    (by_flag,) = qbench.plan(
+        model, batch=2, seq="1k", attn="eager", lora_alpha=8, gradient_checkpointing=False
+    )
+    (by_field,) = qbench.plan(
+        model,
+        per_device_train_batch_size=2,
+        seq_len=1024,
+        attn_implementation="eager",
+        **{"lora.lora_alpha": 8, "train.gradient_checkpointing": False},
+    )
+    assert by_flag.point == by_field.point
+    assert by_flag.point.train.seq_len == 1024
+
+
+def test_fit_and_rank_answer_as_their_commands_do(model: str, capsys: pytest.CaptureFixture[str]):
+    found = qbench.fit(model, "4090", batch=2, precision=["bf16", "nf4"])
+    asked = ["fit", model, "--gpu", "RTX 4090", "--batch", "2", "--precision", "bf16", "--precision", "nf4"]
+    assert main([*asked, "--json"]) == 0
+    fits = json.loads(capsys.readouterr().out)["fits"]
+    # The tiny model has 256 positions.
+    assert list(found.frame["seq"]) == [fit["largest"] for fit in fits] == [256, 256]
+    assert [answer.value for answer in found] == [256, 256]
+    assert list(found.frame["precision"]) == ["bf16", "nf4"]
+
+    cards = qbench.rank(model, "1M", gpu=["L4", "RTX 4090"], sort="time", seq=128, precision="bf16")
+    assert main(["rank", model, "--tokens", "1M", "--gpu", "L4", "--gpu", "RTX 4090", "--sort", "time",
+                 "--seq", "128", "--precision", "bf16", "--json"]) == 0  # fmt: skip
+    listed = json.loads(capsys.readouterr().out)["cards"]
+    assert list(cards.frame["hours"]) == [card["hours"] for card in listed] == [card.hours for card in cards]
+    assert "L4" in cards._repr_html_()
+    with pytest.raises(QbenchError, match="sort: given 'speed'; allowed: cost, spot, time, energy"):
+        qbench.rank(model, "1M", sort="speed")
+    with pytest.raises(QbenchError, match="--vary: given 'optim'; allowed: seq, batch, r"):
+        qbench.fit(model, "L4", vary="optim")
+
+
 def test_target_modules_are_one_setting(model: str):
     (one,) = qbench.plan(model, target_modules=["q_proj", "v_proj"], seq_len=32)
     assert one.point.lora is not None
@@ -83,13 +122,15 @@ def test_target_modules_are_one_setting(model: str):
 def test_bad_settings_are_told(model: str):
     for given, meant in (
         ("rank", "r"),
-        ("batch", "per_device_train_batch_size"),
+        ("batch_size", "per_device_train_batch_size"),
         ("sequence_len", "seq_len"),
     ):
         with pytest.raises(
             ScenarioError, match=rf"{given}: unknown setting; allowed.*did you mean {meant}\?"
         ):
             qbench.plan(model, **{given: 4})
+    with pytest.raises(ScenarioError, match="seq_len: sets seq_len a second time"):
+        qbench.plan(model, seq=64, seq_len=64)
     with pytest.raises(ScenarioError, match="at least one value"):
         qbench.plan(model, r=[])
     with pytest.raises(CatalogError, match="GPU 'RTX'"):

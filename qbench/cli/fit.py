@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,22 +11,17 @@ import typer
 from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
-from qbench.errors import QbenchError, StepError
+from qbench.errors import QbenchError
+from qbench.runs.sizing import FIT_PRECISIONS, FitFor, fits, varied
 from qbench.scenario.settings import flag_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from qbench.catalog.gpus import GpuSpec
-    from qbench.planner.fit import Largest, Planner, Varied
-    from qbench.records.record import Record
-    from qbench.scenario.schema import Point
-
-PRECISIONS = ("bf16", "nf4", "nf4-dq")
-"""Asked about where neither a flag nor a scenario names precisions: LoRA and both usual forms of QLoRA."""
+    from qbench.planner.fit import Largest
 
 
-@with_setting_flags(precision=", ".join(PRECISIONS))
+@with_setting_flags(precision=", ".join(FIT_PRECISIONS))
 def fit_command(
     target: options.TargetName = None,
     from_file: options.FromFile = None,
@@ -53,13 +46,13 @@ def fit_command(
     """
     from qbench.cli.target import TargetRequest, read_asked
 
-    setting = _varied(vary)
+    setting = varied(vary)
     request = TargetRequest(
         name=target,
         config=from_file,
         config_format=from_format,
         settings=values_of(settings),
-        precisions=PRECISIONS,
+        precisions=FIT_PRECISIONS,
         gpus=tuple(gpu or ()),
         gpu_memory=gpu_memory,
         compute_capability=compute_capability,
@@ -74,8 +67,10 @@ def fit_command(
     cards = asked.cards()
     if not cards:
         raise QbenchError("no card to fit: give --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
-    planner = partial(_planner, alloc_conf, use_cache)
-    found = _found(asked.points, cards, setting, step, planner)
+    search = FitFor(gpus=tuple(cards), setting=setting, step=step, alloc_conf=alloc_conf, cache=use_cache)
+    found, failed = fits(asked.points, search)
+    for name, why in failed.items():
+        print_error(f"{name}: {why}")
     if as_json:
         print_json({"fits": [_document(largest) for largest in found]})
     else:
@@ -83,59 +78,6 @@ def fit_command(
     if asked.advice:
         print_note(asked.advice)
     return 0 if any(largest.value is not None for largest in found) else 1
-
-
-def _varied(name: str) -> Varied:
-    """Return the setting that --vary names, by its flag, its field or what people call it."""
-    from qbench.planner.fit import STEPS
-
-    by_flag = {flag_of(setting): setting for setting in STEPS}
-    setting = by_flag.get(flag_of(name.replace("-", "_")))
-    if setting is None:
-        raise QbenchError(f"--vary: given {name!r}; allowed: {', '.join(by_flag)}")
-    return setting
-
-
-def _found(
-    points: Sequence[Point],
-    cards: list[GpuSpec],
-    setting: Varied,
-    step: int | None,
-    planner: Callable[[GpuSpec], Planner],
-) -> list[Largest]:
-    from qbench.planner.fit import axis_of, largest, with_value
-
-    axes = [axis_of(point, setting, step) for point in points]
-    # Points that differ in the varied setting only are one question.
-    asked = {with_value(point, setting, 1): axis for point, axis in zip(points, axes, strict=True)}
-    found: list[Largest] = []
-    failed: dict[str, StepError] = {}
-    for (point, axis), gpu in itertools.product(asked.items(), cards):
-        try:
-            found.append(largest(point, axis, planner(gpu)))
-        except StepError as error:
-            failed[f"{gpu.name}, {point.precision}"] = error
-    if failed and not found:
-        raise next(iter(failed.values()))
-    for name, why in failed.items():
-        print_error(f"{name}: {why}")
-    return found
-
-
-def _planner(alloc_conf: str, use_cache: bool, gpu: GpuSpec) -> Planner:
-    from qbench.measure.known_speed import usable_calibrations
-    from qbench.memory.allocator.caching import AllocatorConfig
-    from qbench.records.plan_cache import PlanCache
-    from qbench.runs.plans import PlanFor, plans
-
-    AllocatorConfig.from_env_text(alloc_conf)
-    settings = PlanFor(gpus=(gpu,), alloc_conf=alloc_conf, calibrations=usable_calibrations("cuda"))
-    cache = PlanCache() if use_cache else None
-
-    def planned(points: Sequence[Point]) -> list[Record]:
-        return plans(points, settings, cache)
-
-    return planned
 
 
 def _document(found: Largest) -> dict[str, Any]:

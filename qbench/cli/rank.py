@@ -13,6 +13,7 @@ from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_table, print_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
+from qbench.runs.sizing import RANK_PRECISIONS, RankFor, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
     from qbench.scenario.schema import Point
-
-PRECISIONS = ("bf16", "nf4")
-"""LoRA, and QLoRA for the cards that do not hold it, where no precision is named."""
 
 
 class SortName(str, Enum):
@@ -78,20 +76,26 @@ def rank_command(
         config=from_file,
         config_format=from_format,
         settings=values_of(settings),
-        precisions=PRECISIONS,
+        precisions=RANK_PRECISIONS,
         gpus=tuple(gpu or ()),
     )
     asked = read_asked(request)
     if len({point.model for point in asked.points}) > 1:
         raise QbenchError("several models given; allowed: one, whose cards are to be ranked")
     asked.print_caveats()
-    workloads = _workloads(asked.points, tokens, lengths, packing, epochs)
     cards = _cards(asked.gpus)
-    hourly = _hourly_prices(cards, prices, must=bool(gpu) and sort is SortName.cost)
+    training = RankFor(
+        gpus=tuple(cards),
+        **_dataset(tokens, lengths, packing),
+        packing=packing,
+        epochs=epochs,
+        prices=_hourly_prices(cards, prices, must=bool(gpu) and sort is SortName.cost),
+        num_gpus=num_gpus,
+    )
     key = "spot" if spot and sort is SortName.cost else sort.value
-    rows = _ranked(asked.points, cards, workloads, hourly, num_gpus)
+    rows, workloads = ranks(asked.points, training), training.workloads(asked.points)
     if as_json:
-        print_json(_document(rows, key, workloads, epochs, num_gpus))
+        print_json(_document(rows, key, workloads, training))
     else:
         _print(rows, key, workloads, num_gpus)
     if asked.advice:
@@ -99,24 +103,19 @@ def rank_command(
     return 0 if any(row.fits for row in rows) else 1
 
 
-def _workloads(
-    points: Sequence[Point], tokens: str, lengths: Path | None, packing: bool, epochs: float
-) -> dict[Point, Workload]:
-    from qbench.planner.workload import of_lengths, of_tokens, parse_tokens, read_lengths
+def _dataset(tokens: str, lengths: Path | None, packing: bool) -> dict[str, Any]:
+    """Return how much there is to train on, as RankFor takes it."""
+    from qbench.planner.workload import parse_tokens, read_lengths
 
     if bool(tokens) == (lengths is not None):
         raise QbenchError(
             "give either --tokens (for example 10M) or --lengths FILE to say how much to train on"
         )
-    if not 0 < epochs <= 1_000_000:
-        raise QbenchError(f"--epochs: given {epochs:g}; allowed: a number above 0, for example 3")
-    if lengths is None:
-        if packing:
-            raise QbenchError("--packing: given without --lengths; --tokens are always in full sequences")
-        count = parse_tokens(tokens)
-        return {point: of_tokens(count, epochs, point) for point in points}
-    found = read_lengths(lengths)
-    return {point: of_lengths(found, epochs, point, packing=packing) for point in points}
+    if lengths is not None:
+        return {"lengths": tuple(read_lengths(lengths))}
+    if packing:
+        raise QbenchError("--packing: given without --lengths; --tokens are always in full sequences")
+    return {"tokens": parse_tokens(tokens)}
 
 
 def _cards(names: Sequence[str]) -> list[GpuSpec]:
@@ -138,25 +137,6 @@ def _hourly_prices(cards: Sequence[GpuSpec], file: Path | None, must: bool) -> d
     return prices
 
 
-def _ranked(
-    points: Sequence[Point],
-    cards: Sequence[GpuSpec],
-    workloads: Mapping[Point, Workload],
-    prices: Mapping[str, HourlyPrice],
-    num_gpus: int,
-) -> list[Ranked]:
-    from qbench.catalog.models import resolve_model
-
-    if num_gpus < 1:
-        raise QbenchError(f"--num-gpus: given {num_gpus}; allowed: a whole number of at least 1")
-    resolve_model(points[0].model)
-    from qbench.measure.known_speed import usable_calibrations
-    from qbench.planner.ranking import Terms, ranked
-
-    terms = Terms(hourly_prices=prices, num_gpus=num_gpus, calibrations=usable_calibrations("cuda"))
-    return ranked(points, cards, workloads, terms)
-
-
 _NOTES = (
     "Times are planned, from datasheet rates unless the card was calibrated here; energy is the board's "
     "power limit over the whole time, host left out.",
@@ -172,8 +152,7 @@ def _document(
     rows: Sequence[Ranked],
     key: str,
     workloads: Mapping[Point, Workload],
-    epochs: float,
-    num_gpus: int,
+    training: RankFor,
 ) -> dict[str, Any]:
     from qbench.planner.ranking import best_of_each_card, sorted_rows
 
@@ -181,15 +160,15 @@ def _document(
     fitting = sorted_rows(rows, key)
     return {
         "sorted_by": key,
-        "epochs": epochs,
-        "num_gpus": num_gpus,
+        "epochs": training.epochs,
+        "num_gpus": training.num_gpus,
         "workloads": [
             {"point": point.model_dump(mode="json"), **_workload_row(workload)}
             for point, workload in workloads.items()
         ],
         "cards": [_row_document(row) | {"is_first_to_fit": id(row) in best} for row in fitting],
         "not_fitting": [_row_document(row) for row in rows if not row.fits],
-        "notes": [*_NOTES, _NO_SHARDING, *([_SHARED] if num_gpus > 1 else [])],
+        "notes": [*_NOTES, _NO_SHARDING, *([_SHARED] if training.num_gpus > 1 else [])],
     }
 
 

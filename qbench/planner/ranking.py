@@ -198,12 +198,15 @@ def _cost(hours: float, usd_per_hour: float | None, num_gpus: int) -> float | No
     return None if usd_per_hour is None else hours * usd_per_hour * num_gpus
 
 
+SORT_KEYS = {"cost": "cost_usd", "spot": "spot_cost_usd", "time": "hours", "energy": "energy_kwh"}
+"""What the best card has least of, and the field of Ranked that holds it."""
+
+
 def sorted_rows(rows: Sequence[Ranked], key: str) -> list[Ranked]:
     """Return the rows that fit by cost, spot, time or energy, smallest first; unknown ones last."""
-    names = {"cost": "cost_usd", "spot": "spot_cost_usd", "time": "hours", "energy": "energy_kwh"}
 
     def order(row: Ranked) -> tuple[bool, float, float]:
-        value: Any = getattr(row, names[key])
+        value: Any = getattr(row, SORT_KEYS[key])
         return value is None, value or 0.0, row.hours if row.hours is not None else float("inf")
 
     return sorted((row for row in rows if row.fits), key=order)

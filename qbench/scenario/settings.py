@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from qbench.errors import KeyPath, Problem, nearest
+from qbench.errors import KeyPath, Problem, ScenarioError, nearest
 from qbench.scenario.schema import Point
 from qbench.units import plain_text
 
@@ -260,6 +260,22 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         else:
             nested[path] = value
     return nested
+
+
+def by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings given by keyword (the flag, the field or the dotted path) under the name of the field.
+
+    Text stands for the value that a flag makes of it. Raises ScenarioError where two keywords set the same.
+    """
+    found: dict[str, Any] = {}
+    for keyword, value in settings.items():
+        path = FLAGS[keyword].path if keyword in FLAGS else resolve(keyword)
+        name = keyword if path is None else path.rpartition(".")[2]
+        if name in found:
+            raise ScenarioError([Problem((keyword,), f"sets {name} a second time; keep one of the two")])
+        is_text = name in SETTINGS and isinstance(value, str)
+        found[name] = from_text(SETTINGS[name], value) if is_text else value
+    return found
 
 
 def flag_of(name: str) -> str:

@@ -1,0 +1,128 @@
+"""What `fit` and `rank` answer: the largest setting that a card holds, and every card for a training."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qbench.errors import QbenchError, StepError
+from qbench.scenario.settings import flag_of
+
+if TYPE_CHECKING:
+    from qbench.catalog.gpus import GpuSpec
+    from qbench.catalog.hourly_prices import HourlyPrice
+    from qbench.planner.fit import Largest, Varied
+    from qbench.planner.ranking import Ranked
+    from qbench.planner.workload import Workload
+    from qbench.records.record import Record
+    from qbench.scenario.schema import Point
+
+FIT_PRECISIONS = ("bf16", "nf4", "nf4-dq")
+"""Precisions of a fit where none is named: LoRA and both usual forms of QLoRA."""
+
+RANK_PRECISIONS = ("bf16", "nf4")
+"""Precisions of a ranking where none is named: LoRA, and QLoRA for the cards that do not hold it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitFor:
+    """What is made as large as fits, and for which cards."""
+
+    gpus: tuple[GpuSpec, ...]
+    setting: Varied = "seq_len"
+    step: int | None = None
+    """Only its multiples are tried; None for the default of the setting."""
+    alloc_conf: str = ""
+    cache: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankFor:
+    """How much there is to train on, on which cards, at which prices."""
+
+    gpus: tuple[GpuSpec, ...]
+    tokens: int | None = None
+    """Tokens of the dataset, in full sequences; None where `lengths` are given."""
+    lengths: tuple[int, ...] = ()
+    packing: bool = False
+    epochs: float = 1.0
+    prices: Mapping[str, HourlyPrice] = field(default_factory=dict)
+    """Prices of an hour by the catalog's name of the card."""
+    num_gpus: int = 1
+    """Cards that share the batches; communication is left out."""
+
+    def workloads(self, points: Sequence[Point]) -> dict[Point, Workload]:
+        """Return the passes of the training for each point. Raises QbenchError for what makes no training."""
+        from qbench.planner.workload import of_lengths, of_tokens
+
+        if not 0 < self.epochs <= 1_000_000:
+            raise QbenchError(f"--epochs: given {self.epochs:g}; allowed: a number above 0, for example 3")
+        if self.num_gpus < 1:
+            raise QbenchError(f"--num-gpus: given {self.num_gpus}; allowed: a whole number of at least 1")
+        if self.tokens is not None:
+            return {point: of_tokens(self.tokens, self.epochs, point) for point in points}
+        lengths = list(self.lengths)
+        return {point: of_lengths(lengths, self.epochs, point, packing=self.packing) for point in points}
+
+
+def varied(name: str) -> Varied:
+    """Return the setting that `vary` names, by its flag, its field or another of its names.
+
+    Raises QbenchError for a setting that fit does not search for.
+    """
+    from qbench.planner.fit import STEPS
+
+    by_flag = {flag_of(setting): setting for setting in STEPS}
+    setting = by_flag.get(flag_of(name.replace("-", "_")))
+    if setting is None:
+        raise QbenchError(f"--vary: given {name!r}; allowed: {', '.join(by_flag)}")
+    return setting
+
+
+def fits(points: Sequence[Point], asked: FitFor) -> tuple[list[Largest], dict[str, StepError]]:
+    """Return the largest value for each point and card, and by card and precision why some have none.
+
+    Points that differ in the varied setting only count once. Raises StepError when none can be planned.
+    """
+    from qbench.planner.fit import axis_of, largest, with_value
+
+    axes = [axis_of(point, asked.setting, asked.step) for point in points]
+    questions = {with_value(point, asked.setting, 1): axis for point, axis in zip(points, axes, strict=True)}
+    found: list[Largest] = []
+    failed: dict[str, StepError] = {}
+    for (point, axis), gpu in itertools.product(questions.items(), asked.gpus):
+        try:
+            found.append(largest(point, axis, _planned_for(gpu, asked)))
+        except StepError as error:
+            failed[f"{gpu.name}, {point.precision}"] = error
+    if failed and not found:
+        raise next(iter(failed.values()))
+    return found, failed
+
+
+def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], list[Record]]:
+    from qbench.measure.known_speed import usable_calibrations
+    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.records.plan_cache import PlanCache
+    from qbench.runs.plans import PlanFor, plans
+
+    AllocatorConfig.from_env_text(asked.alloc_conf)
+    settings = PlanFor(gpus=(gpu,), alloc_conf=asked.alloc_conf, calibrations=usable_calibrations("cuda"))
+    cache = PlanCache() if asked.cache else None
+    return lambda points: plans(points, settings, cache)
+
+
+def ranks(points: Sequence[Point], asked: RankFor) -> list[Ranked]:
+    """Return a row for each point and card. Raises QbenchError where no point can be planned for any."""
+    from qbench.catalog.models import resolve_model
+    from qbench.measure.known_speed import usable_calibrations
+    from qbench.planner.ranking import Terms, ranked
+
+    workloads = asked.workloads(points)
+    resolve_model(points[0].model)
+    terms = Terms(
+        hourly_prices=asked.prices, num_gpus=asked.num_gpus, calibrations=usable_calibrations("cuda")
+    )
+    return ranked(points, asked.gpus, workloads, terms)
