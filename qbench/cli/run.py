@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench.cli.console import print_error, print_json, print_text
+from qbench.cli.null_gpu import null_cards
 
 if TYPE_CHECKING:
     from qbench.measure.runner import Executor
-    from qbench.scenario.schema import Device, Point, Scenario
+    from qbench.scenario.schema import Device, Point, RunDevice, Scenario
 
 
 class DeviceChoice(str, Enum):
@@ -24,6 +25,15 @@ class DeviceChoice(str, Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class RunDeviceChoice(str, Enum):
+    """Where to run a scenario."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    null = "null"
 
 
 class ExecutorName(str, Enum):
@@ -48,8 +58,17 @@ Profile = Annotated[
 def run_command(
     scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
     device: Annotated[
-        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")
-    ] = DeviceChoice.auto,
+        RunDeviceChoice,
+        typer.Option(
+            help="auto takes CUDA where there is a GPU; null is a card that is not there, under "
+            "the CUDA build of torch: its memory, and no speed."
+        ),
+    ] = RunDeviceChoice.auto,
+    gpu: Annotated[list[str] | None, typer.Option(help="Card of the catalog for --device null.")] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Python with a CUDA build of torch for --device null, where this one has none."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     executor: Annotated[
         ExecutorName, typer.Option(help="Who measures the points: this machine, or Ray.")
@@ -83,6 +102,8 @@ def run_command(
     """
     _check_flags(executor, device, address, gpus_per_point, points_folder)
     _check_diagnostics(memory_snapshot or profile, executor, points_folder)
+    others = memory_snapshot or profile or points_folder is not None
+    cards = null_cards(device is RunDeviceChoice.null, gpu, python, others)
     from qbench.cli.target import read_scenario
 
     loaded, points = read_scenario(scenario, max_points)
@@ -91,12 +112,13 @@ def run_command(
     any_machine = address is not None or points_folder is not None
     chosen = _device(device, elsewhere=any_machine)
     if explain:
-        return _explain(loaded, points, folder, chosen, any_machine, as_json)
+        return _explain(loaded, points, folder, chosen, cards, any_machine, as_json)
     if points_folder is not None:
+        assert chosen != "null"
         return _exchange(loaded, points, folder, chosen, points_folder, as_json)
     with _executor(executor, chosen, address, gpus_per_point) as runs_on:
-        code = _run(loaded, points, folder, chosen, runs_on, any_machine, as_json)
-        if memory_snapshot or profile:
+        code = _run(loaded, points, folder, chosen, cards, runs_on, any_machine, as_json)
+        if (memory_snapshot or profile) and chosen != "null":
             _diagnose(loaded, points, folder, chosen, runs_on, (memory_snapshot, profile))
         return code
 
@@ -126,7 +148,7 @@ def _diagnose(
 
 def _check_flags(
     executor: ExecutorName,
-    device: DeviceChoice,
+    device: RunDeviceChoice,
     address: str | None,
     gpus_per_point: int | None,
     points_folder: Path | None,
@@ -140,24 +162,28 @@ def _check_flags(
         raise QbenchError(
             "--points measures nothing here, so it takes no --executor; leave out one of the two"
         )
-    if gpus_per_point is not None and (gpus_per_point < 1 or device is DeviceChoice.cpu):
+    if gpus_per_point is not None and (
+        gpus_per_point < 1 or device in (RunDeviceChoice.cpu, RunDeviceChoice.null)
+    ):
         raise QbenchError(
             f"--gpus-per-point: given {gpus_per_point} with --device {device.value}; "
             "allowed: a whole number of at least 1, for GPUs"
         )
     for flag, given in (("--address", address), ("--points", points_folder)):
-        if given is not None and device is DeviceChoice.auto:
+        if given is not None and device is RunDeviceChoice.auto:
             raise QbenchError(f"{flag} is for {ELSEWHERE}")
 
 
-def _device(choice: DeviceChoice, elsewhere: bool) -> Device:
+def _device(choice: RunDeviceChoice, elsewhere: bool) -> RunDevice:
+    if choice is RunDeviceChoice.null:
+        return "null"
     if elsewhere:
-        return "cuda" if choice is DeviceChoice.cuda else "cpu"
-    return chosen_device(choice)
+        return "cuda" if choice is RunDeviceChoice.cuda else "cpu"
+    return chosen_device(DeviceChoice(choice.value))
 
 
 def _executor(
-    name: ExecutorName, device: Device, address: str | None, gpus_per_point: int | None
+    name: ExecutorName, device: RunDevice, address: str | None, gpus_per_point: int | None
 ) -> AbstractContextManager[Executor]:
     from qbench.measure.executors.local import LocalExecutor
 
@@ -207,14 +233,15 @@ def _explain(
     scenario: Scenario,
     points: tuple[Point, ...],
     folder: Path,
-    device: Device,
+    device: RunDevice,
+    cards: tuple[str, ...],
     any_machine: bool,
     as_json: bool,
 ) -> int:
     from qbench.cli.progress import job_text
     from qbench.runs.run import reasons
 
-    jobs = reasons(scenario, points, folder, device, any_machine=any_machine)
+    jobs = reasons(scenario, points, folder, device, cards=cards, any_machine=any_machine)
     to_run = [(job, reason) for job, reason in jobs if reason is not None]
     if as_json:
         rows = [
@@ -233,7 +260,8 @@ def _run(
     scenario: Scenario,
     points: tuple[Point, ...],
     folder: Path,
-    device: Device,
+    device: RunDevice,
+    cards: tuple[str, ...],
     executor: Executor,
     any_machine: bool,
     as_json: bool,
@@ -241,8 +269,11 @@ def _run(
     from qbench.cli.progress import shown_progress
     from qbench.runs.run import run_scenario
 
-    with shown_progress(f"{scenario.name}: {len(points)} points on {device} into {folder}") as watch:
-        done = run_scenario(scenario, points, folder, device, executor, watch, any_machine=any_machine)
+    where = f"a null GPU ({', '.join(cards)})" if cards else device
+    with shown_progress(f"{scenario.name}: {len(points)} points on {where} into {folder}") as watch:
+        done = run_scenario(
+            scenario, points, folder, device, executor, watch, cards=cards, any_machine=any_machine
+        )
     if done.notice:
         print_error(done.notice)
     if as_json:

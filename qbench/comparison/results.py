@@ -28,9 +28,10 @@ class Result:
     kind: Kind
     """plan or measurement."""
     device: str | None
-    """cpu or cuda."""
+    """cpu or cuda; null for a measurement on a null GPU."""
     machine: Machine
-    """Fingerprint of a measurement's environment; empty for a plan, which no machine can change."""
+    """Fingerprint of a measurement's environment; of a plan, which no machine can change, no more than the
+    card that it is for where it stands beside a null GPU."""
     records: tuple[Record, ...]
     """At least one record; several are the processes of one measurement."""
     _values: dict[str, float | None] = field(default_factory=dict, repr=False)
@@ -194,11 +195,20 @@ class Prediction:
 
 
 def predictions(results: Iterable[Result]) -> list[Prediction]:
-    """Return each measured result that has a plan for the same point and device, with that plan."""
+    """Return each measured result that has a plan for the same point and device, with that plan.
+
+    A null GPU is compared with the plan for its card.
+    """
     results = list(results)
-    plans = {(result.device, result.point): result for result in results if result.kind == "plan"}
+    plans = {_planned_for(result): result for result in results if result.kind == "plan"}
     return [
-        Prediction(plan=plans[result.device, result.point], measured=result)
+        Prediction(plan=plans[_planned_for(result)], measured=result)
         for result in results
-        if result.kind == "measurement" and (result.device, result.point) in plans
+        if result.kind == "measurement" and _planned_for(result) in plans
     ]
+
+
+def _planned_for(result: Result) -> tuple[str | None, str | None, Point]:
+    """Return kernels, card and point of a plan, or of the plan that a measurement is compared with."""
+    device = "cuda" if result.device == "null" else result.device
+    return device, result.records[-1].card, result.point

@@ -45,7 +45,7 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         loaded = _load(task, on_phase)
         step = loaded.step
         # The first step makes the optimizer's state and the cuBLAS workspaces; its peak counts as any other.
-        warm = warm_up(step, max(1, task.settings.warmup_steps), PATIENCE["cuda"])
+        warm = warm_up(step, max(1, task.settings.warmup_steps), PATIENCE[task.device])
         # Loading counts too: the memory of a run is the largest of its phases, as in a plan.
         peaks = loaded.peaks(on_phase)
         memory_losses = _memory_pass(step, peaks)

@@ -11,9 +11,11 @@ import re
 import subprocess
 from pathlib import Path
 
+from qbench.catalog.gpus import find_gpu
+from qbench.nullgpu.environment import DRIVER_NAME
 from qbench.records.parts import Environment
 from qbench.records.software import software
-from qbench.scenario.schema import Device, Point
+from qbench.scenario.schema import Point, RunDevice
 
 SETTINGS = (
     "PYTORCH_ALLOC_CONF",
@@ -26,11 +28,14 @@ SETTINGS = (
 """Variables of the process that move memory or speed; a request for a measurement may set these alone."""
 
 
-def environment(device: Device) -> Environment:
-    """Return what a record says of its machine: device, versions, code, git state, settings that count."""
+def environment(device: RunDevice, gpu: str | None = None) -> Environment:
+    """Return what a record says of its machine: device, versions, code, git state, settings that count.
+
+    `gpu` is the card of the catalog that a null GPU is.
+    """
     return {
         "device": device,
-        **machine(device),
+        **machine(device, gpu),
         **software(),
         **git_state(),
         "settings": {**process_settings()},
@@ -43,7 +48,7 @@ def process_settings() -> dict[str, str]:
 
 
 @functools.cache
-def machine(device: Device) -> Environment:
+def machine(device: RunDevice, gpu: str | None = None) -> Environment:
     """Return name and size of the device and of the host; an unknown value is None."""
     host: Environment = {
         "platform": platform.platform(terse=True),
@@ -51,11 +56,25 @@ def machine(device: Device) -> Environment:
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "host_memory_bytes": _host_memory_bytes(),
     }
+    if device == "null":
+        return {**_card(gpu), **host}
     if device == "cuda":
         from qbench.measure import nvml  # Plans ask this module too, and never for a GPU.
 
         return {**nvml.describe_device(), **host}
     return {"device_name": host["cpu_name"], **host}
+
+
+def _card(name: str | None) -> Environment:
+    """Return what `nvml.describe_device` does, of the card of the catalog that a null GPU is."""
+    gpu = None if name is None else find_gpu(name)
+    return {
+        "device_name": None if gpu is None else gpu.name,
+        "card": None if gpu is None else gpu.name,
+        "device_uuid": None,
+        "device_memory_bytes": None if gpu is None else gpu.memory_bytes,
+        "driver": DRIVER_NAME,
+    }
 
 
 def torch_has_cuda() -> bool:

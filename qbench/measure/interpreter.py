@@ -166,7 +166,7 @@ def _measured(interpreter: Interpreter, task: Task, run_id: str, folder: Path) -
     request.write_text(request_of(task, run_id).to_json(), encoding="utf-8")
     timeout_s = task.settings.timeout_s + START_GRACE_S
     arguments = ["run-point", str(request), str(result)]
-    gpu = task.device == "cuda"
+    gpu = task.device != "cpu"
     ended = run_qbench(interpreter.path, arguments, timeout_s, gpu=gpu, code=interpreter.code)
     try:
         return record_from_dict(json.loads(result.read_bytes()), str(result))
@@ -188,7 +188,7 @@ def _without_result(task: Task, run_id: str, ended: Ended, timeout_s: float) -> 
         outcome=outcome,
         metrics={},
         detail={"repeat": task.repeat, "error": error, "stderr_tail": ended.stderr[-STDERR_TAIL_CHARS:]},
-        environment=environment(task.device),
+        environment=environment(task.device, task.gpu),
     )
 
 

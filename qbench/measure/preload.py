@@ -6,6 +6,7 @@ import gc
 
 from qbench.measure import nvml
 from qbench.measure.environment import environment
+from qbench.nullgpu import launcher
 from qbench.quiet import quiet_libraries
 
 quiet_libraries()
@@ -14,7 +15,7 @@ import accelerate  # noqa: E402, F401
 import torch._inductor.compile_fx  # noqa: E402, F401
 from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: E402, F401
 
-if not nvml.cuda_present():
+if not launcher.is_loaded() and not nvml.cuda_present():
     # bitsandbytes, which peft imports, asks CUDA for the device on import, and a forked child could not use
     # the GPU after that. What is imported above calls no function of CUDA; it is most of what takes time.
     import qbench.measure.cpu  # noqa: F401

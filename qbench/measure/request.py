@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from qbench.errors import Problem, ScenarioError, nearest
 from qbench.measure.settings import setting_problem
 from qbench.measure.task import Task
-from qbench.scenario.schema import Device, MeasureSettings, Name, Point, Strict
+from qbench.scenario.schema import MeasureSettings, Name, Point, RunDevice, Strict
 from qbench.scenario.settings import group_model
 
 MAX_REPEAT = 1_000_000
@@ -41,7 +41,8 @@ class Request(Strict):
 
     schema_version: Literal[1] = Field(description="Version of this format: 1.")
     point: Point = Field(description="The training step, as a scenario's point.")
-    device: Device = Field(description="cuda or cpu.")
+    device: RunDevice = Field(description="cuda, cpu or null.")
+    gpu: Name | None = Field(default=None, description="Card of the catalog that a null GPU is.")
     measure: MeasureSettings = Field(default_factory=MeasureSettings, description="As in a scenario.")
     repeat: Annotated[int, Field(ge=0, le=MAX_REPEAT, strict=True)] = Field(
         default=0, description="Number of the process among those of its point, from 0."
@@ -56,7 +57,13 @@ class Request(Strict):
     @property
     def task(self) -> Task:
         """What a worker is told."""
-        return Task(point=self.point, device=self.device, settings=self.measure, repeat=self.repeat)
+        return Task(
+            point=self.point,
+            device=self.device,
+            settings=self.measure,
+            repeat=self.repeat,
+            gpu=self.gpu,
+        )
 
     def to_json(self) -> str:
         """Return the document as text."""
@@ -70,6 +77,7 @@ def request_of(task: Task, run_id: str, settings: dict[str, str] | None = None) 
             schema_version=1,
             point=task.point,
             device=task.device,
+            gpu=task.gpu,
             measure=task.settings,
             repeat=task.repeat,
             run_id=run_id,

@@ -11,7 +11,7 @@ from qbench.measure.task import Measurement, Task, Work
 from qbench.measure.worker import run_task
 from qbench.records.parts import StepCounts
 from qbench.records.record import Record
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import RunDevice
 
 Key = TypeVar("Key")
 
@@ -22,7 +22,7 @@ Engine = Callable[[Task], Measurement]
 class Executor(Protocol):
     """Whoever runs work in a fresh process: this machine, or a cluster."""
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Work, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of one piece of work; never raises for what the work does.
 
         For `device` cpu the process sees no GPU.
@@ -34,7 +34,7 @@ class Streaming(Protocol):
     """An executor that does several pieces of work at the same time."""
 
     def stream(
-        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: Device
+        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: RunDevice
     ) -> Iterator[tuple[Key, Measurement]]:
         """Yield the key and the measurement of each piece of work as it ends.
 
@@ -43,7 +43,7 @@ class Streaming(Protocol):
 
 
 def results(
-    executor: Executor, works: Iterable[tuple[Key, Work]], timeout_s: float, device: Device
+    executor: Executor, works: Iterable[tuple[Key, Work]], timeout_s: float, device: RunDevice
 ) -> Generator[tuple[Key, Measurement]]:
     """Yield key and measurement of each piece of work, as many at a time as the executor can do."""
     if isinstance(executor, Streaming):
@@ -72,5 +72,5 @@ def record_of(task: Task, done: Measurement, run_id: str) -> Record:
         outcome=done.outcome,
         metrics=done.metrics,
         detail={"repeat": task.repeat, "protocol": protocol, **done.detail},
-        environment=done.environment or environment(task.device),
+        environment=done.environment or environment(task.device, task.gpu),
     )

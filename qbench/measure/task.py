@@ -10,7 +10,7 @@ from qbench.errors import MeasureError
 from qbench.records.parts import Detail, Environment, Metrics
 from qbench.records.reading import Reading
 from qbench.records.record import Outcome
-from qbench.scenario.schema import Device, MeasureSettings, Point
+from qbench.scenario.schema import MeasureSettings, Point, RunDevice
 
 Phase = Callable[[str], None]
 """Is told the name of each phase of a task as it begins."""
@@ -21,10 +21,12 @@ class Task:
     """One process's work: measure one point once."""
 
     point: Point
-    device: Device
+    device: RunDevice
     settings: MeasureSettings
     repeat: int
     """Number of the process among those of its point, from 0."""
+    gpu: str | None = None
+    """Card of the catalog that a null GPU is; None on any other device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

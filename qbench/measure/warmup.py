@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from qbench.records.parts import Detail
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import RunDevice
 from qbench.step.training_step import TrainingStep
 
 STEADY_STEPS = 3
@@ -33,9 +33,10 @@ class Patience:
     """Rehearsals end here, steady or not; STEADY_STEPS of them are made in any case."""
 
 
-PATIENCE: dict[Device, Patience] = {
+PATIENCE: dict[RunDevice, Patience] = {
     "cpu": Patience(least_s=0.0, most_s=0.5),
     "cuda": Patience(least_s=1.0, most_s=10.0),
+    "null": Patience(least_s=0.0, most_s=0.0),
 }
 
 

@@ -16,7 +16,7 @@ from qbench.measure.environment import environment
 from qbench.measure.failures import failure
 from qbench.measure.task import Measurement, Task
 from qbench.quiet import quiet_libraries
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import RunDevice
 
 _PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
@@ -41,10 +41,14 @@ def run_task(task: Task) -> Measurement:
     except Exception as error:
         # The boundary of a point: whatever a library raises is this point's outcome and nobody else's.
         done = failure(error, phase.current)
-    return replace(done, environment=environment(task.device))
+    return replace(done, environment=environment(task.device, task.gpu))
 
 
 def _measured(task: Task, phase: PhaseNote) -> Measurement:
+    if task.device == "null":
+        from qbench.measure.null import measure_null
+
+        return measure_null(task, phase)
     if task.device == "cuda":
         from qbench.measure.cuda import measure_cuda
 
@@ -54,7 +58,7 @@ def _measured(task: Task, phase: PhaseNote) -> Measurement:
     return measure_cpu(task, phase)
 
 
-def worker_main(pickled_work: bytes, device: Device, log_path: str, connection: Connection) -> None:
+def worker_main(pickled_work: bytes, device: RunDevice, log_path: str, connection: Connection) -> None:
     """Serve as the target of a worker process: send one line of JSON, print only to the log."""
     _live_no_longer_than_the_runner(connection)
     _print_to(log_path)
@@ -104,10 +108,12 @@ def _print_to(log_path: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1)
 
 
-def _choose_devices(device: Device) -> None:
+def _choose_devices(device: RunDevice) -> None:
     """Show the one GPU that is measured to CUDA, or none, before CUDA starts in this process."""
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    if device == "null":  # Its card comes with the task.
         return
     from qbench.measure import nvml
 

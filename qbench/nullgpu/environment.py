@@ -8,6 +8,9 @@ from qbench.catalog.capabilities import context_size, multiprocessor
 from qbench.catalog.gpus import GpuSpec
 from qbench.errors import CatalogError
 
+DRIVER_NAME = "nullgpu"
+"""What NVML gives as the version of the driver (shim/nvml.c)."""
+
 AddressOrder = Literal["up", "down"]
 """Which free addresses the card hands out first. The driver publishes neither, so both are looked at."""
 

@@ -38,7 +38,7 @@ class Facts:
     """What one result stands on. A plan has no machine, settings and protocol, a measurement no cards."""
 
     device: str | None
-    """Whose kernels ran."""
+    """Whose kernels ran, or null."""
     code: Named
     """Code and library versions."""
     files: Named
@@ -134,9 +134,9 @@ def seem_alike(before: Record, now: Record) -> bool:
 
 
 def machine_of(record: Record) -> Machine:
-    """Return the fingerprint of a measurement's environment; empty for a plan."""
+    """Return the fingerprint of a measurement's environment; of a plan its card, if it is for one."""
     if record.kind == "plan":
-        return ()
+        return (("device_name", record.card),) if record.card else ()
     return _machine(str(record.device_name), tuple(record.versions.items()))
 
 

@@ -128,6 +128,13 @@ _ROWS = (
         "statistical",
     ),
     Metric(
+        "host_time_s",
+        "Host time",
+        "s",
+        "lower",
+        "What the host needs to issue one step on a null GPU; no step on a GPU is shorter with this host.",
+    ),
+    Metric(
         "tokens_per_s",
         "Throughput",
         "tokens/s",

@@ -49,6 +49,7 @@ class Metrics(TypedDict, total=False):
     peak_at: PeakAt | None
     flops: Number
     step_time_s: Number
+    host_time_s: Number
     tokens_per_s: Number
     cost_usd_per_mtok: Number
     loss: Number
@@ -237,6 +238,8 @@ class Detail(TypedDict, total=False):
     load_time_s: Real | None
     load_average_before: Real | None
     load_reserved_bytes: Whole | None
+    reserved_range_bytes: Pair | None
+    """Of a null GPU: least and most reserved at the peak over two orders of free addresses."""
     warmup_step_time_s: list[Real] | None
     rehearsal_time_s: list[Real] | None
     warmup_steady: Flag | None
@@ -272,6 +275,8 @@ class Environment(TypedDict, total=False):
 
     device: Words | None
     device_name: Words | None
+    card: Words | None
+    """Card of the catalog that a null GPU was, or that a plan beside one is for."""
     device_uuid: Words | None
     device_memory_bytes: Whole | None
     driver: Words | None

@@ -68,8 +68,13 @@ class Reading:
 
     @property
     def device(self) -> str | None:
-        """cpu or cuda: whose kernels the record describes."""
+        """cpu or cuda, whose kernels a plan describes or a measurement ran; null for a null GPU."""
         return self.environment.get("device")
+
+    @property
+    def card(self) -> str | None:
+        """Card of the catalog that a null GPU was, or that a plan beside one is for; None for any other."""
+        return self.environment.get("card")
 
     @property
     def device_name(self) -> str | None:

@@ -23,7 +23,7 @@ from qbench.records.parts import Detail, FitValues, StepCounts
 from qbench.records.record import Kind, Outcome, Record, run_id_of
 from qbench.records.software import software
 from qbench.records.store import RECORDS_FILE, RunStore, each_record, open_store
-from qbench.scenario.schema import Device, Point, Scenario
+from qbench.scenario.schema import Device, Point, RunDevice, Scenario
 
 FINISHED = ("ok", "oom")
 """Outcomes that a second run does not try again."""
@@ -39,6 +39,8 @@ class Job:
     point: Point
     repeat: int | None
     """Number of the process; None for the plan."""
+    gpu: str | None = None
+    """Card of the catalog that is planned for and that a null GPU is; None on any other device."""
 
     @property
     def kind(self) -> Kind:
@@ -100,10 +102,11 @@ def run_scenario(
     scenario: Scenario,
     points: tuple[Point, ...],
     folder: Path,
-    device: Device,
+    device: RunDevice,
     executor: Executor,
     watch: Watcher,
     *,
+    cards: tuple[str, ...] = (),
     engine: Engine = run_task,
     planner: Planner | None = None,
     any_machine: bool = False,
@@ -111,6 +114,7 @@ def run_scenario(
 ) -> Progress:
     """Plan and measure each point into a run folder, and return what was done.
 
+    On the device null each point is planned and measured for each of `cards`, names in the catalog.
     A job that `reasons` calls finished is not done again; of the others, those of `kinds` are done. Repeats
     are the outer loop, so that a drift of the machine falls on all points alike. Raises RecordError when the
     folder cannot be written, MeasureError when no worker can run at all; what one point does never raises.
@@ -118,7 +122,7 @@ def run_scenario(
     run_id = run_id_of(scenario.name)
     maker = _Maker(scenario, device, executor, run_id, engine, planner or plan_point)
     with open_store(folder) as store:
-        found = reasons(scenario, points, folder, device, any_machine=any_machine)
+        found = reasons(scenario, points, folder, device, cards=cards, any_machine=any_machine)
         todo = [(job, reason) for job, reason in found if job.kind in kinds]
         fresh = [job for job, reason in todo if reason is not None]
         left: Counter[Kind] = Counter(job.kind for job in fresh)
@@ -132,7 +136,16 @@ def run_scenario(
     return progress
 
 
-def _jobs(points: tuple[Point, ...], repeats: int) -> Iterator[Job]:
+def _jobs(points: tuple[Point, ...], repeats: int, cards: tuple[str, ...]) -> Iterator[Job]:
+    if cards:
+        # One process each: on a null GPU the bytes are the same every time.
+        yield from (
+            Job(point=point, repeat=repeat, gpu=find_gpu(card).name)
+            for repeat in (None, 0)
+            for card in cards
+            for point in points
+        )
+        return
     yield from (Job(point=point, repeat=None) for point in points)
     for repeat in range(repeats):
         yield from (Job(point=point, repeat=repeat) for point in points)
@@ -143,15 +156,15 @@ class _Maker:
     """Makes the record of a job."""
 
     scenario: Scenario
-    device: Device
+    device: RunDevice
     executor: Executor
     run_id: str
     engine: Engine
     planner: Planner
 
     def planned(self, job: Job) -> Record:
-        point = job.point
-        work = partial(self.planner, point, self.device, self.scenario.plan.gpus)
+        point, kernels = job.point, _kernels(self.device)
+        work = partial(self.planner, point, kernels, (job.gpu,) if job.gpu else self.scenario.plan.gpus)
         if nvml.cuda_present():
             # The libraries start CUDA when they are imported, which would take memory of the card that is
             # measured; so the plan is made where the card is out of sight.
@@ -165,13 +178,19 @@ class _Maker:
             outcome=done.outcome,
             metrics=done.metrics,
             detail=done.detail,
-            environment=done.environment or {"device": self.device, **software()},
+            environment=done.environment or {"device": kernels, **software()},
         )
+        if job.gpu is not None:
+            record = replace(record, environment={**record.environment, "card": job.gpu})
         return with_inputs(record)
 
     def task(self, job: Job) -> Task:
         return Task(
-            point=job.point, device=self.device, settings=self.scenario.measure, repeat=job.repeat or 0
+            point=job.point,
+            device=self.device,
+            settings=self.scenario.measure,
+            repeat=job.repeat or 0,
+            gpu=job.gpu,
         )
 
     def measured(self, begun: Iterator[tuple[Job, float]]) -> Generator[tuple[Job, float, Record]]:
@@ -202,6 +221,11 @@ class _Run:
         self.store.append(record)
         self.progress.end(job.kind, record.outcome, time.monotonic() - start)
         self.watch(self.progress, job, record)
+
+
+def _kernels(device: RunDevice) -> Device:
+    """Return whose kernels a device runs."""
+    return "cpu" if device == "cpu" else "cuda"
 
 
 def with_inputs(record: Record) -> Record:
@@ -245,8 +269,9 @@ def reasons(
     scenario: Scenario,
     points: tuple[Point, ...],
     folder: Path,
-    device: Device,
+    device: RunDevice,
     *,
+    cards: tuple[str, ...] = (),
     any_machine: bool = False,
 ) -> list[tuple[Job, str | None]]:
     """Return each job of a scenario with why it must run; None where its result is in the folder already.
@@ -255,20 +280,22 @@ def reasons(
     also with the same settings and as many steps, on the same machine; with `any_machine` on whichever,
     since a cluster gives now one and now another. Raises RecordError when the folder cannot be read.
     """
-    jobs = list(_jobs(points, scenario.measure.repeats))
+    jobs = list(_jobs(points, scenario.measure.repeats, cards))
     answers: list[str | None] = ["new"] * len(jobs)
-    places: dict[tuple[str, Kind, int | None], list[int]] = {}
+    places: dict[tuple[str, Kind, int | None, str | None], list[int]] = {}
     for place, job in enumerate(jobs):
-        places.setdefault((job.point.point_id, job.kind, job.repeat), []).append(place)
-    present = _present(scenario, device)
+        places.setdefault((job.point.point_id, job.kind, job.repeat, job.gpu), []).append(place)
+    present = {gpu: _present(scenario, device, gpu) for gpu in {job.gpu for job in jobs}}
+    devices = {"plan": _kernels(device), "measurement": device}
     files = {point: file_facts(inputs(point)) for point in points}
     ignored = OF_THE_MACHINE if any_machine else frozenset[str]()
     for record in each_record(folder) if (folder / RECORDS_FILE).exists() else ():
         repeat = record.repeat if record.kind == "measurement" else None
-        for place in places.get((record.point_id, record.kind, repeat), ()):
+        for place in places.get((record.point_id, record.kind, repeat, record.card), ()):
             # Once any record counts, no other matters; of those that do not, the latest says why.
-            if record.device == device and answers[place] is not None:
-                wanted = replace(present[record.kind], files=files[jobs[place].point])
+            if record.device == devices[record.kind] and answers[place] is not None:
+                job = jobs[place]
+                wanted = replace(present[job.gpu][record.kind], files=files[job.point])
                 answers[place] = _objection(record, wanted, ignored)
     return list(zip(jobs, answers, strict=True))
 
@@ -284,14 +311,14 @@ def _objection(record: Record, wanted: Facts, ignored: frozenset[str]) -> str | 
     return None
 
 
-def _present(scenario: Scenario, device: Device) -> dict[Kind, Facts]:
+def _present(scenario: Scenario, device: RunDevice, gpu: str | None) -> dict[Kind, Facts]:
     """Return the facts that a plan and a measurement made now would carry."""
     settings = scenario.measure
     protocol: StepCounts = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
-    gpus = scenario.plan.gpus if device == "cuda" else ()
+    gpus = () if device == "cpu" else (gpu,) if gpu else scenario.plan.gpus
     fits: list[FitValues] = [{"gpu": find_gpu(name).name, "fits": False} for name in gpus]
-    conf = alloc_conf() if device == "cuda" else ""
+    conf = "" if device == "cpu" else alloc_conf()
     return {
         "plan": facts("plan", software(), {"fits": fits, "alloc_conf": conf}),
-        "measurement": facts("measurement", environment(device), {"protocol": protocol}),
+        "measurement": facts("measurement", environment(device, gpu), {"protocol": protocol}),
     }

@@ -19,6 +19,9 @@ Recipe = Literal["plain", "peft", "trainer", "trl"]
 Weights = Literal["random", "pretrained"]
 Method = Literal["lora", "qlora", "full"]
 Device = Literal["cuda", "cpu"]
+"""Whose kernels a step runs, or is planned for."""
+RunDevice = Literal["cuda", "cpu", "null"]
+"""Where a point is measured; null is a card that is not there, with CUDA's kernels (see qbench.nullgpu)."""
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTIZED_PRECISIONS = ("nf4", "nf4-dq", "fp4", "fp4-dq", "int8")

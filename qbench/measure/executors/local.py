@@ -14,7 +14,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -27,14 +27,18 @@ from qbench.measure.failures import oom_facts, oom_kind
 from qbench.measure.start import safe_path
 from qbench.measure.task import Measurement, Work, measurement_from_json
 from qbench.measure.worker import worker_main
+from qbench.nullgpu.launcher import preload_environment
 from qbench.records.parts import Detail
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import RunDevice
 
 PRELOAD = ("qbench.measure.preload",)
 STDERR_TAIL_BYTES = 2000
 END_GRACE_S = 10.0
 SERVER_END_S = 0.5
 CHUNK_BYTES = 1 << 16
+
+_preloaded: str | None = os.environ.get("LD_PRELOAD")
+"""LD_PRELOAD of the fork server that runs, or of the next one where none does."""
 
 
 class LocalExecutor:
@@ -52,10 +56,11 @@ class LocalExecutor:
         self._context: Any = multiprocessing.get_context(start_method)
         self._context.set_forkserver_preload(list(preload))
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Work, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of work done in a fresh process; a dead or hung worker is an outcome too.
 
-        For `device` cpu the worker sees no GPU. Raises MeasureError when no temporary file can be made.
+        For `device` cpu the worker sees no GPU, for null it has the shim. Raises MeasureError when no
+        temporary file can be made, QbenchError where there can be no null GPU.
         """
         with _log_file() as log:
             kills = _kernel_oom_kills()
@@ -71,7 +76,7 @@ class LocalExecutor:
                 return _timeout(timeout_s, log)
             return _crashed(ended.exit_code, _kernel_oom_kills() - kills, log)
 
-    def _started_and_ended(self, arguments: tuple[bytes, Device, str], timeout_s: float) -> _Ended:
+    def _started_and_ended(self, arguments: tuple[bytes, RunDevice, str], timeout_s: float) -> _Ended:
         try:
             return self._ended(arguments, timeout_s)
         except (OSError, EOFError):
@@ -79,13 +84,13 @@ class LocalExecutor:
             time.sleep(SERVER_END_S)
             return self._ended(arguments, timeout_s)
 
-    def _ended(self, arguments: tuple[bytes, Device, str], timeout_s: float) -> _Ended:
+    def _ended(self, arguments: tuple[bytes, RunDevice, str], timeout_s: float) -> _Ended:
         """Run a worker to its end. Raises OSError or EOFError when the fork server does not make one."""
         # Both directions: the worker notices by its end that the runner has died.
         receiver, sender = self._context.Pipe(duplex=True)
         with receiver:
             process = self._context.Process(target=worker_main, args=(*arguments, sender))
-            with sender:
+            with sender, _environ(preload_environment() if arguments[1] == "null" else {}):
                 if self._context.get_start_method() == "forkserver":
                     _ensure_server()
                 process.start()
@@ -100,6 +105,7 @@ def _ensure_server() -> None:
 
     The server would end in the midst of its imports, with a traceback on the terminal.
     """
+    _end_server_of_other_libraries()
     if threading.current_thread() is not threading.main_thread():  # No other may set a handler.
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,6 +114,27 @@ def _ensure_server() -> None:
             forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+def _end_server_of_other_libraries() -> None:
+    """End a fork server that was started with other preloaded libraries, which a worker would have, too."""
+    global _preloaded
+    wanted = os.environ.get("LD_PRELOAD")
+    if wanted != _preloaded:
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        _preloaded = wanted
+
+
+@contextlib.contextmanager
+def _environ(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, which a process started within inherits."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @dataclass(frozen=True, slots=True)

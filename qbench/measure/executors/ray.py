@@ -26,7 +26,7 @@ from qbench.measure.runner import Key
 from qbench.measure.settings import take_settings
 from qbench.measure.task import Measurement, Work
 from qbench.records.software import software
-from qbench.scenario.schema import Device
+from qbench.scenario.schema import RunDevice
 
 CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 80 << 20
@@ -42,7 +42,7 @@ class RayExecutor:
     not installed, no cluster answers, or no node has what a point reserves.
     """
 
-    def __init__(self, device: Device, address: str | None = None, gpus: int = 1) -> None:
+    def __init__(self, device: RunDevice, address: str | None = None, gpus: int = 1) -> None:
         self._ray = _imported()
         self._device = device
         self._gpus = gpus
@@ -56,12 +56,12 @@ class RayExecutor:
                 "lower --gpus-per-point, start nodes that have them, or take --device cpu"
             )
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Work, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of one piece of work, done on this machine and not on the cluster."""
         return self._here.run(work, timeout_s, device)
 
     def stream(
-        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: Device
+        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: RunDevice
     ) -> Iterator[tuple[Key, Measurement]]:
         """Yield the key and the measurement of each piece of work as it ends; closing it ends what runs.
 
@@ -131,7 +131,7 @@ class RayExecutor:
         return measurement
 
 
-def reserved(device: Device, gpus: int, nodes: list[dict[str, float]]) -> dict[str, float]:
+def reserved(device: RunDevice, gpus: int, nodes: list[dict[str, float]]) -> dict[str, float]:
     """Return what one point reserves, by Ray's names, on nodes with these resources."""
     if device == "cuda":
         return {"CPU": 1, "GPU": gpus}
@@ -144,7 +144,7 @@ def slots(needed: dict[str, float], nodes: list[dict[str, float]]) -> int:
 
 
 def run_on_node(
-    work: Work, timeout_s: float, device: Device, surroundings: tuple[str, dict[str, str]]
+    work: Work, timeout_s: float, device: RunDevice, surroundings: tuple[str, dict[str, str]]
 ) -> Measurement:
     """Return the measurement of work done in a fresh process on the node that this is called on.
 
@@ -197,7 +197,7 @@ def _answers(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
-def _connect(ray: Any, address: str | None, device: Device) -> None:
+def _connect(ray: Any, address: str | None, device: RunDevice) -> None:
     quiet = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     if device == "cpu":
         quiet["num_cpus"] = 1  # One point at a time, and one idle process of Ray's.

@@ -1,0 +1,106 @@
+"""Measure a point on a null GPU: the CUDA engine, in a process that has the shim, for a card of the catalog.
+
+What a GPU alone can tell is left out: times, speed, power, losses. What remains of the timed steps is how
+long the host needs to issue one. Reserved memory can depend on which free addresses the driver hands out
+first, so the measurement is made in both orders; the metrics are those of the lowest address first.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from qbench.catalog.gpus import GpuSpec, find_gpu
+from qbench.errors import MeasureError, StepError
+from qbench.measure.failures import attempt
+from qbench.measure.task import Measurement, Phase, Task, measurement_from_json
+from qbench.nullgpu import launcher
+from qbench.nullgpu.environment import AddressOrder, card_environment
+from qbench.records.metrics import scalar
+from qbench.records.parts import Detail, Metrics
+
+GPU_METRICS = ("step_time_s", "tokens_per_s", "loss", "text_loss", "weight_error")
+"""Metrics of the CUDA engine that are no truth of a card that computes nothing."""
+GPU_DETAIL = (
+    *("window_s", "enqueue_s", "counters", "energy_j_per_step", "sampled"),
+    *("warmup_step_time_s", "rehearsal_time_s", "warmup_steady", "load_time_s"),
+    *("loss_before", "loss_after", "quality"),
+)
+FINDINGS = ("allocator_retries", "foreign_processes", "git_dirty")
+"""What was looked at and is true of the null GPU, too."""
+
+
+def measure_null(task: Task, on_phase: Phase) -> Measurement:
+    """Return the measurement of one point in this process, which must not have used CUDA before.
+
+    `on_phase` hears of each phase as it begins. Raises torch.OutOfMemoryError as on a GPU, StepError where
+    this torch has no kernels for the card, MeasureError in a process without the shim.
+    """
+    if not launcher.is_loaded():
+        raise MeasureError("this process has no null GPU; start it through `qbench run --device null`")
+    gpu = find_gpu(str(task.gpu))
+    with tempfile.TemporaryDirectory(prefix="qbench-null-") as folder:
+        down = _in_child(lambda: _measured(task, gpu, "down", Path(folder, "down"), lambda phase: None))
+        up = _measured(task, gpu, "up", Path(folder, "up"), on_phase)
+    ends = [int(scalar(found, "peak_reserved_bytes") or 0) for found in (up, down) if found.outcome == "ok"]
+    detail: Detail = {**up.detail, "reserved_range_bytes": [min(ends), max(ends)]}
+    if down.outcome != up.outcome:
+        detail["caveats"] = [f"with the highest addresses handed out first it ends in {down.outcome}"]
+    return Measurement(outcome=up.outcome, metrics=up.metrics, detail=detail)
+
+
+def _measured(task: Task, gpu: GpuSpec, order: AddressOrder, state: Path, on_phase: Phase) -> Measurement:
+    """Measure on a card of this process; the sampler's process knows of it by `state`, as NVML does."""
+    os.environ.update(card_environment(gpu, order=order) | {"NULLGPU_STATE": str(state)})
+    # These start CUDA on import, which reads the card.
+    from qbench.measure.cuda import measure_cuda
+
+    _check_kernels(gpu)
+    return on_null(measure_cuda(task, on_phase))
+
+
+def _check_kernels(gpu: GpuSpec) -> None:
+    """Refuse a card for which this torch has no kernels: a launch of none would succeed here, not there."""
+    import torch
+
+    built = sorted(int(name[3:]) for name in torch.cuda.get_arch_list() if name.startswith("sm_"))
+    major, minor = gpu.compute_capability or (0, 0)
+    # Code for one capability runs on later ones with the same major number (CUDA C++ Programming Guide).
+    if not any(arch // 10 == major and arch % 10 <= minor for arch in built):
+        raise StepError(
+            f"torch {torch.__version__} has no kernels for {gpu.name}, compute capability {major}.{minor}; "
+            f"it has them for {', '.join(map(str, built))}"
+        )
+
+
+def on_null(done: Measurement) -> Measurement:
+    """Return what the CUDA engine measured less what a null GPU cannot tell."""
+    metrics = cast(Metrics, {name: value for name, value in done.metrics.items() if name not in GPU_METRICS})
+    if "step_time_s" in done.metrics:
+        # Events hold the host's clock, and nothing waits for a GPU.
+        metrics["host_time_s"] = done.metrics["step_time_s"]
+    detail = cast(Detail, {name: value for name, value in done.detail.items() if name not in GPU_DETAIL})
+    detail["validity"] = [found for found in detail.get("validity") or () if found["name"] in FINDINGS]
+    return Measurement(outcome=done.outcome, metrics=metrics, detail=detail, environment=done.environment)
+
+
+def _in_child(work: Callable[[], Measurement]) -> Measurement:
+    """Return what becomes of work in a child of this process, which still has not used CUDA afterwards."""
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receiver)
+        with os.fdopen(sender, "w") as answer:
+            answer.write(attempt(work).to_json())
+        os._exit(0)
+    os.close(sender)
+    with os.fdopen(receiver) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    try:
+        return measurement_from_json(text)
+    except MeasureError:
+        return Measurement(outcome="crashed")
