@@ -185,12 +185,13 @@ def near_pairs(records: Iterable[Record], limit: int = NEAR_PAIR_LIMIT) -> list[
 def near_results(results: Sequence[Result], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
     """Return the near pairs among results that are gathered already; see `near_pairs`."""
     baselines = _baselines(results)
-    by_model: dict[tuple[str, str], list[Result]] = {}
+    by_model: dict[tuple[str, bool, str], list[Result]] = {}
     for baseline in baselines.values():
-        by_model.setdefault((baseline.kind, baseline.point.model), []).append(baseline)
+        key = (baseline.kind, baseline.device == "null", baseline.point.model)
+        by_model.setdefault(key, []).append(baseline)
     near: list[NearPair] = []
     for result in results:
-        choices = by_model.get((result.kind, result.point.model), [])
+        choices = by_model.get((result.kind, result.device == "null", result.point.model), [])
         if len(near) == limit or not choices or result.point.precision not in QUANTIZED_PRECISIONS:
             continue
         if _exact_partner(result, baselines) is None:

@@ -200,15 +200,15 @@ def predictions(results: Iterable[Result]) -> list[Prediction]:
     A null GPU is compared with the plan for its card.
     """
     results = list(results)
-    plans = {_planned_for(result): result for result in results if result.kind == "plan"}
+    plans = {planned_for(result): result for result in results if result.kind == "plan"}
     return [
-        Prediction(plan=plans[_planned_for(result)], measured=result)
+        Prediction(plan=plans[planned_for(result)], measured=result)
         for result in results
-        if result.kind == "measurement" and _planned_for(result) in plans
+        if result.kind == "measurement" and planned_for(result) in plans
     ]
 
 
-def _planned_for(result: Result) -> tuple[str | None, str | None, Point]:
+def planned_for(result: Result) -> tuple[str | None, str | None, Point]:
     """Return kernels, card and point of a plan, or of the plan that a measurement is compared with."""
     device = "cuda" if result.device == "null" else result.device
     return device, result.records[-1].card, result.point

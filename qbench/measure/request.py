@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from qbench.errors import Problem, ScenarioError, nearest
 from qbench.measure.settings import setting_problem
@@ -53,6 +53,16 @@ class Request(Strict):
         description="Allocator, cuBLAS and thread variables to set for the measurement and no others; "
         "null leaves those of the process.",
     )
+
+    @field_validator("gpu")
+    @classmethod
+    def _belongs_to_the_device(cls, gpu: str | None, known: ValidationInfo) -> str | None:
+        is_null = known.data.get("device") == "null"
+        if is_null != (gpu is not None):
+            raise ValueError(
+                f"{'device null needs' if is_null else 'only device null takes'} a card of the catalog"
+            )
+        return gpu
 
     @property
     def task(self) -> Task:

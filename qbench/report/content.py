@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qbench.comparison.capacity import telling
 from qbench.comparison.methods import MethodPair, near_results, pair_results
-from qbench.comparison.results import Result, gather
+from qbench.comparison.results import Result, gather, planned_for
 from qbench.records.parts import Skipped
 from qbench.records.record import Record, run_name
 from qbench.records.store import collector_paused
@@ -130,9 +130,12 @@ def _scope(records: Sequence[Record]) -> str:
     named = ", ".join(models) if len(models) <= NAMED_MODELS else f"{len(models)} models"
     latest = max(record.created_at for record in records)[:16].replace("T", " ")
     made = [_counted(kinds["plan"], "plan")] if kinds["plan"] else []
-    if kinds["measurement"]:
-        made.append(_counted(kinds["measurement"], "measured process", "measured processes"))
-    return f"{_counted(points, 'point')} of {named}: {' and '.join(made)}. Last record: {latest} UTC."
+    on_null = sum(record.device == "null" for record in records)
+    if kinds["measurement"] > on_null:
+        made.append(_counted(kinds["measurement"] - on_null, "measured process", "measured processes"))
+    if on_null:
+        made.append(f"{_counted(on_null, 'process', 'processes')} on a null GPU")
+    return f"{_counted(points, 'point')} of {named}: {listed(made)}. Last record: {latest} UTC."
 
 
 def _counted(count: int, one: str, many: str = "") -> str:
@@ -162,11 +165,11 @@ def _error(record: Record) -> str:
 def _unfinished(results: Sequence[Result]) -> list[Statement]:
     """Say how many planned points are not measured yet, of runs of which some point is."""
     measured = [result for result in results if result.kind == "measurement"]
-    done = {(result.point, result.device) for result in measured}
+    done = {planned_for(result) for result in measured}
     begun = {_run_name(record) for result in measured for record in result.records}
     plans = [(result, _run_name(result.records[0])) for result in results if result.kind == "plan"]
     planned = [(result, name) for result, name in plans if name in begun]
-    left = [name for result, name in planned if (result.point, result.device) not in done]
+    left = [name for result, name in planned if planned_for(result) not in done]
     if not left:
         return []
     points = f"{len(left):,} of {_counted(len(planned), 'planned point')}"

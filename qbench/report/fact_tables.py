@@ -13,7 +13,7 @@ from qbench.records.parts import OutOfMemory
 from qbench.report.table import Draft, Table, plain_table
 from qbench.report.tables import method_text, rounded
 from qbench.units import plain_text
-from qbench.words.headline import basis
+from qbench.words.basis import basis
 from qbench.words.phrases import difference_text
 from qbench.words.settings import short_model
 

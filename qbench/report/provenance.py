@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from qbench.records.record import Record
 from qbench.report.table import Draft, Table
+from qbench.words.basis import device_text
 
 MOST_LISTED = 400
 """Records that are listed one by one; the CSV has all."""
@@ -27,7 +28,7 @@ def records_table(records: Sequence[Record], places: Sequence[str] = ()) -> Tabl
     draft.add("Point", [record.point.label for record in records])
     draft.add("Kind", [record.kind for record in records])
     draft.add("Process", [record.repeat for record in records])
-    draft.add("Device", [record.device for record in records])
+    draft.add("Device", [device_text(record.device) for record in records])
     draft.add("Ended as", [record.outcome for record in records])
     draft.add("Made at", [record.created_at for record in records])
     more = f"The first {MOST_LISTED:,} of {total:,} records are listed; report.csv has all of them by number."

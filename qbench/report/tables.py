@@ -17,8 +17,8 @@ from qbench.records.metrics import METRICS
 from qbench.report.table import NAMED_RANGES, Draft, RecordRanges, Table, Value
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, plain_text
-from qbench.words.headline import basis
-from qbench.words.phrases import difference_names, difference_text
+from qbench.words.basis import NULL_NOTE, basis, device_text, kind_text, measured_text
+from qbench.words.phrases import difference_names, difference_text, listed
 from qbench.words.settings import short_model
 
 Numbers = Mapping[int, int]
@@ -94,10 +94,9 @@ def _add_basis(draft: Draft, results: Sequence[Result]) -> None:
     """Say whether each row is planned or measured; a device that all share stands in the title."""
     devices = {result.device for result in results}
     device = next(iter(devices), None) if len(devices) == 1 else None
-    words = {"plan": "planned", "measurement": "measured"}
-    texts = [words[result.kind] if device else basis(result) for result in results]
+    texts = [kind_text(result.kind, device) if device else basis(result) for result in results]
     if device is None or len(set(texts)) > 1:
-        draft.add(f"Basis, {device}" if device else "Basis", texts)
+        draft.add(f"Basis, {device_text(device)}" if device else "Basis", texts)
 
 
 def _same_basis(results: Sequence[Result]) -> str:
@@ -176,7 +175,7 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft = Draft()
     add_settings(draft, points)
     draft.add("Precision", [result.point.precision for result in points])
-    devices = [result.device for result in points]
+    devices = [device_text(result.device) for result in points]
     if len(set(devices)) > 1:
         draft.add("Device", devices)
     if len({result.machine for result in points if result.machine}) > 1:
@@ -192,7 +191,15 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft.add("Loss after", [record.loss_after if record else None for record in latest], "nats/token")
     _add_records(draft, rows, numbers)
     medians = "Measured values are medians over processes. Error is plan less measurement, in percent of it."
-    return draft.table(*([medians] if draft.has("Processes") else []))
+    on_null = [basis(result) for result in points if result.device == "null"]
+    return draft.table(
+        *([medians] if draft.has("Processes") else []),
+        *([f"{listed(list(dict.fromkeys(on_null)))}: {NULL_NOTE}"] if on_null else []),
+    )
+
+
+def _measured(rows: Sequence[tuple[Result | None, Result | None]]) -> str:
+    return measured_text(measured for _, measured in rows if measured)
 
 
 def _not_valid(measured: Result | None) -> str | None:
@@ -207,7 +214,7 @@ def _add_outcomes(draft: Draft, rows: Sequence[tuple[Result | None, Result | Non
     measured = [result.outcome if result else None for _, result in rows]
     if {*planned, *measured} != {"ok"} and (any(measured) or set(planned) != {"ok"}):
         draft.add("Planned", planned)
-        draft.add("Measured", measured)
+        draft.add(_measured(rows).capitalize(), measured)
 
 
 def _machine(result: Result) -> str | None:
@@ -239,7 +246,9 @@ def _add_metric(draft: Draft, name: str, rows: Sequence[tuple[Result | None, Res
     title, unit = METRICS[name].title, METRICS[name].unit
     draft.add(f"{title}, planned", [plan.value(name) if plan else None for plan, _ in rows], unit)
     draft.add(
-        f"{title}, measured", [measured.value(name) if measured else None for _, measured in rows], unit
+        f"{title}, {_measured(rows)}",
+        [measured.value(name) if measured else None for _, measured in rows],
+        unit,
     )
     draft.add(f"{title}, error", [_error_percent(plan, measured, name) for plan, measured in rows], "%")
 

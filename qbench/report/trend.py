@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qbench.comparison.trend import FEWEST_RUNS, Series, trend
 from qbench.report.table import Table, plain_table
 from qbench.units import format_value
+from qbench.words.basis import basis_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -61,8 +62,9 @@ def _first_level(series: Series) -> float:
 
 def series_name(series: Series) -> str:
     """Return which point a series is of, and where it was planned for or measured."""
-    how = "planned for" if series.kind == "plan" else "measured on"
-    return f"{series.point.label}, {how} {series.machine or series.device or 'an unknown device'}"
+    if series.device == "null":
+        return f"{series.point.label}, {basis_text(series.kind, series.device, series.machine)}"
+    return f"{series.point.label}, {basis_text(series.kind, series.machine or series.device)}"
 
 
 def trend_document(series: Iterable[Series]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from qbench.comparison.intervals import LEAST_PROCESSES
 from qbench.comparison.methods import MANY_MODELS, PREFERRED, MethodPair, speeds_of
 from qbench.comparison.results import Result, predictions
 from qbench.units import format_bytes
+from qbench.words.basis import where
 from qbench.words.phrases import (
     SAME_PERCENT,
     Statement,
@@ -24,7 +25,6 @@ from qbench.words.settings import DESCRIBED, describe, short_model
 NAMED_DIFFERENCES = 3
 """Factors that a sentence names before it only counts the rest."""
 
-_WORDS = {"plan": "planned", "measurement": "measured"}
 _ENDINGS = {
     "oom": "ran out of memory",
     "timeout": "did not end in time",
@@ -33,18 +33,6 @@ _ENDINGS = {
 }
 
 Pairs = list[MethodPair]
-
-
-def basis(result: Result) -> str:
-    """Return how and for what device a result was obtained: 'planned for cuda', 'measured on cpu'."""
-    preposition = "for" if result.kind == "plan" else "on"
-    return f"{_WORDS[result.kind]} {preposition} {result.device or 'an unknown device'}"
-
-
-def where(result: Result) -> str:
-    """Return `basis` with the name of the card where it was measured on one."""
-    name = dict(result.machine).get("device_name")
-    return f"measured on {name}" if name and result.device == "cuda" else basis(result)
 
 
 def method_name(result: Result, *, begins: bool = False) -> str:
@@ -301,19 +289,30 @@ def ending_text(result: Result, with_peak: bool = False) -> str:
 
 
 def accuracy_sentence(results: Iterable[Result], metric: str = "peak_allocated_bytes") -> str | None:
-    """Return how well the plan met the measurement for one metric, or None when no point has both."""
-    errors = [prediction.error_percent(metric) for prediction in predictions(results)]
-    sizes = sorted(abs(error) for error in errors if error is not None)
-    if not sizes:
-        return None
+    """Return how well the plan met the measurement for one metric, or None when no point has both.
+
+    A null GPU is told apart from what was measured.
+    """
+    met: dict[bool, list[float]] = {}
+    for prediction in predictions(results):
+        error = prediction.error_percent(metric)
+        if error is not None:
+            met.setdefault(prediction.measured.device == "null", []).append(abs(error))
+    return " ".join(_accuracy(sorted(sizes), is_null) for is_null, sizes in sorted(met.items())) or None
+
+
+def _accuracy(sizes: Sequence[float], is_null: bool) -> str:
+    run = "run on a null GPU" if is_null else "measured"
+    other = "that of the null GPU" if is_null else "the measured one"
     exact = sum(size == 0 for size in sizes)
-    points = "the one point that was also measured" if len(sizes) == 1 else f"{len(sizes):,} points"
+    points = f"the one point that was also {run}" if len(sizes) == 1 else f"{len(sizes):,} points"
     if exact == len(sizes):
-        return f"The planned peak equals the measured one to the byte at {points}."
+        where_met = points if len(sizes) == 1 or not is_null else f"{points} that were run on one"
+        return f"The planned peak equals {other} to the byte at {where_met}."
     if len(sizes) == 1:
         return f"The planned peak is off by {sizes[0]:.2g} % at {points}."
     equal = f", and equal to the byte at {exact:,}" if exact else ""
     return (
         f"The planned peak is off by {statistics.median(sizes):.2g} % at the median of {points} that were "
-        f"also measured, by {sizes[-1]:.2g} % at worst{equal}."
+        f"also {run}, by {sizes[-1]:.2g} % at worst{equal}."
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qbench.comparison.methods import MANY_MODELS
-from qbench.comparison.results import Result
+from qbench.comparison.results import Result, planned_for
 from qbench.units import format_bytes
 from qbench.words.headline import circumstances, ending_text, method_name
 from qbench.words.phrases import Statement, counted, listed
@@ -20,13 +20,11 @@ def alone_sentences(results: Sequence[Result]) -> list[Statement]:
     point of a method and model failed, nothing is said: an error is no result.
     """
     measured = {
-        (result.point, result.device)
-        for result in results
-        if result.kind == "measurement" and not result.failed
+        planned_for(result) for result in results if result.kind == "measurement" and not result.failed
     }
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
-        if result.kind == "measurement" or (result.point, result.device) not in measured:
+        if result.kind == "measurement" or planned_for(result) not in measured:
             key = (method_name(result), result.kind, result.device, result.machine)
             groups.setdefault(key, []).append(result)
     said = [sentence for members in groups.values() for sentence in _of_method(members)]

@@ -13,7 +13,7 @@ from qbench.errors import MeasureError, ScenarioError
 from qbench.measure.request import read_request, request_of
 from qbench.measure.settings import take_settings
 from qbench.measure.task import Task
-from qbench.scenario.schema import MeasureSettings, Point
+from qbench.scenario.schema import MeasureSettings, Point, RunDevice
 
 SMALLEST: dict[str, Any] = {"schema_version": 1, "point": {"model": "gpt2"}, "device": "cpu"}
 
@@ -30,12 +30,14 @@ def test_what_is_left_out_is_what_it_is_in_a_scenario(tmp_path: Path):
     assert (request.run_id, request.settings) == ("run-point", None)
 
 
-def test_a_request_says_all_of_a_task(tmp_path: Path):
+@pytest.mark.parametrize(("device", "gpu"), [("cuda", None), ("null", "T4")])
+def test_a_request_says_all_of_a_task(tmp_path: Path, device: RunDevice, gpu: str | None):
     task = Task(
         point=Point.model_validate({"model": "gpt2", "lora": None, "train": {"seq_len": 16}}),
-        device="cuda",
+        device=device,
         settings=MeasureSettings(steps=3, timeout_s=7),
         repeat=4,
+        gpu=gpu,
     )
     request = request_of(task, "run-1", {"OMP_NUM_THREADS": "2"})
     read = read_request(written(tmp_path, request.to_json()))
@@ -52,7 +54,9 @@ def test_a_request_says_all_of_a_task(tmp_path: Path):
         ),
         ({"point": {"model": "gpt2", "lora": {"rank": 4}}}, "point.lora.rank: unknown key; "),
         ({"measure": {"step": 2}}, "measure.step: unknown key; allowed: warmup_steps, steps"),
-        ({"device": "tpu"}, "device: given 'tpu'; Input should be 'cuda' or 'cpu'"),
+        ({"device": "tpu"}, "device: given 'tpu'; Input should be 'cuda', 'cpu' or 'null'"),
+        ({"device": "null"}, "gpu: given null; Value error, device null needs a card"),
+        ({"device": "cpu", "gpu": "T4"}, "gpu: given 'T4'; Value error, only device null takes a card"),
         ({"schema_version": 2}, "schema_version: given 2; Input should be 1"),
         ({"point": {}}, "point.model: missing; give it: Catalog id"),
         ({"point": {"model": "gpt2", "precision": "nf4", "lora": None}}, "point: given {'model'"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from qbench.comparison.results import Result
 from qbench.report import fits, quality
 from qbench.report.charts import frontier, memory, sweep
-from qbench.report.charts.groups import by_device
+from qbench.report.charts.groups import by_device, group_name
 from qbench.report.charts.style import Chart
 
 BUILDERS: tuple[Callable[[Sequence[Result]], Chart | None], ...] = (
@@ -36,7 +36,7 @@ def charts(results: Sequence[Result]) -> list[Chart]:
     devices = by_device(results)
     found = []
     for group in devices:
-        device = group[0].device or "unknown device"
+        device = group_name(group)
         for build in BUILDERS:
             chart = build(group)
             if chart is not None and len(devices) > 1:

@@ -20,7 +20,7 @@ from qbench.report.charts.style import (
 )
 from qbench.scenario.schema import PRECISIONS
 from qbench.units import format_bytes, format_value
-from qbench.words.headline import basis
+from qbench.words.basis import basis
 from qbench.words.settings import short_model
 
 FEWEST_POINTS = 4

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qbench.comparison.results import Result
+from qbench.comparison.results import Result, planned_for
 from qbench.scenario.schema import PRECISIONS
-from qbench.words.headline import basis
+from qbench.words.basis import basis, device_text
 from qbench.words.settings import describe
 
 Group = list[Result]
@@ -17,12 +17,20 @@ Group = list[Result]
 def by_device(results: Iterable[Result]) -> list[Group]:
     """Return the results of each device, of one machine each; devices with most results first.
 
-    Where a device was measured on several machines, the one with most results stands for it.
+    Where a device was measured on several machines, the one with most results stands for it. What ran on a
+    null GPU is with the plans for its card.
     """
-    groups: dict[str | None, Group] = {}
+    groups: dict[tuple[str | None, str | None], Group] = {}
     for result in results:
-        groups.setdefault(result.device, []).append(result)
+        device, card, _ = planned_for(result)
+        groups.setdefault((device, card), []).append(result)
     return sorted((_one_machine(group) for group in groups.values()), key=len, reverse=True)
+
+
+def group_name(group: Group) -> str:
+    """Return the device of a group of `by_device`, as a title names it: cuda, cpu, null GPU RTX 4090."""
+    device = next((result.device for result in group if result.device == "null"), group[0].device)
+    return " ".join(filter(None, (device_text(device), group[0].latest.card)))
 
 
 def _one_machine(group: Group) -> Group:

@@ -30,6 +30,7 @@ from qbench.report.charts.style import (
     wrapped,
 )
 from qbench.units import format_value, plain_text
+from qbench.words.basis import kind_text, measured_text
 from qbench.words.headline import accuracy_sentence
 from qbench.words.settings import short_model
 
@@ -144,7 +145,7 @@ def _lines_of(group: Group) -> list[Group]:
 
 
 def _kind(result: Result) -> str:
-    return "planned" if result.kind == "plan" else "measured"
+    return kind_text(result.kind, result.device)
 
 
 def _dash(result: Result, both: bool) -> str:
@@ -178,8 +179,13 @@ def planned_against_measured(results: Sequence[Result]) -> Chart | None:
     caption = f"{accuracy_sentence(results) or ''}{capped}".strip()
     sides = tuple(side for prediction in met for side in (prediction.plan, prediction.measured))
     return Chart(
-        name="accuracy", title="Planned against measured", caption=caption, figures=drawn, results=sides
+        name="accuracy", title=f"Planned against {_other(met)}", caption=caption, figures=drawn, results=sides
     )
+
+
+def _other(met: Sequence[Prediction]) -> str:
+    is_null = all(prediction.measured.device == "null" for prediction in met)
+    return "a null GPU" if is_null else "measured"
 
 
 def _meeting(met: Sequence[Prediction], metric: str) -> go.Figure | None:
@@ -214,7 +220,7 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
     ]
     rows = list(range(len(met)))
     sides = (
-        ("measured", "#4477AA", [p.measured for p in met]),
+        (measured_text(p.measured for p in met), "#4477AA", [p.measured for p in met]),
         ("planned", "#66CCEE", [p.plan for p in met]),
     )
     for name, colour, side in sides:
@@ -236,7 +242,8 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
 
 def _dots(met: Sequence[Prediction], metric: str) -> go.Figure:
     axis = _axis(metric, _sides(met, metric))
-    figure = new_figure(x_title=f"Measured ({axis.unit})", y_title=f"Planned ({axis.unit})", height=400)
+    real = measured_text(p.measured for p in met).capitalize()
+    figure = new_figure(x_title=f"{real} ({axis.unit})", y_title=f"Planned ({axis.unit})", height=400)
     values = [axis.scaled(value) or 0 for value in _sides(met, metric)]
     ends = [min(values), max(values)]
     figure.add_scatter(

@@ -11,6 +11,7 @@ from qbench.report.markdown import escaped, table_text
 from qbench.report.table import plain_table
 from qbench.report.terminal.table import aligned
 from qbench.units import NOT_AVAILABLE, format_value
+from qbench.words.basis import basis_text
 from qbench.words.verdicts import reason_text
 
 ORDER: tuple[Verdict, ...] = (
@@ -61,8 +62,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
 
 def point_text(finding: Finding) -> str:
     """Return which point a finding is of, and whether it was planned or measured."""
-    how = "planned for" if finding.kind == "plan" else "measured on"
-    return f"{finding.point.label}, {how} {finding.device or 'an unknown device'}"
+    return f"{finding.point.label}, {basis_text(finding.kind, finding.device)}"
 
 
 def finding_text(finding: Finding) -> str:

@@ -15,8 +15,9 @@ from qbench.records.record import Record
 from qbench.report.terminal.table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
+from qbench.words.basis import basis
 from qbench.words.fits import reason_text
-from qbench.words.headline import basis, headline
+from qbench.words.headline import headline
 from qbench.words.settings import describe_training, other_settings, short_model
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qbench.comparison.methods import MethodPair, pair_results
-from qbench.comparison.results import Result, varying_settings
+from qbench.comparison.results import Result, planned_for, varying_settings
 from qbench.report.terminal.table import fitted
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
+from qbench.words.basis import device_text, measured_text
 from qbench.words.settings import short_model
 
 PEAK = "peak_allocated_bytes"
@@ -35,9 +36,11 @@ def run_lines(results: Sequence[Result], known: Sequence[MethodPair] | None = No
         columns["model"] = [short_model(result.point.model) for result in points]
     for name in varying_settings(points):
         columns[SETTINGS[name].short] = [plain_text(result.settings.get(name)) for result in points]
+    if any(result.device == "null" for result in points):
+        columns["device"] = [_device(result) for result in points]
     columns["precision"] = [result.point.precision for result in points]
     columns["Peak planned"] = [_peak(planned) for planned, _ in rows]
-    columns["Peak measured"] = [_peak(measured) for _, measured in rows]
+    columns[f"Peak {measured_text(points)}"] = [_peak(measured) for _, measured in rows]
     columns["Error"] = [_error(planned, measured) for planned, measured in rows]
     columns["Saved"] = [_saved(result, pairs.get(id(result))) for result in points]
     columns["tokens/s"] = [_rate(result) for result in points]
@@ -48,12 +51,17 @@ def run_lines(results: Sequence[Result], known: Sequence[MethodPair] | None = No
 
 
 def _planned_and_measured(results: Sequence[Result]) -> list[_Row]:
-    """Return (plan, measurement) by point and device, in order of first appearance."""
+    """Return (plan, measurement) by point, device and card, in order of first appearance."""
     rows: dict[tuple[object, ...], list[Result | None]] = {}
     for result in results:
-        row = rows.setdefault((result.point, result.device), [None, None])
+        row = rows.setdefault(planned_for(result), [None, None])
         row[0 if result.kind == "plan" else 1] = result
     return [(row[0], row[1]) for row in rows.values()]
+
+
+def _device(result: Result) -> str:
+    card = result.latest.card
+    return f"{device_text(result.device)}{f' {card}' if card else ''}"
 
 
 def _peak(result: Result | None) -> str:
