@@ -1,8 +1,35 @@
-"""The flags of `qbench run --device null`."""
+"""Where `qbench run` measures, and the flags of `--device null`."""
 
 from __future__ import annotations
 
 import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class RunDeviceChoice(str, Enum):
+    """Where to run a scenario."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    null = "null"
+
+
+Where = Annotated[
+    RunDeviceChoice,
+    typer.Option(
+        help="auto takes CUDA where there is a GPU; null is a card that is not there, under the CUDA build "
+        "of torch: its memory, and no speed."
+    ),
+]
+NullGpus = Annotated[list[str] | None, typer.Option(help="Card of the catalog for --device null.")]
+CudaPython = Annotated[
+    str | None,
+    typer.Option(help="Python with a CUDA build of torch for --device null, where this one has none."),
+]
 
 
 def null_cards(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench.cli.console import print_error, print_json, print_text
-from qbench.cli.null_gpu import null_cards
+from qbench.cli.null_gpu import CudaPython, NullGpus, RunDeviceChoice, Where, null_cards
 
 if TYPE_CHECKING:
     from qbench.measure.runner import Executor
@@ -25,15 +25,6 @@ class DeviceChoice(str, Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
-
-
-class RunDeviceChoice(str, Enum):
-    """Where to run a scenario."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    null = "null"
 
 
 class ExecutorName(str, Enum):
@@ -57,18 +48,9 @@ Profile = Annotated[
 
 def run_command(
     scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
-    device: Annotated[
-        RunDeviceChoice,
-        typer.Option(
-            help="auto takes CUDA where there is a GPU; null is a card that is not there, under "
-            "the CUDA build of torch: its memory, and no speed."
-        ),
-    ] = RunDeviceChoice.auto,
-    gpu: Annotated[list[str] | None, typer.Option(help="Card of the catalog for --device null.")] = None,
-    python: Annotated[
-        str | None,
-        typer.Option(help="Python with a CUDA build of torch for --device null, where this one has none."),
-    ] = None,
+    device: Where = RunDeviceChoice.auto,
+    gpu: NullGpus = None,
+    python: CudaPython = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     executor: Annotated[
         ExecutorName, typer.Option(help="Who measures the points: this machine, or Ray.")

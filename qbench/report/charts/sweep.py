@@ -107,7 +107,7 @@ def _lines(group: Group, metric: str, x_value: Callable[[Result], float | None],
             x=[x_value(result) for result in drawn],
             y=[axis.scaled(value) for value in values],
             mode="lines+markers",
-            name=f"{first.point.precision}{f', {_kind(first)}' if both else ''}",
+            name=f"{first.point.precision}{f', {kind_text(first.kind, first.device)}' if both else ''}",
             line={"color": PRECISION_COLOURS[first.point.precision], "dash": _dash(first, both), "width": 2},
             marker={
                 "size": 7,
@@ -144,10 +144,6 @@ def _lines_of(group: Group) -> list[Group]:
     return list(lines.values())
 
 
-def _kind(result: Result) -> str:
-    return kind_text(result.kind, result.device)
-
-
 def _dash(result: Result, both: bool) -> str:
     return "dot" if both and result.kind == "plan" else "solid"
 
@@ -177,15 +173,11 @@ def planned_against_measured(results: Sequence[Result]) -> Chart | None:
         return None
     capped = f" The {MOST_DOTS:,} points with the largest error are drawn." if len(met) > MOST_DOTS else ""
     caption = f"{accuracy_sentence(results) or ''}{capped}".strip()
+    other = measured_text(prediction.measured for prediction in met).removeprefix("on ")
     sides = tuple(side for prediction in met for side in (prediction.plan, prediction.measured))
     return Chart(
-        name="accuracy", title=f"Planned against {_other(met)}", caption=caption, figures=drawn, results=sides
+        name="accuracy", title=f"Planned against {other}", caption=caption, figures=drawn, results=sides
     )
-
-
-def _other(met: Sequence[Prediction]) -> str:
-    is_null = all(prediction.measured.device == "null" for prediction in met)
-    return "a null GPU" if is_null else "measured"
 
 
 def _meeting(met: Sequence[Prediction], metric: str) -> go.Figure | None:
