@@ -58,10 +58,10 @@ def fit_on(
             num_alloc_retries=retries,
         )
     shortage = _shortage(pressed, history)
-    room = context.most - context.least
-    # What is short of more than the context may leave would be short of it there, too.
-    may_fit = shortage["requested_bytes"] - shortage["free_bytes"] <= room and (
-        reserved_bytes <= limit + room or replay(history.events, config, limit + room).fits != "oom"
+    most = max(0, gpu.memory_bytes - context.least)
+    # What is short of more than the least context leaves besides would be short of it there, too.
+    may_fit = shortage["requested_bytes"] - shortage["free_bytes"] <= most - limit and (
+        reserved_bytes <= most or replay(history.events, config, most).fits != "oom"
     )
     return replace(
         of_card,

@@ -115,8 +115,10 @@ def test_a_fit_that_depends_on_the_context_is_tight(grown: Written, free_mib: in
 
 
 def test_a_card_smaller_than_the_context_holds_nothing(grown: Written) -> None:
-    fit = fit_on(card_with(CONTEXT // 2), grown, 70 * MIB, KNOWN, AllocatorConfig())
-    assert not fit.fits
+    # Neither of the two contexts leaves anything, however far they are apart.
+    wide = ContextSize(least=CONTEXT, most=2 * CONTEXT, source="contexts that differ by more than the step")
+    fit = fit_on(card_with(CONTEXT // 2), grown, 70 * MIB, wide, AllocatorConfig())
+    assert (fit.fits, fit.verdict) == (False, "does not fit")
     assert fit.shortage is not None
     assert fit.shortage["phase"] == "forward"
 
