@@ -10,6 +10,7 @@ from qbench.comparison.results import Result, gather, varying_settings
 from qbench.report.terminal.table import GAP, Cells, aligned
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
+from qbench.words.phrases import category_name
 from qbench.words.settings import describe_all, short_model
 
 if TYPE_CHECKING:
@@ -115,13 +116,10 @@ def _answer(largest: Largest) -> list[str]:
     room = _fit(largest).headroom_bytes
     left = format_bytes(room) if room is None or room >= 0 else f"{format_bytes(-room)} short"
     total = sum(largest.fills.values())
-    fills = [f"{_words(name)} {100 * size / total:.0f}{_NO_BREAK}%" for name, size in largest.fills.items()]
+    shares = {category_name(name): 100 * size / total for name, size in largest.fills.items()}
+    fills = [f"{name} {share:.0f}{_NO_BREAK}%" for name, share in shares.items()]
     mark = _RETRIED if _after_retries(largest) else ""
     return [value, largest.limited_by + mark, left, ", ".join(fills[:MOST_FILLS])]
-
-
-def _words(category: str) -> str:
-    return "logits and loss" if category == "logits_loss" else category.replace("_", " ")
 
 
 def _after_retries(largest: Largest) -> bool:
@@ -170,7 +168,7 @@ def _heading(largest: Largest, name: str) -> str:
     heading = f"{name} at {_at(axis, value)}" if name else f"At {_at(axis, value)}"
     if largest.grows is not None:
         grown = format_bytes(largest.grows_bytes)
-        heading += f" (what grows most: {_words(largest.grows)}, {grown} for {axis.step} more)"
+        heading += f" (what grows most: {category_name(largest.grows)}, {grown} for {axis.step} more)"
     return f"{heading}:"
 
 

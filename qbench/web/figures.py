@@ -16,11 +16,11 @@ from qbench.report.charts.style import (
     FRAME_HEIGHT,
     Chart,
     byte_axis,
-    category_name,
     new_figure,
     safe,
 )
 from qbench.units import format_bytes
+from qbench.words.phrases import category_name
 
 CARD_COLOUR = "#CC3311"
 """Red of Paul Tol's vibrant scheme, which no category has."""

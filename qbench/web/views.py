@@ -14,12 +14,13 @@ from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
 from qbench.report.charts import memory, sweep
-from qbench.report.charts.style import Chart, category_name
+from qbench.report.charts.style import Chart
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
 from qbench.web.figures import Bar, memory_chart
 from qbench.web.query import DEFAULTS, FIELDS, Setting, State, command_of, scenario_of
 from qbench.words.fits import reason_text
+from qbench.words.phrases import category_name
 from qbench.words.settings import short_model
 
 FIGURES = (

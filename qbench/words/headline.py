@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from qbench.comparison.headline import Lead, Pairs, grouped, leads, saved_percent
+from qbench.comparison.headline import known as known_pairs
 from qbench.comparison.intervals import LEAST_PROCESSES
-from qbench.comparison.methods import MANY_MODELS, PREFERRED, MethodPair, speeds_of
+from qbench.comparison.methods import MethodPair, speeds_of
 from qbench.comparison.results import Result, predictions
 from qbench.units import format_bytes
 from qbench.words.basis import where
@@ -32,8 +34,6 @@ _ENDINGS = {
     "error": "failed",
 }
 
-Pairs = list[MethodPair]
-
 
 def method_name(result: Result, *, begins: bool = False) -> str:
     """Return the method of a result with its precision, at the beginning of a sentence or within it.
@@ -53,26 +53,22 @@ def circumstances(results: Sequence[Result]) -> str:
 
 
 def headline(pairs: Sequence[MethodPair]) -> list[Statement]:
-    """Return a sentence or two for each model and device among the pairs, and one for its other precisions.
+    """Return a statement for each of the `leads` of the pairs.
 
-    The precision that speaks for QLoRA first is told at length. Where both exist, the measured saving leads
-    and the planned one follows. The settings whose saving is the median one are named; several pairs add the
-    range, and one on both sides of zero is told by its ends. Of many models one sentence tells the range.
-    What differs besides the precision is told with each sentence, or once where it is always the same.
+    The settings with the median saving are named; several pairs add the range, or its ends where it lies on
+    both sides of zero. What else differs is added to each statement, or once where it is always the same.
     """
-    ordered = sorted(pairs, key=_importance)
-    told: list[tuple[Pairs, Statement]] = []
-    rest: Pairs = []
-    for members in _grouped(ordered, lambda pair: (_name(pair), _base(pair), _circle(pair))):
-        if len({pair.candidate.point.model for pair in _known(members)}) >= MANY_MODELS:
-            told.append((members, _over_models(members)))
-        else:
-            rest += members
-    for members in _grouped(
-        rest, lambda pair: (pair.candidate.point.model, _base(pair), pair.candidate.device)
-    ):
-        told += _of_model(members)
-    return _with_cautions(told)
+    return _with_cautions([(lead.pairs, _statement(lead)) for lead in leads(pairs)])
+
+
+def _statement(lead: Lead) -> Statement:
+    if lead.form == "many models":
+        return _over_models(lead.pairs)
+    if lead.form == "other precisions":
+        shorts = [_in_short(group, lead.card) for group in grouped(lead.pairs, _name)]
+        return Statement(f"The same {'; '.join(shorts)}.")
+    planned = [*lead.planned]
+    return _sentence(lead.pairs).followed_by(f"Planned: {_span(planned)}{_over(planned)}." if planned else "")
 
 
 def _with_cautions(told: Sequence[tuple[Pairs, Statement]]) -> list[Statement]:
@@ -87,22 +83,6 @@ def _with_cautions(told: Sequence[tuple[Pairs, Statement]]) -> list[Statement]:
     return [*sentences, Statement(shared)]
 
 
-def _circle(pair: MethodPair) -> tuple[object, ...]:
-    return pair.candidate.kind, pair.candidate.device, pair.candidate.machine
-
-
-def _importance(pair: MethodPair) -> int:
-    precision = pair.candidate.point.precision
-    return PREFERRED.index(precision) if precision in PREFERRED else len(PREFERRED)
-
-
-def _grouped(pairs: Iterable[MethodPair], key: Callable[[MethodPair], object]) -> list[Pairs]:
-    groups: dict[object, Pairs] = {}
-    for pair in pairs:
-        groups.setdefault(key(pair), []).append(pair)
-    return list(groups.values())
-
-
 def _name(pair: MethodPair) -> str:
     return method_name(pair.candidate)
 
@@ -115,52 +95,21 @@ def _model(pair: MethodPair) -> str:
     return short_model(pair.candidate.point.model)
 
 
-def _known(pairs: Iterable[MethodPair]) -> Pairs:
-    """Return the pairs whose saving is known, smallest saving first."""
-    return sorted((pair for pair in pairs if pair.peak.percent is not None), key=_percent)
-
-
-def _percent(pair: MethodPair) -> float:
-    return pair.peak.percent or 0
-
-
 def _over_models(pairs: Pairs) -> Statement:
-    known = _known(pairs)
+    known = known_pairs(pairs)
     first, last = known[0], known[-1]
     models = len({pair.candidate.point.model for pair in known})
     shared = circumstances([pair.candidate for pair in known])
-    low, high = saving_text(_percent(first)), saving_text(_percent(last))
+    low, high = saving_text(saved_percent(first)), saving_text(saved_percent(last))
     ends = low if low == high else f"{low} ({_model(first)}) to {high} ({_model(last)})"
     others = _others([pair for pair in pairs if pair.peak.percent is None], True)
     text = f"{_name(first)} against {_base(first)} over {models} models ({shared}): memory {ends}."
     return Statement(text, _speed(known), *others)
 
 
-def _of_model(pairs: Pairs) -> list[tuple[Pairs, Statement]]:
-    """Return what is told of one model: the first precision on each machine that measured, then the others.
-
-    A plan is told with the first measurement, or alone where there is none.
-    """
-    measured = [pair for pair in pairs if pair.candidate.kind == "measurement"]
-    planned = [pair for pair in pairs if pair.candidate.kind == "plan"]
-    told: list[tuple[Pairs, Statement]] = []
-    for on_machine in _grouped(measured or planned, _circle):
-        first, *others = _grouped(on_machine, _name)
-        told.append((first, _sentence(first)))
-        if others:
-            members = [pair for group in others for pair in group]
-            shorts = [_in_short(group, speeds_of(first)[1]) for group in others]
-            told.append((members, Statement(f"The same {'; '.join(shorts)}.")))
-    known = _known(pair for pair in planned if _name(pair) == _name(told[0][0][0]))
-    if measured and known:
-        plan = f"Planned: {_span(known)}{_over(known)}."
-        told[0] = (told[0][0], told[0][1].followed_by(plan))
-    return told
-
-
 def _in_short(pairs: Pairs, said_card: str | None) -> str:
     """Return what a precision needs, saves and costs in speed, without the circumstances that were said."""
-    known = _known(pairs)
+    known = known_pairs(pairs)
     name = f"with {pairs[0].candidate.point.precision}"
     if not known:
         ours, theirs = ending_text(pairs[0].candidate, True), ending_text(pairs[0].baseline)
@@ -173,16 +122,16 @@ def _in_short(pairs: Pairs, said_card: str | None) -> str:
 
 
 def _sentence(pairs: Pairs) -> Statement:
-    known = _known(pairs)
+    known = known_pairs(pairs)
     others = _others([pair for pair in pairs if pair.peak.percent is None], bool(known))
     if not known:
         return Statement(*others)
-    if _percent(known[0]) <= -SAME_PERCENT and _percent(known[-1]) >= SAME_PERCENT:
+    if saved_percent(known[0]) <= -SAME_PERCENT and saved_percent(known[-1]) >= SAME_PERCENT:
         return Statement(*_both_ways(known), _speed(known), *others)
     middle = known[len(known) // 2]
     text = (
         f"{_name(middle)} of {_model(middle)} needs {format_bytes(middle.peak.candidate)} where "
-        f"{_base(middle)} needs {format_bytes(middle.peak.baseline)}: {saving_text(_percent(middle))} "
+        f"{_base(middle)} needs {format_bytes(middle.peak.baseline)}: {saving_text(saved_percent(middle))} "
         f"({circumstances([middle.candidate])})."
     )
     several = f"Over {len(known)} settings: {_span(known)}." if len(known) > 1 else ""
@@ -191,8 +140,8 @@ def _sentence(pairs: Pairs) -> Statement:
 
 def _both_ways(known: Pairs) -> tuple[str, str]:
     """Return how often a method saves memory, and how often it costs some, with the extremes."""
-    less = sum(_percent(pair) >= SAME_PERCENT for pair in known)
-    more = sum(_percent(pair) <= -SAME_PERCENT for pair in known)
+    less = sum(saved_percent(pair) >= SAME_PERCENT for pair in known)
+    more = sum(saved_percent(pair) <= -SAME_PERCENT for pair in known)
     shared = circumstances([pair.candidate for pair in known])
     best, worst = known[-1], known[0]
     return (
@@ -208,11 +157,11 @@ def _end(pair: MethodPair, known: Pairs) -> str:
     at = describe(pair.candidate.point, same)
     candidate, baseline = format_bytes(pair.peak.candidate), format_bytes(pair.peak.baseline)
     amounts = f"{candidate} instead of {baseline}"
-    return f"{saving_text(_percent(pair))} ({'; '.join(filter(None, (amounts, at)))})"
+    return f"{saving_text(saved_percent(pair))} ({'; '.join(filter(None, (amounts, at)))})"
 
 
 def _span(known: Pairs) -> str:
-    return span_text(_percent(known[0]), _percent(known[-1]))
+    return span_text(saved_percent(known[0]), saved_percent(known[-1]))
 
 
 def _over(known: Pairs) -> str:
@@ -231,14 +180,14 @@ def _speed(pairs: Pairs) -> str:
 
 
 def _costs(pair: MethodPair) -> str:
-    if pair.is_qlora and _percent(pair) <= -SAME_PERCENT:
+    if pair.is_qlora and saved_percent(pair) <= -SAME_PERCENT:
         return "Here quantization costs memory instead of saving it."
     return ""
 
 
 def _factors(pairs: Pairs) -> str:
     """Return the names of what differs besides the precision; empty where nothing does."""
-    names = difference_names(dict.fromkeys(found for pair in _known(pairs) for found in pair.differs))
+    names = difference_names(dict.fromkeys(found for pair in known_pairs(pairs) for found in pair.differs))
     rest = len(names) - NAMED_DIFFERENCES
     more = [f"{rest} more"] if rest > 0 else []
     return listed([*names[:NAMED_DIFFERENCES], *more]) if names else ""
@@ -251,7 +200,7 @@ def _caution(pairs: Pairs) -> str:
 
 def _others(pairs: Pairs, after: bool) -> list[str]:
     """Return how pairs ended that have no saving; `after` a sentence on others that have one."""
-    groups = _grouped(pairs, lambda pair: (ending_text(pair.candidate), ending_text(pair.baseline)))
+    groups = grouped(pairs, lambda pair: (ending_text(pair.candidate), ending_text(pair.baseline)))
     texts: list[str] = []
     for members in groups:
         known_before = after or bool(texts)

@@ -66,6 +66,11 @@ def ratio_text(ratios: list[float]) -> str:
     return f"{low} times" if low == high else f"{low} to {high} times"
 
 
+def category_name(category: str) -> str:
+    """Return a breakdown category in words: 'logits and loss'."""
+    return {"logits_loss": "logits and loss", "quant_state": "quantization state"}.get(category, category)
+
+
 def counted(count: int, what: str) -> str:
     """Return a count with its noun: '1 setting', '12 settings'."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -25,7 +25,7 @@ def alone_sentences(results: Sequence[Result]) -> list[Statement]:
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         if result.kind == "measurement" or planned_for(result) not in measured:
-            key = (method_name(result), result.kind, result.device, result.machine)
+            key = (result.point.method, result.point.precision, result.kind, result.device, result.machine)
             groups.setdefault(key, []).append(result)
     said = [sentence for members in groups.values() for sentence in _of_method(members)]
     if sum(not result.failed for result in results) > 1:

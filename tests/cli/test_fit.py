@@ -68,9 +68,11 @@ def test_one_table_of_answers_and_one_of_changes_for_each():
 Longest sequence on L4: gpt2, rank 16, batch 1, checkpointing, recipe plain, no autocast
 
 precision  tokens  bound by     left  filled by
------------------------------------------------------------------------------------------
-bf16        1,024  memory    5.0 MiB  weights 75 %, logits and loss 20 %, quant state 5 %
-nf4         1,536  memory *  5.0 MiB  weights 75 %, logits and loss 20 %, quant state 5 %
+--------------------------------------------------------------------------------------
+bf16        1,024  memory    5.0 MiB  weights 75 %, logits and loss 20 %, quantization
+                                      state 5 %
+nf4         1,536  memory *  5.0 MiB  weights 75 %, logits and loss 20 %, quantization
+                                      state 5 %
 
 In steps of 64. One step above each answer was planned and does not fit.
 * Fits only after PyTorch empties its cache, which takes time in every step; 'left' is

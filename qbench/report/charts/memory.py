@@ -24,12 +24,12 @@ from qbench.report.charts.style import (
     FRAME_HEIGHT,
     Chart,
     byte_axis,
-    category_name,
     new_figure,
     safe,
     wrapped,
 )
 from qbench.units import format_bytes
+from qbench.words.phrases import category_name
 from qbench.words.settings import short_model
 
 MOST_BARS = 12

@@ -127,11 +127,6 @@ def byte_axis(values: Iterable[float | None]) -> ValueAxis:
     return next((ValueAxis(unit, size) for unit, size in units if largest >= size), ValueAxis("KiB", KIB))
 
 
-def category_name(category: str) -> str:
-    """Return a breakdown category as a legend shows it."""
-    return {"logits_loss": "logits and loss", "quant_state": "quantization state"}.get(category, category)
-
-
 def new_figure(*, x_title: str, y_title: str = "", height: int = 340) -> go.Figure:
     """Return an empty figure: transparent, without legend, and without drag, which would trap a finger."""
     axis: dict[str, Any] = {

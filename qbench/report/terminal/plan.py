@@ -18,6 +18,7 @@ from qbench.units import format_bytes, format_count, format_seconds, format_valu
 from qbench.words.basis import basis
 from qbench.words.fits import reason_text
 from qbench.words.headline import headline
+from qbench.words.phrases import category_name
 from qbench.words.settings import describe_training, other_settings, short_model
 
 
@@ -140,7 +141,7 @@ def _breakdown(result: Result) -> list[Cells]:
     total = sum(result.breakdown.values())
     return [
         (
-            name.replace("_", ", " if name == "logits_loss" else " "),
+            category_name(name),
             format_bytes(result.breakdown[name]),
             _percent(result.breakdown[name] / total),
         )

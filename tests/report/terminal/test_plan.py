@@ -49,7 +49,7 @@ def test_the_shares_at_the_peak_add_up():
     block = lines[start : lines.index("", start)]
     shares = [float(line.split()[-2]) for line in block]
     assert abs(sum(shares) - 100) < 0.5
-    assert "logits, loss" in block[-1]
+    assert "logits and loss" in block[-1]
     assert not [line for line in block if "workspace" in line or " 0 B" in line]
 
 
