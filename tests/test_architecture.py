@@ -23,10 +23,11 @@ MAX_FUNCTION_LINES = 60
 LAYERS = {
     "errors": set(),
     "units": set(),
+    "files": {"units"},
     "version": set(),
     "quiet": set(),
-    "catalog": {"errors", "units"},
-    "scenario": {"errors", "units"},
+    "catalog": {"errors", "files"},
+    "scenario": {"errors", "files"},
     "records": {"catalog", "scenario"},
     "step": {"records"},
     "memory": {"records"},

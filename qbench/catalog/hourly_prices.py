@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from qbench.catalog.gpus import find_gpu
 from qbench.catalog.prices import Price, cheapest_on_demand, prices
 from qbench.errors import CatalogError
+from qbench.files import read_text
 
 COLUMNS = ("gpu", "usd_per_hour", "spot_usd_per_hour", "currency", "source", "date")
 """Columns of a price file; the first two are required."""
@@ -74,7 +76,7 @@ def read_hourly_prices(file: Path) -> dict[str, HourlyPrice]:
     Raises CatalogError for the first line that is no price.
     """
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with io.StringIO(read_text(file), newline="") as lines:
             rows = csv.DictReader(lines)
             _check_columns(file, rows.fieldnames)
             found: dict[str, HourlyPrice] = {}

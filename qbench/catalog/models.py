@@ -14,11 +14,16 @@ from typing import Any, Literal
 from qbench.catalog.names import NameIndex, nearest_text
 from qbench.catalog.rows import catalog_rows
 from qbench.errors import CatalogError
+from qbench.files import read_text
+from qbench.units import MIB
 
 Verified = Literal["exact", "explained", "rounded"]
 SourceKind = Literal["folder", "gguf", "catalog", "hub"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+LARGEST_CONFIG = 4 * MIB
+"""Of a config.json; those that exist have some KiB."""
 
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "enable_moe_block")
 """Keys of config.json that say how many experts a layer has, or whether it has any."""
@@ -169,7 +174,7 @@ def _from_path(name: str) -> ModelSource:
 def _read_config(folder: Path) -> dict[str, Any]:
     where = str(folder / "config.json")
     try:
-        config = json.loads(Path(where).read_text(encoding="utf-8"))
+        config = json.loads(read_text(where, LARGEST_CONFIG))
     except FileNotFoundError:
         raise CatalogError(
             f"folder {str(folder)!r} has no config.json; give a folder that save_pretrained wrote"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -20,6 +21,9 @@ UsageError: Any = typer.BadParameter.__bases__[0]
 """Base of all mistakes in flags and arguments; typer brings its own click, so the class is taken from it."""
 
 USAGE = 2
+BUG = 70
+"""EX_SOFTWARE of sysexits.h."""
+
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
 
@@ -140,6 +144,19 @@ def main(argv: list[str] | None = None) -> int:
         # buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _unexpected(error)
     if code == INTERRUPTED:  # So typer answers Ctrl-C.
         print_error("interrupted; what was finished is kept, and the same command goes on from there")
     return code if isinstance(code, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    """Print what no command expects; return an exit code, never 1, which says that something got worse."""
+    if isinstance(error, OSError) and error.filename is not None:
+        # What a disk refuses of a name, be it too long: each look at a file would have to say so.
+        print_error(f"{error.filename}: {error.strerror}")
+        return USAGE
+    traceback.print_exception(error)
+    print_error("this is a bug of qbench and no answer; please report it with the lines above")
+    return BUG

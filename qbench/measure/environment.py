@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from qbench.catalog.gpus import find_gpu
+from qbench.files import open_file
 from qbench.nullgpu.environment import DRIVER_NAME
 from qbench.records.parts import Environment
 from qbench.records.software import software
@@ -119,7 +120,7 @@ def _digest(file: Path) -> str:
 @functools.lru_cache(maxsize=256)
 def _content_digest(file: Path, size: int, changed_ns: int) -> str:
     """Return the digest of a file as it is at that size and time: a GGUF takes seconds a few GiB."""
-    with file.open("rb") as content:
+    with open_file(file) as content:
         digest = hashlib.sha256()
         while block := content.read(1 << 20):
             digest.update(block)

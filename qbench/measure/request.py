@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from qbench.errors import Problem, ScenarioError, nearest
+from qbench.files import open_file
 from qbench.measure.settings import setting_problem
 from qbench.measure.task import Task
 from qbench.scenario.schema import MeasureSettings, Name, Point, RunDevice, Strict
@@ -100,7 +101,7 @@ def request_of(task: Task, run_id: str, settings: dict[str, str] | None = None) 
 def read_request(file: Path) -> Request:
     """Return the request that a file holds. Raises ScenarioError with one line for each problem."""
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             text = stream.read(MAX_FILE_BYTES + 1)
         if len(text) > MAX_FILE_BYTES:
             raise ScenarioError(f"{file}: larger than 1 MiB, so it is no request for one point")

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+MOST_MEMORY_BYTES = 2**62
+"""Beyond that, sums of bytes are no 64-bit numbers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """What a trace of two steps on meta tells."""
@@ -127,10 +131,12 @@ def record_account(
 def trace_of(
     account: Account, point: Point, device: Device, config: PretrainedConfig, allocator: AllocatorConfig
 ) -> Trace:
-    """Return the trace of a point whose step has this account."""
+    """Return the trace of a point whose step has this account. Raises StepError beyond 4 EiB."""
     outline = account.outline
     history = SizedHistory(outline, account.asked)
     sizes, reserved_bytes = event_bytes(outline, account.asked), None
+    if np.cumsum(sizes, dtype=np.float64).max(initial=0.0) >= MOST_MEMORY_BYTES:
+        raise StepError(f"{point.label}: takes more than 4 EiB (2^62 bytes), which cannot be counted")
     with without_gc():
         if device == "cuda":
             sizes, reserved_bytes = _served(history, sizes, allocator)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qbench.errors import QbenchError
+from qbench.files import read_text
 from qbench.scenario.schema import Point
 
 _LENGTH = re.compile(r"0*[1-9][0-9]{0,11}")
@@ -49,7 +50,7 @@ def read_lengths(file: Path) -> list[int]:
     Raises QbenchError with the lines that are none, the first ones of many, and for a file without any.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise QbenchError(f"--lengths: {file} cannot be read ({reason}); name a text file") from error

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from qbench.errors import RecordError
+from qbench.files import read_text
 from qbench.records.files import config_folder, write_whole
 from qbench.records.noise import ELSEWHERE
 from qbench.records.record import utc_now
@@ -78,12 +79,12 @@ def write_calibration(found: Calibration) -> Path:
 def read_calibration(file: Path) -> Calibration:
     """Return the calibration in a file. Raises RecordError where it is none, or an empty one."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(read_text(file))
         version = values.get("version") if isinstance(values, dict) else None
         if isinstance(version, int) and version > VERSION:
             raise RecordError(f"{file}: version {version} is newer than {VERSION}; update qbench")
         found: Calibration = TypeAdapter(Calibration).validate_python(values)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{file}: {_reason(error)}; run `qbench calibrate` again") from error
     if not found.kernels or not found.dispatch_s:
         raise RecordError(f"{file}: the calibration is empty; run `qbench calibrate` again")

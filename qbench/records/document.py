@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qbench.errors import RecordError
+from qbench.files import read_bytes
 from qbench.records.lines import is_whole, parsed_json
 from qbench.records.record import Kind, Record, record_from_dict
 from qbench.records.store import RECORDS_FILE, read_records, read_stored
@@ -33,7 +34,7 @@ def read_any(path: Path, *, bulk: bool = True) -> list[Record]:
 
 def _read_document(path: Path) -> list[Record]:
     try:
-        document = parsed_json(path.read_bytes())
+        document = parsed_json(read_bytes(path))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}; give a run folder or a file") from error
     except (ValueError, RecursionError) as error:
@@ -80,7 +81,7 @@ def record_places(path: Path) -> RecordPlaces:
     file = path / RECORDS_FILE if path.is_dir() else path
     lines: dict[tuple[Kind, str], int] = {}
     if file.suffix != ".json":
-        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        for number, line in enumerate(read_bytes(file).split(b"\n"), start=1):
             # A torn last line is no record; whoever reads the records says so.
             if line.strip() and is_whole(line):
                 values = parsed_json(line)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qbench.files import read_bytes
 from qbench.records.files import config_folder, write_whole
 from qbench.records.record import utc_now
 
@@ -60,8 +61,8 @@ def read_noise(device: str | None, machine: str | None) -> Noise | None:
     if device is None or machine is None:
         return None
     try:
-        return _parsed(json.loads(noise_file(device, machine).read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return _parsed(json.loads(read_bytes(noise_file(device, machine))))
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None  # It is only advice, and `qbench calibrate --noise` makes it anew.
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.errors import RecordError
+from qbench.files import read_text
 from qbench.records.files import cache_folder, replaced
 from qbench.records.record import Record, record_as_written
 from qbench.records.software import software
@@ -33,12 +34,12 @@ class PlanCache:
     def get(self, facts: Mapping[str, Any]) -> Record | None:
         """Return the plan for these facts (point, device, cards, files), None where there is none."""
         try:
-            kept = json.loads(self._file(facts).read_text())
+            kept = json.loads(read_text(self._file(facts)))
             if kept["digest"] != _digest(kept["record"]):
                 return None
             # What is as it was put needs no look at its shape, whose models take a while to build.
             return record_as_written(json.loads(kept["record"]), "plan cache")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecordError):
+        except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError, RecordError):
             return None
 
     def put(self, facts: Mapping[str, Any], record: Record) -> None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from qbench.errors import RecordError
+from qbench.files import open_file
 from qbench.records.files import write_whole
 from qbench.records.lines import encoded, is_whole, parsed_record, parsed_without_bulk
 from qbench.records.record import Record
@@ -113,7 +114,7 @@ def read_stored(path: Path, *, bulk: bool = True) -> StoredRecords:
 def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the lines that are not empty, each with its place; the last one may lack its line end."""
     try:
-        with file.open("rb", buffering=1 << 20) as stream:
+        with open_file(file) as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.isspace():
                     yield f"{file}:{number}", line
@@ -271,7 +272,7 @@ def _repaired(folder: Path) -> str | None:
 
 def _last_line(file: Path) -> tuple[int, bytes]:
     """Return where the last line begins and what of it there is, empty when the file ends with a line end."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         start = end = stream.seek(0, os.SEEK_END)
         tail = b""
         while start > 0 and b"\n" not in tail:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from qbench.errors import KeyPath, Problem, ScenarioError, shown
+from qbench.files import open_file
 from qbench.scenario.expand import MAX_POINTS, combined, read_sections
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import resolve
@@ -260,7 +261,7 @@ def _text_of(file: Path) -> str:
         names = ", ".join(sorted(entry.name for entry in file.glob("*.yaml"))) or "no .yaml files"
         raise _RefusedError(f"a folder, not a scenario file; it holds {names}")
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         known = ", ".join(shipped.stem for shipped in shipped_scenarios())

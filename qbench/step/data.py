@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from qbench.catalog.models import resolve_model
 from qbench.errors import StepError, first_line
+from qbench.files import read_text
 from qbench.scenario.schema import Point
 from qbench.step.model import weights_folder
 from qbench.step.recipe import follows_trainer
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
 SEED = 0
 
+MOST_PASSES = 4
+"""Of an update on meta. From the second one on, all micro-batches do the same."""
+
 Batch = dict[str, torch.Tensor]
 
 
 def batches_held(point: Point) -> int:
     """Return how many batches are in memory at a time: Trainer fetches all of an update in advance."""
     return point.train.gradient_accumulation_steps if follows_trainer(point.train.recipe) else 1
+
+
+def passes_run(point: Point, device: torch.device) -> int:
+    """Return how many micro-batches of an update are run: on meta the last one stands for those left out."""
+    wanted = point.train.gradient_accumulation_steps
+    return min(wanted, MOST_PASSES) if device.type == "meta" else wanted
 
 
 def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -> list[Batch]:
@@ -38,7 +47,7 @@ def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -
 def _token_ids(point: Point, config: PretrainedConfig, device: torch.device) -> Iterator[torch.Tensor]:
     shape = (point.train.per_device_train_batch_size, point.train.seq_len)
     if device.type == "meta":
-        for _ in range(batches_held(point)):
+        for _ in range(min(batches_held(point), passes_run(point, device))):
             yield torch.empty(shape, dtype=torch.long, device=device)
     elif point.data == "random":
         generator = torch.Generator().manual_seed(SEED)
@@ -60,9 +69,9 @@ def _batch(input_ids: torch.Tensor, point: Point) -> Batch:
 
 def _text_blocks(point: Point, shape: tuple[int, int]) -> list[torch.Tensor]:
     try:
-        text = Path(point.data).read_text(encoding="utf-8")
+        text = read_text(point.data)
     except (OSError, UnicodeDecodeError) as error:
-        raise StepError(f"data {point.data} cannot be read as UTF-8 text ({error})") from error
+        raise StepError(f"data {point.data} cannot be read as UTF-8 text ({first_line(error)})") from error
     ids: Any = _tokenizer(point)(text)["input_ids"]
     per_batch = shape[0] * shape[1]
     count = len(ids) // per_batch

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.nn.modules.module import register_module_module_registration_hook
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qbench.catalog.models import ModelSource, resolve_model
-from qbench.errors import StepError, first_line
+from qbench.errors import StepError, first_line, shown
 from qbench.scenario.schema import Point
 from qbench.step.gguf import checkpoint_folder, gguf_file
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
 from qbench.step.recipe import keeps_cache
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+
+MOST_LAYERS = 512
+"""The deepest models that exist have some 200."""
+MOST_MODULES = 200_000
+"""DeepSeek-V3 with a module for each of its experts has 60,000."""
+LARGEST_NUMBER = 1 << 40
+LARGEST_IN_LIST = 1 << 24
+_LAYERS = re.compile(r"(^|_)(n_?)?(layers?|depth|blocks)$")
+"""Ends of the keys that count layers: num_hidden_layers, n_layer, n_layers, depth."""
 
 HUB_TIMEOUT_S = 5.0
 """How long a hub that does not answer is waited for."""
@@ -54,6 +66,7 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
     """
     source = source or resolve_model(point.model)
     config: PretrainedConfig = _read_config(source)
+    _check_text_config(config, source.name)
     _refuse_kernels_of_hub(config, source.name)
     _set_quantization_aside(config, point)
     config.use_cache = bool(getattr(config, "use_cache", False)) and keeps_cache(point)
@@ -63,6 +76,7 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
 
 def _read_config(source: ModelSource) -> Any:
     if source.config is not None:
+        _check_numbers(source.config, source.name)
         model_type = source.config["model_type"]
         if model_type not in CONFIG_MAPPING:
             raise StepError(
@@ -103,6 +117,52 @@ def _hub_miss(source: ModelSource, error: Exception) -> str:
         f"{source.name} is not in the catalog and the hub did not give its config ({first_line(error)}); "
         f"use an id of `qbench models` or a folder that holds config.json{near}"
     )
+
+
+def _check_numbers(value: Any, name: str, key: str = "", *, in_list: bool = False) -> None:
+    """Refuse numbers of a config that no model has: a list of that length would take all memory."""
+    if isinstance(value, dict):
+        for inner, each in value.items():
+            _check_numbers(each, name, inner)
+    elif isinstance(value, list):
+        for each in value:
+            _check_numbers(each, name, key, in_list=True)
+    elif isinstance(value, int):
+        counts_layers = _LAYERS.search(key) is not None
+        most = MOST_LAYERS if counts_layers else LARGEST_IN_LIST if in_list else LARGEST_NUMBER
+        if value > most:
+            raise StepError(f"the config of {name} has {key} {shown(value)}; allowed: at most {most:,}")
+
+
+@contextlib.contextmanager
+def _bounded_modules(name: str) -> Iterator[None]:
+    """Raise StepError once a model has more modules than any that exists."""
+    count = 0
+
+    def registered(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise StepError(f"the config of {name} describes more than {MOST_MODULES:,} modules")
+
+    handle = register_module_module_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_text_config(config: PretrainedConfig, name: str) -> None:
+    """Refuse a config whose part for text is none; `get_text_config` gives whatever stands there."""
+    try:
+        text: Any = config.get_text_config()
+    except Exception as error:
+        raise StepError(f"the config of {name} has no one part for text: {first_line(error)}") from error
+    if not isinstance(text, PretrainedConfig):
+        raise StepError(
+            f"the config of {name} has {shown(text)} as its part for text; text_config must be an object "
+            "that the model's type has"
+        )
 
 
 def _refuse_kernels_of_hub(config: PretrainedConfig, name: str) -> None:
@@ -199,7 +259,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
     quantizer = make_quantizer(point.precision)
     # As in `from_pretrained`: weights are tied once layers are replaced, since which layers stay in 16 bit
     # depends on it, and new layers get biases of the model's dtype.
-    with torch.device("meta"), no_tie_weights(), local_torch_dtype(dtype):
+    with torch.device("meta"), no_tie_weights(), local_torch_dtype(dtype), _bounded_modules(point.model):
         model: PreTrainedModel = _from_config(point, config)
         if quantizer is not None:
             quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
@@ -218,6 +278,8 @@ def _from_config(point: Point, config: PretrainedConfig) -> Any:
             attn_implementation=_attention(point),
             trust_remote_code=False,
         )
+    except StepError:
+        raise
     except Exception as error:
         # What a config holds decides where the model's code fails, and with which error.
         raise StepError(

@@ -7,7 +7,7 @@ Its local names outlive an iteration, so that some scalars are still alive durin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,7 @@ class TrainerLoop:
         self._last_loss: torch.Tensor | None = None
         self._norm: torch.Tensor | None = None
 
-    def begin(self, batches: Sequence[dict[str, torch.Tensor]]) -> None:
+    def begin(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """Start an update from these micro-batches: count the tokens that have a label."""
         self.total_loss.zero_()
         if self._counts_items:

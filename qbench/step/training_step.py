@@ -11,7 +11,7 @@ from accelerate.utils import convert_to_fp32
 
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
-from qbench.step.data import SEED, Batch, batches_held, make_batches
+from qbench.step.data import SEED, Batch, batches_held, make_batches, passes_run
 from qbench.step.fused_head import fuse_head
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import (
@@ -32,6 +32,7 @@ from qbench.step.recipe import (
 )
 from qbench.step.trainer_loop import TrainerLoop
 from qbench.step.verify import ModelFacts, verify_model
+from qbench.units import round_up
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -42,8 +43,16 @@ PHASES = ("forward", "loss", "backward", "optimizer")
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+BLOCK_BYTES = 512
+"""What a scalar takes of an allocator of CUDA."""
+
+
 def _ignore_phase(phase: str) -> None:
     """Serve as the phase callback where nobody listens."""
+
+
+def _ignore_times(times: int) -> None:
+    """Serve as the callback for repeated passes where nobody listens."""
 
 
 class TrainingStep:
@@ -51,6 +60,7 @@ class TrainingStep:
 
     `on_phase` is called with the name of each phase as it begins. Under the recipes plain and peft the
     outputs of the last forward pass live until the next one has returned, as in a hand-written loop.
+    `on_times` is called with how many micro-batches the pass that begins stands for: on meta a few are run.
     """
 
     def __init__(
@@ -69,10 +79,13 @@ class TrainingStep:
         self.batches = batches
         self.facts = facts
         self.on_phase: Callable[[str], None] = _ignore_phase
+        self.on_times: Callable[[int], None] = _ignore_times
         self._meta_autocast = meta_autocast
         self._outputs: Any = None
         self._loop: TrainerLoop | None = None
         self._micro_steps = 0
+        self._left_out: list[torch.Tensor] = []
+        """Batches of an update that are in memory and not run."""
         head = model.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(self._enter_loss)
@@ -111,14 +124,37 @@ class TrainingStep:
 
     def _passes(self) -> torch.Tensor:
         """Go forward and backward over the micro-batches of an update; return their detached mean loss."""
-        batches = [self._next_batch() for _ in range(self.point.train.gradient_accumulation_steps)]
+        wanted, device = self.point.train.gradient_accumulation_steps, self._device
+        batches = [self._next_batch() for _ in range(passes_run(self.point, device))]
+        left_out = wanted - len(batches)
         if self._loop is None:
-            losses = [self._pass_by_hand(batch, len(batches)) for batch in batches]
+            losses: list[torch.Tensor] = []
+            for batch in self._counted(batches, left_out):
+                losses.append(self._pass_by_hand(batch, wanted))
+                if left_out and len(losses) == len(batches) - 1:
+                    # Each loss is kept until the mean is taken.
+                    self.on_phase("loss")
+                    left_losses = torch.empty(left_out * BLOCK_BYTES, dtype=torch.uint8, device=device)
+            if left_out:
+                del left_losses
             return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-        self._loop.begin(batches)
-        for batch in batches:
-            self._loop.add(self._pass_by_trainer(batch, len(batches), self._loop))
+        self._loop.begin(self._counted(batches, left_out))
+        for batch in self._counted(batches, left_out):
+            self._loop.add(self._pass_by_trainer(batch, wanted, self._loop))
         return self._loop.total_loss
+
+    def _counted(self, batches: list[Batch], left_out: int) -> Iterator[Batch]:
+        """Yield the batches, and say before the last one that it stands for those left out, too."""
+        for number, batch in enumerate(batches, start=1):
+            if number == len(batches) and left_out:
+                self.on_times(1 + left_out)
+            yield batch
+        if left_out:
+            self.on_times(1)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.batches[0]["input_ids"].device
 
     def _next_batch(self) -> Batch:
         batch = self.batches[self._micro_steps % len(self.batches)]
@@ -170,7 +206,7 @@ class TrainingStep:
             return contextlib.nullcontext()
         if self._meta_autocast is not None:
             return self._meta_autocast()
-        return torch.autocast(self.batches[0]["input_ids"].device.type, dtype=AUTOCAST_DTYPES[name])
+        return torch.autocast(self._device.type, dtype=AUTOCAST_DTYPES[name])
 
     def static_tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
         """Yield (name, category, tensor) for all that is in memory before the first step."""
@@ -178,6 +214,12 @@ class TrainingStep:
         for batch in self.batches[: batches_held(self.point)]:
             for name, tensor in batch.items():
                 yield name, "activations", tensor
+        left_out = batches_held(self.point) - len(self.batches)
+        if left_out > 0 and self._device.type == "meta":
+            for name, tensor in self.batches[0].items():
+                size = left_out * round_up(tensor.nbytes, BLOCK_BYTES)
+                self._left_out.append(torch.empty(size, dtype=torch.uint8, device="meta"))
+                yield name, "activations", self._left_out[-1]
         if self._loop is not None:
             yield "loss", "logits_loss", self._loop.total_loss
 

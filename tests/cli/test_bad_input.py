@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,43 @@ def test_a_config_that_makes_no_model(changes: dict[str, Any], capsys: pytest.Ca
     Path("good/config.json").write_text(json.dumps(tiny_config(MODEL) | changes))
     (line,) = refused(capsys, "plan", "good")
     assert "good" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "./pipes"],
+        ["run", "pipes/config.json", "--device", "cpu"],
+        ["run-point", "pipes/config.json", "out.json"],
+        ["report", "pipes"],
+        ["check", "/dev/zero", "--baseline", "pipes"],
+        ["check", "pipes", "--baseline", "/dev/zero"],
+        ["rank", "./good", "--lengths", "pipes/config.json"],
+        ["rank", "./good", "--tokens", "10M", "--prices", "/dev/zero"],
+    ],
+    ids=" ".join,
+)
+def test_a_pipe_or_a_device_is_refused_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    Path("pipes").mkdir()
+    for name in ("config.json", RECORDS_FILE):
+        os.mkfifo(Path("pipes", name))
+    (line,) = refused(capsys, *arguments)
+    assert "it is a pipe or a device, not a file" in line
+
+
+@pytest.mark.parametrize("command", ["report", "run", "plan", "trend"])
+def test_a_name_too_long_for_a_file(command: str, capsys: pytest.CaptureFixture[str]):
+    (line,) = refused(capsys, command, "a" * 300)
+    assert line.endswith(("File name too long", "a .gguf file"))
+
+
+def test_an_unexpected_error_is_never_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("within")
+
+    monkeypatch.setattr("qbench.cli.console.print_text", fail)
+    monkeypatch.setattr("qbench.cli.main.print_text", fail)
+    assert main(["--version"]) == 70
+    assert "ZeroDivisionError: within" in capsys.readouterr().err

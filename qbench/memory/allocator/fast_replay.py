@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from qbench.memory.allocator.blocks import MIN_BLOCK_BYTES, SMALL_BYTES, segment_size
 from qbench.memory.history.events import Ints, Outline
 
-_ADDRESS_BITS = 50
+_ADDRESS_BITS = 64
 _ADDRESS = (1 << _ADDRESS_BITS) - 1
 
 

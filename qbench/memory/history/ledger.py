@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qbench.errors import StepError
 from qbench.memory.kernels.meta_cache import MetaKernelCache
 from qbench.memory.kernels.replacements import Decompositions
 from qbench.units import round_up
@@ -29,6 +30,20 @@ _CUBLAS = frozenset(getattr(torch.ops.aten, name).default for name in ("mm", "ad
 
 _META_KERNELS = MetaKernelCache()
 """Shared by all ledgers of a process, so that a sweep pays for each shape once."""
+
+MOST_ALLOCATIONS = 250_000
+"""Of a recording on meta: some ten seconds."""
+
+
+class TooLongError(StepError):
+    """A step of more operators than a plan can follow."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"two steps make more than {MOST_ALLOCATIONS:,} tensors, by their layers or a loop over tokens, "
+            "which is more than a plan follows; use a shorter seq_len or fewer layers"
+        )
+
 
 Place = tuple[str, str, bool]
 """Module path, category where the place alone decides it (else empty), inside a forward pass."""
@@ -146,8 +161,9 @@ class Ledger(TorchDispatchMode):
         self.note(handle, -round_up(self.allocations[handle].num_bytes, BLOCK_BYTES))
 
     def note(self, handle: int, size: int) -> None:
-        """Take down one event."""
-        self.events.append((handle, size))
+        """Take down one event; memory of no bytes has none, as an allocator is not asked for it."""
+        if size:
+            self.events.append((handle, size))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -209,6 +225,8 @@ class Ledger(TorchDispatchMode):
         reference.handle, reference.key = handle, key
         self._live[key] = reference
         self.note(handle, round_up(asked, BLOCK_BYTES))
+        if handle >= MOST_ALLOCATIONS and self._on_meta:
+            raise TooLongError
         return handle
 
     def _freed(self, reference: Any) -> None:

@@ -30,6 +30,8 @@ class Watched(Protocol):
 class Steps(Watched, Protocol):
     """What a recording needs of a training step."""
 
+    on_times: Callable[[int], None]
+
     def run(self) -> torch.Tensor:
         """Make one optimizer step."""
 
@@ -74,6 +76,8 @@ def record_steps(
     for name, category, tensor in step.static_tensors():
         ledger.name_place(name)
         ledger.register(tensor, category)
+    if costs is not None:
+        step.on_times = costs.begin_repeated
     losses: list[float] = []
     with recorded(step, ledger):
         for _ in range(num_steps):

@@ -51,6 +51,8 @@ class _Entry(NamedTuple):
     """Storages that tell the layer where no module runs, in the optimizer's phase: inputs, then outputs."""
     on_host: bool
     """Whether it works on the host's tensors only, as on the optimizer's counters of steps."""
+    times: int = 1
+    """How many micro-batches the one that ran stands for."""
 
 
 class CostLog:
@@ -59,6 +61,11 @@ class CostLog:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
         self._known: dict[Hashable, OpCost] = {}
+        self._times = 1
+
+    def begin_repeated(self, times: int) -> None:
+        """Count what is noted next so many times."""
+        self._times = times
 
     def begin_step(self) -> None:
         """Forget the step before."""
@@ -95,7 +102,7 @@ class CostLog:
             return
         hidden = dequantizations(args, kwargs) if "matmul" in inner else [product_of_4bit(args, kwargs, out)]
         place = self._place(ledger)
-        self._entries += [_Entry(cost, *place, (), False) for cost in hidden]
+        self._entries += [_Entry(cost, *place, (), False, self._times) for cost in hidden]
 
     def work(self, ledger: Any = None, block: RepeatedLayers | None = None, growth: float = 1.0) -> WorkTable:
         """Return the step's work, one row for each operator that was noted, in order.
@@ -118,7 +125,8 @@ class CostLog:
                 times = growth
             elif layers is not None:
                 cost, times = layers.of_storages(entry)
-            rows.append((Work(cost, entry.phase, entry.is_recomputed, entry.in_loss), times))
+            work = Work(cost, entry.phase, entry.is_recomputed, entry.in_loss)
+            rows.append((work, times * entry.times))
         return rows
 
     def _place(self, ledger: Any) -> tuple[str, str, bool, bool]:
@@ -154,7 +162,7 @@ class CostLog:
         name = func._schema.name.rpartition("::")[2]
         cost = OpCost(name, "none", "other") if on_host else self._cost(func, args, kwargs, out)
         handles = () if on_host else self._handles(ledger, place[0], involved)
-        self._entries.append(_Entry(cost, *place, handles, on_host))
+        self._entries.append(_Entry(cost, *place, handles, on_host, self._times))
 
     def _handles(self, ledger: Any, phase: str, involved: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
         if phase in PHASES_BY_LAYER or not isinstance(ledger, SitedLedger):
