@@ -25,11 +25,6 @@ CONFIDENCE = 0.95
 MIN_PAIRS = 3
 """Two pairs that happen to agree would give an interval that is far too narrow."""
 
-INTERVAL_METHOD = (
-    "geometric mean over pairs of processes of b / a, each process standing as the median of its steps; "
-    "95 % interval from Student's t on the logarithms of the pairs' ratios"
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageChange:
@@ -80,7 +75,7 @@ class TimeChange:
     ratio: float
     """Geometric mean of the pairs' b / a; below 1 when b is faster."""
     interval: tuple[float, float] | None
-    """95 % interval of the ratio (INTERVAL_METHOD); None with fewer than MIN_PAIRS."""
+    """95 % interval of the ratio (`ratio_interval`); None with fewer than MIN_PAIRS."""
 
     @property
     def resolved(self) -> bool | None:

@@ -229,8 +229,8 @@ def _nearest(result: Result, choices: list[Result]) -> NearPair:
         return len(changed) + (choice.device != result.device) + (choice.machine != result.machine)
 
     baseline = min(choices, key=distance)
-    settings = _changed(baseline.settings, result.settings, leave_out={"precision"})
-    device = _changed({"device": baseline.device}, {"device": result.device})
+    settings = changed(baseline.settings, result.settings, leave_out={"precision"})
+    device = changed({"device": baseline.device}, {"device": result.device})
     return NearPair(
         baseline=baseline, candidate=result, differs=(*settings, *device, *differences(baseline, result))
     )
@@ -242,20 +242,21 @@ def differences(baseline: Result, candidate: Result) -> tuple[Difference, ...]:
     Compared are how both ended, every text and flag of the environment (library versions, code, machine), and
     for a quantized candidate the static facts of the built model.
     """
-    found = list(_changed({"outcome": baseline.outcome}, {"outcome": candidate.outcome}))
+    found = list(changed({"outcome": baseline.outcome}, {"outcome": candidate.outcome}))
     first, *others = (record.environment for record in (*baseline.records, *candidate.records))
     if any(environment != first for environment in others):
-        found += _changed(_environment_facts(baseline), _environment_facts(candidate))
+        found += changed(_environment_facts(baseline), _environment_facts(candidate))
     if candidate.point.precision in QUANTIZED_PRECISIONS:
         ours, theirs = _static_facts(baseline), _static_facts(candidate)
         # A process that failed early has no facts of its model; that is no difference between the models.
-        found += _changed(ours, theirs) if ours and theirs else []
+        found += changed(ours, theirs) if ours and theirs else []
     return tuple(found)
 
 
-def _changed(
+def changed(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], leave_out: Iterable[str] = ()
 ) -> list[Difference]:
+    """Return the facts, by name, that two sides do not share."""
     names = [name for name in dict.fromkeys((*ours, *theirs)) if name not in set(leave_out)]
     return [
         Difference(name, ours.get(name), theirs.get(name))

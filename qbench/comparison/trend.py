@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qbench.comparison.methods import Difference, changed
 from qbench.comparison.results import number_of
 from qbench.comparison.verdicts import MIN_EFFECT, NEAR
 from qbench.errors import QbenchError
@@ -56,8 +57,8 @@ class ChangePoint:
     """Medians of the levels on either side, to the next change points."""
     verdict: str
     """better, worse or changed."""
-    software: tuple[str, ...]
-    """What differs between the two runs, as 'peft 0.20.0 -> 0.21.2'; empty where nothing is known to."""
+    software: tuple[Difference, ...]
+    """Versions and code that differ between the two runs; empty where nothing is known to."""
 
     @property
     def change(self) -> float | None:
@@ -191,10 +192,5 @@ def _verdict(grew: bool, better: str) -> str:
     return "worse" if grew == (better == "lower") else "better"
 
 
-def _moved(before: Sample, after: Sample) -> tuple[str, ...]:
-    was, now = dict(before.software), dict(after.software)
-    return tuple(
-        f"{name} {was.get(name, 'unknown')} -> {now.get(name, 'unknown')}"
-        for name in {**was, **now}
-        if was.get(name) != now.get(name)
-    )
+def _moved(before: Sample, after: Sample) -> tuple[Difference, ...]:
+    return tuple(changed(dict(before.software), dict(after.software)))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from qbench.comparison.environments import (
-    INTERVAL_METHOD,
     MIN_PAIRS,
     ExactChange,
     PackageChange,
@@ -21,6 +20,11 @@ from qbench.units import format_count, format_value
 from qbench.words.settings import describe, other_settings
 
 _FEW_PAIRS = 5
+
+INTERVAL_METHOD = (
+    "geometric mean over pairs of processes of b / a, each process standing as the median of its steps; "
+    "95 % interval from Student's t on the logarithms of the pairs' ratios"
+)
 
 Row = tuple[Value, ...]
 

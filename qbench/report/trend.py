@@ -11,6 +11,7 @@ from qbench.comparison.trend import FEWEST_RUNS, Series, trend
 from qbench.report.table import Table, plain_table
 from qbench.units import format_value
 from qbench.words.basis import basis_text
+from qbench.words.trend import moved_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,7 +51,7 @@ def _rows(series: Series) -> list[tuple[str, ...]]:
                 format_value(level, series.unit),
                 step,
                 change.verdict if change else "",
-                "; ".join(change.software) if change else "",
+                "; ".join(map(moved_text, change.software)) if change else "",
             )
         )
     return rows
@@ -90,7 +91,7 @@ def trend_document(series: Iterable[Series]) -> list[dict[str, Any]]:
                     "after": change.after,
                     "change": change.change,
                     "verdict": change.verdict,
-                    "what_changed": list(change.software),
+                    "what_changed": [moved_text(each) for each in change.software],
                 }
                 for change in one.changes
             ],
@@ -158,7 +159,10 @@ def trend_figure(series: Series) -> go.Figure:
                 name="first of a new level",
                 mode="markers",
                 marker={"color": "#D55E00", "size": 14, "symbol": "circle-open", "line": {"width": 2}},
-                hovertext=[safe("; ".join(step.software) or "nothing known changed") for step in steps],
+                hovertext=[
+                    safe("; ".join(map(moved_text, step.software)) or "nothing known changed")
+                    for step in steps
+                ],
                 hoverinfo="text",
             )
         )

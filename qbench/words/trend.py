@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from qbench.comparison.methods import Difference
 from qbench.comparison.trend import FEWEST_RUNS
 from qbench.records.record import Record
 from qbench.words.phrases import counted
+
+
+def moved_text(moved: Difference) -> str:
+    """Return what changed between two runs, for example 'peft 0.20.0 -> 0.21.2'."""
+    name, before, after = moved
+    return f"{name} {before or 'unknown'} -> {after or 'unknown'}"
 
 
 def no_history_text(records: Iterable[Record], metrics: Sequence[str]) -> str:

@@ -101,7 +101,7 @@ def test_a_step_of_planned_memory_is_found_with_what_changed():
     (step,) = only(records).changes
     assert (step.index, step.before, step.after, step.verdict) == (8, 14 * GIB, 15 * GIB, "worse")
     assert step.change == pytest.approx(1 / 14)
-    assert step.software == ("peft 0.21.2 -> 0.22.0",)
+    assert step.software == (("peft", "0.21.2", "0.22.0"),)
 
 
 def test_a_constant_history_has_no_step():

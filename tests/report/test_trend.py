@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from qbench.comparison.methods import Difference
 from qbench.comparison.trend import ChangePoint, Sample, Series
 from qbench.report.trend import history_charts, trend_chart, trend_document, trend_figure, trend_table
 from tests.comparison.hand_made import make_point, make_record
@@ -29,7 +30,11 @@ def series(*values: int, changes: tuple[ChangePoint, ...] = ()) -> Series:
 
 
 STEP = ChangePoint(
-    index=2, before=14 * GIB, after=15 * GIB, verdict="worse", software=("peft 0.21.2 -> 0.22.0",)
+    index=2,
+    before=14 * GIB,
+    after=15 * GIB,
+    verdict="worse",
+    software=(Difference("peft", "0.21.2", "0.22.0"),),
 )
 STEPPED = series(14 * GIB, 14 * GIB, 15 * GIB, 15 * GIB, 15 * GIB, changes=(STEP,))
 FLAT = series(14 * GIB, 14 * GIB, 14 * GIB)

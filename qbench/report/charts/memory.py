@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import plotly.graph_objects as go
 
 from qbench.comparison.results import Result
-from qbench.comparison.waterfall import WaterfallRow, why_not_a_quarter
 from qbench.records.metrics import BREAKDOWN
 from qbench.report.charts.groups import (
     Group,
@@ -28,6 +27,7 @@ from qbench.report.charts.style import (
     safe,
     wrapped,
 )
+from qbench.report.waterfall import WaterfallRow, why_not_a_quarter
 from qbench.units import format_bytes
 from qbench.words.phrases import category_name
 from qbench.words.settings import short_model

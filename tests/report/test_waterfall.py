@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.comparison.waterfall import why_not_a_quarter
+from qbench.report.waterfall import why_not_a_quarter
 from tests.comparison.hand_made import make_record
 
 # 1000 weights: 800 in linear layers, 200 in embeddings and norms that the recipe casts to fp32.
