@@ -13,7 +13,7 @@ from qbench.catalog.gpus import find_gpu
 from qbench.errors import Problem, QbenchError, ScenarioError
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
-from qbench.scenario.settings import SETTINGS, flatten, point_settings
+from qbench.scenario.settings import SETTINGS, flatten, from_text, plain_default, point_settings
 
 FIELDS = {row.names.flag or name: name for name, row in SETTINGS.items() if row.names.page}
 """Fields of the form and of a link, spelt as the flags of `qbench plan`, and the setting each stands for."""
@@ -23,17 +23,8 @@ LARGEST = {"r": 4096, "batch": 1024, "seq": 2**20}
 
 DEFAULTS = {
     "model": "meta-llama/Llama-3.1-8B",
+    **{field: plain_default(SETTINGS[name]) for field, name in FIELDS.items() if name != "model"},
     "precision": "nf4-dq",
-    "r": "16",
-    "target_modules": "all-linear",
-    "batch": "1",
-    "seq": "2048",
-    "recipe": "peft",
-    "optim": "adamw_torch",
-    "gradient_checkpointing": "yes",
-    "lora_dropout": "0.05",
-    "autocast": "none",
-    "attn": "auto",
     "gpu": "RTX 4090",
 }
 """What the form holds when a link says nothing."""
@@ -42,7 +33,6 @@ MOST_PINS = 4
 LONGEST_QUERY = 8192
 LONGEST_NAME = 200
 MOST_MODULES = 20
-_YES_NO = {"yes": True, "no": False}
 _YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null")
 
 Resolve = Callable[[str], str]
@@ -133,35 +123,21 @@ def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
     return Setting(point=point, gpu=gpu, texts=texts | {"gpu": gpu})
 
 
-def _value(name: str, text: str, problems: list[Problem]) -> Any:
+def _value(field: str, text: str, problems: list[Problem]) -> Any:
     """Return the value of a field, or its text where it is none; problems are added to `problems`."""
-    if name in LARGEST:
-        if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= LARGEST[name]:
-            allowed = f"given {_cut(text)}; this page plans 1 to {LARGEST[name]:,}"
-            problems.append(Problem((name,), allowed))
-            return text
-        return int(text)
-    if name == "lora_dropout":
-        return _number(name, text, problems)
-    if name == "gradient_checkpointing":
-        if text not in _YES_NO:
-            problems.append(Problem((name,), f"given {_cut(text)}; allowed: yes, no"))
-        return _YES_NO.get(text, text)
-    if name == "target_modules" and text != "all-linear":
-        modules = [part.strip() for part in text.split(",")]
-        if len(modules) > MOST_MODULES:
-            problems.append(Problem((name,), f"{len(modules)} given; this page takes at most {MOST_MODULES}"))
-        return modules
-    return text
-
-
-def _number(name: str, text: str, problems: list[Problem]) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        allowed = "a number of at least 0 and below 1"
-        problems.append(Problem((name,), f"given {_cut(text)}; allowed: {allowed}"))
-        return text
+    row = SETTINGS[FIELDS[field]]
+    value, said = from_text(row, text), ""
+    if field in LARGEST and not (isinstance(value, int) and 1 <= value <= LARGEST[field]):
+        said = f"given {_cut(text)}; this page plans 1 to {LARGEST[field]:,}"
+    elif row.kind == "number" and isinstance(value, str):
+        said = f"given {_cut(text)}; allowed: a number of at least 0 and below 1"
+    elif row.is_switch and isinstance(value, str):
+        said = f"given {_cut(text)}; allowed: yes, no"
+    elif isinstance(value, list) and len(value) > MOST_MODULES:
+        said = f"{len(value)} given; this page takes at most {MOST_MODULES}"
+    if said:
+        problems.append(Problem((field,), said))
+    return value
 
 
 def _cut(text: str) -> str:
