@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -48,6 +49,10 @@ class Outputs:
     junit: Path | None = None
     sarif: Path | None = None
     annotations: Annotations = Annotations.none
+    verb: str = "check"
+    """The command, which titles the summary."""
+    advice: tuple[str, ...] = ()
+    """Lines below the verdict."""
 
 
 def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: bool = False) -> None:
@@ -62,7 +67,7 @@ def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: boo
     if outputs.as_json:
         print_json(check_document(found, code))
     else:
-        _print_check(found, code)
+        _print_check(found, code, outputs.advice)
     if outputs.annotations is Annotations.github:
         _print_annotations(found, outputs, places, strict)
 
@@ -94,7 +99,7 @@ def _write_files(found: Check, code: int, outputs: Outputs, places: Path, strict
     if outputs.summary is not None:
         from qbench.report.ci.check import summary_markdown
 
-        append_summary(outputs.summary, summary_markdown(found, code))
+        append_summary(outputs.summary, summary_markdown(found, code, outputs.verb, outputs.advice))
     if outputs.junit is not None:
         from qbench.report.ci.junit import junit_xml
 
@@ -154,11 +159,11 @@ def _write(flag: str, file: Path, content: bytes, mode: str) -> None:
         raise QbenchError(f"{flag}: {file} cannot be written ({error.strerror}); name another") from error
 
 
-def _print_check(found: Check, code: int) -> None:
+def _print_check(found: Check, code: int, advice: Sequence[str]) -> None:
     from qbench.report.ci.check import finding_lines, verdict_lines
 
     lines = finding_lines(found)
-    for line in (*lines, *([""] if lines else []), *verdict_lines(found, code)):
+    for line in (*lines, *([""] if lines else []), *verdict_lines(found, code, advice)):
         print_text(line)
 
 

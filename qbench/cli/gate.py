@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +24,8 @@ from qbench.cli.run import DeviceChoice, check_names, chosen_device
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
-    from qbench.runs.pairs import Budget
+    from qbench.records.record import Record
+    from qbench.runs.pairs import Budget, Turn
     from qbench.scenario.schema import Device
 
 DEFAULT_PROCESSES = 100
@@ -71,12 +74,13 @@ def gate_command(
 ) -> int:
     """Measure this code and a baseline in turn until each point is decided or the budget spent.
 
-    Exit 1 when it got worse, 2 when they cannot be compared; what the budget does not decide is ambiguous and
+    Exit 1 when it got worse, 2 when they cannot be compared; what the budget does not decide is undecided and
     passes, unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.
     """
     from qbench.cli.target import read_scenario
     from qbench.comparison.tolerances import parse_tolerance
     from qbench.runs.pairs import Pairing, baseline_and_run, gate
+    from qbench.words.noise import deciding_budget
 
     smallest, seconds = _share(min_effect), None if budget is None else _seconds(budget)
     _check_processes(max_processes)
@@ -84,23 +88,35 @@ def gate_command(
     loaded, points = read_scenario(scenario, max_points)
     check_names(loaded, points)
     chosen, folder = chosen_device(device), out or Path("runs") / f"{loaded.name}-gate"
-    spent = _budget(seconds, max_processes, chosen)
+    spent, turns = _budget(seconds, max_processes, chosen), _Turns()
     with baseline_and_run(baseline, Path.cwd()) as both:
         asked = Pairing(
-            scenario=loaded,
-            points=points,
-            sides=both,
-            device=chosen,
-            folder=folder,
-            watch=lambda turn, record: watch_turn(
-                turn, record, f"[{turn.open_points} undecided] {turn.side.name}"
-            ),
+            scenario=loaded, points=points, sides=both, device=chosen, folder=folder, watch=turns.watch
         )
         found = gate(asked, spent, tolerances=tolerances, min_effect=smallest)
-    code = found.exit_code(strict)
-    outputs = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
+    code, advice = found.exit_code(strict), tuple(deciding_budget(found, turns.pair_s))
+    files = Outputs(as_json=as_json, summary=summary, junit=junit, sarif=sarif, annotations=annotations)
+    outputs = replace(files, verb="gate", advice=advice)
     tell(found, code, outputs, places=folder / "baseline", strict=strict)
     return code
+
+
+class _Turns:
+    """Prints each measurement, and knows what a pair of them took."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._pairs = 0.0
+
+    def watch(self, turn: Turn, record: Record | None) -> None:
+        """Print a measurement that begins or has ended."""
+        watch_turn(turn, record, f"[{turn.open_points} undecided] {turn.side.name}")
+        self._pairs = turn.number / 2
+
+    @property
+    def pair_s(self) -> float:
+        """Seconds of a pair, the libraries' start in it."""
+        return (time.monotonic() - self._begun) / max(self._pairs, 1.0)
 
 
 def _share(text: str) -> float:

@@ -90,6 +90,12 @@ class Check:
         return Counter([finding.verdict for finding in self.findings if finding.gated])
 
     @property
+    def is_undecided(self) -> bool:
+        """Whether nothing is known to be worse, and of some value not whether it is."""
+        gated = [finding for finding in self.told if finding.gated]
+        return not any(each.fails for each in gated) and any(each.verdict == "ambiguous" for each in gated)
+
+    @property
     def smallest_visible(self) -> float | None:
         """Median over points of the smallest change of step time that would have been seen, as a share."""
         seen = [f.smallest_visible for f in self.findings if f.metric == "step_time_s" and f.smallest_visible]

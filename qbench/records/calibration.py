@@ -15,6 +15,7 @@ from qbench.errors import RecordError
 from qbench.files import read_text
 from qbench.records.files import config_folder, write_whole
 from qbench.records.noise import ELSEWHERE
+from qbench.records.parts import Amount
 from qbench.records.record import utc_now
 from qbench.records.software import library_versions
 
@@ -31,11 +32,11 @@ class KernelTime:
     op: str
     kind: str
     dtype: str
-    flops: float
-    num_bytes: float
+    flops: Amount
+    num_bytes: Amount
     shape: tuple[int, ...]
     layout: str
-    seconds: float
+    seconds: Amount
     """Median, without what the operator takes on tensors of no size."""
 
 
@@ -49,7 +50,7 @@ class Calibration:
     num_threads: int | None
     """Threads of torch on the CPU; None for a GPU, which is one whole."""
     versions: Mapping[str, str | None]
-    dispatch_s: Mapping[str, float]
+    dispatch_s: Mapping[str, Amount]
     """The host's time for one operator of a training step, by phase (forward, backward, optimizer)."""
     kernels: Sequence[KernelTime]
     created_at: str = field(default_factory=utc_now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -70,7 +71,14 @@ def _parsed(values: dict[str, Any]) -> Noise | None:
     if values.pop("version") != VERSION:
         return None
     spreads = {
-        name: Spread(process=float(each["process"]), pair=float(each["pair"]))
+        name: Spread(process=_deviation(each["process"]), pair=_deviation(each["pair"]))
         for name, each in values.pop("spreads").items()
     }
     return Noise(**values, spreads=spreads)
+
+
+def _deviation(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{value!r} is no deviation")
+    return number

@@ -12,15 +12,19 @@ from pydantic import ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict  # pydantic cannot read that of Python before 3.12.
 
 Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+"""A time, a speed, a price, work: none is below zero, and a comparison would take it for an improvement."""
 # A bound on the length, whichever, makes pydantic read the text and refuse half of a surrogate pair.
 Words = Annotated[str, Field(strict=True, min_length=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Pair = Annotated[list[Whole], Field(min_length=2, max_length=2)]
 
-Bytes = Whole | list[Whole | None] | None
+Bytes = Count | list[Count | None] | None
 """One number, or the raw values of a measurement."""
-Number = Real | list[Real | None] | None
+Number = Amount | list[Amount | None] | None
+Loss = Real | list[Real | None] | None
 
 FitVerdict = Literal["fits", "tight", "does not fit", "unknown"]
 """Whether a card holds a plan; see `records.fits.Fit.verdict`."""
@@ -45,15 +49,15 @@ class Metrics(TypedDict, total=False):
     peak_allocated_bytes: Bytes
     peak_reserved_bytes: Bytes
     device_bytes: Bytes
-    breakdown_bytes: dict[str, Whole] | None
+    breakdown_bytes: dict[str, Count] | None
     peak_at: PeakAt | None
     flops: Number
     step_time_s: Number
     host_time_s: Number
     tokens_per_s: Number
     cost_usd_per_mtok: Number
-    loss: Number
-    text_loss: Number
+    loss: Loss
+    text_loss: Loss
     weight_error: Number
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qbench.comparison.check import Check
+from qbench.comparison.check import Check, Finding
 from qbench.comparison.environments import PackageChange, PointChange, compare_environments, package_changes
 from qbench.comparison.sequential import Rule, check_pairs, looks
 from qbench.comparison.verdicts import MIN_EFFECT, Tolerance
@@ -138,20 +138,19 @@ def measure_pairs(
 ) -> SideRecords:
     """Measure each point on both sides; return the records of this call.
 
-    Rounds are the outer loop, so that a drift of the machine falls on all points alike. No round begins that
-    would last beyond the budget. Raises RecordError when a folder cannot be written; what a point does never
-    raises.
+    Rounds are the outer loop, so that a drift of the machine falls on all points alike. After the first pair
+    none begins that would end beyond the budget, were it as long as the point's last one. Raises RecordError
+    when a folder cannot be written; what a point does never raises.
     """
-    start, longest, points = time.monotonic(), 0.0, asked.points
+    clock, points = _Clock(budget.seconds), asked.points
     measured: SideRecords = ([], [])
     with contextlib.ExitStack() as stack:
         stores = [stack.enter_context(open_store(asked.folder / side.name)) for side in asked.sides]
         both = list(zip(asked.sides, stores, measured, strict=True))
         for repeat in range(budget.pairs):
-            begun = time.monotonic()
-            if repeat and budget.seconds is not None and begun + longest > start + budget.seconds:
-                break
             for point in points:
+                if not clock.begins(point):
+                    return measured
                 for side, store, records in both[::-1] if order(repeat) else both:
                     number = sum(map(len, measured)) + 1
                     turn = Turn(side=side, point=point, repeat=repeat, number=number, open_points=len(points))
@@ -159,11 +158,33 @@ def measure_pairs(
                     records.append(_measured(asked, turn, f"{run_id}-{side.name}"))
                     store.append(records[-1])
                     asked.watch(turn, records[-1])
-            longest = max(longest, time.monotonic() - begun)
+                clock.ended(point)
             points = still_open(points, repeat + 1, measured)
             if not points:
                 break
     return measured
+
+
+class _Clock:
+    """Says whether there is time for one more pair of a point, by what its pairs have taken."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._begun = time.monotonic()
+        self._deadline = None if seconds is None else self._begun + seconds
+        self._taken: dict[Point, float] = {}
+
+    def begins(self, point: Point) -> bool:
+        """Begin a pair where there is time for it; say whether."""
+        self._begun = time.monotonic()
+        if self._deadline is None or not self._taken:
+            return True
+        # Of a point that was never measured the others tell.
+        expected = self._taken.get(point, max(self._taken.values()))
+        return self._begun + expected <= self._deadline
+
+    def ended(self, point: Point) -> None:
+        """Note what a pair of a point took."""
+        self._taken[point] = time.monotonic() - self._begun
 
 
 def _measured(asked: Pairing, turn: Turn, run_id: str) -> Record:
@@ -256,7 +277,15 @@ def gate(
         return _ambiguous(left, measured, rule) if pairs in looks(budget.pairs) else left
 
     measured = measure_pairs(asked, budget, run_id, by_lot(run_id), undecided)
-    return check_pairs(*measured, rule, ended=True, tolerances=tolerances)
+    found = check_pairs(*measured, rule, ended=True, tolerances=tolerances)
+    known = {record.point for record in measured[0]}
+    # For which there was no time.
+    left = [
+        Finding(point, "measurement", asked.device, "point", "ambiguous", reason="few pairs")
+        for point in asked.points
+        if point not in known
+    ]
+    return replace(found, findings=(*found.findings, *left))
 
 
 def _completed(point: Point, measured: SideRecords) -> bool:

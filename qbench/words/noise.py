@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from qbench.comparison.check import Finding
+from qbench.comparison.check import Check, Finding
 from qbench.comparison.intervals import ALIKE, LEAST_PROCESSES, MOST_PROCESSES, processes_needed, visible
-from qbench.comparison.noise import EFFECTS, proposals
-from qbench.comparison.verdicts import MIN_EFFECT, Tolerance, wanted_effect
+from qbench.comparison.noise import EFFECTS, proposals, undecided_speeds
+from qbench.comparison.sequential import FIRST_LOOK
+from qbench.comparison.verdicts import MIN_EFFECT, Measured, Tolerance, wanted_effect
 from qbench.records.noise import Noise
 from qbench.words.phrases import counted
 
@@ -75,3 +76,29 @@ def _needed_text(deviation: float, min_effect: float) -> str:
         f"No affordable number of processes shows {' or '.join(needed)} by check: "
         f"{MOST_PROCESSES} a side would show {100 * most:.0f} %."
     )
+
+
+def deciding_budget(found: Check, pair_s: float) -> list[str]:
+    """Return as lines what budget of a gate would decide the speeds that it left undecided.
+
+    `pair_s` is what a pair of processes took, in seconds.
+    """
+    undecided = undecided_speeds(found) + [each for each in found.told if _was_not_measured(each)]
+    if not undecided:
+        return []
+    wanted = [each.reason.wanted for each in undecided if isinstance(each.reason, Measured)]
+    needed = [each.needed for each in wanted if each is not None]
+    if None in needed:
+        return ["No affordable budget decides every step time here: measure on a machine without other work."]
+    # Of a point with too few pairs to know its noise nothing is known but that it takes the first look.
+    counts = [max(FIRST_LOOK, each or 0) for each in needed] + [FIRST_LOOK] * (len(undecided) - len(needed))
+    minutes = math.ceil(1.2 * pair_s * sum(counts) / 60)
+    least = "at least " if len(needed) < len(undecided) else ""
+    return [
+        f"To decide {counted(len(undecided), 'step time')} takes {least}{max(counts)} pairs of processes: "
+        f"--budget {minutes}m --max-processes {max(counts)}."
+    ]
+
+
+def _was_not_measured(finding: Finding) -> bool:
+    return finding.metric == "point" and finding.verdict == "ambiguous"

@@ -13,8 +13,11 @@ import pytest
 
 from qbench.cli.ci_outputs import append_summary
 from qbench.cli.main import main
+from qbench.comparison.check import check
+from qbench.records.document import read_any
 from qbench.records.record import UPGRADES, Record
 from qbench.records.store import encoded
+from qbench.report.ci.check import summary_markdown
 from qbench.report.markdown import SUMMARY_LIMIT
 from tests.comparison.hand_made import ENVIRONMENT, make_record
 from tests.comparison.test_check import STEADY, processes
@@ -340,3 +343,24 @@ def test_the_upgrade_that_the_readme_shows_is_found(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().out
     assert told.strip() in (folder / "README.md").read_text(encoding="utf-8")
     assert "trainable_params                 13,369,344     996,507,648  +7353.68 %" in told
+
+
+def test_what_was_not_decided_is_not_called_no_regression(
+    tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]
+):
+    run, summary = written(tmp_path / "now.jsonl", processes(1.0, 1.6, 0.9)), tmp_path / "summary.md"
+    assert main(["check", run, "--baseline", baseline, "--summary", str(summary)]) == 0
+    assert "\nUndecided: " in capsys.readouterr().out
+    assert summary.read_text().startswith("### qbench check: Undecided")
+    assert main(["check", run, "--baseline", baseline, "--strict", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["headline"] == "Undecided"
+    worse = written(tmp_path / "worse.jsonl", processes(1.0, 1.6, 0.9, peak=8 * GIB))
+    assert main(["check", worse, "--baseline", baseline]) == 1
+    assert "\nFailed: " in capsys.readouterr().out
+
+
+def test_a_summary_is_titled_by_its_own_verb(baseline: str):
+    before = read_any(Path(baseline))
+    text = summary_markdown(check(before, before), 0, "gate", ["To decide it takes more."])
+    assert text.startswith("### qbench gate: No regression")
+    assert "To decide it takes more." in text

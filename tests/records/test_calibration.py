@@ -87,3 +87,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "settings").write_text("a file")
     with pytest.raises(RecordError, match="QBENCH_CONFIG_DIR"):
         write_calibration(CPU)
+
+
+@pytest.mark.parametrize("number", ["-1.0", "NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("place", ['"forward": 1e-06', '"seconds": 1e-06'])
+def test_a_time_that_is_none_is_refused(place: str, number: str) -> None:
+    file = write_calibration(CPU)
+    text = file.read_text()
+    assert place in text
+    file.write_text(text.replace(place, f"{place.partition(':')[0]}: {number}"))
+    with pytest.raises(RecordError, match="run `qbench calibrate` again"):
+        read_calibration(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,31 @@ def test_when_the_time_is_over_what_is_there_is_judged(tmp_path: Path) -> None:
     assert len(machine.made) == 2  # The first pair has no other to say how long one takes.
     speed = next(each for each in found.findings if each.metric == "step_time_s")
     assert (speed.verdict, speed.reason) == ("ambiguous", "few pairs")
+
+
+def test_a_point_for_which_there_was_no_time_is_undecided(tmp_path: Path) -> None:
+    found = gate(Machine(), tmp_path, FAST, NOISY, pairs=100, seconds=1e-9)
+    left = [(each.point, each.verdict) for each in found.findings if each.metric == "point"]
+    assert left == [(NOISY, "ambiguous")]
+    assert found.is_undecided
+    assert (found.exit_code(), found.exit_code(strict=True)) == (0, 1)
+
+
+def test_the_budget_is_kept_with_the_pair_that_still_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three points of 30 s a pair: 120 s are four pairs, not one round too many or too few."""
+    now, machine = [0.0], Machine()
+
+    def measure(interpreter: Interpreter, task: Task, run_id: str) -> Record:
+        now[0] += 15
+        return machine.measure(interpreter, task, run_id)
+
+    monkeypatch.setattr("qbench.runs.pairs.time.monotonic", lambda: now[0])
+    slow = Point(model="noisy", precision="nf4")
+    asked = replace(pairing(machine, tmp_path, FAST, NOISY, slow), measure=measure)
+    run_gate(asked, Budget(pairs=100, seconds=120))
+    assert (len(machine.made), now[0]) == (8, 120)
 
 
 def test_what_is_neither_a_commit_nor_a_python_is_refused(tmp_path: Path) -> None:

@@ -87,10 +87,14 @@ def _change(finding: Finding) -> str:
     return NOT_AVAILABLE if change is None else f"{100 * change:+.2f} %"
 
 
-def verdict_lines(check: Check, code: int) -> list[str]:
-    """Return what a check comes to: the verdict, counts, what it could have seen, and what else changed."""
+def verdict_lines(check: Check, code: int, advice: Sequence[str] = ()) -> list[str]:
+    """Return what a check comes to: the verdict, counts, what it could have seen, and what else changed.
+
+    `advice` follows the verdict: what would decide what is undecided.
+    """
     said = [
-        f"{_outcome(code)}: {_counted(check)}",
+        f"{outcome_text(check, code)}: {_counted(check)}",
+        *advice,
         _shown_only(check.told),
         _sensitivity(check),
         _differences(check),
@@ -105,7 +109,10 @@ def left_out_texts(check: Check) -> list[str]:
     return [f"{count} points of kind {kind}: the run has none" for kind, count in check.left_out.items()]
 
 
-def _outcome(code: int) -> str:
+def outcome_text(check: Check, code: int) -> str:
+    """Return the headline: that nothing got worse is said only where everything was decided."""
+    if code != 2 and check.is_undecided:
+        return "Undecided"
     return {0: "No regression", 1: "Failed", 2: "Not comparable"}[code]
 
 
@@ -135,13 +142,14 @@ def _differences(check: Check) -> str:
     return f"Since the baseline: {listed}." if listed else ""
 
 
-def summary_markdown(check: Check, code: int) -> str:
-    """Return a check as Markdown for the summary of a CI job."""
+def summary_markdown(check: Check, code: int, verb: str = "check", advice: Sequence[str] = ()) -> str:
+    """Return what `qbench check` or `gate` found as Markdown for the summary of a CI job."""
     told = told_findings(check)
     titles = ("Point", "Verdict", "Metric", "Baseline", "Run", "Change", "Note")
     rows = ((point_text(finding), *_cells(finding)) for finding in told[:MOST_ROWS])
     table = plain_table(titles, rows, _more(told))
-    parts = [f"### qbench check: {escaped(_outcome(code))}", *map(escaped, verdict_lines(check, code))]
+    lines = verdict_lines(check, code, advice)
+    parts = [f"### qbench {verb}: {escaped(outcome_text(check, code))}", *map(escaped, lines)]
     return "\n\n".join([*parts, *([table_text(table)] if told else [])]) + "\n"
 
 
@@ -149,6 +157,7 @@ def check_document(check: Check, code: int) -> dict[str, Any]:
     """Return a check as plain JSON values, every finding of every verdict in it."""
     return {
         "exit_code": code,
+        "headline": outcome_text(check, code),
         "verdicts": {verdict: check.verdicts[verdict] for verdict in ORDER},
         "smallest_visible_change": check.smallest_visible,
         "differs": {name: list(values) for name, values in check.differs.items()},
