@@ -259,7 +259,7 @@ class _Gate:
         if before:
             self.judge(before, records, self.config.getoption("--qbench-tolerance"), folder)
             return
-        text = f"{records[0].point.label}: new, the baseline {self.path} does not hold it"
+        text = f"{records[0].point.label}: new: not in the baseline {self.path}"
         if self.config.getoption("--qbench-strict"):
             pytest.fail(text, pytrace=False)
         self.notes.append(text)

@@ -137,8 +137,8 @@ def test_a_new_point_is_told_and_fails_when_strict(project: pytest.Pytester):
     (project.path / "base.jsonl").write_text("")
     gate = gate_of(project)
     gate.hold([make_record()], project.path)
-    assert gate.notes == ["Llama-2-7b-hf bf16 r=16 b=1 s=2048: new, the baseline base.jsonl does not hold it"]
-    with pytest.raises(pytest.fail.Exception, match="new, the baseline"):
+    assert gate.notes == ["Llama-2-7b-hf bf16 r=16 b=1 s=2048: new: not in the baseline base.jsonl"]
+    with pytest.raises(pytest.fail.Exception, match="new: not in the baseline"):
         gate_of(project, "--qbench-strict").hold([make_record()], project.path)
 
 

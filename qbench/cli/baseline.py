@@ -24,7 +24,7 @@ def _root() -> None:
 @baseline_app.command("accept", cls=OnceCommand)
 def accept_command(
     run: Annotated[Path, typer.Argument(help="Run folder, .jsonl file, or JSON of `qbench plan --json`.")],
-    to: Annotated[Path, typer.Option(help="Baseline file (.jsonl); made where there is none.")],
+    to: Annotated[Path, typer.Option(help="Baseline file (.jsonl); created if missing.")],
     reason: Annotated[str, typer.Option(help="Why the numbers may change; stored with them.")],
     prune: Annotated[bool, typer.Option("--prune", help="Remove points that the run does not have.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

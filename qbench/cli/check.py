@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def check_command(
     run: Annotated[Path, typer.Argument(help="Run folder, .jsonl file, or JSON of `qbench plan --json`.")],
-    baseline: Annotated[Path, typer.Option(help="What it is held against; the same kinds of file.")],
+    baseline: Annotated[Path, typer.Option(help="Run folder or file to compare with.")],
     tolerance: Annotated[
         list[str] | None,
         typer.Option(help="METRIC=1% or METRIC=8MiB; can be repeated. Also gates what is only shown."),

@@ -130,7 +130,7 @@ def _check_processes(given: int | None) -> None:
     from qbench.comparison.sequential import FIRST_LOOK, MOST_PAIRS
 
     if given is not None and not FIRST_LOOK <= given <= MOST_PAIRS:
-        raise QbenchError(f"--max-processes: given {given}; allowed: {FIRST_LOOK} to {MOST_PAIRS} a side")
+        raise QbenchError(f"--max-processes: given {given}; allowed: {FIRST_LOOK} to {MOST_PAIRS} per side")
 
 
 def _budget(seconds: float | None, processes: int | None, device: Device) -> Budget:

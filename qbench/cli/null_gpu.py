@@ -49,7 +49,7 @@ def null_cards(
     if not gpus:
         raise QbenchError("--device null needs a card; give --gpu NAME, as `qbench gpus` lists them")
     if has_no_null:
-        raise QbenchError("--device null takes no --points, --memory-snapshot or --profile; leave them out")
+        raise QbenchError("--device null conflicts with --points, --memory-snapshot and --profile; omit them")
     from qbench.measure.cuda_python import cuda_python, run_there
     from qbench.nullgpu.environment import card_environment
     from qbench.nullgpu.launcher import preload_environment

@@ -27,9 +27,9 @@ class OnceCommand(TyperCommand):
             if times > 1 and option.param_type_name == "option" and not option.multiple:
                 name = "/".join((*option.opts, *option.secondary_opts))
                 if not getattr(option, "is_flag", False):
-                    ctx.fail(f"{name}: given {times} times; it takes one value, leave out the others")
+                    ctx.fail(f"{name}: given {times} times; allowed: once")
                 if all(flags.intersection(words) for flags in (set(option.opts), set(option.secondary_opts))):
-                    ctx.fail(f"{name}: given both ways; leave one out")
+                    ctx.fail(f"{name}: given both ways; omit one")
         return left
 
     def _meant(self, option: str | None) -> str | None:

@@ -107,7 +107,7 @@ class _MemoryOptions:
 
             AllocatorConfig.from_env_text(self.alloc_conf)
         if device == "cpu" and (self.alloc_conf or self.snapshot):
-            raise QbenchError("--alloc-conf and --snapshot are of CUDA's allocator; leave out --device cpu")
+            raise QbenchError("--alloc-conf and --snapshot need CUDA's allocator; omit --device cpu")
         if self.snapshot and num_points > 1:
             raise QbenchError(
                 f"--snapshot: {num_points} points given, allowed: one; plan the point of interest alone"

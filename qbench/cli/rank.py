@@ -145,7 +145,7 @@ _NOTES = (
     "A price is the lowest known for one GPU of an instance: a guide, not a quote.",
 )
 _SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
-_NO_SHARDING = "A model that one card does not hold is not planned: sharding is not part of qbench yet."
+_NO_SHARDING = "Models that do not fit on one card are not planned: qbench does not model sharding yet."
 
 
 def _document(

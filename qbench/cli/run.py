@@ -142,7 +142,7 @@ def _check_flags(
         raise QbenchError("--address and --gpus-per-point are for Ray; add --executor ray")
     if points_folder is not None and executor is not ExecutorName.local:
         raise QbenchError(
-            "--points measures nothing here, so it takes no --executor; leave out one of the two"
+            "--points conflicts with --executor, because it measures nothing here; omit one of the two"
         )
     if gpus_per_point is not None and (
         gpus_per_point < 1 or device in (RunDeviceChoice.cpu, RunDeviceChoice.null)

@@ -71,7 +71,7 @@ def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prun
     """
     latest = [record for result in gather(run) for record in result.records]
     if not latest:
-        raise NotComparableError("the run holds no records; run a scenario or plan into it first")
+        raise NotComparableError("the run has no records; run or plan a scenario into it first")
     failed = [record.point.label for record in latest if record.outcome not in ("ok", "oom")]
     if failed:
         raise NotComparableError(

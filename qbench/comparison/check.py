@@ -124,7 +124,7 @@ def check(
     before, now = gather(baseline), gather(run)
     for name, side in (("baseline", before), ("run", now)):
         if not side:
-            raise NotComparableError(f"the {name} holds no records; run a scenario or plan into it first")
+            raise NotComparableError(f"the {name} has no records; run or plan a scenario into it first")
     pairs = _paired(before, now)
     if not any(pair.before and pair.now for pair in pairs.values()):
         counts = (sum(bool(pair.now) for pair in pairs.values()), sum(bool(p.before) for p in pairs.values()))

@@ -69,7 +69,7 @@ def _junk_problems(file: Path, junk: list[tuple[int, str]]) -> list[str]:
         for number, text in junk[:_MOST_PROBLEMS]
     ]
     left = len(junk) - len(told)
-    return [*told, f"{file}: {left:,} more lines are no lengths"] if left else told
+    return [*told, f"{file}: {left:,} more lines are not lengths"] if left else told
 
 
 def of_tokens(tokens: int, epochs: float, point: Point) -> Workload:

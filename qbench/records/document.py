@@ -41,7 +41,7 @@ def _read_document(path: Path) -> list[Record]:
         raise RecordError(f"{path}: not JSON: {str(error).splitlines()[0]}") from error
     listed = document.get("records") if isinstance(document, dict) else None
     if not isinstance(listed, list) or not all(isinstance(values, dict) for values in listed):
-        raise RecordError(f"{path}: holds no list of records; write it with `qbench plan TARGET --json`")
+        raise RecordError(f"{path}: has no list of records; create it with `qbench plan TARGET --json`")
     return [record_from_dict(values, f"{path}: record {number}") for number, values in enumerate(listed, 1)]
 
 
@@ -58,7 +58,7 @@ def _run_files(path: Path) -> list[Path]:
         return [path]
     files = sorted({*path.glob("*.jsonl"), *path.rglob(RECORDS_FILE)})
     if not files:
-        raise RecordError(f"{path}: holds no run folder and no .jsonl file; give a folder that does")
+        raise RecordError(f"{path}: contains no run folder and no .jsonl file; name one that does")
     return files
 
 

@@ -165,7 +165,7 @@ def _speed_sentence(changes: Sequence[PointChange]) -> str:
     )
     return (
         f"Step time: B is slower in {slower}, faster in {faster} of {len(known)} points; in "
-        f"{len(known) - slower - faster} the interval holds no change.{few} "
+        f"{len(known) - slower - faster} the interval includes no change.{few} "
         f"The ratio is the {INTERVAL_METHOD}."
     )
 

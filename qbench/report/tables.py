@@ -107,7 +107,7 @@ def _same_basis(results: Sequence[Result]) -> str:
 
 def _speed_note(pairs: Sequence[MethodPair]) -> str:
     planned = any(pair.speed_card for pair in pairs)
-    on = "; planned on the first card asked about that holds both" if planned else ""
+    on = "; planned on the first named card that holds both" if planned else ""
     return f"Speed is the candidate's tokens per second over the baseline's{on}."
 
 

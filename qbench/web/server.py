@@ -118,7 +118,7 @@ def _policy(script_hashes: Sequence[str]) -> str:
 
 def _no_such_file(error: DependencyException) -> Response:
     """Answer for a script that Dash does not have; its exception would be an error of the server."""
-    return Response("there is no such file here", 404, mimetype="text/plain")
+    return Response("no such file", 404, mimetype="text/plain")
 
 
 def _refuse_strangers() -> None:

@@ -77,7 +77,7 @@ class Uploads:
 
 def _read(content: bytes) -> dict[str, Any]:
     if len(content) > LARGEST_CONFIG:
-        raise CatalogError(f"config.json has {len(content):,} bytes, at most {LARGEST_CONFIG:,} are taken")
+        raise CatalogError(f"config.json has {len(content):,} bytes; the limit is {LARGEST_CONFIG:,}")
     try:
         config = json.loads(content)
     except (ValueError, RecursionError):
@@ -95,11 +95,11 @@ def _check(value: Any, path: str) -> None:
             _check(inner, f"{path}: {name[:60]}")
     elif isinstance(value, list):
         if len(value) > LONGEST_LIST:
-            raise CatalogError(f"{path}: a list of {len(value):,}, at most {LONGEST_LIST:,} are taken")
+            raise CatalogError(f"{path}: a list of {len(value):,} values; the limit is {LONGEST_LIST:,}")
         for inner in value:
             _check(inner, path)
     elif isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER:  # NaN is refused, too.
-        raise CatalogError(f"{path}: a number above {LARGEST_NUMBER:,} is not taken")
+        raise CatalogError(f"{path}: a number above the limit of {LARGEST_NUMBER:,}")
 
 
 def _check_layers(name: str, value: Any, path: str) -> None:

@@ -81,7 +81,7 @@ def _most(capacity: Capacity) -> str:
     sides = (capacity.qlora, capacity.lora)
     if not capacity.axis or any(side.failing for side in sides):
         return ""
-    return ", the most planned for both" if any(side.beyond for side in sides) else ", the most asked for"
+    return ", the largest planned for both" if any(side.beyond for side in sides) else ", the largest planned"
 
 
 def _trained(capacity: Capacity, reach: Reach) -> str:

@@ -172,7 +172,7 @@ def _speed(pairs: Pairs) -> str:
     ratios, card = speeds_of(pairs)
     if ratios:
         few = any(pair.has_few_processes for pair in pairs if pair.throughput_ratio is not None)
-        doubt = f" (fewer than {LEAST_PROCESSES} processes a side, so its noise is not known)" if few else ""
+        doubt = f" (fewer than {LEAST_PROCESSES} processes per side, so its noise is unknown)" if few else ""
         return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}{doubt}."
     if any(side.is_void("tokens_per_s") for pair in pairs for side in (pair.baseline, pair.candidate)):
         return "Its speed was measured under conditions that do not count (see Validity)."

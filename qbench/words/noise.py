@@ -22,12 +22,12 @@ def noise_text(noise: Noise) -> str:
     if spread is None:
         return f"Noise of {noise.machine}: its speed was not valid in every process; calibrate it again."
     wishes = "; ".join(
-        f"{100 * each.effect:.0f} %: {_count(each.gate)} a side by gate, {_count(each.check)} by check"
+        f"{100 * each.effect:.0f} %: {_count(each.gate)} per side by gate, {_count(each.check)} by check"
         for each in proposals(noise)
     )
     return (
         f"Noise of {noise.machine} ({noise.created_at[:10]}, {noise.processes} processes of {noise.label}): "
-        f"{100 * spread.process:.1f} % over processes, {100 * spread.pair:.1f} % between neighbours. "
+        f"{100 * spread.process:.1f} % over processes, {100 * spread.pair:.1f} % between consecutive ones. "
         f"Processes that show a change of {wishes}."
     )
 
@@ -54,7 +54,7 @@ def _wish_text(undecided: Sequence[Finding], tolerances: Mapping[str, Tolerance]
     start = f"step_time_s is ambiguous at {counted(len(undecided), 'point')}:"
     deviation = max((each.deviation for each in undecided if each.deviation is not None), default=None)
     if deviation is None:
-        few = f"with fewer than {LEAST_PROCESSES} processes a side its noise is not known"
+        few = f"with fewer than {LEAST_PROCESSES} processes per side its noise is unknown"
         return f"{start} {few} (measure.repeats, in both runs)."
     # The tolerance of either speed holds for both.
     given = (tolerances[name].relative for name in ("step_time_s", "tokens_per_s") if name in tolerances)
@@ -69,12 +69,14 @@ def _needed_text(deviation: float, min_effect: float) -> str:
     needed = {f"{100 * effect:g} %": processes_needed(deviation, effect, min_effect) for effect in effects}
     if any(needed.values()):
         each = "; ".join(f"{effect}: {_count(number)}" for effect, number in needed.items())
-        return f"Processes a side with which check shows a change of {each} (measure.repeats, in both runs)."
+        return (
+            f"Processes per side with which check shows a change of {each} (measure.repeats, in both runs)."
+        )
     error = ALIKE * deviation * math.sqrt(2 / MOST_PROCESSES)
     most = visible(error, MOST_PROCESSES - 1, min_effect)
     return (
         f"No affordable number of processes shows {' or '.join(needed)} by check: "
-        f"{MOST_PROCESSES} a side would show {100 * most:.0f} %."
+        f"{MOST_PROCESSES} per side would show {100 * most:.0f} %."
     )
 
 

@@ -292,7 +292,7 @@ def changed(line: bytes, **values: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "holds no records"),
+        (b"", "has no records"),
         (changed(encoded(make_record()), schema_version=0), "schema_version 0 cannot be read; 1 to 2 can"),
         (changed(encoded(make_record()), schema_version=9), "update qbench"),
         (b"hello\n", "not JSON"),

@@ -78,12 +78,12 @@ def test_a_single_value_given_twice_is_refused(
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert said in line
-    assert line.endswith("; it takes one value, leave out the others")
+    assert line.endswith("; allowed: once")
 
 
 def test_a_switch_given_both_ways_is_refused_and_twice_is_not(capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "gpt2", "--gradient-checkpointing", "--no-gradient-checkpointing"]) == 2
-    assert "--no-gradient-checkpointing: given both ways; leave one out" in capsys.readouterr().err
+    assert "--no-gradient-checkpointing: given both ways; omit one" in capsys.readouterr().err
     assert main(["models", "bloom-560", "--json", "--json"]) == 0
 
 

@@ -53,7 +53,7 @@ def test_a_little_noise_says_how_many_processes_show_what(tmp_path: Path, capsys
     # = 4.92 % is seen; with 35, 0.01104 and 34 degrees, 5.00 %. With 16 a side, 0.01633 and 15 degrees, it is
     # exp((2.947 + 1.753) x 0.01633) - 1 = 7.98 %; with 15, 0.01687 and 14 degrees, 8.32 %.
     assert said == (
-        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. Processes a side with which "
+        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. Processes per side with which "
         "check shows a change of 5 %: 36; 8 %: 16 (measure.repeats, in both runs)."
     )
     assert way == f"{GATE}; `qbench calibrate --noise` says how many processes that takes here."
@@ -66,7 +66,7 @@ def test_much_noise_says_that_no_number_shows_it(tmp_path: Path, capsys: pytest.
     # degrees are 2.626 and 1.660: exp(4.287 x 0.1313) - 1 = 75.6 %.
     assert said == (
         "step_time_s is ambiguous at 1 point: its processes differ by 46.4 %. No affordable number of "
-        "processes shows 5 % or 8 % by check: 100 a side would show 76 %."
+        "processes shows 5 % or 8 % by check: 100 per side would show 76 %."
     )
     assert way.startswith(GATE)
 
@@ -77,13 +77,13 @@ def test_a_larger_tolerance_asks_for_larger_changes(
 ):
     said, _ = advice(tmp_path, capsys, spread(0.05), spread(0.05), "--tolerance", f"{metric}=10%")
     # One and a half times the tolerance is the change that is asked for.
-    assert "Processes a side with which check shows a change of 15 %: " in said
+    assert "Processes per side with which check shows a change of 15 %: " in said
 
 
 def test_too_few_processes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said, way = advice(tmp_path, capsys, processes(1.0), processes(1.0))
     assert said == (
-        "step_time_s is ambiguous at 1 point: with fewer than 3 processes a side its noise is not known "
+        "step_time_s is ambiguous at 1 point: with fewer than 3 processes per side its noise is unknown "
         "(measure.repeats, in both runs)."
     )
     assert way.startswith(GATE)
@@ -100,7 +100,7 @@ def test_a_known_noise_of_the_machine_is_told_instead(tmp_path: Path, capsys: py
     write_noise(noise)
     said, way = advice(tmp_path, capsys, spread(0.02), spread(0.02))
     assert said.startswith("Noise of NVIDIA A100-SXM4-80GB (")
-    assert "a side by gate" in said
+    assert "per side by gate" in said
     assert way == f"{GATE}."
 
 

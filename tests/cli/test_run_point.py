@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run: Run, tmp_path: Path, capsys:
         (["--executor", "ray", "--gpus-per-point", "1", "--device", "cpu"], "for GPUs"),
         (["--executor", "ray", "--address", "auto"], "say --device cuda or --device cpu"),
         (["--points", "p"], "say --device cuda or --device cpu"),
-        (["--points", "p", "--executor", "ray"], "leave out one of the two"),
+        (["--points", "p", "--executor", "ray"], "omit one of the two"),
     ],
 )
 def test_flags_that_do_not_go_together(

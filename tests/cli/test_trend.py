@@ -63,7 +63,7 @@ def test_enough_runs_without_the_metric_are_said(history: Path, capsys: pytest.C
     [
         (["--metric", "steptime"], "did you mean step_time_s?"),
         (["nowhere"], "cannot be read"),
-        (["/proc/self/fd"], "holds no run folder and no .jsonl file"),
+        (["/proc/self/fd"], "contains no run folder and no .jsonl file"),
     ],
 )
 def test_bad_input(history: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):

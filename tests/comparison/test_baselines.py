@@ -84,7 +84,7 @@ def test_stale_records_of_a_run_are_not_taken() -> None:
 
 
 def test_an_empty_run_is_refused() -> None:
-    with pytest.raises(NotComparableError, match="holds no records"):
+    with pytest.raises(NotComparableError, match="has no records"):
         accept(plans(GIB), [], "why")
 
 

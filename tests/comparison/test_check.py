@@ -226,7 +226,7 @@ def test_verdict_and_exit_code(name: str) -> None:
 
 @pytest.mark.parametrize("sides", [([], processes(1.0)), (processes(1.0), [])])
 def test_an_empty_side_is_not_comparable(sides: tuple[list[Record], list[Record]]) -> None:
-    with pytest.raises(NotComparableError, match="holds no records"):
+    with pytest.raises(NotComparableError, match="has no records"):
         check(*sides)
 
 

@@ -77,7 +77,7 @@ def test_all_junk_is_told_up_to_ten_lines(tmp_path: Path):
         read_lengths(file)
     told = str(raised.value).splitlines()
     assert len(told) == 11
-    assert told[-1].endswith("lengths.txt: 2 more lines are no lengths")
+    assert told[-1].endswith("lengths.txt: 2 more lines are not lengths")
 
 
 def test_blank_lines_are_no_sequences(tmp_path: Path):

@@ -24,9 +24,9 @@ def test_a_printed_document_a_file_and_a_folder_hold_the_same_records(tmp_path: 
     [
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "holds no list of records"),
-        ('{"records": 3}', "holds no list of records"),
-        ('{"records": [3]}', "holds no list of records"),
+        ("[]", "has no list of records"),
+        ('{"records": 3}', "has no list of records"),
+        ('{"records": [3]}', "has no list of records"),
         ('{"records": [{}]}', "record 1: schema_version is None"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_dropped_config_is_planned(page, served, tmp_path: Path):
     assert "config-" in page.inner_text(".verdict .scope")
     for content, said in (
         ("[]", "must be a JSON object"),
-        (" " * (2**20 + 1), "at most 1,048,576 are taken"),
+        (" " * (2**20 + 1), "the limit is 1,048,576"),
     ):
         file.write_text(content)
         page.set_input_files("#config", file)

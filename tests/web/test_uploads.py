@@ -28,7 +28,7 @@ def test_a_dropped_config_is_a_model_by_its_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (b"{" + b" " * LARGEST_CONFIG, "at most 1,048,576 are taken"),
+        (b"{" + b" " * LARGEST_CONFIG, "the limit is 1,048,576"),
         (b"{", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),

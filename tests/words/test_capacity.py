@@ -59,7 +59,7 @@ def test_qlora_being_worse_is_said_the_other_way_round():
     assert sentence.endswith("QLoRA is 20 % faster at 2,048 tokens.")
 
 
-@pytest.mark.parametrize(("longest", "more"), [(8192, ", the most asked for"), (4096, "")])
+@pytest.mark.parametrize(("longest", "more"), [(8192, ", the largest planned"), (4096, "")])
 def test_a_tie(longest: int, more: str):
     (sentence,) = said(lengths("bf16", longest, 1000), lengths("nf4-dq", longest, 995))
     assert f"both QLoRA (nf4-dq) and bf16 LoRA train Llama-2-7b-hf at {longest:,} tokens{more} (" in sentence
@@ -91,29 +91,29 @@ HOW = "(planned; rank 16, batch 1, checkpointing)."
         (
             asked("nf4", 8192),
             asked("bf16", 8192, ALL[:3]),
-            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA.",
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the largest planned "
+            f"for both {HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA.",
         ),
         (
             asked("nf4", 4096),
             asked("bf16", 8192, ALL[:3]),
-            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) does not fit at 8,192 tokens, which was not planned for bf16 LoRA.",
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 4,096 tokens, the largest planned "
+            f"for both {HOW} QLoRA (nf4) does not fit at 8,192 tokens, which was not planned for bf16 LoRA.",
         ),
         # LoRA was.
         (
             asked("nf4", 8192, ALL[:2]),
             asked("bf16", 4096),
-            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 2,048 tokens, the most planned for both "
-            f"{HOW} bf16 LoRA also fits at 4,096 tokens, which was not planned for QLoRA (nf4).",
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 2,048 tokens, the largest planned "
+            f"for both {HOW} bf16 LoRA also fits at 4,096 tokens, which was not planned for QLoRA (nf4).",
         ),
         # Each for something else.
         (
             asked("nf4", 8192, (1024, 8192)),
             asked("bf16", 2048, (1024, 4096)),
-            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens, the most planned for both "
-            f"{HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA. bf16 LoRA "
-            f"does not fit at 4,096 tokens, which was not planned for QLoRA (nf4).",
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 1,024 tokens, the largest planned "
+            f"for both {HOW} QLoRA (nf4) also fits at 8,192 tokens, which was not planned for bf16 LoRA. "
+            f"bf16 LoRA does not fit at 4,096 tokens, which was not planned for QLoRA (nf4).",
         ),
         # One stops, and the other goes on beyond what both were asked for.
         (
@@ -149,7 +149,7 @@ HOW = "(planned; rank 16, batch 1, checkpointing)."
         (
             asked("nf4", 8192),
             asked("bf16", 8192, (1024, 8192)),
-            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 8,192 tokens, the most asked for {HOW}",
+            f"both QLoRA (nf4) and bf16 LoRA train Llama-2-7b-hf at 8,192 tokens, the largest planned {HOW}",
         ),
     ],
 )
@@ -244,7 +244,7 @@ def test_a_group_is_not_larger_for_what_no_two_precisions_share():
         *asked("nf4", 2048, ALL[:2], per_device_train_batch_size=4),
     ]
     (sentence,) = said(apart, both)
-    assert "at 2,048 tokens, the most asked for (planned; rank 16, batch 4" in sentence
+    assert "at 2,048 tokens, the largest planned (planned; rank 16, batch 4" in sentence
 
 
 def test_a_group_with_more_that_both_were_asked_for_is_told():
@@ -254,7 +254,7 @@ def test_a_group_with_more_that_both_were_asked_for_is_told():
         *asked("nf4", 2048, (1024, 2048), per_device_train_batch_size=4),
     ]
     (sentence,) = said(alone, both)
-    assert "at 2,048 tokens, the most asked for (planned; rank 16, batch 4" in sentence
+    assert "at 2,048 tokens, the largest planned (planned; rank 16, batch 4" in sentence
 
 
 def test_a_model_that_one_side_alone_was_asked_for_is_told():
@@ -295,7 +295,7 @@ def test_models_of_equal_size_are_two_models():
     bf16 = [of(name, size, "bf16", True) for name, size in models]
     apart = [of("m70-Instruct", 70, "bf16", False), of("m70", 70, "nf4", True)]
     (sentence,) = said(bf16, nf4, apart)
-    assert "both QLoRA (nf4) and bf16 LoRA train models up to m13, the most planned for both (" in sentence
+    assert "both QLoRA (nf4) and bf16 LoRA train models up to m13, the largest planned for both (" in sentence
     assert sentence.endswith(
         " QLoRA (nf4) also trains m70, which was not planned for bf16 LoRA. bf16 LoRA does not train "
         "m70-Instruct, which was not planned for QLoRA (nf4)."

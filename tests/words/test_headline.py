@@ -62,7 +62,7 @@ def test_a_speed_of_few_processes_is_told_with_a_doubt(processes: int):
 
     (sentence,) = sentences(*measured(14, 1000), *measured(6, 780, precision="nf4"))
     assert "It trains at 0.78 times the speed" in sentence
-    assert ("(fewer than 3 processes a side, so its noise is not known)" in sentence) == (processes < 3)
+    assert ("(fewer than 3 processes per side, so its noise is unknown)" in sentence) == (processes < 3)
 
 
 def test_a_speed_that_is_not_valid_makes_no_ratio_and_is_told():

@@ -36,10 +36,10 @@ def test_noise_through_which_nothing_is_seen() -> None:
         (
             [0.05],
             {},
-            "differ by 5.0 %. Processes a side with which check shows a change of 5 %: too many; 8 %: 64",
+            "differ by 5.0 %. Processes per side with which check shows a change of 5 %: too many; 8 %: 64",
         ),
         ([0.01, None, 0.05], {}, "at 3 points: processes of one differ by 5.0 %."),
-        ([None], {}, "at 1 point: with fewer than 3 processes a side its noise is not known"),
+        ([None], {}, "at 1 point: with fewer than 3 processes per side its noise is unknown"),
         # One and a half times the tolerance, 7.5 %, and 8 %, which rounding must not make one.
         ([0.01], {"tokens_per_s": Tolerance(relative=0.05)}, "change of 7.5 %: "),
         ([0.01], {"tokens_per_s": Tolerance(relative=0.05)}, "; 8 %: "),

@@ -123,7 +123,7 @@ def _format_of(file: Path, values: Mapping[str, Any]) -> str:
     meant = {key: misspelt(key, known) for key in values}
     hints = "".join(f"; {key}: did you mean {mark}?" for key, mark in meant.items() if mark)
     raise ScenarioError(
-        f"{file}: its keys do not tell which tool it is for; say so with --from-format "
+        f"{file}: its keys do not show which tool it is for; name it with --from-format "
         f"({', '.join(FORMATS)}){hints}"
     )
 

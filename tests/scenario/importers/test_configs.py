@@ -343,7 +343,7 @@ def test_the_model_can_be_replaced(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "form", "message"),
     [
-        ({"learning_rate": 1}, "", "its keys do not tell which tool it is for; say so with --from-format"),
+        ({"learning_rate": 1}, "", "its keys do not show which tool it is for; name it with --from-format"),
         ({"base_model": "gpt2"}, "axolotle", "given 'axolotle'; did you mean axolotl? allowed: axolotl,"),
         ({"base_model": None}, "", "base_model: not there; allowed: a hub id or a folder"),
         ({"base_model": "gpt2", "adapter": "ia3"}, "", "adapter: given 'ia3'; allowed: lora, qlora"),

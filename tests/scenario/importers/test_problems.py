@@ -299,7 +299,7 @@ def test_a_key_of_axolotl_does_not_tell_it_where_others_name_the_model(
 def test_keys_that_tell_no_tool_may_be_misspelt(tmp_path: Path):
     (problem,) = problems_of(tmp_path / "a.yml", "base_modle: gpt2\nlearning_rate: 1\n")
     assert problem.startswith(
-        ": its keys do not tell which tool it is for; say so with --from-format (axolotl,"
+        ": its keys do not show which tool it is for; name it with --from-format (axolotl,"
     )
     assert problem.endswith("); base_modle: did you mean base_model?")
 
