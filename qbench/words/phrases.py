@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from qbench.comparison.methods import Difference
 from qbench.units import plain_text
+
+if TYPE_CHECKING:
+    from qbench.comparison.methods import Difference
 
 
 class Statement(str):

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from qbench.catalog.gpus import gpus
-from qbench.comparison.methods import pair_results
 from qbench.comparison.results import Result, caveats, gather, varying_settings
 from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
@@ -17,7 +16,6 @@ from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
 from qbench.words.basis import basis
 from qbench.words.fits import reason_text
-from qbench.words.headline import headline
 from qbench.words.phrases import category_name
 from qbench.words.settings import describe_training, other_settings, short_model
 
@@ -42,8 +40,10 @@ def _one(result: Result) -> list[str]:
 
 
 def _several(results: Sequence[Result]) -> list[str]:
+    from qbench.comparison.methods import pair_results
     from qbench.report.terminal.gpu_columns import gpu_tables
-    from qbench.words.frontier import frontier_sentences  # One plan needs neither of the two.
+    from qbench.words.frontier import frontier_sentences
+    from qbench.words.headline import headline  # One plan needs none of these.
 
     varying = varying_settings(results)
     several_models = len({result.point.model for result in results}) > 1
