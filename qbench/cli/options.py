@@ -64,7 +64,8 @@ AllocConf = Annotated[
 UseCache = Annotated[
     bool,
     typer.Option(
-        "--cache/--no-cache", help="Reuse cached plans made with the same code and library versions."
+        "--cache/--no-cache",
+        help="Reuse plans made by the same code and libraries; --no-cache makes them again.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

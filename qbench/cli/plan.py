@@ -172,7 +172,7 @@ def _planned(
     if memory.snapshot is not None:
         return [_with_snapshot(target.points[0], settings, memory)]
     with shown_plans(len(target.points)) as on_plan:
-        records = plans(target.points, settings, PlanCache() if use_cache else None, on_plan)
+        records = plans(target.points, settings, PlanCache(reads=use_cache), on_plan)
     failed = [record for record in records if record.outcome == "error"]
     if failed and len(records) == 1:
         raise QbenchError(failed[0].error)

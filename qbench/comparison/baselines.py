@@ -36,6 +36,7 @@ KEPT_ENVIRONMENT = (
     "qbench",
     "code_id",
     "versions",
+    "fingerprints",
     "python",
 )
 

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from qbench.comparison.results import Result
 from qbench.records.facts import environment_facts, facts_of, seem_alike
+from qbench.records.parts import Environment
 
 LATER_THAN_BASELINE = ("versions.", "qbench", "code_id", "python", "git_commit")
 """Facts of the environment that may differ; they are told, since they may be why a number moved."""
+
+RELEASED = "as released"
+"""Files of a library that nobody has edited."""
 
 
 def circumstances(result: Result) -> dict[str, str]:
@@ -46,4 +50,15 @@ def changed_since(before: Result, now: Result) -> dict[str, tuple[str, str]]:
     theirs = environment_facts(now.records[-1].environment)
     # A baseline file keeps no commit, for one; what one side does not know is no difference.
     names = [name for name in ours if name in theirs and name.startswith(LATER_THAN_BASELINE)]
-    return {name: (str(ours[name]), str(theirs[name])) for name in names if ours[name] != theirs[name]}
+    found = {name: (str(ours[name]), str(theirs[name])) for name in names if ours[name] != theirs[name]}
+    return found | _edits(before.records[-1].environment, now.records[-1].environment)
+
+
+def _edits(before: Environment, now: Environment) -> dict[str, tuple[str, str]]:
+    """Return libraries whose files differ though the version may not: the digest of each, or RELEASED."""
+    ours, theirs = before.get("fingerprints") or {}, now.get("fingerprints") or {}
+    return {
+        f"files of {name}": (ours[name] or RELEASED, theirs[name] or RELEASED)
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    }

@@ -40,7 +40,7 @@ class Facts:
     device: str | None
     """Whose kernels ran, or null."""
     code: Named
-    """Code and library versions."""
+    """Code, library versions, and what of a library is not as released."""
     files: Named
     """Content of the files that the point names."""
     cards: Named = field(default_factory=dict)
@@ -86,7 +86,10 @@ def facts_of(record: Record) -> Facts:
 def facts(kind: Kind, env: Environment, detail: Detail) -> Facts:
     """Return what a result of these parts stands on."""
     versions = {f"version of {name}": version for name, version in (env.get("versions") or {}).items()}
-    code = {"code": env.get("code_id"), **versions}
+    edits = {
+        f"source of {name}": digest for name, digest in (env.get("fingerprints") or {}).items() if digest
+    }
+    code = {"code": env.get("code_id"), **versions, **edits}
     files = file_facts(env.get("inputs") or {})
     if kind == "plan":
         capability = detail.get("compute_capability")

@@ -293,6 +293,8 @@ class Environment(TypedDict, total=False):
     qbench: Words | None
     code_id: Words | None
     versions: dict[str, Words | None] | None
+    fingerprints: dict[str, Words | None] | None
+    """Digest of what of a library is not as released; None where all of it is."""
     python: Words | None
     git_commit: Words | None
     git_dirty: Flag | None

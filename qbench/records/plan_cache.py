@@ -1,4 +1,4 @@
-"""Plans that were made before: the same point, code and library versions give the same plan.
+"""Plans that were made before: the same point, code and libraries give the same plan.
 
 One file for each plan, a digest and the record, in a folder for each state of the code; folders of older
 states are removed.
@@ -25,14 +25,20 @@ KEPT_STATES = 3
 
 
 class PlanCache:
-    """Plans by what they depend on. A cache that cannot be read or written is an empty one."""
+    """Plans by what they depend on. A cache that cannot be read or written is an empty one.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    One that does not read only keeps what is put, in place of what was there.
+    """
+
+    def __init__(self, folder: Path | None = None, *, reads: bool = True) -> None:
+        self._reads = reads
         self._root = (folder or cache_folder()) / "plans"
         self._folder = self._root / _digest(_text(software()))
 
     def get(self, facts: Mapping[str, Any]) -> Record | None:
         """Return the plan for these facts (point, device, cards, files), None where there is none."""
+        if not self._reads:
+            return None
         try:
             kept = json.loads(read_text(self._file(facts)))
             if kept["digest"] != _digest(kept["record"]):

@@ -47,7 +47,7 @@ _SHALLOW: dict[str, frozenset[str]] = {
             "timeline",
         )
     ),
-    "environment": frozenset(("versions", "settings", "inputs")),
+    "environment": frozenset(("versions", "fingerprints", "settings", "inputs")),
 }
 """Parts of a record, and their keys whose type leaves no room for nesting, which most of a record is in."""
 

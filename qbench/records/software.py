@@ -8,19 +8,17 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from qbench.records.installed import EXECUTED, fingerprints
 from qbench.records.parts import Environment
 from qbench.version import __version__
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-"""The libraries whose version can move a number."""
-
-_CODE_THAT_MOVES_NUMBERS = ("catalog", "scenario", "step", "memory", "planner", "measure")
+_CODE_THAT_MOVES_NUMBERS = ("catalog", "scenario", "step", "memory", "planner", "measure", "nullgpu")
 
 
 @functools.cache
 def library_versions() -> dict[str, str | None]:
     """Return the installed version of each library by its name, None where it is not installed."""
-    return {name: _version(name) for name in LIBRARIES}
+    return {name: _version(name) for name in EXECUTED}
 
 
 def _version(name: str) -> str | None:
@@ -36,7 +34,11 @@ def code_id() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for folder in _CODE_THAT_MOVES_NUMBERS:
-        files = (path for path in (package / folder).rglob("*") if path.suffix in (".py", ".csv", ".jsonl"))
+        files = (
+            path
+            for path in (package / folder).rglob("*")
+            if path.suffix in (".py", ".csv", ".jsonl", ".c", ".h", ".inc")
+        )
         for path in sorted(files):
             digest.update(str(path.relative_to(package)).encode())
             digest.update(path.read_bytes())
@@ -49,5 +51,6 @@ def software() -> Environment:
         "qbench": __version__,
         "code_id": code_id(),
         "versions": dict(library_versions()),
+        "fingerprints": dict(fingerprints()),
         "python": platform.python_version(),
     }

@@ -307,7 +307,9 @@ def _objection(record: Record, wanted: Facts, ignored: frozenset[str]) -> str | 
     for name in {**today, **then}:
         before, now = then.get(name), today.get(name)
         if before != now and name not in ignored:
-            return "the code changed" if name == "code" else f"{name} changed: {before} -> {now}"
+            # Digests say nothing to a person.
+            is_digest = name == "code" or name.startswith("source of ")
+            return f"the {name} changed" if is_digest else f"{name} changed: {before} -> {now}"
     return None
 
 

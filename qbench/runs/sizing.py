@@ -110,7 +110,7 @@ def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], lis
 
     AllocatorConfig.from_env_text(asked.alloc_conf)
     settings = PlanFor(gpus=(gpu,), alloc_conf=asked.alloc_conf, calibrations=usable_calibrations("cuda"))
-    cache = PlanCache() if asked.cache else None
+    cache = PlanCache(reads=asked.cache)
     return lambda points: plans(points, settings, cache)
 
 

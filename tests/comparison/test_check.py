@@ -11,6 +11,7 @@ import pytest
 from qbench.comparison.check import Check, Finding, check
 from qbench.comparison.verdicts import NEAR, Tolerance, Unlike
 from qbench.errors import NotComparableError
+from qbench.records.parts import Environment
 from qbench.records.record import Record
 from qbench.words.verdicts import reason_text
 from tests.comparison.hand_made import ENVIRONMENT, make_point, make_record
@@ -289,6 +290,16 @@ def test_versions_may_differ_and_are_told() -> None:
     found = check([make_record()], [make_record(environment=newer)])
     assert found.exit_code() == 0
     assert found.differs == {"versions.peft": ("0.21.2", "0.30.0")}
+
+
+def test_a_library_edited_in_place_is_told_though_its_version_is_the_same() -> None:
+    released: Environment = {**ENVIRONMENT, "fingerprints": {"torch": None, "peft": None}}
+    edited: Environment = {**ENVIRONMENT, "fingerprints": {"torch": None, "peft": "c0ffee"}}
+    found = check([make_record(environment=released)], [make_record(environment=edited)])
+    assert found.exit_code() == 0
+    assert found.differs == {"files of peft": ("as released", "c0ffee")}
+    unknown = check([make_record()], [make_record(environment=edited)])
+    assert unknown.differs == {}
 
 
 def test_a_plan_is_gated_without_any_machine() -> None:

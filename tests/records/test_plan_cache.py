@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from qbench.records import plan_cache
 from qbench.records.plan_cache import KEPT_STATES, PlanCache
 from qbench.records.record import Record
+from qbench.records.software import software
 from qbench.scenario.schema import Point
 
 FACTS = {"point": {"model": "a"}, "device": "cuda"}
@@ -23,6 +25,7 @@ def record() -> Record:
         metrics={"peak_allocated_bytes": 1024},
         detail={"caveats": []},
         environment={"device": "cuda"},
+        created_at="2026-11-30T12:00:00+00:00",
     )
 
 
@@ -43,6 +46,21 @@ def test_other_libraries_have_other_plans(tmp_path: Path, monkeypatch: pytest.Mo
     PlanCache(tmp_path).put(FACTS, record())
     monkeypatch.setattr(plan_cache, "software", lambda: {"versions": {"peft": "99"}})
     assert PlanCache(tmp_path).get(FACTS) is None
+
+
+def test_an_edited_library_has_other_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PlanCache(tmp_path).put(FACTS, record())
+    monkeypatch.setattr(plan_cache, "software", lambda: {**software(), "fingerprints": {"peft": "c0ffee"}})
+    assert PlanCache(tmp_path).get(FACTS) is None
+
+
+def test_a_cache_that_does_not_read_takes_the_new_plan(tmp_path: Path) -> None:
+    PlanCache(tmp_path).put(FACTS, record())
+    newer = replace(record(), metrics={"peak_allocated_bytes": 2048})
+    fresh = PlanCache(tmp_path, reads=False)
+    assert fresh.get(FACTS) is None
+    fresh.put(FACTS, newer)
+    assert PlanCache(tmp_path).get(FACTS) == newer
 
 
 def test_a_damaged_plan_is_none(tmp_path: Path) -> None:

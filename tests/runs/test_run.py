@@ -227,6 +227,12 @@ def test_another_version_of_a_library_makes_all_of_it_stale(lab: Lab):
     assert lab.why(scenario()) == [f"version of peft changed: 0.1.0 -> {now}"] * 6
 
 
+def test_an_edited_library_makes_all_of_it_stale(lab: Lab):
+    lab.run(scenario())
+    lab.rewrite(replaced('"peft":null', '"peft":"0123456789ab"'))
+    assert lab.why(scenario()) == ["the source of peft changed"] * 6
+
+
 def test_another_machine_makes_measurements_stale_and_no_plan(lab: Lab):
     lab.run(scenario())
     now = present(lab, "device_name")
