@@ -7,6 +7,7 @@ CONSTRAINTS ?= constraints.txt
 ARGS ?=
 
 VENV := .venv
+NULL_VENV := .venv-cuda
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TESTED := $(VENV)/installed-tested
@@ -15,10 +16,10 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(if
 .DEFAULT_GOAL := help
 # The demo measures times, so nothing may run beside it, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-null lint format clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Plan and measure a small scenario, write the comparison report
 	$(BIN)/qbench run scenarios/demo.yaml --out runs/demo
@@ -26,6 +27,9 @@ demo: $(STAMP) ## Plan and measure a small scenario, write the comparison report
 
 test: $(TESTED) ## Run all tests
 	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
+
+test-null: $(NULL_VENV) ## Run the tests that need the CUDA build of torch, on a card that is not there
+	$(NULL_VENV)/bin/python -m pytest -m 'nullgpu or cuda' $(ARGS)
 
 lint: $(TESTED) ## Check style, format and types
 	$(BIN)/ruff check .
@@ -36,8 +40,8 @@ format: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-clean: ## Remove .venv, caches and builds; what was measured (runs/) stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
+clean: ## Remove .venv, .venv-cuda, caches and builds; what was measured (runs/) stays
+	rm -rf $(VENV) $(NULL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find qbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so the next make takes up an interrupted installation.
@@ -58,4 +62,21 @@ $(TESTED): $(STAMP)
 	@$(PIP_INSTALL) --editable '.[tested]'
 	@# Its own requirements pin numpy and bring the clients of four databases; what qbench calls needs scipy.
 	@$(PIP_INSTALL) --no-deps 'apache-otava>=0.8'
+	@touch $@
+
+# The CUDA build of torch comes from the default index, whatever pip is set to prefer, with the libraries that it
+# pins itself; all else as in constraints.txt.
+NULL_PIP := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_CONSTRAINT= PIP_INDEX_URL= PIP_EXTRA_INDEX_URL= \
+	$(NULL_VENV)/bin/python -m pip install -qq --disable-pip-version-check
+NULL_CONSTRAINTS := $(NULL_VENV)/constraints.txt
+
+.PHONY: $(NULL_VENV)
+$(NULL_VENV): $(NULL_VENV)/installed
+
+$(NULL_VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	@echo "Installing the CUDA build of torch into $(NULL_VENV); about 3 GB to download the first time"
+	@$(NULL_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(NULL_VENV)
+	@grep -v '^setuptools==' $(CONSTRAINTS) > $(NULL_CONSTRAINTS)
+	@$(NULL_PIP) --index-url https://pypi.org/simple --constraint $(NULL_CONSTRAINTS) torch
+	@$(NULL_PIP) --constraint $(NULL_CONSTRAINTS) --editable . 'pytest>=9.1' 'trl>=1.16; python_version >= "3.11"'
 	@touch $@

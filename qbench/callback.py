@@ -20,12 +20,14 @@ from qbench.errors import CatalogError, MeasureError
 from qbench.measure.environment import environment
 from qbench.measure.failures import failure
 from qbench.measure.interpreter import plan_in
+from qbench.measure.null import as_null
 from qbench.measure.task import Measurement
 from qbench.measure.watch_training import Clock, CudaPeaks, LedgerWatch, Shapes
+from qbench.nullgpu import launcher
 from qbench.records.parts import Detail, Metrics
 from qbench.records.record import Record, run_id_of
 from qbench.records.store import open_store
-from qbench.scenario.schema import Device, Point
+from qbench.scenario.schema import Device
 from qbench.step.observe import observed_point
 from qbench.step.verify import count_parameters
 
@@ -171,7 +173,7 @@ class QbenchCallback(TrainerCallback):
             "unmapped": list(observed.unmapped),
             "loss_steps": [step for step, _ in logged],
         }
-        return Record(
+        record = Record(
             run_id=run_id_of("training"),
             point=observed.point,
             kind="measurement",
@@ -180,6 +182,7 @@ class QbenchCallback(TrainerCallback):
             detail=detail,
             environment=environment(watch.device),
         )
+        return as_null(record) if launcher.is_loaded() else record
 
     def _give_up(self, error: Exception) -> None:
         self.problem = f"{type(error).__name__}: {error}"
@@ -279,24 +282,26 @@ def _plan(record: Record, folder: Path) -> Record | str:
 
     The scenario that it is made from stays in the folder.
     """
-    device = cast(Device, record.device)
+    device: Device = "cpu" if record.device == "cpu" else "cuda"
     scenario = folder / SCENARIO_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    scenario.write_text(json.dumps(_scenario(record.point, device), indent=2), encoding="utf-8")
+    scenario.write_text(json.dumps(_scenario(record, device), indent=2), encoding="utf-8")
     try:
         (plan,) = plan_in(sys.executable, scenario, device, PLAN_TIMEOUT_S)
     except MeasureError as error:
         return str(error)
+    if record.card is not None:
+        plan = replace(plan, environment={**plan.environment, "card": record.card})
     return replace(plan, run_id=record.run_id, point=record.point)
 
 
-def _scenario(point: Point, device: Device) -> dict[str, Any]:
+def _scenario(record: Record, device: Device) -> dict[str, Any]:
     """Return a scenario of one point; JSON is YAML, too."""
     return {
         "name": "training",
         "question": "What does this training need, and was it planned right?",
-        "base": point.model_dump(mode="json"),
-        "plan": {"gpus": _card() if device == "cuda" else []},
+        "base": record.point.model_dump(mode="json"),
+        "plan": {"gpus": [record.card] if record.card else _card() if device == "cuda" else []},
     }
 
 

@@ -51,7 +51,8 @@ def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
 def job_text(job: Job) -> str:
     """Return what a job does: 'plan ...', 'measure #1 ...'."""
     what = "plan" if job.repeat is None else f"measure #{job.repeat + 1}"
-    return printable(f"{what} {job.point.label}")
+    on = f" for {job.gpu}" if job.repeat is None else f" on a null GPU ({job.gpu})"
+    return printable(f"{what} {job.point.label}{on if job.gpu else ''}")
 
 
 def _print_line(progress: Progress, job: Job, record: Record | None) -> None:

@@ -191,9 +191,14 @@ def chosen_device(choice: DeviceChoice) -> Device:
     from qbench.errors import QbenchError
     from qbench.measure import nvml
     from qbench.measure.environment import torch_has_cuda
+    from qbench.nullgpu import launcher
 
     if choice is DeviceChoice.cpu:
         return "cpu"
+    if launcher.is_loaded():
+        raise QbenchError(
+            "CUDA in this process is the null GPU, which is no GPU to measure; use `qbench run --device null`"
+        )
     has_gpu, has_cuda = nvml.cuda_present(), torch_has_cuda()
     if has_gpu and has_cuda:
         note = nvml.choose_device().note

@@ -83,7 +83,9 @@ def _products(device: str, dtype: torch.dtype) -> Iterator[MicroKernel]:
     """Yield products in which one operand is never in the cache, as weights and saved activations are not."""
     sizes = PRODUCT_SIZES[device]
     small = torch.ones(1, 1, device=device, dtype=dtype)
-    pool = torch.randn(1 << 20, device=device).to(dtype).repeat(POOL_BYTES // dtype.itemsize >> 20)
+    # The largest operand must fit, which is larger than any cache.
+    elements = max(POOL_BYTES // dtype.itemsize, max(sizes) ** 2)
+    pool = torch.randn(1 << 20, device=device).to(dtype).repeat(-(-elements >> 20))
     for layout in ("nn", "nt", "tn"):
         for m, n, k in itertools.product(sizes, repeat=3):
             if 2 * m * n * k > MOST_PRODUCT_FLOPS[device]:

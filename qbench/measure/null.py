@@ -10,17 +10,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.errors import MeasureError, StepError
+from qbench.measure.environment import environment
 from qbench.measure.failures import attempt
 from qbench.measure.task import Measurement, Phase, Task, measurement_from_json
 from qbench.nullgpu import launcher
-from qbench.nullgpu.environment import AddressOrder, card_environment
+from qbench.nullgpu.environment import AddressOrder, card_environment, card_here
 from qbench.records.metrics import scalar
 from qbench.records.parts import Detail, Metrics
+from qbench.records.record import Record
 
 GPU_METRICS = ("step_time_s", "tokens_per_s", "loss", "text_loss", "weight_error")
 """Metrics of the CUDA engine that are no truth of a card that computes nothing."""
@@ -85,6 +88,13 @@ def on_null(done: Measurement) -> Measurement:
     detail = cast(Detail, {name: value for name, value in done.detail.items() if name not in GPU_DETAIL})
     detail["validity"] = [found for found in detail.get("validity") or () if found["name"] in FINDINGS]
     return Measurement(outcome=done.outcome, metrics=metrics, detail=detail, environment=done.environment)
+
+
+def as_null(record: Record) -> Record:
+    """Return what a record of CUDA's device says where CUDA in this process is the null GPU."""
+    done = on_null(Measurement(outcome=record.outcome, metrics=record.metrics, detail=record.detail))
+    where = environment("null", card_here())
+    return replace(record, metrics=done.metrics, detail=done.detail, environment=where)
 
 
 def _in_child(work: Callable[[], Measurement]) -> Measurement:

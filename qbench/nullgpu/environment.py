@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from qbench.catalog.capabilities import context_size, multiprocessor
-from qbench.catalog.gpus import GpuSpec
+from qbench.catalog.gpus import GpuSpec, gpus
 from qbench.errors import CatalogError
 
 DRIVER_NAME = "nullgpu"
@@ -45,3 +46,9 @@ def card_environment(
 def null_name(gpu: GpuSpec) -> str:
     """Return the name under which programs see the card, which nobody takes for a GPU's."""
     return f"NVIDIA {gpu.name} (null GPU)"
+
+
+def card_here() -> str | None:
+    """Return the card of the catalog that the null GPU of this process is; None where it is of no catalog."""
+    name = os.environ.get("NULLGPU_NAME")
+    return next((gpu.name for gpu in gpus() if null_name(gpu) == name), None)

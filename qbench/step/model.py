@@ -298,21 +298,24 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
     arguments: dict[str, Any] = {
         "dtype": base_dtype(point.precision),
         "attn_implementation": _attention(point),
-        "device_map": {"": str(device)},
         "trust_remote_code": False,
     }
     quantization = quantization_config(point.precision)
     if quantization is not None:
-        arguments["quantization_config"] = quantization
+        # Weights are quantized on the device, one after the other; any other model is moved there as a whole.
+        arguments |= {"quantization_config": quantization, "device_map": {"": str(device)}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(weights_folder(source), **arguments)
+        model: Any = AutoModelForCausalLM.from_pretrained(weights_folder(source), **arguments)
     except (OSError, ValueError, ImportError) as error:
         raise StepError(
             f"weights: pretrained, but those of {point.model} could not be loaded ({first_line(error)}); "
             "give a folder with the checkpoint, or set weights: random"
         ) from error
     model.config.use_cache = config.use_cache
-    return model
+    if quantization is None:
+        model.to(device)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def weights_folder(source: ModelSource) -> Path | str:

@@ -65,11 +65,15 @@ def materialize_random(model: PreTrainedModel, device: torch.device, quantizer: 
 
 
 def _allocate(model: PreTrainedModel, device: torch.device) -> None:
+    # A head that is tied to the embeddings is the same parameter, and comes into memory once.
+    made: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and not is_quantized_weight(parameter):
-                empty = torch.empty_like(parameter, device=device)
-                module._parameters[name] = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+                if id(parameter) not in made:
+                    empty = torch.empty_like(parameter, device=device)
+                    made[id(parameter)] = torch.nn.Parameter(empty, parameter.requires_grad)
+                module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty_like(buffer, device=device)

@@ -72,15 +72,42 @@ const struct card *card(void) {
     return &the_card;
 }
 
-/* CUDA shows what CUDA_VISIBLE_DEVICES allows; an empty or negative first entry hides all. */
-int visible_count(void) {
-    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
-    if (!visible) return card()->count;
-    if (!*visible || *visible == '-') return 0;
-    int count = 1;
-    for (; *visible; visible++) count += *visible == ',';
-    return count < card()->count ? count : card()->count;
+/* ---- CUDA shows what CUDA_VISIBLE_DEVICES allows: numbers or UUIDs, up to the first that is no card */
+
+static int shown[MAX_DEVICES], num_shown;
+static pthread_once_t shown_once = PTHREAD_ONCE_INIT;
+
+static int number_of(const char *entry) {
+    char *end;
+    long number = strtol(entry, &end, 10);
+    if (end != entry) return number >= 0 && number < card()->count ? (int)number : -1;
+    size_t length = strcspn(entry, ",");
+    for (int i = 0; length && i < card()->count; i++) {
+        char uuid[64];
+        card_uuid_text(uuid, sizeof uuid, i);
+        if (!strncmp(uuid, entry, length)) return i;
+    }
+    return -1;
 }
+
+static void read_shown(void) {
+    const char *entry = getenv("CUDA_VISIBLE_DEVICES");
+    while (!entry && num_shown < card()->count) shown[num_shown] = num_shown, num_shown++;
+    while (entry && *entry && num_shown < MAX_DEVICES) {
+        int number = number_of(entry);
+        if (number < 0) return;
+        shown[num_shown++] = number;
+        entry += strcspn(entry, ",");
+        if (*entry) entry++;
+    }
+}
+
+int visible_count(void) {
+    pthread_once(&shown_once, read_shown);
+    return num_shown;
+}
+
+int card_number(int device) { return device < visible_count() ? shown[device] : device; }
 
 /* By this a program can tell that the library is loaded. */
 EXPORT int nullgpu_is_here(void) { return 1; }

@@ -6,10 +6,17 @@
 #define MEMORY_CLOCK_KHZ 5000000
 #define REGISTERS 65536
 
-void device_uuid(char *sixteen_bytes, int device) {
+void card_uuid(char *sixteen_bytes, int number) {
     memset(sixteen_bytes, 0, 16);
     memcpy(sixteen_bytes, "nullgpu", 7);
-    sixteen_bytes[15] = (char)device;
+    sixteen_bytes[15] = (char)number;
+}
+
+void card_uuid_text(char *text, size_t length, int number) {
+    char bytes[16], hex[33];
+    card_uuid(bytes, number);
+    for (int i = 0; i < 16; i++) snprintf(hex + 2 * i, 3, "%02x", (unsigned char)bytes[i]);
+    snprintf(text, length, "GPU-%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20);
 }
 
 EXPORT cudaError_t cudaGetDeviceCount(int *count) {
@@ -78,7 +85,7 @@ struct properties12 {
     do {                                                                                                     \
         memset(p, 0, sizeof *p);                                                                             \
         snprintf(p->name, sizeof p->name, "%s", card()->name);                                               \
-        device_uuid(p->uuid.bytes, device);                                                                  \
+        card_uuid(p->uuid.bytes, card_number(device));                                                       \
         p->totalGlobalMem = card()->memory_bytes;                                                            \
         p->sharedMemPerBlock = 48 << 10;                                                                     \
         p->sharedMemPerBlockOptin = card()->shared_per_block;                                                \
@@ -100,7 +107,7 @@ struct properties12 {
         p->streamPrioritiesSupported = p->concurrentManagedAccess = p->cooperativeLaunch = 1;                \
         p->hostRegisterSupported = p->globalL1CacheSupported = p->localL1CacheSupported = 1;                 \
         p->computePreemptionSupported = p->memoryPoolsSupported = 1;                                         \
-        p->asyncEngineCount = 2, p->memoryBusWidth = 384, p->pciBusID = device + 1;                          \
+        p->asyncEngineCount = 2, p->memoryBusWidth = 384, p->pciBusID = card_number(device) + 1;             \
         p->clusterLaunch = card()->major >= 9;                                                               \
     } while (0)
 
@@ -147,7 +154,7 @@ int device_attribute(int which, int device) {
     case cudaDevAttrClockRate: return CLOCK_KHZ;
     case cudaDevAttrMemoryClockRate: return MEMORY_CLOCK_KHZ;
     case cudaDevAttrGlobalMemoryBusWidth: return 384;
-    case cudaDevAttrPciBusId: return device + 1;
+    case cudaDevAttrPciBusId: return card_number(device) + 1;
     case cudaDevAttrTextureAlignment: return 512;
     case cudaDevAttrUnifiedAddressing:
     case cudaDevAttrManagedMemory:
@@ -177,7 +184,7 @@ EXPORT cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
 EXPORT cudaError_t cudaDeviceEnablePeerAccess(int device, unsigned flags) { return cudaSuccess; }
 
 EXPORT cudaError_t cudaDeviceGetPCIBusId(char *out, int length, int device) {
-    snprintf(out, length, "0000:%02X:00.0", device + 1);
+    snprintf(out, length, "0000:%02X:00.0", card_number(device) + 1);
     return cudaSuccess;
 }
 

@@ -23,26 +23,29 @@ cudaError_t fail(cudaError_t error) { return last_error = error; }
 
 /* ---- bytes */
 
+static void account(int device) { publish(card_number(device), used[device] + card()->context_bytes); }
+
 void open_context(int device) {
     if (opened[device]) return;
     opened[device] = 1;
-    publish(device, used[device] + card()->context_bytes);
+    account(device);
 }
 
 int has_context(int device) { return opened[device]; }
 
 size_t allocated_bytes(int device) { return used[device]; }
 
-size_t used_bytes(int device) {
-    return used[device] + (opened[device] ? card()->context_bytes : 0) + bytes_of_others(device);
+size_t used_bytes(int number) {
+    size_t bytes = bytes_of_others(number);
+    for (int device = 0; device < MAX_DEVICES; device++)
+        if (opened[device] && card_number(device) == number) bytes += used[device] + card()->context_bytes;
+    return bytes;
 }
 
 size_t free_bytes(int device) {
-    size_t taken = card()->context_bytes + used[device] + bytes_of_others(device);
+    size_t taken = card()->context_bytes + used[device] + bytes_of_others(card_number(device));
     return taken < card()->memory_bytes ? card()->memory_bytes - taken : 0;
 }
-
-static void account(int device) { publish(device, used[device] + card()->context_bytes); }
 
 static int charge_locked(int device, size_t bytes) {
     open_context(device);

@@ -34,7 +34,8 @@ struct card {
     char name[128];
 };
 const struct card *card(void);
-int visible_count(void); /* devices that CUDA_VISIBLE_DEVICES leaves */
+int visible_count(void);     /* devices that CUDA_VISIBLE_DEVICES leaves */
+int card_number(int device); /* the card, as NVML counts, that a device of CUDA is */
 __attribute__((noreturn)) void stop(const char *what, const char *advice);
 __attribute__((noreturn)) void missing(const char *function);
 
@@ -46,12 +47,12 @@ __attribute__((noreturn)) void missing(const char *function);
 /* ---- processes.c: how much every process holds on each card */
 
 struct process {
-    int pid, device;
+    int pid, number; /* of the card, as NVML counts */
     size_t bytes;
 };
-void publish(int device, size_t bytes); /* this process's part */
-size_t bytes_of_others(int device);
-unsigned processes_on(int device, struct process *out, unsigned room); /* returns how many there are */
+void publish(int number, size_t bytes); /* this process's part of a card */
+size_t bytes_of_others(int number);
+unsigned processes_on(int number, struct process *out, unsigned room); /* returns how many there are */
 
 /* ---- memory.c: addresses and bytes of the devices */
 
@@ -72,7 +73,7 @@ int give_addresses(const void *begin); /* 0 where no range begins there */
 int find_range(const void *address, struct range *out);
 int on_device(const void *address);
 size_t free_bytes(int device);
-size_t used_bytes(int device);      /* by all processes, contexts included */
+size_t used_bytes(int number); /* of a card as NVML counts, by all processes, contexts included */
 size_t allocated_bytes(int device); /* by this process */
 
 /* ---- copies.c, kernels.c */
@@ -84,7 +85,8 @@ extern __thread const char *last_kernel;
 
 cudaError_t fail(cudaError_t error);
 int device_attribute(int which, int device);
-void device_uuid(char *sixteen_bytes, int device);
+void card_uuid(char *sixteen_bytes, int number);
+void card_uuid_text(char *text, size_t length, int number);
 
 static inline size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 static inline void *new_handle(void) { return calloc(1, 256); }

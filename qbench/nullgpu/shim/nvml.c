@@ -1,5 +1,7 @@
-/* NVML: memory, processes and names of the cards. What a null GPU cannot say (power, clocks) is not exported,
- * which its Python bindings answer with "function not found". Statuses are nvmlReturn_t. */
+/* NVML: memory, processes and names of the cards, which it counts whatever CUDA is shown.
+ *
+ * What a null GPU cannot say (power, clocks) is not exported, which the Python bindings answer with "function not
+ * found". Statuses are nvmlReturn_t. */
 #include "nullgpu.h"
 
 #define NVML_SUCCESS 0
@@ -22,8 +24,8 @@ typedef struct {
     unsigned gpu_instance, compute_instance;
 } process_v2;
 
-static int device_of(void *handle) { return (int)(size_t)handle - 1; }
-static void *handle_of(int device) { return (void *)(size_t)(device + 1); }
+static int number_of(void *handle) { return (int)(size_t)handle - 1; }
+static void *handle_of(int number) { return (void *)(size_t)(number + 1); }
 
 EXPORT int nvmlInit_v2(void) {
     card();
@@ -43,22 +45,16 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned number, void **out) {
     return NVML_SUCCESS;
 }
 
-static void uuid_text(char *text, unsigned length, int device) {
-    char bytes[16], hex[33];
-    device_uuid(bytes, device);
-    for (int i = 0; i < 16; i++) snprintf(hex + 2 * i, 3, "%02x", (unsigned char)bytes[i]);
-    snprintf(text, length, "GPU-%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20);
-}
 EXPORT int nvmlDeviceGetUUID(void *handle, char *text, unsigned length) {
-    uuid_text(text, length, device_of(handle));
+    card_uuid_text(text, length, number_of(handle));
     return NVML_SUCCESS;
 }
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {
-    for (int device = 0; device < card()->count; device++) {
+    for (int number = 0; number < card()->count; number++) {
         char text[64];
-        uuid_text(text, sizeof text, device);
+        card_uuid_text(text, sizeof text, number);
         if (strcmp(text, uuid)) continue;
-        *out = handle_of(device);
+        *out = handle_of(number);
         return NVML_SUCCESS;
     }
     return NVML_NOT_FOUND;
@@ -71,7 +67,7 @@ EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **out) {
     return NVML_SUCCESS;
 }
 EXPORT int nvmlDeviceGetIndex(void *handle, unsigned *index) {
-    *index = device_of(handle);
+    *index = number_of(handle);
     return NVML_SUCCESS;
 }
 EXPORT int nvmlDeviceGetName(void *handle, char *text, unsigned length) {
@@ -88,12 +84,12 @@ EXPORT int nvmlDeviceGetNumGpuCores(void *handle, unsigned *cores) {
 }
 
 EXPORT int nvmlDeviceGetMemoryInfo(void *handle, memory_v1 *out) {
-    size_t used = used_bytes(device_of(handle)), total = card()->memory_bytes;
+    size_t used = used_bytes(number_of(handle)), total = card()->memory_bytes;
     *out = (memory_v1){total, total - used, used};
     return NVML_SUCCESS;
 }
 EXPORT int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2 *out) {
-    size_t used = used_bytes(device_of(handle)), total = card()->memory_bytes;
+    size_t used = used_bytes(number_of(handle)), total = card()->memory_bytes;
     out->total = total, out->reserved = 0, out->free = total - used, out->used = used;
     return NVML_SUCCESS;
 }
@@ -101,7 +97,7 @@ EXPORT int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2 *out) {
 EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_v2 *out) {
     struct process found[256];
     unsigned room = *count;
-    *count = processes_on(device_of(handle), found, 256);
+    *count = processes_on(number_of(handle), found, 256);
     if (*count > room) return NVML_INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < *count; i++)
         out[i] = (process_v2){found[i].pid, found[i].bytes, NOT_IN_AN_INSTANCE, NOT_IN_AN_INSTANCE};

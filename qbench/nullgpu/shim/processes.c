@@ -33,10 +33,10 @@ static int is_alive(const struct process *slot) {
     return pid && (kill(pid, 0) == 0 || errno == EPERM);
 }
 
-static struct process *own_slot(int device) {
+static struct process *own_slot(int number) {
     struct process *all = table();
     for (int i = 0; i < SLOTS; i++)
-        if (owner_of(&all[i]) == getpid() && all[i].device == device) return &all[i];
+        if (owner_of(&all[i]) == getpid() && all[i].number == number) return &all[i];
     for (int i = 0; i < SLOTS; i++) {
         int owner = owner_of(&all[i]);
         if (owner && is_alive(&all[i])) continue;
@@ -46,25 +46,25 @@ static struct process *own_slot(int device) {
     return NULL;
 }
 
-void publish(int device, size_t bytes) {
-    struct process *slot = own_slot(device);
-    if (slot) slot->device = device, slot->bytes = bytes;
+void publish(int number, size_t bytes) {
+    struct process *slot = own_slot(number);
+    if (slot) slot->number = number, slot->bytes = bytes;
 }
 
-size_t bytes_of_others(int device) {
+size_t bytes_of_others(int number) {
     size_t bytes = 0;
     struct process *all = table();
     for (int i = 0; i < SLOTS; i++)
-        if (owner_of(&all[i]) != getpid() && all[i].device == device && is_alive(&all[i]))
+        if (owner_of(&all[i]) != getpid() && all[i].number == number && is_alive(&all[i]))
             bytes += all[i].bytes;
     return bytes;
 }
 
-unsigned processes_on(int device, struct process *out, unsigned room) {
+unsigned processes_on(int number, struct process *out, unsigned room) {
     unsigned found = 0;
     struct process *all = table();
     for (int i = 0; i < SLOTS; i++)
-        if (all[i].device == device && is_alive(&all[i])) {
+        if (all[i].number == number && is_alive(&all[i])) {
             if (out && found < room) out[found] = all[i];
             found++;
         }
