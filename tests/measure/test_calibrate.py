@@ -51,8 +51,9 @@ def test_products_are_timed_in_all_layouts_with_another_operand_each_time() -> N
 
 
 def test_a_product_that_is_larger_than_the_pool_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # In fp32 an operand of 2,048 x 2,048 takes 16 MiB, and the pool 4.
-    monkeypatch.setattr(micro_kernels, "PRODUCT_SIZES", {"cpu": (2048,)})
+    # In fp32 an operand of 1,024 x 1,024 takes 4 MiB.
+    monkeypatch.setattr(micro_kernels, "POOL_BYTES", MIB)
+    monkeypatch.setattr(micro_kernels, "PRODUCT_SIZES", {"cpu": (1024,)})
     with torch.no_grad():
         products = list(micro_kernels._products("cpu", torch.float32))
     assert len(products) == 3
