@@ -72,7 +72,7 @@ def _card(name: str | None) -> Environment:
     return {
         "device_name": None if gpu is None else gpu.name,
         "card": None if gpu is None else gpu.name,
-        "device_uuid": None,
+        "device_id": None,
         "device_memory_bytes": None if gpu is None else gpu.memory_bytes,
         "driver": DRIVER_NAME,
     }

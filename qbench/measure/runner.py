@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from qbench.measure.environment import environment
 from qbench.measure.task import Measurement, Task, Work
 from qbench.measure.worker import run_task
-from qbench.records.parts import StepCounts
+from qbench.records.parts import Detail, StepCounts
 from qbench.records.record import Record
 from qbench.scenario.schema import RunDevice
 
@@ -71,6 +72,17 @@ def record_of(task: Task, done: Measurement, run_id: str) -> Record:
         kind="measurement",
         outcome=done.outcome,
         metrics=done.metrics,
-        detail={"repeat": task.repeat, "protocol": protocol, **done.detail},
+        detail={"repeat": task.repeat, "protocol": protocol, **_without_home(done.detail)},
         environment=done.environment or environment(task.device, task.gpu),
     )
+
+
+def _without_home(detail: Detail) -> Detail:
+    """Return what a library printed or raised without the user's name, which paths below the home hold."""
+    home = os.path.expanduser("~")
+    if len(home) < 2:
+        return detail
+    hidden: dict[str, Any] = {
+        key: value.replace(home, "~") if isinstance(value, str) else value for key, value in detail.items()
+    }
+    return cast("Detail", hidden)

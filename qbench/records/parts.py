@@ -281,7 +281,8 @@ class Environment(TypedDict, total=False):
     device_name: Words | None
     card: Words | None
     """Card of the catalog that a null GPU was, or that a plan beside one is for."""
-    device_uuid: Words | None
+    device_id: Words | None
+    """Digest of a GPU's UUID."""
     device_memory_bytes: Whole | None
     driver: Words | None
     platform: Words | None
@@ -289,7 +290,7 @@ class Environment(TypedDict, total=False):
     cpu_count: Whole | None
     host_memory_bytes: Whole | None
     node: Words | None
-    """Name of the computer in a cluster."""
+    """Of a cluster, by the random id that Ray gave it when it started."""
     qbench: Words | None
     code_id: Words | None
     versions: dict[str, Words | None] | None

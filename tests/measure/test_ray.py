@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_whatever_becomes_of_a_point_the_next_is_measured(executor: RayExecutor)
     assert "device_name" not in done["ray worker killed"].environment
     assert done["ray worker killed"].environment["device"] == "cpu"
     assert done["killed"].environment["node"] == done["fine"].environment["node"] != ""
+    assert socket.gethostname() not in str([measurement.environment for measurement in done.values()])
 
 
 def test_the_process_that_measures_knows_nothing_of_ray(executor: RayExecutor):

@@ -57,3 +57,12 @@ def test_for_a_worker_that_died_the_runner_names_the_machine(outcome: str):
     assert record.outcome == outcome
     assert record.environment == environment("cpu")
     assert record.detail["repeat"] == 2
+
+
+def test_a_record_names_neither_user_nor_home(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    text = 'File "/home/alice/env/lib/torch/nn.py", line 1'
+    done = Measurement(outcome="error", detail={"error": text, "traceback": text, "load_time_s": 2.0})
+    record = measure(TASK, Answers(done), "run-1")
+    assert "alice" not in str(record.to_dict())
+    assert record.detail["traceback"] == 'File "~/env/lib/torch/nn.py", line 1'

@@ -158,9 +158,13 @@ def run_on_node(
     vars(sys.modules["__main__"]).pop("__file__", None)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     done = LocalExecutor().run(partial(_on_gpus, gpus, work) if device == "cuda" else work, timeout_s, device)
-    return replace(
-        done, environment={**(done.environment or environment(device)), "node": socket.gethostname()}
-    )
+    return replace(done, environment={**(done.environment or environment(device)), "node": _node_id()})
+
+
+def _node_id() -> str | None:
+    """Return what tells the nodes of a cluster apart without naming a computer; None outside of Ray."""
+    context = _imported().get_runtime_context()
+    return None if context.get_task_id() is None else str(context.get_node_id())[:8]
 
 
 def _on_gpus(visible: str, work: Work) -> Measurement:
