@@ -33,6 +33,7 @@ def accept_command(
     from qbench.comparison.baselines import accept
     from qbench.comparison.check import Check
     from qbench.records.document import read_any
+    from qbench.records.files import locked
     from qbench.records.store import read_records, write_records
     from qbench.report.ci.check import check_document, finding_lines
     from qbench.words.phrases import counted, listed
@@ -43,9 +44,11 @@ def accept_command(
         raise QbenchError(f"--to: {to} is a folder; name a file in it, such as {to / 'plan.jsonl'}")
     if to.suffix != ".jsonl":
         raise QbenchError(f"--to: given {to}; a baseline is a .jsonl file, such as baselines/a100.jsonl")
-    before = read_records(to) if to.exists() else []
-    done = accept(before, read_any(run), reason.strip(), prune=prune)
-    write_records(to, done.records)
+    now = read_any(run)
+    with locked(to):
+        before = read_records(to) if to.exists() else []
+        done = accept(before, now, reason.strip(), prune=prune)
+        write_records(to, done.records)
     changes = {"replaced": done.replaced, "added": done.added, "removed": done.removed}
     moved = Check(findings=done.moved)
     if as_json:

@@ -9,7 +9,7 @@ from typing import cast
 
 from qbench.comparison.check import Finding, check
 from qbench.comparison.comparability import circumstances
-from qbench.comparison.results import gather
+from qbench.comparison.results import gather, oldest_first
 from qbench.errors import NotComparableError
 from qbench.records.parts import Detail, Environment
 from qbench.records.record import Kind, Record
@@ -70,7 +70,8 @@ def accept(before: Sequence[Record], run: Sequence[Record], reason: str, *, prun
     NotComparableError when the run is empty, has a point that ended in anything but ok or oom, or was
     measured on another machine than the file's.
     """
-    latest = [record for result in gather(run) for record in result.records]
+    results = oldest_first(gather(run), run)
+    latest = [record for result in results for record in sorted(result.records, key=_process)]
     if not latest:
         raise NotComparableError("the run has no records; run or plan a scenario into it first")
     failed = [record.point.label for record in latest if record.outcome not in ("ok", "oom")]
@@ -137,7 +138,11 @@ def _chosen(values: Mapping[str, object], names: Sequence[str]) -> dict[str, obj
 
 def _order(record: Record) -> tuple[object, ...]:
     """Return a key that does not depend on when a point was accepted, so that branches merge."""
-    return record.kind, record.point.model, record.point_id, record.repeat or 0
+    return record.kind, record.point.model, record.point_id
+
+
+def _process(record: Record) -> int:
+    return record.repeat or 0
 
 
 def _labels(keys: Iterable[_Key]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qbench.comparison.comparability import changed_since, differing, like, newest
-from qbench.comparison.results import Result, gather
+from qbench.comparison.results import Result, gather, oldest_first
 from qbench.comparison.values import Values, kind_of, reading_of, values_of
 from qbench.comparison.verdicts import Judgement, Reason, Tolerance, Unlike, Verdict, judge
 from qbench.errors import NotComparableError, shown
@@ -121,11 +121,13 @@ def check(
     Findings are in the order of the run's points, then of those that only the baseline has.
     Raises NotComparableError when either is empty or they have no point in common.
     """
-    before, now = gather(baseline), gather(run)
+    was, runs = list(baseline), list(run)
+    before, now = gather(was), gather(runs)
     for name, side in (("baseline", before), ("run", now)):
         if not side:
             raise NotComparableError(f"the {name} has no records; run or plan a scenario into it first")
-    pairs = _paired(before, now)
+    # In the order of the run: a baseline file is sorted by names of points that mean nothing to a person.
+    pairs = _paired([*now, *before], oldest_first(before, was), oldest_first(now, runs))
     if not any(pair.before and pair.now for pair in pairs.values()):
         counts = (sum(bool(pair.now) for pair in pairs.values()), sum(bool(p.before) for p in pairs.values()))
         raise NotComparableError(
@@ -164,17 +166,15 @@ class _Pair(NamedTuple):
     now: list[Result]
 
 
-def _paired(before: Iterable[Result], now: Iterable[Result]) -> dict[tuple[Kind, Point], _Pair]:
-    pairs: dict[tuple[Kind, Point], _Pair] = {}
-    # In the order of the run: a baseline file is sorted by names of points that mean nothing to a person.
-    for result in now:
-        pairs.setdefault((result.kind, result.point), _Pair([], [])).now.append(result)
-    for result in before:
-        pairs.setdefault((result.kind, result.point), _Pair([], [])).before.append(result)
-    for pair in pairs.values():
-        for members in pair:
-            if len(members) > 1:
-                members.sort(key=lambda result: result.records[-1].created_at, reverse=True)
+def _paired(
+    order: Iterable[Result], before: Sequence[Result], now: Sequence[Result]
+) -> dict[tuple[Kind, Point], _Pair]:
+    """Return the results of each point, in the order of `order`; those of either side come oldest first."""
+    pairs = {(result.kind, result.point): _Pair([], []) for result in order}
+    for result in reversed(before):
+        pairs[result.kind, result.point].before.append(result)
+    for result in reversed(now):
+        pairs[result.kind, result.point].now.append(result)
     return pairs
 
 

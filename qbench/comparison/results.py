@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,8 +143,8 @@ def varying_settings(results: Iterable[Result]) -> list[str]:
 def gather(records: Iterable[Record]) -> list[Result]:
     """Return one result for each point, kind, device and machine, in order of first appearance.
 
-    Of several plans of a point the latest counts; of several measurements by the same process of the same
-    run (one that was run again) the latest counts.
+    Of several plans of a point the last counts; of several measurements by the same process of the same
+    run (one that was run again) the last counts. Clocks are set back, so that times say nothing of the order.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
@@ -162,17 +162,19 @@ def gather(records: Iterable[Record]) -> list[Result]:
     ]
 
 
+def oldest_first(results: Iterable[Result], records: Sequence[Record]) -> list[Result]:
+    """Return the results of `gather` by the place of their last record among the records."""
+    places = {id(record): place for place, record in enumerate(records)}
+    return sorted(results, key=lambda result: max(places[id(record)] for record in result.records))
+
+
 def _latest(kind: Kind, records: list[Record]) -> tuple[Record, ...]:
-    if len(records) == 1:
-        return tuple(records)
     if kind == "plan":
-        # Of equal times the later line.
-        return (max(reversed(records), key=lambda record: record.created_at),)
-    in_time = sorted(records, key=lambda record: record.created_at)
+        return (records[-1],)
     # What other code measured is stale, and a process that was run again replaces the one before.
-    code = in_time[-1].code_id
+    code = records[-1].code_id
     by_process: dict[Any, Record] = {}
-    for order, record in enumerate(in_time):
+    for order, record in enumerate(records):
         if record.code_id == code:
             repeat = record.repeat
             by_process[("unnumbered", order) if repeat is None else repeat] = record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,29 @@ def replaced(file: Path, advice: str = "choose another file") -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path, wait_s: float = 60) -> Iterator[None]:
+    """Hold a file that this process reads, changes and replaces, so that no other does meanwhile.
+
+    The lock is in the cache folder, since one beside the file would be committed with it; without a cache
+    folder there is no lock. Raises RecordError when another process does not release it.
+    """
+    from filelock import FileLock, Timeout  # Most commands change no file that others change.
+
+    name = hashlib.sha256(str(file.resolve()).encode(errors="replace")).hexdigest()[:24]
+    lock = FileLock(cache_folder() / "locks" / f"{name}.lock")
+    try:
+        with contextlib.suppress(OSError):
+            (cache_folder() / "locks").mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise RecordError(f"{file}: another process is changing it; wait for it and try again") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(file: Path, content: bytes | str, advice: str = "choose another file") -> None:

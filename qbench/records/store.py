@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RECORDS_FILE = "records.jsonl"
 TORN_FILE = "records.jsonl.torn"
+SAVED_FILE = "records.saved.jsonl"
+"""Records of a file that was removed while it was written, where another has its name."""
 LOCK_FILE = "records.lock"
 HOLDER_FILE = "records.writer"
 """Number of the process that has the folder open for writing."""
@@ -147,7 +149,7 @@ def open_store(folder: Path) -> RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder)
         notice = _repaired(folder)
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     except OSError as error:
         if lock is not None:
             lock.release()
@@ -174,7 +176,8 @@ class RunStore:
     def append(self, record: Record) -> None:
         """Write one record to the disk, whole or not at all.
 
-        Raises RecordError when the disk is full or the file cannot be written; nothing is left behind then.
+        Raises RecordError when the disk is full or the file cannot be written, which leaves nothing behind,
+        and when the file was moved or removed, which nobody would see otherwise.
         """
         line = encoded(record)
         start = os.fstat(self._records).st_size
@@ -193,6 +196,23 @@ class RunStore:
             if os.fstat(self._records).st_size < start + len(line):
                 os.ftruncate(self._records, start)
             raise
+        self._in_place()
+
+    def _in_place(self) -> None:
+        """Raise RecordError where the path no longer leads to the open file, after saving what that holds."""
+        ours = os.fstat(self._records)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(ours, self.path.stat()):
+                return
+        if ours.st_nlink:
+            raise RecordError(f"{self.path}: was moved during the run; its records are in the moved file")
+        saved = self.path if not self.path.exists() else self.path.with_name(SAVED_FILE)
+        os.lseek(self._records, 0, os.SEEK_SET)
+        with open(self._records, "rb", closefd=False) as stream:
+            write_whole(saved, stream.read(), "its records are lost; run again")
+        raise RecordError(
+            f"{self.path}: was removed during the run; its records were written again to {saved}"
+        )
 
     def close(self) -> None:
         """Release the folder for other writers; closing twice does nothing."""
@@ -209,7 +229,11 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self._in_place()
+        finally:
+            self.close()
 
 
 def write_records(file: Path, records: Iterable[Record]) -> None:

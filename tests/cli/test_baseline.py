@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,41 @@ def test_accept_then_check_then_accept_what_changed(tmp_path: Path, capsys: pyte
     assert len(set(before) & set(file.read_text().splitlines())) == 1
     assert main(["check", later, "--baseline", str(file)]) == 0
     assert [path.name for path in file.parent.iterdir()] == ["plans.jsonl"]
+
+
+def test_of_several_at_once_none_is_lost(tmp_path: Path):
+    file = tmp_path / "plans.jsonl"
+    for number in range(4):
+        made = make_record(r=number + 1)
+        (tmp_path / f"{number}.jsonl").write_bytes(encoded(made))
+    program = (
+        "import sys; from qbench.cli import main; from qbench.comparison import baselines; "
+        "input(); sys.exit(main.main(sys.argv[1:]))"
+    )
+    options = ["--to", str(file), "--reason", "first"]
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                program,
+                "baseline",
+                "accept",
+                str(tmp_path / f"{number}.jsonl"),
+                *options,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.close()
+    assert [process.wait(timeout=120) for process in started] == [0] * 4
+    assert len(file.read_text().splitlines()) == 4
 
 
 def test_what_is_accepted_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -30,16 +30,22 @@ def test_what_separates_results(change):
     assert len(gather([measured(), make_record(**({"kind": "measurement"} | change))])) == 2
 
 
-def test_plans_of_a_point_are_one_result_on_all_machines_and_the_latest_counts():
-    old = make_record(metrics={"peak_allocated_bytes": 1}, created_at="2026-11-01T00:00:00+00:00")
-    new = make_record(metrics={"peak_allocated_bytes": 2}, environment=ENVIRONMENT | {"versions": {}})
-    (result,) = gather([new, old])
+SET_BACK = "2026-11-01T00:00:00+00:00"
+"""When the clock was set back, and what came later says that it was made earlier."""
+
+
+def test_plans_of_a_point_are_one_result_on_all_machines_and_the_last_counts():
+    old = make_record(metrics={"peak_allocated_bytes": 1})
+    new = make_record(
+        metrics={"peak_allocated_bytes": 2}, environment=ENVIRONMENT | {"versions": {}}, created_at=SET_BACK
+    )
+    (result,) = gather([old, new])
     assert result.value("peak_allocated_bytes") == 2
 
 
 def test_a_process_that_was_run_again_counts_once():
-    failed = measured(detail={"repeat": 0}, outcome="crashed", created_at="2026-11-24T11:00:00+00:00")
-    (result,) = gather([measured(detail={"repeat": 0}), failed])
+    failed = measured(detail={"repeat": 0}, outcome="crashed")
+    (result,) = gather([failed, measured(detail={"repeat": 0}, created_at=SET_BACK)])
     assert result.outcome == "ok"
 
 

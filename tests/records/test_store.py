@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,47 @@ with open_store(folder) as store:
     with open_store(tmp_path) as store:
         store.append(record(1))
     assert run_ids(tmp_path) == ["run-0", "run-1"]
+
+
+def removed_between(folder: Path, remove: Callable[[Path], object], *, last: bool = False) -> None:
+    """Append a record, remove the file in some way, and append another unless the first is the last."""
+    with open_store(folder) as store:
+        store.append(record(0))
+        remove(store.path)
+        if not last:
+            store.append(record(1))
+
+
+def test_a_file_that_was_moved_during_the_run_ends_it(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    with pytest.raises(RecordError, match="was moved during the run; its records are in the moved file"):
+        removed_between(tmp_path / "run", lambda file: file.rename(elsewhere))
+    assert run_ids(elsewhere) == ["run-0", "run-1"]
+
+
+def test_a_file_that_was_removed_during_the_run_is_written_again_and_ends_it(tmp_path: Path) -> None:
+    for remove in (Path.unlink, lambda file: shutil.rmtree(file.parent)):
+        with pytest.raises(RecordError, match="was removed during the run; its records were written again"):
+            removed_between(tmp_path / "run", remove)
+        assert run_ids(tmp_path / "run") == ["run-0", "run-1"]
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_a_file_that_another_took_the_place_of_is_written_beside_it(tmp_path: Path) -> None:
+    def replace(file: Path) -> None:
+        file.unlink()
+        file.write_text("another's")
+
+    with pytest.raises(RecordError, match=r"written again to .*records\.saved\.jsonl"):
+        removed_between(tmp_path, replace)
+    assert run_ids(tmp_path / "records.saved.jsonl") == ["run-0", "run-1"]
+    assert (tmp_path / "records.jsonl").read_text() == "another's"
+
+
+def test_a_file_that_was_removed_after_the_last_record_is_no_quiet_end(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="removed during the run"):
+        removed_between(tmp_path, Path.unlink, last=True)
+    assert run_ids(tmp_path) == ["run-0"]
 
 
 def test_a_lock_that_is_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
