@@ -215,7 +215,7 @@ def described_gpu(memory: str, compute_capability: str) -> GpuSpec:
     match = re.fullmatch(r"(\d{1,2})\.(\d)", compute_capability)
     if match is None:
         raise CatalogError(
-            f"--compute-capability: given {compute_capability!r}; allowed: major and minor number, as in 8.9"
+            f"--compute-capability: given {compute_capability!r}; allowed: major.minor, such as 8.9"
         )
     return GpuSpec(
         name=f"{format_bytes(memory_bytes)} card",

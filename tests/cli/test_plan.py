@@ -51,12 +51,12 @@ def test_repeated_flags_make_every_combination_once(model: str, capsys: pytest.C
     ]
 
 
-def test_a_recipe_that_nobody_chose_is_told_after_the_answer(model: str, capsys: pytest.CaptureFixture[str]):
+def test_the_default_recipe_is_named_after_the_answer(model: str, capsys: pytest.CaptureFixture[str]):
     def told(*flags: str) -> str:
         assert main(["plan", model, "--seq", "16", *flags]) == 0
         return capsys.readouterr().err
 
-    assert "if Trainer or TRL trains, say `--autocast bf16` with `--recipe trainer`" in told()
+    assert "If you use Trainer or TRL, add `--autocast bf16` and `--recipe trainer`" in told()
     assert told("--recipe", "peft") == ""
     assert told("--autocast", "bf16") == ""
 
