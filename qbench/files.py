@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -41,6 +43,25 @@ def read_bytes(file: Path | str, most: int = MOST_BYTES) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {format_bytes(most)}", str(file))
     return content
+
+
+def content_digest(file: Path | str) -> str:
+    """Return twelve hexadecimal digits of a file's content, empty when it cannot be read."""
+    try:
+        known = os.stat(file)
+        return _content_digest(str(file), known.st_size, known.st_mtime_ns)
+    except (OSError, ValueError):
+        return ""
+
+
+@functools.lru_cache(maxsize=256)
+def _content_digest(file: str, size: int, changed_ns: int) -> str:
+    """Return the digest of a file as it is at that size and time: a GGUF takes seconds a few GiB."""
+    with open_file(file) as content:
+        digest = hashlib.sha256()
+        while block := content.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def read_text(file: Path | str, most: int = MOST_BYTES) -> str:

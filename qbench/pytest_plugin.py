@@ -83,10 +83,12 @@ class ScenarioFile(pytest.File):
         gate = self.config.stash[_GATE]
         try:
             scenario, points = read_scenario(self.path)
-            known = {record.point for record in gate.baseline}
+            known = {record.point_id: record.point for record in gate.baseline}
             # A baseline may hold the points of several scenarios; what none of them has is gone.
             all_points = {
-                point for file in self.config.getoption("--qbench") for point in read_scenario(Path(file))[1]
+                point.point_id
+                for file in self.config.getoption("--qbench")
+                for point in read_scenario(Path(file))[1]
             }
         except QbenchError as error:
             raise self.CollectError(str(error)) from error
@@ -94,7 +96,7 @@ class ScenarioFile(pytest.File):
             name = f"{point.label.replace(' ', '-')}[{point.point_id}]"
             yield PointItem.of(self, name, scenario, functools.partial(_measure_point, scenario, point))
         if gate.path is not None:
-            gone = tuple(sorted(point.label for point in known.difference(all_points)))
+            gone = tuple(sorted(known[each].label for each in known.keys() - all_points))
             call = functools.partial(_no_point_is_gone, gone)
             yield ScenarioItem.from_parent(self, name="points-of-the-baseline", callobj=call)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import os
 import platform
@@ -12,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from qbench.catalog.gpus import find_gpu
-from qbench.files import open_file
+from qbench.files import content_digest
 from qbench.nullgpu.environment import DRIVER_NAME
 from qbench.records.parts import Environment
 from qbench.records.software import software
@@ -105,26 +104,7 @@ def inputs(point: Point) -> dict[str, str]:
     files = {name: file for name, file in files.items() if os.path.isfile(file)}
     if point.data != "random":
         files["data"] = Path(point.data)
-    return {name: _digest(file) for name, file in files.items()}
-
-
-def _digest(file: Path) -> str:
-    """Return twelve hexadecimal digits of a file's content, empty when it cannot be read."""
-    try:
-        known = file.stat()
-        return _content_digest(file, known.st_size, known.st_mtime_ns)
-    except OSError:
-        return ""
-
-
-@functools.lru_cache(maxsize=256)
-def _content_digest(file: Path, size: int, changed_ns: int) -> str:
-    """Return the digest of a file as it is at that size and time: a GGUF takes seconds a few GiB."""
-    with open_file(file) as content:
-        digest = hashlib.sha256()
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
+    return {name: content_digest(file) for name, file in files.items()}
 
 
 def _cpu_name() -> str | None:

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from qbench.errors import RecordError
 from qbench.records.reading import Reading
 from qbench.records.upgrades import UPGRADES, Upgrade
-from qbench.scenario.schema import Point
+from qbench.scenario.schema import Point, portable
 
 if TYPE_CHECKING:
     from qbench.records.parts import Detail, Environment, Metrics
@@ -90,8 +90,9 @@ class Record(Reading):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, keys in the order of the format."""
+        point = portable(self.point, _config_digest(self.environment) or None)
         values = {key: getattr(self, key) for key in _KEYS}
-        return values | {"point": self.point.model_dump(mode="json")}
+        return values | {"point": point.model_dump(mode="json"), "point_id": point.point_id}
 
 
 def record_from_dict(values: dict[str, Any], where: str) -> Record:
@@ -164,7 +165,12 @@ def _is_current(values: Mapping[str, Any]) -> bool:
 
 
 def _record(values: Mapping[str, Any], point: Point) -> Record:
+    point = portable(point, _config_digest(values["environment"]))
     return Record(point=point, **{key: values[key] for key in _STORED})
+
+
+def _config_digest(environment: Mapping[str, Any]) -> str:
+    return (environment.get("inputs") or {}).get("config.json") or ""
 
 
 def brief(value: Any) -> str:

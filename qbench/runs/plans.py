@@ -74,7 +74,7 @@ def _made(
         if found is None:
             missing.append(index)
         else:
-            yield index, replace(found, created_at=utc_now())
+            yield index, replace(found, point=points[index], created_at=utc_now())
     for index, record in _planned(points, missing, settings):
         known = facts[index]
         if cache is not None and known is not None and record.outcome == "ok":

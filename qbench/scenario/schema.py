@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from qbench.files import content_digest
 from qbench.units import has_control
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -154,11 +157,8 @@ class Point(PointSettings):
 
     @property
     def point_id(self) -> str:
-        """Twelve hexadecimal digits that are the same for equal points on every machine.
-
-        Of a text file only the name counts, since its folder differs from checkout to checkout.
-        """
-        values = self.model_dump(mode="json") | {"data": PurePath(self.data).name}
+        """Twelve hexadecimal digits that are the same for equal points on every machine; see `portable`."""
+        values = portable(self).model_dump(mode="json")
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -171,6 +171,34 @@ class Point(PointSettings):
             f"{self.model.rstrip('/').rsplit('/', 1)[-1]} {self.precision} {rank} "
             f"b={train.per_device_train_batch_size} s={train.seq_len}"
         )
+
+
+def portable(point: Point, config_digest: str | None = None) -> Point:
+    """Return a point that names no folder of this machine, which differ from checkout to checkout.
+
+    A model's folder becomes its name and the digest of its config.json, as in `tiny@0123456789ab`; of a file
+    the name is left. `config_digest` is that digest, empty for a model that is no folder; None looks for it.
+    """
+    model, data = _portable_model(point.model, config_digest), PurePath(point.data).name
+    if (model, data) == (point.model, point.data):
+        return point
+    return point.model_copy(update={"model": model, "data": data})
+
+
+def _portable_model(name: str, digest: str | None) -> str:
+    if _FOLDER.fullmatch(name):
+        return name
+    if digest is None:
+        digest = content_digest(os.path.join(os.path.expanduser(name), "config.json"))
+    is_path = name.startswith((".", "/", "~")) or os.path.isabs(name) or name.endswith(".gguf")
+    if not digest and not is_path:
+        return name
+    last = re.split(r"[/\\]", os.path.abspath(os.path.expanduser(name)).rstrip("/\\"))[-1]
+    return f"{last}@{digest}" if digest else f"./{last}"
+
+
+_FOLDER = re.compile(r"[^/\\]+@[0-9a-f]{12}")
+"""A model's folder as `portable` names it."""
 
 
 class PlanSettings(Strict):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from qbench.scenario.schema import LoraSettings, Point, TrainSettings
+from qbench.scenario.schema import LoraSettings, Point, TrainSettings, portable
 
 
 def test_point_id_is_the_same_for_equal_points_however_they_were_written() -> None:
@@ -59,3 +62,39 @@ def test_a_name_is_one_line_without_control_characters(name: str) -> None:
     for values in ({"model": name}, {"model": "m", "lora": {"target_modules": ["q_proj", name]}}):
         with pytest.raises(ValidationError, match="a name has no line break and no other control character"):
             Point.model_validate(values)
+
+
+def test_a_models_folder_is_known_by_its_name_and_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("a/m", "b/m", "c/m")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(f'{{"layers": {number // 2}}}')
+    monkeypatch.chdir(tmp_path / "a")
+    first = Point(model="./m")
+    same = Point(model=str(tmp_path / "b" / "m"))
+    other = Point(model="../c/m")
+    assert portable(first) == portable(same) == portable(portable(first))
+    assert first.point_id == same.point_id == Point(model="m").point_id != other.point_id
+    digest = hashlib.sha256(b'{"layers": 0}').hexdigest()
+    assert portable(first).model == f"m@{digest[:12]}"
+
+
+@pytest.mark.parametrize(
+    ("model", "digest", "stored"),
+    [
+        ("/home/one/models/m", "0123456789ab", "m@0123456789ab"),
+        ("C:\\models\\m\\", "0123456789ab", "m@0123456789ab"),
+        ("/home/one/gone", "", "./gone"),
+        ("/home/one/m.gguf", "", "./m.gguf"),
+        ("org/name", "", "org/name"),
+        ("m@0123456789ab", None, "m@0123456789ab"),
+    ],
+)
+def test_no_folder_of_a_machine_is_stored(model: str, digest: str | None, stored: str) -> None:
+    assert portable(Point(model=model), digest).model == stored
+
+
+def test_of_a_text_file_the_name_is_stored() -> None:
+    point = Point(model="org/name", weights="pretrained", data="/home/one/texts/a.txt")
+    assert portable(point).data == "a.txt"
