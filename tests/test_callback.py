@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from transformers import (
 )
 
 from qbench.callback import QbenchCallback
+from qbench.catalog.gpus import find_gpu
+from qbench.nullgpu.environment import card_environment
+from qbench.nullgpu.launcher import preload_environment
 from qbench.records.store import read_records
 from qbench.step.observe import observed_point
 
@@ -117,17 +123,17 @@ def test_trainer_is_measured_and_its_plan_stands_beside_it(tmp_path: Path):
     assert (record.point.precision, record.point.lora.r) == ("bf16", 4)
 
 
-def test_sft_trainer_is_measured_and_its_plan_stands_beside_it(tmp_path: Path):
+def sft_trained(folder: Path, callback: QbenchCallback, **changes: Any) -> None:
     trl = pytest.importorskip("trl", minversion="1.16")
     datasets = pytest.importorskip("datasets")
     from tokenizers import Tokenizer, models
 
     datasets.disable_progress_bars()
     words = Tokenizer(models.WordLevel({str(index): index for index in range(500)}, "0"))
-    callback = QbenchCallback(tmp_path / "run", ledger=True)
+    settings = arguments(folder, **changes)
     trainer = trl.SFTTrainer(
         model=base_model(),
-        args=trl.SFTConfig(max_length=None, gradient_checkpointing=True, **arguments(tmp_path)),
+        args=trl.SFTConfig(max_length=None, gradient_checkpointing=True, **settings),
         train_dataset=datasets.Dataset.from_dict({"input_ids": rows(*[32] * 2 * STEPS)}),
         processing_class=PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0", pad_token="0"),
         peft_config=lora(),
@@ -135,6 +141,11 @@ def test_sft_trainer_is_measured_and_its_plan_stands_beside_it(tmp_path: Path):
     )
     with contextlib.redirect_stdout(None):
         trainer.train()
+
+
+def test_sft_trainer_is_measured_and_its_plan_stands_beside_it(tmp_path: Path):
+    callback = QbenchCallback(tmp_path / "run", ledger=True)
+    sft_trained(tmp_path, callback)
     assert_plan_is_near(callback)
     assert callback.record is not None
     train = callback.record.point.train
@@ -236,3 +247,33 @@ def test_full_fine_tuning_in_fp32_under_autocast(tmp_path: Path):
     point = observed.point
     assert (point.method, point.precision, point.weights) == ("full", "fp32", "random")
     assert (point.train.autocast, point.train.optim) == ("bf16", "adamw_8bit")
+
+
+ON_A_NULL_GPU = """
+import sys
+from pathlib import Path
+from qbench.callback import QbenchCallback
+from tests import test_callback
+folder = Path(sys.argv[2])
+callback = QbenchCallback(folder / "run", warmup_steps=1)
+getattr(test_callback, sys.argv[1])(folder, callback, use_cpu=False)
+assert callback.problem is None, callback.problem
+"""
+
+
+@pytest.mark.nullgpu
+@pytest.mark.parametrize("training", ["trained", "sft_trained"])
+def test_a_training_on_a_null_gpu_is_recorded_as_one(tmp_path: Path, training: str):
+    card = find_gpu("RTX 4090")
+    env = {**os.environ, **preload_environment(), **card_environment(card)}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", ON_A_NULL_GPU, training, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    plan, record = read_records(tmp_path / "run")
+    assert (plan.device, record.device) == ("cuda", "null")
+    assert plan.card == record.card == card.name
+    assert len(record.metrics["host_time_s"]) == STEPS - 1
+    assert not {"step_time_s", "tokens_per_s", "loss"} & set(record.metrics)
+    assert record.metrics["static_bytes"] > 0
+    assert record.metrics["peak_reserved_bytes"] >= record.metrics["peak_allocated_bytes"]

@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from qbench.catalog.gpus import find_gpu
 from qbench.measure.task import Measurement, Task
 from qbench.measure.worker import run_task
+from qbench.nullgpu import launcher
+from qbench.nullgpu.environment import card_environment
 
 ROOM_BYTES = 256 << 20
 
@@ -157,3 +160,13 @@ def _limit_address_space() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def calls_what_a_null_gpu_lacks() -> Measurement:
+    os.environ.update(card_environment(find_gpu("RTX 3070")))
+    ctypes.CDLL(None).cusparseSpMM()
+    return fine()
+
+
+def tells_of_the_shim() -> Measurement:
+    return Measurement(outcome="ok", detail={"caveats": [str(launcher.is_loaded())]})
