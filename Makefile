@@ -8,6 +8,8 @@ ARGS ?=
 
 VENV := .venv
 NULL_VENV := .venv-cuda
+# Other files import what .venv-cuda has not.
+NULL_TESTS := tests/nullgpu tests/measure/test_null.py tests/measure/test_cuda.py tests/test_callback.py
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TESTED := $(VENV)/installed-tested
@@ -29,7 +31,7 @@ test: $(TESTED) ## Run all tests
 	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
 test-null: $(NULL_VENV) ## Run the tests that need the CUDA build of torch, on a card that is not there
-	$(NULL_VENV)/bin/python -m pytest -m 'nullgpu or cuda' $(ARGS)
+	$(NULL_VENV)/bin/python -m pytest -m 'nullgpu or cuda' $(NULL_TESTS) $(ARGS)
 
 lint: $(TESTED) ## Check style, format and types
 	$(BIN)/ruff check .
@@ -78,5 +80,5 @@ $(NULL_VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	@$(NULL_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(NULL_VENV)
 	@grep -v '^setuptools==' $(CONSTRAINTS) > $(NULL_CONSTRAINTS)
 	@$(NULL_PIP) --index-url https://pypi.org/simple --constraint $(NULL_CONSTRAINTS) torch
-	@$(NULL_PIP) --constraint $(NULL_CONSTRAINTS) --editable . 'pytest>=9.1' 'trl>=1.16; python_version >= "3.11"'
+	@$(NULL_PIP) --constraint $(NULL_CONSTRAINTS) --editable '.[pytest]' 'trl>=1.16; python_version >= "3.11"'
 	@touch $@
