@@ -246,7 +246,7 @@ def test_of_several_cards_the_chosen_one_is_measured_and_who_else_is_on_it_is_to
 
 def test_neither_a_gpus_run_nor_a_calibration_takes_the_null_gpu_for_one(tmp_path: Path) -> None:
     env = {**preload_environment(), **card_environment(find_gpu(CARD))}
-    for arguments in (("run", "demo.yaml", "--device", "cuda"), ("calibrate", "--speed")):
+    for arguments in (("run", "demo.yaml", "--device", "cuda"), ("calibrate", "--device", "cuda")):
         process = command(*arguments, **env)
         _, said = process.communicate(timeout=120)
         assert process.returncode == 2, said
