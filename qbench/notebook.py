@@ -23,6 +23,7 @@ from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plans
 from qbench.runs.sizing import FIT_PRECISIONS, RANK_PRECISIONS, FitFor, RankFor, fits, ranks, varied
+from qbench.runs.usual import with_usual
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Device, Point
 from qbench.scenario.settings import by_field
@@ -228,7 +229,7 @@ def _points(model: str, settings: Mapping[str, Any]) -> list[Point]:
     combinations = itertools.product(
         *([(name, value) for value in values] for name, values in listed.items())
     )
-    points = [point_from(base, by_field(dict(chosen))) for chosen in combinations]
+    points = [point_from(base, with_usual(base["model"], by_field(dict(chosen)))) for chosen in combinations]
     if not points:
         raise ScenarioError("a setting is an empty list; give at least one value")
     return points

@@ -138,6 +138,6 @@ def _amount(where: str, column: str, text: str) -> float:
         amount = float(text)
     except ValueError:
         amount = math.nan
-    if not 0 < amount < math.inf:
-        raise CatalogError(f"{where}: {column} given {text!r}; allowed: US dollars above 0, for example 1.89")
+    if not 0 <= amount < math.inf:
+        raise CatalogError(f"{where}: {column} given {text!r}; allowed: US dollars from 0, for example 1.89")
     return amount

@@ -137,6 +137,18 @@ def catalog_name(name: str) -> str:
     return name if spec is None else spec.hub_id
 
 
+def has_experts(name: str) -> bool:
+    """Say whether a model of the catalog or of a folder has experts in stacked parameters."""
+    try:
+        source = resolve_model(name)
+    except CatalogError:
+        return False
+    if source.spec is not None:
+        return source.spec.expert_params > 0
+    config = source.config or {}
+    return any(config.get("text_config", config).get(key) for key in _EXPERT_KEYS)
+
+
 @functools.cache
 def _index() -> NameIndex[ModelSpec]:
     return NameIndex((spec, (spec.hub_id, *spec.aliases)) for spec in models())

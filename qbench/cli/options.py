@@ -57,7 +57,7 @@ FromFormat = Annotated[
 ]
 Gpu = Annotated[list[str] | None, typer.Option(help="GPU to check the plan against; can be repeated.")]
 GpuMemory = Annotated[str, typer.Option(help="Memory of a card that is not listed, for example 24GiB.")]
-ComputeCapability = Annotated[str, typer.Option(help="Compute capability of that card, for example 8.9.")]
+ComputeCapability = Annotated[str, typer.Option(help="Compute capability of that card [default: 8.9].")]
 AllocConf = Annotated[
     str, typer.Option(help="Allocator settings in PYTORCH_ALLOC_CONF syntax; the variable itself is ignored.")
 ]

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,22 @@ from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
 from qbench.catalog.models import catalog_name
 from qbench.cli.console import print_note
 from qbench.errors import CatalogError, Problem, ScenarioError
+from qbench.runs.usual import with_usual
 from qbench.scenario.expand import MAX_POINTS, point_from
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import SETTINGS, flag_of
 from qbench.units import format_bytes, parse_bytes
 
 DEFAULT_RECIPE = (
-    "Planned for a training loop of your own (recipe peft, no autocast). If you use Trainer or TRL, add "
-    "`--autocast bf16` and `--recipe trainer` or `--recipe trl`: the results differ by gigabytes"
+    "Planned for a training loop of your own (recipe peft, no autocast). If you use TRL, add `--recipe trl`; "
+    "if you use Trainer, `--recipe trainer --autocast bf16`: the results differ by gigabytes"
 )
 """Printed when no recipe was chosen, since most trainings are not the default; README has the differences."""
+
+
+NO_DROPOUT = "The model has experts, which peft adapts only without dropout: planned with --lora-dropout 0"
+DEFAULT_CAPABILITY = "8.9"
+"""Of a described card, where none is given: that of the cards with 24 GiB and more that most people buy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,14 @@ class Target:
         request = self.request
         cards = []
         if request.describes_card:
-            cards.append(described_gpu(request.gpu_memory, request.compute_capability))
+            capability = request.compute_capability
+            if not capability:
+                capability = DEFAULT_CAPABILITY
+                print_note(
+                    f"{request.gpu_memory} card: taken as compute capability {capability} (Ada); for another "
+                    "give --compute-capability, for example 8.0 (A100), 9.0 (H100), 7.5 (T4)"
+                )
+            cards.append(described_gpu(request.gpu_memory, capability))
         tell_other_variants(self.gpus)
         return [*cards, *map(find_gpu, self.gpus)]
 
@@ -148,6 +162,8 @@ def _of_model(request: TargetRequest) -> Target:
     if request.precisions:
         settings.setdefault("precision", request.precisions)
     points = _points_of({"model": catalog_name(request.name or "")}, settings)
+    if points[0].lora is not None and points[0].lora.lora_dropout == 0 and "lora_dropout" not in settings:
+        print_note(NO_DROPOUT)
     advice = "" if {"recipe", "autocast"} & set(settings) else DEFAULT_RECIPE
     return Target(points=points, request=request, gpus=request.gpus, advice=advice)
 
@@ -167,7 +183,8 @@ def _points_of(base: Mapping[str, Any], flags: Mapping[str, Sequence[Any]]) -> t
     _refuse_lists(flags)
     combinations = itertools.product(*([(name, value) for value in values] for name, values in flags.items()))
     try:
-        points = [point_from(base, dict(chosen)) for chosen in combinations]
+        follow = partial(with_usual, base["model"]) if base.keys() == {"model"} else dict
+        points = [point_from(base, follow(dict(chosen))) for chosen in combinations]
     except ScenarioError as error:
         raise ScenarioError(map(_as_flag, error.problems)) from error
     return tuple(dict.fromkeys(points))
@@ -202,12 +219,10 @@ def tell_other_variants(names: Sequence[str]) -> None:
 def described_gpu(memory: str, compute_capability: str) -> GpuSpec:
     """Return a card that is not in the catalog, from its memory ('24GiB') and compute capability ('8.9').
 
-    Its speed is not known. Raises CatalogError when one of the two is missing or is not what it should be.
+    Its speed is not known. Raises CatalogError when the memory is missing or one is not what it should be.
     """
-    if not memory or not compute_capability:
-        raise CatalogError(
-            "--gpu-memory and --compute-capability describe a card together; give both, or take --gpu"
-        )
+    if not memory:
+        raise CatalogError("--compute-capability describes a card only with --gpu-memory; give that too")
     try:
         memory_bytes = parse_bytes(memory)
     except ValueError as error:

@@ -35,14 +35,19 @@ def test_a_file_is_read(tmp_path: Path):
     assert (rate.on_demand_from, rate.spot_from) == (("me", "2026-11-01"), None)
 
 
+def test_a_card_may_cost_nothing(tmp_path: Path):
+    (tmp_path / "own.csv").write_text("gpu,usd_per_hour\nRTX 4090,0\n")
+    (rate,) = read_hourly_prices(tmp_path / "own.csv").values()
+    assert rate.on_demand_usd_per_hour == 0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (
             "gpu,usd_per_hour\nRTX 4090,-1\n",
-            "mine.csv:2: usd_per_hour given '-1'; allowed: US dollars above 0",
+            "mine.csv:2: usd_per_hour given '-1'; allowed: US dollars from 0",
         ),
-        ("gpu,usd_per_hour\nRTX 4090,0\n", "given '0'"),
         ("gpu,usd_per_hour\nRTX 4090,nan\n", "given 'nan'"),
         ("gpu,usd_per_hour\nRTX 4090,cheap\n", "given 'cheap'"),
         ("gpu,usd_per_hour\nRTX 4090,\n", "RTX 4090 has no usd_per_hour"),

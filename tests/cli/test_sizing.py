@@ -91,7 +91,7 @@ def test_rank_says_what_is_trained(model: str, capsys: pytest.CaptureFixture[str
     title = " ".join(" ".join(lines[: lines.index(next(line for line in lines if "GPU" in line))]).split())
     assert (code, title) == (
         0,
-        "tiny, nf4, rank 8, batch 1, 128 tokens, checkpointing, recipe trl, no autocast; "
+        "tiny, nf4, rank 8, batch 1, 128 tokens, checkpointing, recipe trl, autocast bf16; "
         "1,000,000 tokens x 1 epoch in full sequences of 128, by time",
     )
 

@@ -1,0 +1,29 @@
+"""Settings that nobody gave and that follow from those given, where the schema's default would mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qbench.catalog.models import has_experts
+
+AUTOCAST_OF_TRL = "bf16"
+"""trl/trainer/sft_config.py: bf16 is True unless fp16 is set."""
+
+
+def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by field name with those that follow from them for a model.
+
+    SFTTrainer runs under autocast, and peft refuses dropout on stacked experts
+    (peft/tuners/lora/layer.py, `ParamWrapper`).
+    """
+    follows: dict[str, Any] = {}
+    if given.get("recipe") == "trl":
+        follows["autocast"] = AUTOCAST_OF_TRL
+    if (
+        given.get("target_modules", "all-linear") == "all-linear"
+        and "lora" not in given
+        and has_experts(model)
+    ):
+        follows["lora_dropout"] = 0
+    return follows | dict(given)
