@@ -46,7 +46,9 @@ def measure_null(task: Task, on_phase: Phase) -> Measurement:
         raise MeasureError("this process has no null GPU; start it through `qbench run --device null`")
     gpu = find_gpu(str(task.gpu))
     with tempfile.TemporaryDirectory(prefix="qbench-null-") as folder:
-        down = _in_child(lambda: _measured(task, gpu, "down", Path(folder, "down"), lambda phase: None))
+        # Memory repeats from step to step, so one timed step is enough where times are not kept.
+        once = replace(task, settings=task.settings.model_copy(update={"steps": 1}))
+        down = _in_child(lambda: _measured(once, gpu, "down", Path(folder, "down"), lambda phase: None))
         up = _measured(task, gpu, "up", Path(folder, "up"), on_phase)
     ends = [int(scalar(found, "peak_reserved_bytes") or 0) for found in (up, down) if found.outcome == "ok"]
     detail: Detail = {**up.detail, "reserved_range_bytes": [min(ends), max(ends)]}
