@@ -79,9 +79,13 @@ def print_table(table: Table, title: str = "") -> None:
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
-    for column in table.columns:
+    for number, column in enumerate(table.columns):
+        # A name broken over lines can neither be read nor copied.
         drawn.add_column(
-            Text(printable(column.title)), justify="right" if column.unit else "left", overflow="fold"
+            Text(printable(column.title)),
+            justify="right" if column.unit else "left",
+            overflow="fold",
+            no_wrap=number == 0,
         )
     for row in table.texts():
         drawn.add_row(*(Text(printable(text)) for text in row))

@@ -10,6 +10,7 @@ import typer
 
 from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_text
+from qbench.cli.progress import shown_steps
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 from qbench.runs.sizing import FIT_PRECISIONS, FitFor, fits, varied
@@ -68,7 +69,8 @@ def fit_command(
     if not cards:
         raise QbenchError("no card to fit: give --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
     search = FitFor(gpus=tuple(cards), setting=setting, step=step, alloc_conf=alloc_conf, cache=use_cache)
-    found, failed = fits(asked.points, search)
+    with shown_steps() as watch:
+        found, failed = fits(asked.points, search, watch)
     for name, why in failed.items():
         print_error(f"{name}: {why}")
     if as_json:

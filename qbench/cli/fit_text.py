@@ -33,8 +33,7 @@ _TITLES = {
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _RETRIED = " *"
 _RETRIED_NOTE = (
-    "* Fits only after PyTorch empties its cache, which takes time in every step; 'left' is what is free "
-    "then."
+    "* Fits only after PyTorch empties its cache, which takes time in every step: nothing is left to spare."
 )
 _CHANGES = (
     "Ways to free memory, evaluated one step above the answer: sufficient ones first, then by cost. Each was "
@@ -115,6 +114,8 @@ def _answer(largest: Largest) -> list[str]:
     value = "none" if largest.value is None else f"{largest.value:,}"
     room = _fit(largest).headroom_bytes
     left = format_bytes(room) if room is None or room >= 0 else f"{format_bytes(-room)} short"
+    if _after_retries(largest):
+        left = "-"  # What is free once the cache was emptied is no room to spare.
     total = sum(largest.fills.values())
     shares = {category_name(name): 100 * size / total for name, size in largest.fills.items()}
     fills = [f"{name} {share:.0f}{_NO_BREAK}%" for name, share in shares.items()]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qbench.measure.task import Measurement
     from qbench.records.record import Record
     from qbench.runs.run import Job, Progress, Watcher
+    from qbench.runs.sizing import Watch
 
 
 @contextlib.contextmanager
@@ -46,6 +47,24 @@ def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
     with Bar(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
         yield lambda index, record: bar.advance(task)
+
+
+@contextlib.contextmanager
+def shown_steps() -> Iterator[Watch]:
+    """Yield what is told of each part of a search before it begins: a line with a clock on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda number, total, name: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("planning", total=None)
+        yield lambda number, total, name: bar.update(
+            task, description=printable(f"planning {number} of {total}: {name}")
+        )
 
 
 def job_text(job: Job) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_table, print_text
+from qbench.cli.progress import shown_steps
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 from qbench.runs.sizing import RANK_PRECISIONS, RankFor, ranks
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
     from qbench.scenario.schema import Point
+
+
+MOST_ROWS = 10
+"""Cards that are listed unless all are asked for."""
 
 
 class SortName(str, Enum):
@@ -62,6 +67,7 @@ def rank_command(
     prices: Prices = None,
     num_gpus: NumGpus = 1,
     gpu: options.Gpu = None,
+    show_all: Annotated[bool, typer.Option("--all", help="List every card, not the best ten.")] = False,
     as_json: options.AsJson = False,
     **settings: Any,
 ) -> int:
@@ -93,11 +99,13 @@ def rank_command(
         num_gpus=num_gpus,
     )
     key = "spot" if spot and sort is SortName.cost else sort.value
-    rows, workloads = ranks(asked.points, training), training.workloads(asked.points)
+    workloads = training.workloads(asked.points)
+    with shown_steps() as watch:
+        rows = ranks(asked.points, training, watch)
     if as_json:
         print_json(_document(rows, key, workloads, training))
     else:
-        _print(rows, key, workloads, num_gpus)
+        _print(rows, key, workloads, num_gpus, None if show_all else MOST_ROWS)
     if asked.advice:
         print_note(asked.advice)
     return 0 if any(row.fits for row in rows) else 1
@@ -200,7 +208,13 @@ def _row_document(row: Ranked) -> dict[str, Any]:
     }
 
 
-def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload], num_gpus: int) -> None:
+def _print(
+    rows: Sequence[Ranked],
+    key: str,
+    workloads: Mapping[Point, Workload],
+    num_gpus: int,
+    most_rows: int | None,
+) -> None:
     from qbench.planner.ranking import best_of_each_card, sorted_rows
     from qbench.report.table import Column, Table
     from qbench.words.settings import describe_all
@@ -213,15 +227,15 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
         print_text(title)
         print_text(_left_note(rows))
         return
+    # Energy, which all but who sorts by it can do without, would break names in 80 columns.
+    last = Column("Energy", "kWh") if key == "energy" else Column("Spot", "USD")
     columns = (
         Column("GPU"),
         Column("Method"),
         Column("Hours", "h"),
         Column("Bound by"),
         Column("Cost", "USD"),
-        Column("Spot", "USD"),
-        Column("Energy", "kWh"),
-        Column("Price from"),
+        last,
     )
     cells = tuple(
         (
@@ -230,13 +244,18 @@ def _print(rows: Sequence[Ranked], key: str, workloads: Mapping[Point, Workload]
             row.hours,
             "" if row.bound_share is None else f"{row.bound} {100 * row.bound_share:.0f} %",
             row.cost_usd,
-            row.spot_cost_usd,
-            row.energy_kwh,
-            _sellers(row.hourly_price),
+            row.energy_kwh if key == "energy" else row.spot_cost_usd,
         )
-        for row in best
+        for row in best[:most_rows]
     )
-    print_table(Table(columns=columns, rows=cells, notes=tuple(_notes(rows, workloads, num_gpus))), title)
+    hidden = len(best) - len(cells)
+    more = (
+        [f"{hidden} more {'cards hold' if hidden > 1 else 'card holds'} it; --all lists them."]
+        if hidden
+        else []
+    )
+    notes = (*more, *_notes(rows, workloads, num_gpus))
+    print_table(Table(columns=columns, rows=cells, notes=notes), title)
 
 
 def _varying(points: Sequence[Point]) -> list[str]:
@@ -269,16 +288,6 @@ def _price_values(price: HourlyPrice) -> dict[str, Any]:
 
 def _source(source: PriceSource | None) -> str | None:
     return None if source is None else f"{source.seller} ({source.date or 'undated'})"
-
-
-def _sellers(price: HourlyPrice | None) -> str:
-    """Return who charges the prices."""
-    from qbench.units import NOT_AVAILABLE
-
-    if price is None:
-        return ""
-    names = [source.seller if source else NOT_AVAILABLE for source in (price.on_demand_from, price.spot_from)]
-    return names[0] if names[0] == names[1] or price.spot_from is None else f"{names[0]}, spot {names[1]}"
 
 
 def _sources(rows: Sequence[Ranked]) -> str:

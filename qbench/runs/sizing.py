@@ -26,6 +26,14 @@ RANK_PRECISIONS = ("bf16", "nf4")
 """Precisions of a ranking where none is named: LoRA, and QLoRA for the cards that do not hold it."""
 
 
+Watch = Callable[[int, int, str], None]
+"""Is told of each part of the work before it begins: its number from 1, how many there are, what it is."""
+
+
+def unwatched(number: int, total: int, name: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitFor:
     """What is made as large as fits, and for which cards."""
@@ -81,7 +89,9 @@ def varied(name: str) -> Varied:
     return setting
 
 
-def fits(points: Sequence[Point], asked: FitFor) -> tuple[list[Largest], dict[str, StepError]]:
+def fits(
+    points: Sequence[Point], asked: FitFor, watch: Watch = unwatched
+) -> tuple[list[Largest], dict[str, StepError]]:
     """Return the largest value for each point and card, and by card and precision why some have none.
 
     Points that differ in the varied setting only count once. Raises StepError when none can be planned.
@@ -92,7 +102,9 @@ def fits(points: Sequence[Point], asked: FitFor) -> tuple[list[Largest], dict[st
     questions = {with_value(point, asked.setting, 1): axis for point, axis in zip(points, axes, strict=True)}
     found: list[Largest] = []
     failed: dict[str, StepError] = {}
-    for (point, axis), gpu in itertools.product(questions.items(), asked.gpus):
+    asked_of = list(itertools.product(questions.items(), asked.gpus))
+    for number, ((point, axis), gpu) in enumerate(asked_of, 1):
+        watch(number, len(asked_of), f"{point.precision} on {gpu.name}")
         try:
             found.append(largest(point, axis, _planned_for(gpu, asked)))
         except StepError as error:
@@ -114,7 +126,7 @@ def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], lis
     return lambda points: plans(points, settings, cache)
 
 
-def ranks(points: Sequence[Point], asked: RankFor) -> list[Ranked]:
+def ranks(points: Sequence[Point], asked: RankFor, watch: Watch = unwatched) -> list[Ranked]:
     """Return a row for each point and card. Raises QbenchError where no point can be planned for any."""
     from qbench.catalog.models import resolve_model
     from qbench.measure.known_speed import usable_calibrations
@@ -125,4 +137,8 @@ def ranks(points: Sequence[Point], asked: RankFor) -> list[Ranked]:
     terms = Terms(
         hourly_prices=asked.prices, num_gpus=asked.num_gpus, calibrations=usable_calibrations("cuda")
     )
-    return ranked(points, asked.gpus, workloads, terms)
+    rows: list[Ranked] = []
+    for number, point in enumerate(points, 1):
+        watch(number, len(points), f"{point.precision} on {len(asked.gpus)} cards")
+        rows += ranked([point], asked.gpus, workloads, terms)
+    return rows

@@ -71,12 +71,12 @@ precision  tokens  bound by     left  filled by
 --------------------------------------------------------------------------------------
 bf16        1,024  memory    5.0 MiB  weights 75 %, logits and loss 20 %, quantization
                                       state 5 %
-nf4         1,536  memory *  5.0 MiB  weights 75 %, logits and loss 20 %, quantization
+nf4         1,536  memory *        -  weights 75 %, logits and loss 20 %, quantization
                                       state 5 %
 
 In steps of 64. One step above each answer was planned and does not fit.
-* Fits only after PyTorch empties its cache, which takes time in every step; 'left' is
-what is free then.
+* Fits only after PyTorch empties its cache, which takes time in every step: nothing is
+left to spare.
 
 Ways to free memory, evaluated one step above the answer: sufficient ones first, then by
 cost. Each was planned on its own; 'frees' is reserved memory, 'step time' is relative to

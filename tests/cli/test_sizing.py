@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from qbench.catalog.gpus import gpus
+from qbench.cli import console
 from qbench.cli.main import main
 from tests.tiny import write_tiny_model
 
@@ -94,6 +96,20 @@ def test_rank_says_what_is_trained(model: str, capsys: pytest.CaptureFixture[str
         "tiny, nf4, rank 8, batch 1, 128 tokens, checkpointing, recipe trl, autocast bf16; "
         "1,000,000 tokens x 1 epoch in full sequences of 128, by time",
     )
+
+
+def test_rank_lists_ten_cards_whose_names_are_whole_in_80_columns(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(console, "PIPED_WIDTH", 80)
+    names = [gpu.name for gpu in gpus()]
+    code, lines = ranked_lines(capsys, model, *RANK, "--sort", "time")
+    listed = [name for name in names if any(line.strip().startswith(f"{name}  ") for line in lines)]
+    assert (code, len(listed)) == (0, 10)
+    assert any("more cards hold it; --all lists them." in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    _, everything = ranked_lines(capsys, model, *RANK, "--sort", "time", "--all")
+    assert sum(any(line.strip().startswith(f"{name}  ") for line in everything) for name in names) > 10
 
 
 def test_rank_says_which_of_several_points_a_card_holds(model: str, capsys: pytest.CaptureFixture[str]):

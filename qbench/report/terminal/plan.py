@@ -225,9 +225,10 @@ def _verdict(fit: Fit, peak_bytes: float | None) -> str:
         return "has no kernel for this"
     room, reason = fit.headroom_bytes, reason_text(fit)
     said: str = "fits" if fit.fits else fit.verdict
-    if room is not None and fit.fits:
+    if fit.fits and fit.num_alloc_retries:
+        said += " only after the allocator has emptied its cache, which takes time in every step"
+    elif room is not None and fit.fits:
         said += f", {format_bytes(room)} left"
-        said += " once the allocator has emptied its cache, which takes time" if fit.num_alloc_retries else ""
     elif room is not None and room < 0:
         # With no limit, that is: an allocation fails before, for less. It may also fail in fragments.
         said += f", would reserve {format_bytes(-room)} more than it has"

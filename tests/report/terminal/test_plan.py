@@ -65,7 +65,7 @@ def test_how_a_card_holds_a_plan_is_told():
         fits = [{**record.detail["fits"][0], **changes}]
         return starting(plan_lines([replace(record, detail={**record.detail, "fits": fits})]), "T4")
 
-    late = "fits, 1.00 GiB left once the allocator has emptied its cache, which takes time"
+    late = "fits only after the allocator has emptied its cache, which takes time in every step"
     assert told(num_alloc_retries=2, verdict="tight") == f"T4 15.00 GiB {late}"
     # In fragments an allocation can fail with room to spare.
     shortage = {"phase": "forward", "op": "", "module": "", "requested_bytes": GIB, "free_bytes": GIB // 2}
@@ -112,13 +112,23 @@ def test_nothing_is_wider_than_a_terminal():
         assert caveat.strip(", ").split()[-1] in " ".join(lines)
 
 
+def test_several_cards_have_a_time_each_and_a_tight_one_no_room():
+    record = with_fits(plan("bf16", 8), ("A100", 80 * GIB, 60 * GIB), ("L4", 22 * GIB, 0))
+    first, second = record.detail["fits"]
+    fits = [{**first, "step_time_s": 1.5}, {**second, "step_time_s": 4.0, "num_alloc_retries": 3}]
+    lines = plan_lines([replace(record, detail={**record.detail, "fits": fits}), plan("bf16", 16)])
+    (row,) = (line for line in lines if line.startswith("bf16") and " 8 " in line)
+    assert "60.00 left, 1.5 s" in row
+    assert row.endswith("tight, 4 s")
+
+
 def test_many_cards_become_one_column_with_the_smallest_that_holds():
     cards = [("A100", 80 * GIB, 60 * GIB), ("T4", 15 * GIB, -5 * GIB), ("L4", 22 * GIB, 2 * GIB)]
     none = [(name, memory, -GIB) for name, memory, _ in cards]
     lines = plan_lines([with_fits(plan("bf16", 8), *cards), with_fits(plan("bf16", 16), *none)])
     rows = [line for line in lines if line.startswith("bf16")]
     assert [row.split()[-1] for row in rows[:2]] == ["L4", "none"]
-    header = lines[lines.index("GiB left on each GPU:") + 1]
+    header = lines[lines.index("GiB left on each GPU, and the time of a step:") + 1]
     assert header.split() == ["precision", "r", "A100", "T4", "L4"]
     assert rows[2].split()[2:] == ["60.00", "left", "5.00", "short", "2.00", "left"]
     assert len(rows) == 4
