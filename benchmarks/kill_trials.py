@@ -16,15 +16,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.task import Measurement, Task
+from qbench.records.record import Record
 from qbench.records.store import read_records
+from qbench.runs.plans import PlanFor, plan_record
 from qbench.runs.run import FINISHED, run_scenario
 from qbench.scenario.expand import expand
-from qbench.scenario.schema import Device, Point, Scenario
+from qbench.scenario.schema import Point, Scenario
 
 SCENARIO = Scenario(
     name="trial",
@@ -41,9 +44,10 @@ PID_FILE = "QBENCH_TRIAL_PID"
 Key = tuple[str, str, int | None]
 
 
-def planner(point: Point, device: Device, gpus: tuple[str, ...]) -> Measurement:
-    """Return a plan that takes no time."""
-    return Measurement(outcome="ok", metrics=_metrics(point))
+def planner(points: Sequence[Point], settings: PlanFor) -> Generator[tuple[int, Record]]:
+    """Yield plans that take no time."""
+    for index, point in enumerate(points):
+        yield index, plan_record(point, settings, Measurement(outcome="ok", metrics=_metrics(point)))
 
 
 def engine(task: Task) -> Measurement:

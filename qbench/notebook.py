@@ -130,7 +130,7 @@ def plan(
     quiet_libraries()
     points = _points(model, settings)
     made = plans(points, PlanFor(device=device, gpus=_cards(gpu)), PlanCache(reads=cache))
-    if len(made) == 1 and made[0].outcome == "error":
+    if len(made) == 1 and made[0].outcome != "ok":
         raise QbenchError(made[0].error)
     return Records(tuple(made), f"Plans of {model}")
 

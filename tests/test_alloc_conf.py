@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_point, write_tiny_model
 
-from qbench.runs.run import plan_point
+from qbench.runs.run import plan_points, plan_settings
+from qbench.scenario.schema import Device, Point
+
+
+def detail_of(point: Point, device: Device) -> dict[str, Any]:
+    ((_, record),) = plan_points([point], plan_settings(device, ()))
+    return record.detail
 
 
 def test_a_plan_beside_a_measurement_has_the_allocator_of_the_process(
@@ -15,8 +22,7 @@ def test_a_plan_beside_a_measurement_has_the_allocator_of_the_process(
 ) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,backend:native")
     point = tiny_point(write_tiny_model(tmp_path / "tiny", "HuggingFaceTB/SmolLM2-135M"))
-    detail = plan_point(point, "cuda", ()).detail
-    assert detail["alloc_conf"] == "expandable_segments:True,backend:native"
+    detail = detail_of(point, "cuda")
     assert detail["allocator"]["expandable_segments"] is True
     assert "allocator settings not modelled: backend:native" in detail["caveats"]
-    assert "allocator" not in plan_point(point, "cpu", ()).detail
+    assert "allocator" not in detail_of(point, "cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import sys
@@ -121,6 +123,10 @@ def _app_for(argv: Sequence[str]) -> typer.Typer:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; a known error is one line on stderr for each problem."""
     quiet_libraries()
+    # pydantic would look through all that is installed for plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # The interpreter ends with a collection, which would go over all that the libraries have left.
+    atexit.register(gc.freeze)
     # A stored text may hold what the terminal's encoding lacks; that must not end a report.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

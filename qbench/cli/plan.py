@@ -173,7 +173,7 @@ def _planned(
         return [_with_snapshot(target.points[0], settings, memory)]
     with shown_plans(len(target.points)) as on_plan:
         records = plans(target.points, settings, PlanCache(reads=use_cache), on_plan)
-    failed = [record for record in records if record.outcome == "error"]
+    failed = [record for record in records if record.outcome != "ok"]
     if failed and len(records) == 1:
         raise QbenchError(failed[0].error)
     for record in failed:

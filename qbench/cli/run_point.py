@@ -28,7 +28,8 @@ def run_point_command(
     from qbench.measure.settings import take_settings
     from qbench.records.files import write_whole
     from qbench.records.lines import encoded
-    from qbench.runs.run import FINISHED, with_inputs
+    from qbench.runs.plans import with_inputs
+    from qbench.runs.run import FINISHED
 
     request = read_request(point)
     if not os.access(result.parent, os.W_OK):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from qbench.records.installed import EXECUTED, fingerprints
@@ -23,9 +24,12 @@ def library_versions() -> dict[str, str | None]:
 
 def _version(name: str) -> str | None:
     try:
-        return version(name)
+        found = distribution(name)
     except PackageNotFoundError:
         return None
+    # Distribution.metadata parses the description, too, which takes longer than all else here.
+    stated = re.search(r"^Version: *(\S+)$", found.read_text("METADATA") or "", re.MULTILINE)
+    return stated.group(1) if stated else found.version
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from qbench.measure.task import Task
 from qbench.measure.worktree import checked_out, find_commit
 from qbench.records.record import Record, run_id_of
 from qbench.records.store import open_store
-from qbench.runs.run import with_inputs
+from qbench.runs.plans import with_inputs
 from qbench.scenario.schema import Device, Point, Scenario
 
 

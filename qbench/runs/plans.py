@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.catalog.gpus import GpuSpec
-from qbench.errors import QbenchError
 from qbench.measure.environment import inputs
 from qbench.planner.families import family_of
+from qbench.quick_imports import quick_imports
 from qbench.records.calibration import Calibration
 from qbench.records.facts import plan_facts
 from qbench.records.plan_cache import PlanCache
@@ -19,6 +20,7 @@ from qbench.records.software import software
 from qbench.scenario.schema import Device, Point
 
 if TYPE_CHECKING:
+    from qbench.measure.task import Measurement
     from qbench.planner.trace import Tracer
 
 POINTS_WORTH_PROCESSES = 16
@@ -51,21 +53,37 @@ def plans(
 ) -> list[Record]:
     """Return the plan of each point, in order; one that cannot be made has outcome error and says why.
 
-    `on_plan` hears of each as it is there, with its index. `cache` None neither asks nor fills one.
+    `on_plan` hears of each as it is there, with its index. `cache` None neither reads nor fills one.
     """
     done: dict[int, Record] = {}
-    for index, record in _made(points, settings, cache):
-        files = inputs(points[index])
-        if files:
-            record = replace(record, environment={**record.environment, "inputs": files})
+    for index, record in each_plan(points, settings, cache):
         done[index] = record
         if on_plan is not None:
             on_plan(index, record)
     return [done[index] for index in range(len(points))]
 
 
+def each_plan(
+    points: Sequence[Point], settings: PlanFor, cache: PlanCache | None = None, *, apart: bool = False
+) -> Generator[tuple[int, Record]]:
+    """Yield the index and the plan of each point as it is there, those from the cache first.
+
+    All plans of qbench are made here: points of one family share their traces, many are planned on all
+    cores, and what goes wrong with a point is the outcome of its record. `apart` plans even a few in other
+    processes, which see no GPU.
+    """
+    for index, record in _made(points, settings, cache, apart):
+        yield index, with_inputs(record)
+
+
+def with_inputs(record: Record) -> Record:
+    """Return a record that names the content of the files that its point names."""
+    files = inputs(record.point)
+    return replace(record, environment={**record.environment, "inputs": files}) if files else record
+
+
 def _made(
-    points: Sequence[Point], settings: PlanFor, cache: PlanCache | None
+    points: Sequence[Point], settings: PlanFor, cache: PlanCache | None, apart: bool
 ) -> Iterator[tuple[int, Record]]:
     facts = [_facts(point, settings) if cache is not None else None for point in points]
     missing: list[int] = []
@@ -75,7 +93,7 @@ def _made(
             missing.append(index)
         else:
             yield index, replace(found, point=points[index], created_at=utc_now())
-    for index, record in _planned(points, missing, settings):
+    for index, record in _planned(points, missing, settings, apart):
         known = facts[index]
         if cache is not None and known is not None and record.outcome == "ok":
             cache.put(known, record)
@@ -94,22 +112,43 @@ def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
 
 
 def _planned(
-    points: Sequence[Point], missing: Sequence[int], settings: PlanFor
+    points: Sequence[Point], missing: Sequence[int], settings: PlanFor, apart: bool
 ) -> Iterator[tuple[int, Record]]:
     """Yield (index, record) of points to be planned, in processes where there are many."""
     if not missing:
         return
-    from qbench.measure.pool import in_processes, num_cores  # A plan from the cache needs none.
+    from qbench.measure.pool import num_cores  # A plan from the cache needs none.
 
-    if len(missing) < POINTS_WORTH_PROCESSES or num_cores() == 1:
+    if apart or (len(missing) >= POINTS_WORTH_PROCESSES and num_cores() > 1):
+        yield from _planned_apart(points, _tasks(points, missing), settings)
+    else:
         batch = [points[index] for index in missing]
         yield from zip(missing, _planned_here(settings, batch), strict=True)
-        return
-    tasks = _tasks(points, missing)
-    work = partial(_plan_task, settings)
+
+
+def _planned_apart(
+    points: Sequence[Point], tasks: Sequence[list[int]], settings: PlanFor
+) -> Iterator[tuple[int, Record]]:
+    """Yield (index, record) of the points of each task; a process that dies loses the point that ends it."""
+    from qbench.measure.pool import in_processes, num_cores
+    from qbench.measure.task import Measurement
+
+    left = dict(enumerate(tasks))
     batches = [tuple(points[index] for index in task) for task in tasks]
-    for number, records in in_processes(work, batches, min(num_cores(), len(tasks))):
-        yield from zip(tasks[number], records, strict=True)
+    try:
+        for number, records in in_processes(
+            partial(_plan_task, settings), batches, min(num_cores(), len(tasks))
+        ):
+            yield from zip(left.pop(number), records, strict=True)
+    except BrokenExecutor as error:
+        if len(tasks) == len(batches[0]) == 1:
+            point = batches[0][0]
+            died = Measurement(outcome="crashed", detail={"error": f"planning ended its process: {error}"})
+            yield tasks[0][0], plan_record(point, settings, died)
+            return
+        # All processes have ended; which point was at fault shows when each task, then each point, is alone.
+        for task in left.values() if len(tasks) > 1 else [[index] for index in tasks[0]]:
+            yield from _planned_apart(points, [task], settings)
 
 
 def _tasks(points: Sequence[Point], missing: Sequence[int]) -> list[list[int]]:
@@ -144,7 +183,8 @@ def _planned_here(settings: PlanFor, batch: Sequence[Point]) -> Iterator[Record]
     """Yield the plan of each point, made in this process, with what points of one family share."""
     if not batch:
         return
-    from qbench.planner.shared import SharedTraces  # The heavy libraries, as below.
+    with quick_imports():
+        from qbench.planner.shared import SharedTraces
 
     tracer = SharedTraces(batch)
     for point in batch:
@@ -153,13 +193,15 @@ def _planned_here(settings: PlanFor, batch: Sequence[Point]) -> Iterator[Record]
 
 def plan_or_error(point: Point, settings: PlanFor, tracer: Tracer | None = None) -> Record:
     """Return the plan of a point, or the record of why there is none; `tracer` as for `plan`."""
-    # The heavy libraries: whoever finds all plans in the cache never waits for them.
-    from qbench.memory.allocator.caching import AllocatorConfig
-    from qbench.planner.plan import plan
+    # Whoever finds all plans in the cache never waits for the heavy libraries.
+    with quick_imports():
+        from qbench.measure.failures import failure
+        from qbench.memory.allocator.caching import AllocatorConfig
+        from qbench.planner.plan import plan
 
-    allocator = AllocatorConfig.from_env_text(settings.alloc_conf)
     try:
-        return plan(
+        allocator, unknown = AllocatorConfig.of_environment(settings.alloc_conf)
+        record = plan(
             point,
             settings.device,
             settings.gpus,
@@ -167,18 +209,22 @@ def plan_or_error(point: Point, settings: PlanFor, tracer: Tracer | None = None)
             tracer=tracer,
             calibrations=settings.calibrations,
         )
-    except QbenchError as error:
-        return failed_plan(point, settings.device, "plan", error)
+    except Exception as error:  # Of whatever class the libraries raise.
+        return plan_record(point, settings, failure(error))
+    if not unknown:
+        return record
+    caveats = [*record.caveats, f"allocator settings not modelled: {', '.join(unknown)}"]
+    return replace(record, detail={**record.detail, "caveats": caveats})
 
 
-def failed_plan(point: Point, device: Device, run_id: str, error: QbenchError) -> Record:
-    """Return the record of a plan that could not be made, with the reason in detail.error."""
+def plan_record(point: Point, settings: PlanFor, made: Measurement) -> Record:
+    """Return the record of what became of a plan; where there is none, detail.error has the reason."""
     return Record(
-        run_id=run_id,
+        run_id="plan",
         point=point,
         kind="plan",
-        outcome="error",
-        metrics={},
-        detail={"error": str(error)},
-        environment={"device": device, **software()},
+        outcome=made.outcome,
+        metrics=made.metrics,
+        detail=made.detail,
+        environment={"device": settings.device, **software()},
     )

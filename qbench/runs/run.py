@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,22 +14,23 @@ from pathlib import Path
 from qbench.catalog.gpus import find_gpu
 from qbench.measure import nvml
 from qbench.measure.environment import environment, inputs
-from qbench.measure.failures import attempt
 from qbench.measure.runner import Engine, Executor, record_of, results
-from qbench.measure.task import Measurement, Task
+from qbench.measure.task import Task
 from qbench.measure.worker import run_task
 from qbench.records.facts import OF_THE_MACHINE, Facts, facts, facts_of, file_facts
-from qbench.records.parts import Detail, FitValues, StepCounts
+from qbench.records.parts import Detail, Environment, FitValues, StepCounts
+from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Kind, Outcome, Record, run_id_of
 from qbench.records.software import software
 from qbench.records.store import RECORDS_FILE, RunStore, each_record, open_store
+from qbench.runs.plans import PlanFor, each_plan, with_inputs
 from qbench.scenario.schema import Device, Point, RunDevice, Scenario
 
 FINISHED = ("ok", "oom")
 """Outcomes that a second run does not try again."""
 
-Planner = Callable[[Point, Device, tuple[str, ...]], Measurement]
-"""Plans a point for a device and names of GPUs; a module's function, since it may travel to a worker."""
+Planner = Callable[[Sequence[Point], PlanFor], Generator[tuple[int, Record]]]
+"""Yields the index and the plan of each point as it is there, as `plans.each_plan` does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ def run_scenario(
     folder cannot be written, MeasureError when no worker can run at all; what one point does never raises.
     """
     run_id = run_id_of(scenario.name)
-    maker = _Maker(scenario, device, executor, run_id, engine, planner or plan_point)
+    maker = _Maker(scenario, device, executor, run_id, engine, planner or plan_points)
     with open_store(folder) as store:
         found = reasons(scenario, points, folder, device, cards=cards, any_machine=any_machine)
         todo = [(job, reason) for job, reason in found if job.kind in kinds]
@@ -128,8 +129,12 @@ def run_scenario(
         left: Counter[Kind] = Counter(job.kind for job in fresh)
         progress = Progress(total=len(todo), kept=len(todo) - len(fresh), left=left, notice=store.notice)
         run = _Run(progress, store, watch)
-        for job, start in run.begun(job for job in fresh if job.kind == "plan"):
-            run.end(job, start, maker.planned(job))
+        start = time.monotonic()
+        with closing(maker.planned([job for job in fresh if job.kind == "plan"])) as made:
+            for job, record in made:
+                run.begin(job)
+                run.end(job, start, record)
+                start = time.monotonic()
         with closing(maker.measured(run.begun(job for job in fresh if job.kind == "measurement"))) as ended:
             for job, start, record in ended:
                 run.end(job, start, record)
@@ -162,27 +167,17 @@ class _Maker:
     engine: Engine
     planner: Planner
 
-    def planned(self, job: Job) -> Record:
-        point, kernels = job.point, _kernels(self.device)
-        work = partial(self.planner, point, kernels, (job.gpu,) if job.gpu else self.scenario.plan.gpus)
-        if nvml.cuda_present():
-            # The libraries start CUDA when they are imported, which would take memory of the card that is
-            # measured; so the plan is made where the card is out of sight.
-            done = self.executor.run(work, self.scenario.measure.timeout_s, "cpu")
-        else:
-            done = attempt(work)
-        record = Record(
-            run_id=self.run_id,
-            point=point,
-            kind="plan",
-            outcome=done.outcome,
-            metrics=done.metrics,
-            detail=done.detail,
-            environment=done.environment or {"device": kernels, **software()},
-        )
-        if job.gpu is not None:
-            record = replace(record, environment={**record.environment, "card": job.gpu})
-        return with_inputs(record)
+    def planned(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Record]]:
+        """Yield each job with its plan, as `plans.each_plan` makes them."""
+        for card in dict.fromkeys(job.gpu for job in jobs):
+            of_card = [job for job in jobs if job.gpu == card]
+            settings = plan_settings(_kernels(self.device), (card,) if card else self.scenario.plan.gpus)
+            with closing(self.planner([job.point for job in of_card], settings)) as made:
+                for index, record in made:
+                    detail: Detail = {**record.detail, "alloc_conf": settings.alloc_conf}
+                    named: Environment = {**record.environment, "card": card} if card else record.environment
+                    done = replace(record, run_id=self.run_id, detail=detail, environment=named)
+                    yield of_card[index], done
 
     def task(self, job: Job) -> Task:
         return Task(
@@ -213,9 +208,12 @@ class _Run:
     def begun(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, float]]:
         """Yield each job, with the time, once it has been told that it begins."""
         for job in jobs:
-            self.progress.begin()
-            self.watch(self.progress, job, None)
+            self.begin(job)
             yield job, time.monotonic()
+
+    def begin(self, job: Job) -> None:
+        self.progress.begin()
+        self.watch(self.progress, job, None)
 
     def end(self, job: Job, start: float, record: Record) -> None:
         self.store.append(record)
@@ -228,36 +226,28 @@ def _kernels(device: RunDevice) -> Device:
     return "cpu" if device == "cpu" else "cuda"
 
 
-def with_inputs(record: Record) -> Record:
-    """Return a record that names the content of the files that its point names."""
-    files = inputs(record.point)
-    return replace(record, environment={**record.environment, "inputs": files}) if files else record
-
-
-def plan_point(point: Point, device: Device, gpus: tuple[str, ...]) -> Measurement:
-    """Return the plan of a point, held against the named GPUs. Raises QbenchError where none can be made.
+def plan_settings(device: Device, gpus: Sequence[str]) -> PlanFor:
+    """Return what points are planned for beside measurements of this process, with GPUs by their names.
 
     CUDA's allocator is planned with the settings of this process's environment, which are the worker's, too.
     """
     from qbench.measure.known_speed import usable_calibrations
-    from qbench.memory.allocator.caching import AllocatorConfig
-    from qbench.planner.plan import plan
 
-    conf = alloc_conf() if device == "cuda" else ""
-    allocator, unknown = AllocatorConfig.of_environment(conf)
-    record = plan(
-        point,
-        device,
-        [find_gpu(name) for name in gpus],
-        allocator=allocator,
+    return PlanFor(
+        device=device,
+        gpus=tuple(map(find_gpu, gpus)),
+        alloc_conf=alloc_conf() if device == "cuda" else "",
         calibrations=usable_calibrations(device),
     )
-    detail: Detail = {**record.detail, "alloc_conf": conf}
-    if unknown:
-        detail["caveats"] = [*record.caveats, f"allocator settings not modelled: {', '.join(unknown)}"]
-    return Measurement(
-        outcome=record.outcome, metrics=record.metrics, detail=detail, environment=record.environment
-    )
+
+
+def plan_points(points: Sequence[Point], settings: PlanFor) -> Generator[tuple[int, Record]]:
+    """Yield plans as `each_plan` does, from the user's cache where they are there.
+
+    The libraries start CUDA when they are imported, which would take memory of the card that is measured; so
+    beside a GPU the plans are made where it is out of sight.
+    """
+    return each_plan(points, settings, PlanCache(), apart=nvml.cuda_present())
 
 
 def alloc_conf() -> str:

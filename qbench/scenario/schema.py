@@ -201,13 +201,13 @@ _FOLDER = re.compile(r"[^/\\]+@[0-9a-f]{12}")
 """A model's folder as `portable` names it."""
 
 
-class PlanSettings(Strict):
+class PlanSettings(Strict, defer_build=True):
     """What the plan is asked about."""
 
     gpus: tuple[Name, ...] = Field(default=(), description="GPUs of the catalog to hold the plan against.")
 
 
-class MeasureSettings(Strict):
+class MeasureSettings(Strict, defer_build=True):
     """How a point is measured."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=MOST_STEPS, strict=True)] = Field(
@@ -222,8 +222,10 @@ class MeasureSettings(Strict):
     )
 
 
-class Scenario(Strict):
+class Scenario(Strict, defer_build=True):
     """One question, the points that answer it, and how they are planned and measured."""
+
+    # A command that reads no scenario file never builds its validators.
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Short name, used for folders.")
     question: Text = Field(description="The one question this scenario answers.")

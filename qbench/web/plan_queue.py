@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from qbench.errors import QbenchError, first_line
+from qbench.quick_imports import quick_imports
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plans
@@ -128,6 +129,6 @@ class PlanQueue:
 
 
 def _load_libraries() -> None:
-    with suppress(Exception):  # The first plan fails in the same way, and says so.
+    with suppress(Exception), quick_imports():  # The first plan fails in the same way, and says so.
         import qbench.planner.plan
         import qbench.step.training_step  # noqa: F401

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
 from qbench.catalog.gpus import find_gpu
+from qbench.planner import plan as plan_module
+from qbench.planner.plan import plan as plan_of
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
 from qbench.runs import plans as plans_module
-from qbench.runs.plans import PlanFor, plans
+from qbench.runs.plans import PlanFor, each_plan, plans
+from qbench.scenario.schema import Point
+from tests.runs import deaths
 
 
 def same(one: Record, other: Record) -> bool:
@@ -51,6 +56,31 @@ def test_what_was_planned_is_not_planned_again(
     (again,) = plans([point], PlanFor(), cache)
     assert replace(again, created_at=first.created_at) == first
     assert first.environment["inputs"].keys() == {"config.json"}
+
+
+def test_a_plan_that_ends_its_process_loses_no_other(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans_module, "_plan_task", deaths.dies_of_rank_3)
+    monkeypatch.setattr(plans_module, "POINTS_PER_TASK", 2)
+    points = [tiny_point(model, lora={"r": r}) for r in (1, 2, 3, 4, 5)]
+    made = dict(each_plan(points, PlanFor(), apart=True))
+    assert [made[index].outcome for index in range(5)] == ["ok", "ok", "crashed", "ok", "ok"]
+    assert made[2].point == points[2]
+
+
+def test_what_a_library_raises_is_the_outcome_of_its_point(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [tiny_point(model, lora={"r": r}) for r in (2, 4)]
+
+    def plan(point: Point, *arguments: Any, **settings: Any) -> Record:
+        if point == points[0]:
+            raise ZeroDivisionError("by zero")
+        return plan_of(point, *arguments, **settings)
+
+    monkeypatch.setattr(plan_module, "plan", plan)
+    failed, planned = plans(points, PlanFor())
+    assert (failed.outcome, failed.detail["error"]) == ("error", "ZeroDivisionError: by zero")
+    assert planned.outcome == "ok"
 
 
 @pytest.mark.parametrize(

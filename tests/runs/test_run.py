@@ -6,8 +6,9 @@ import random
 import resource
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from qbench.measure.failures import attempt
 from qbench.measure.task import Measurement, Task, Work
 from qbench.records.record import Record
 from qbench.records.store import RECORDS_FILE, read_records
+from qbench.runs import plans
+from qbench.runs.plans import PlanFor, plan_record, with_inputs
 from qbench.runs.run import Job, Progress, reasons, run_scenario
 from qbench.scenario.expand import expand
 from qbench.scenario.load import load_scenario
@@ -73,11 +76,12 @@ class Lab:
             planner=self._plan,
         )
 
-    def _plan(self, point: Point, device: Device, gpus: tuple[str, ...]) -> Measurement:
-        self.done.append(("plan", rank(point), None))
-        return self._ending(
-            "plan", {"fits": [{"gpu": name, "fits": True} for name in gpus]} if device == "cuda" else {}
-        )
+    def _plan(self, points: Sequence[Point], settings: PlanFor) -> Generator[tuple[int, Record]]:
+        fits = [{"gpu": gpu.name, "fits": True} for gpu in settings.gpus]
+        for index, point in enumerate(points):
+            self.done.append(("plan", rank(point), None))
+            made = attempt(partial(self._ending, "plan", {"fits": fits} if settings.device == "cuda" else {}))
+            yield index, with_inputs(plan_record(point, settings, made))
 
     def _measure(self, task: Task) -> Measurement:
         self.done.append(("measure", rank(task.point), task.repeat))
@@ -312,16 +316,29 @@ def test_reasons_for_a_folder_that_is_not_there(lab: Lab):
     assert not lab.folder.exists()
 
 
-def test_beside_a_gpu_the_plan_is_made_where_no_gpu_is_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_plans_are_made_where_no_gpu_is_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(nvml, "cuda_present", lambda: True)
-    lab.run(scenario(), "cuda")
-    assert lab.executor.devices == ["cpu", "cpu", "cuda", "cuda", "cuda", "cuda"]
-    assert {record.device for record in read_records(lab.folder)} == {"cuda"}
+    monkeypatch.setattr(plans, "_planned_here", None)  # In this process, that is.
+    wanted = scenario(base={"model": write_tiny_model(lab.folder.parent / "tiny", MODEL)})
+    run_scenario(
+        wanted, expand(wanted), lab.folder, "cpu", lab.executor, lambda *_: None, kinds={"plan"}
+    )  # fmt: skip
+    assert [record.outcome for record in read_records(lab.folder)] == ["ok", "ok"]
+    assert lab.executor.devices == []
 
 
-def test_without_a_gpu_the_plan_costs_no_process(lab: Lab):
-    lab.run(scenario())
-    assert lab.executor.devices == ["cpu"] * 4
+def test_plans_stand_as_they_come_and_are_taken_from_the_cache(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    wanted = scenario(base={"model": write_tiny_model(lab.folder.parent / "tiny", MODEL)})
+    stored: list[int] = []
+
+    def watch(progress: Progress, job: Job, record: Record | None) -> None:
+        stored.append(len(read_records(lab.folder)) if (lab.folder / RECORDS_FILE).exists() else 0)
+
+    for name in ("first", "second"):
+        lab.folder = lab.folder.parent / name
+        run_scenario(wanted, expand(wanted), lab.folder, "cpu", lab.executor, watch, kinds={"plan"})
+        monkeypatch.setattr(plans, "_planned_here", None)
+    assert stored == [0, 1, 1, 2] * 2
 
 
 def test_each_job_is_told_before_and_after(lab: Lab):
