@@ -4,8 +4,9 @@
     python -m benchmarks.plan_speed --verify 100 [--models bigscience/bloom-560m] [--lengths 512,1536,4096]
                                     [--batches 1,4] [--gpu "H100 SXM" ...]
 
-A plan of few layers repeated is told beside one of all layers; a sweep runs on all cores; a plan from the
-cache is a process of its own from its start. The sweep is 5 models x 4 precisions x 5 ranks x 10 lengths, of
+A plan of few layers repeated is told beside one of all layers; a plan that was not made before takes turns
+with the imports, both as processes from start to end, as is a plan from the cache; a sweep runs on all cores,
+as `qbench plan` and as `qbench run` make it. The sweep is 5 models x 4 precisions x 5 ranks x 10 lengths, of
 which `--points` takes a part, evenly; `--verify` plans some of it again, each point on its own. `--models`,
 `--precisions`, `--ranks`, `--lengths` and `--batches` make it another one. With `--gpu`, step times are
 planned, too, and the same sweep without a GPU is timed beside it.
@@ -26,15 +27,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.timing import Row, command, document, imports_time, seconds_of
+from benchmarks.timing import Row, beside_imports, command, document, imports_time, seconds_of
 from qbench.catalog.gpus import find_gpu
+from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.pool import num_cores
 from qbench.planner.trace import trace
 from qbench.quiet import quiet_libraries
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plan_or_error, plans
+from qbench.runs.run import run_scenario
 from qbench.scenario.expand import point_from
-from qbench.scenario.schema import Point
+from qbench.scenario.schema import PlanSettings, Point, Scenario
 
 MODELS = (
     "Qwen/Qwen2.5-0.5B",
@@ -106,6 +109,20 @@ def planned(points: list[Point], settings: PlanFor) -> tuple[float, list[Record]
     return time.perf_counter() - start, found
 
 
+def run_plans(points: list[Point], settings: PlanFor) -> float:
+    """Return the seconds that the plans of a run take, into a new folder and an empty cache."""
+    scenario = Scenario(
+        name="speed",
+        question="How long do its plans take?",
+        base={"model": points[0].model},
+        plan=PlanSettings(gpus=tuple(gpu.name for gpu in settings.gpus)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["QBENCH_CACHE_DIR"] = folder
+        run = partial(run_scenario, scenario, tuple(points), Path(folder, "run"), "cuda", LocalExecutor())
+        return seconds_of(lambda: run(lambda *_: None, kinds={"plan"}))
+
+
 def rows_of_plans() -> Iterator[Row]:
     """Yield what was timed and the seconds it took, the sweep left aside."""
     for model in ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-405B"):
@@ -115,9 +132,16 @@ def rows_of_plans() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QBENCH_CACHE_DIR"] = folder
         arguments = ("-m", "qbench", "plan", MODELS[-1], "--precision", "nf4-dq")
-        yield f"a process that plans {MODELS[-1]}", command(*arguments)
+        imports, taken = beside_imports(*arguments, "--no-cache")
+        yield "the imports, in turns with the next line", imports
+        yield f"a process that plans {MODELS[-1]}, {taken / imports:.2f} of the line above", taken
+        command(*arguments)
         cached = statistics.median(command(*arguments) for _ in range(5))
         yield "a process that finds that plan in the cache", cached
+    yield (
+        "a process that prints the help",
+        statistics.median(command("-m", "qbench", "--help") for _ in range(5)),
+    )
 
 
 def main() -> None:
@@ -148,6 +172,8 @@ def main() -> None:
         taken, found = planned(points, settings)
         held = f", with step times on {' and '.join(asked.gpu)}" if settings.gpus else ""
         rows.append((f"a sweep of {len(points)} points on {num_cores()} cores{held}", taken))
+        if not asked.verify:
+            rows.append((f"the same as the plans of `qbench run`{held}", run_plans(points, settings)))
     text = document("How long plans take", "benchmarks.plan_speed", rows, imports)
     print(text)
     if asked.out is not None:

@@ -36,9 +36,21 @@ def command(*arguments: str) -> float:
     )
 
 
+IMPORTS = (
+    "-c",
+    "import torch, transformers, peft, bitsandbytes; from transformers import AutoModelForCausalLM",
+)
+
+
 def imports_time() -> float:
     """Return how long a process takes that imports the libraries and ends, the least of three."""
-    return min(command("-c", "import torch, transformers, peft, bitsandbytes") for _ in range(3))
+    return min(command(*IMPORTS) for _ in range(3))
+
+
+def beside_imports(*arguments: str) -> tuple[float, float]:
+    """Return how long the imports and a process of this Python take, each the least of five in turns."""
+    turns = [(command(*IMPORTS), command(*arguments)) for _ in range(5)]
+    return min(imports for imports, _ in turns), min(taken for _, taken in turns)
 
 
 def document(title: str, module: str, rows: Sequence[Row], imports: float) -> str:

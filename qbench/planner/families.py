@@ -10,7 +10,7 @@ Sizes = tuple[int, int, int]
 """Rank (0 without adapters), tokens of a sequence, sequences of a batch."""
 
 LENGTH_GRAIN = 128
-"""Kernels round lengths up to 8, 64 or 128 tokens: only lengths with one remainder are of a family."""
+"""Kernels round lengths up to powers of two, 8, 64 and 128 tokens among them, and to no larger one."""
 
 RANK_GRAIN = 8
 """Grouped products pad rows to 16 bytes: ranks between sampled ones must be multiples of this."""
@@ -33,4 +33,4 @@ def resized(point: Point, sizes: Sizes) -> Point:
 def family_of(point: Point) -> str:
     """Return a name that the points of a family share."""
     same = resized(point, (1, 1, 1)).model_dump(mode="json")
-    return json.dumps([point.train.seq_len % LENGTH_GRAIN, same], sort_keys=True)
+    return json.dumps(same, sort_keys=True)

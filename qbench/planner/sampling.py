@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qbench.memory.history.events import Ints
 from qbench.planner.families import Sizes
@@ -55,13 +56,19 @@ class Samples:
         """Return the sampled values of a size."""
         return {sizes[axis] for sizes in self.sizes}
 
-    def weights(self, sizes: Sizes) -> tuple[tuple[int, ...], int]:
-        """Return (factors, divisor): a number at `sizes` is sum(factor * basis sample's number) / divisor."""
-        basis = self.sizes[: self.num_basis]
-        columns = [[_power(sample, term) for sample in basis] for term in self.terms]
-        solved = _solve(columns, [_power(sizes, term) for term in self.terms])
-        divisor = math.lcm(*(share.denominator for share in solved))
-        return tuple(int(share * divisor) for share in solved), divisor
+    def weights(self, sizes: Sizes, other_length: int) -> tuple[tuple[int, ...], int]:
+        """Return (factors, divisor): a number at `sizes` is sum(factor * basis sample's number) / divisor.
+
+        A square of the length is its product with the other length.
+        """
+        inverse = _inverse(self.sizes[: self.num_basis], self.terms)
+        wanted = [
+            _power(sizes, term) if term[1] < 2 else _power(sizes, (term[0], 1, term[2])) * other_length
+            for term in self.terms
+        ]
+        shares = [sum(value * share for value, share in zip(wanted, row, strict=True)) for row in inverse]
+        divisor = math.lcm(*(Fraction(share).denominator for share in shares))
+        return tuple(int(share * divisor) for share in shares), divisor
 
 
 def choose_samples(family: Iterable[Sizes]) -> Samples:
@@ -171,6 +178,15 @@ def _rank(matrix: np.ndarray) -> int:
     return int(np.linalg.matrix_rank(matrix, tol=1e-9))
 
 
+@functools.cache
+def _inverse(basis: tuple[Sizes, ...], terms: tuple[Sizes, ...]) -> list[list[Fraction]]:
+    """Return, for each sample of a basis, its share of a number by the terms of the sizes."""
+    columns = [[_power(sample, term) for sample in basis] for term in terms]
+    units = [[int(place == other) for other in range(len(terms))] for place in range(len(terms))]
+    solved = [_solve(columns, unit) for unit in units]
+    return [list(shares) for shares in zip(*solved, strict=True)]
+
+
 def _solve(columns: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[Fraction]:
     """Return the exact solution of a regular system, by elimination."""
     rows = [
@@ -187,8 +203,10 @@ def _solve(columns: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[Frac
     return [row[-1] for row in rows]
 
 
-def combined(numbers: Sequence[Ints], factors: Sequence[int], divisor: int) -> Ints | None:
-    """Return the weighted sum of the samples' numbers, None where it is no whole number or too large."""
+def combined(
+    numbers: Sequence[Ints], factors: Sequence[int], divisor: int
+) -> tuple[Ints, NDArray[np.bool_]] | None:
+    """Return the weighted sums of the samples' numbers and which are whole; None where they are too large."""
     bound = sum(
         abs(factor) * int(of_one.max(initial=0)) for factor, of_one in zip(factors, numbers, strict=True)
     )
@@ -196,4 +214,4 @@ def combined(numbers: Sequence[Ints], factors: Sequence[int], divisor: int) -> I
         return None
     total = sum(factor * of_one for factor, of_one in zip(factors, numbers, strict=True) if factor)
     whole, rest = np.divmod(total, divisor)
-    return None if np.any(rest) else whole
+    return whole, rest == 0

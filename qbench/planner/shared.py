@@ -14,9 +14,10 @@ That is exact where its assumptions hold, and each is checked, or kept by constr
 - polynomials: samples beyond those that determine them fit the bytes of each allocation, and the bytes and
   the shape of each operator, to the unit, and every number comes out whole; the samples are chosen so that a
   jump or a bend between them would not fit;
-- between samples, choices change at thresholds: those by rounding are kept out by the grains of `families`,
-  and those by size (bitsandbytes' 4-bit product from 17 tokens on, optimizers' 4096 and 100,000 elements, the
-  window of an attention) change once as a size grows, so that no two samples on both sides of one agree;
+- between samples, choices change at thresholds: those by rounding are told apart by `lengths`, or kept out by
+  the grain of ranks, and those by size (bitsandbytes' 4-bit product from 17 tokens on, optimizers' 4096 and
+  100,000 elements, the window of an attention) change once as a size grows, so that no two samples on both
+  sides of one agree;
 - batch sizes, of which there are few, are all sampled; nothing is worked out beyond the largest sample.
 
 A part that fails a check is cut again, until too few points are left: those are recorded each on its own.
@@ -24,59 +25,20 @@ A part that fails a check is cut again, until too few points are left: those are
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable, Sequence
 
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
-from qbench.memory.history.events import Ints
 from qbench.memory.kernels.choices import Card
 from qbench.memory.kernels.shared_by_card import ByCard
-from qbench.memory.work.columns import WorkColumns
 from qbench.planner.account import Account
-from qbench.planner.families import RANK_GRAIN, Sizes, family_of, resized, sizes_of
-from qbench.planner.sampling import Samples, choose_samples, combined
+from qbench.planner.families import LENGTH_GRAIN, Sizes, family_of, resized, sizes_of
+from qbench.planner.lengths import Forms, around, to_record
+from qbench.planner.parts import WORTH_SAMPLES, Family, Parts, Record
+from qbench.planner.sampling import choose_samples
 from qbench.planner.trace import Trace, record_account, trace_of
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config
-
-WORTH_SAMPLES = 1.5
-"""A part must have so many times more points than samples, both not recorded yet; else each is recorded."""
-
-_FACTS = ("trainable_params", "total_params")
-"""Facts of a model that differ within a family; the others must not."""
-
-Record = Callable[[Point], Account]
-Measure = Callable[[Sizes], int]
-
-
-def length_of(sizes: Sizes) -> int:
-    """Return the tokens of a sequence."""
-    return sizes[1]
-
-
-def tokens_of(sizes: Sizes) -> int:
-    """Return the tokens of a batch."""
-    return sizes[1] * sizes[2]
-
-
-def batch_of(sizes: Sizes) -> int:
-    """Return the sequences of a batch."""
-    return sizes[2]
-
-
-def rank_of(sizes: Sizes) -> int:
-    """Return the rank of the adapters."""
-    return sizes[0]
-
-
-MEASURES: tuple[Measure, ...] = (length_of, tokens_of, batch_of, rank_of)
-"""What choices depend on, in the order in which cuts that tell as much are tried."""
 
 
 class SharedTraces:
@@ -87,7 +49,7 @@ class SharedTraces:
         for point in points:
             by_family.setdefault(family_of(point), []).append(point)
         self._members = by_family
-        self._parts: dict[tuple[str, Device, bool], ByCard[Parts]] = {}
+        self._parts: dict[tuple[str, Device, bool], ByCard[AnyLength]] = {}
 
     def __call__(
         self,
@@ -115,13 +77,13 @@ class SharedTraces:
             found[card] = traced[id(account)]
         return found
 
-    def _parts_on(self, point: Point, device: Device, with_costs: bool) -> ByCard[Parts]:
+    def _parts_on(self, point: Point, device: Device, with_costs: bool) -> ByCard[AnyLength]:
         key = (family_of(point), device, with_costs)
         if key not in self._parts:
-            members = self._members.get(key[0], [])
+            members = self._members.get(key[0], [point])
 
-            def of_card(card: Card) -> Parts:
-                return Parts(members, lambda one: _recorded(one, device, card, with_costs))
+            def of_card(card: Card) -> AnyLength:
+                return AnyLength(members, lambda one: _recorded(one, device, card, with_costs))
 
             self._parts[key] = ByCard(of_card)
         return self._parts[key]
@@ -138,195 +100,64 @@ def _recorded_or_why(point: Point, device: Device, card: Card, with_costs: bool)
         return error
 
 
-class Parts:
-    """A family of points, cut where its samples show that something changes; each part shares its work."""
+class AnyLength:
+    """A family of points whose lengths may have any remainder: one family, or one for each remainder."""
 
     def __init__(self, members: Sequence[Point], record: Record) -> None:
-        self._members = members
-        self._record = record
+        self._point, self._record = members[0], record
         self._recorded: dict[Sizes, Account] = {}
-        self._families: list[Family] = []
+        self._forms: dict[Family, Forms | None] = {}
         sizes = frozenset(map(sizes_of, members))
-        with contextlib.suppress(StepError):  # The points will say themselves why.
-            self._share(sizes)
+        between = sorted(one for one in sizes if one[1] % LENGTH_GRAIN)
+        aligned = frozenset((one[0], length, one[2]) for one in sizes for length in around(one[1]) if length)
+        by_remainder: dict[int, set[Sizes]] = {}
+        for one in sizes:
+            by_remainder.setdefault(one[1] % LENGTH_GRAIN, set()).add(one)
+        first = to_record(between)
+        self._together: Parts | None = None
+        self._apart: dict[int, Parts] = {}
+        if len(by_remainder) > 1 and len(sizes) >= WORTH_SAMPLES * (
+            len(choose_samples(aligned).sizes) + len(first)
+        ):
+            self._together = Parts(self._point, aligned, record)
+            for one in first:
+                self._learnt(one)
+        else:
+            self._apart = {
+                rest: Parts(self._point, frozenset(alike), record) for rest, alike in by_remainder.items()
+            }
 
     def account(self, sizes: Sizes) -> Account | None:
         """Return the account of a point of the family; None where it has to be recorded."""
+        if self._together is None:
+            return self._apart[sizes[1] % LENGTH_GRAIN].account(sizes)
+        if sizes[1] % LENGTH_GRAIN == 0:
+            return self._together.account(sizes)
         if sizes in self._recorded:
             return self._recorded[sizes]
-        return next((family.account(sizes) for family in self._families if sizes in family.members), None)
+        family = self._family_of(sizes)
+        forms = None if family is None else self._forms.get(family)
+        numbers = None if forms is None else forms.numbers(sizes)
+        if family is None or numbers is None:
+            return self._learnt(sizes)
+        return family.with_numbers(numbers)
 
-    def _account_of(self, sizes: Sizes) -> Account:
-        if sizes not in self._recorded:
-            self._recorded[sizes] = self._record(resized(self._members[0], sizes))
-        return self._recorded[sizes]
+    def _family_of(self, sizes: Sizes) -> Family | None:
+        assert self._together is not None
+        rank, length, batch = sizes
+        family = self._together.family_with(*((rank, end, batch) for end in around(length)))
+        return family if family is not None and family.is_between(sizes) else None
 
-    def _share(self, members: frozenset[Sizes]) -> None:
-        """Sample some of the family, and where they are not alike, each side of the change for itself."""
-        left = [sizes for sizes in members if sizes not in self._recorded]
-        if not left:
-            return
-        samples = choose_samples(members)
-        unknown = [sizes for sizes in samples.sizes if sizes not in self._recorded]
-        if len(left) < WORTH_SAMPLES * len(unknown):
-            return
-        family = Family(members, samples, {sizes: self._account_of(sizes) for sizes in samples.sizes})
-        if family.is_regular():
-            self._families.append(family)
-            return
-        cut = family.change(self._account_of)
-        if cut is not None:
-            self._share(frozenset(sizes for sizes in members if cut.is_before(sizes)))
-            self._share(frozenset(sizes for sizes in members if not cut.is_before(sizes)))
-
-
-class Cut(NamedTuple):
-    """Where a family changes: from this value of a measure on."""
-
-    measure: Measure
-    start: int
-
-    def is_before(self, sizes: Sizes) -> bool:
-        """Say on which side sizes are."""
-        return self.measure(sizes) < self.start
-
-
-class Family:
-    """The accounts of some points of a family, which tell those of the others."""
-
-    def __init__(
-        self, members: frozenset[Sizes], samples: Samples, recorded: Mapping[Sizes, Account]
-    ) -> None:
-        self.members = members
-        self._samples = samples
-        self._recorded = dict(recorded)
-        self._numbers = {sizes: _numbers(account) for sizes, account in recorded.items()}
-        self._model = recorded[samples.sizes[0]]
-
-    def is_regular(self) -> bool:
-        """Say whether the samples are alike, and the polynomials of the first ones fit the others."""
-        return not any(self._kinds()) and all(map(self._fits, self._samples.checks))
-
-    def change(self, account_of: Callable[[Sizes], Account]) -> Cut | None:
-        """Return where the samples change; None where all their sizes are one.
-
-        The samples of the highest rank may be the longest ones, and then do not say which of the two it is;
-        so a short one is asked for.
-        """
-        apart = max(self.members, key=lambda sizes: (sizes[0], -sizes[1], -sizes[2]))
-        self._recorded[apart] = account_of(apart)
-        self._numbers[apart] = _numbers(self._recorded[apart])
-        cuts = [
-            Cut(measure, start)
-            for measure in MEASURES
-            for start in sorted({measure(sizes) for sizes in self._samples.sizes})[1:]
-        ]
-        kinds = self._kinds()
-        if any(kinds):
-            return min(
-                cuts, key=lambda cut: (self._num_mixed(cut, kinds), self._num_undecided(cut.measure, kinds))
-            )
-        # Which numbers are no polynomials is known, but not from where on: half of the values are tried.
-        measure = self._measure_of_misfits()
-        found = [cut for cut in cuts if cut.measure is measure]
-        return found[len(found) // 2] if found else None
-
-    def account(self, sizes: Sizes) -> Account | None:
-        """Return the account of a point of the family; None where it has to be recorded."""
-        if sizes in self._recorded:
-            return self._recorded[sizes]
-        if not self._is_between(sizes):
+    def _learnt(self, sizes: Sizes) -> Account | None:
+        """Record a point and return its account, which tells the forms of numbers; None where it fails."""
+        try:
+            account = self._recorded[sizes] = self._record(resized(self._point, sizes))
+        except StepError:
             return None
-        numbers = self._worked_out(sizes)
-        if numbers is None:
-            return None
-        return _with_numbers(self._model, numbers)
-
-    def _fits(self, sizes: Sizes) -> bool:
-        numbers = self._worked_out(sizes)
-        return numbers is not None and np.array_equal(numbers, self._numbers[sizes])
-
-    def _kinds(self) -> list[int]:
-        """Return a number for each sample, the same for those in which the same things happen."""
-        firsts: list[Account] = []
-        kinds = []
-        for account in self._recorded.values():
-            kind = next((at for at, first in enumerate(firsts) if _are_alike(account, first)), len(firsts))
-            if kind == len(firsts):
-                firsts.append(account)
-            kinds.append(kind)
-        return kinds
-
-    def _num_mixed(self, cut: Cut, kinds: Sequence[int]) -> int:
-        """Return how many samples are not of the kind that most on their side of a cut are of."""
-        sides: tuple[list[int], list[int]] = ([], [])
-        for sizes, kind in zip(self._recorded, kinds, strict=True):
-            sides[cut.is_before(sizes)].append(kind)
-        return sum(len(side) - max(map(side.count, side)) for side in sides)
-
-    def _num_undecided(self, measure: Measure, kinds: Sequence[int]) -> int:
-        """Return how many values of a measure do not tell the kind: samples of several have that value.
-
-        The largest samples are large in all measures, so cuts by any of them may part the samples as well.
-        """
-        found: dict[int, set[int]] = {}
-        for sizes, kind in zip(self._recorded, kinds, strict=True):
-            found.setdefault(measure(sizes), set()).add(kind)
-        return sum(len(of_value) > 1 for of_value in found.values())
-
-    def _measure_of_misfits(self) -> Measure:
-        """Return the rank where all numbers that do not fit depend on it alone, else a length."""
-        misfits: NDArray[np.bool_] = np.zeros(len(self._numbers[self._samples.sizes[0]]), dtype=bool)
-        for sizes in self._samples.checks:
-            expected = self._worked_out(sizes)
-            misfits |= True if expected is None else expected != self._numbers[sizes]
-        of_rank: dict[int, Ints] = {}
-        for sizes, numbers in self._numbers.items():
-            if not np.array_equal(of_rank.setdefault(sizes[0], numbers[misfits]), numbers[misfits]):
-                return next(measure for measure in MEASURES if len(set(map(measure, self.members))) > 1)
-        return rank_of
-
-    def _is_between(self, sizes: Sizes) -> bool:
-        """Say whether no rounding can tell these sizes from the sampled ones."""
-        ranks, _, batches = (self._samples.values(axis) for axis in range(3))
-        return (sizes[0] in ranks or sizes[0] % RANK_GRAIN == 0) and sizes[2] in batches
-
-    def _worked_out(self, sizes: Sizes) -> Ints | None:
-        basis = self._samples.sizes[: self._samples.num_basis]
-        return combined([self._numbers[sample] for sample in basis], *self._samples.weights(sizes))
-
-
-def _numbers(account: Account) -> Ints:
-    """Return all that differs within a family: facts, managed bytes, allocations, what operators cost."""
-    facts = [getattr(account.facts, name) for name in _FACTS]
-    few = np.array([*facts, account.managed_bytes], dtype=np.int64)
-    work = () if account.work is None else (account.work.sizes.ravel(),)
-    return np.concatenate([few, account.asked, *work])
-
-
-def _with_numbers(account: Account, numbers: Ints) -> Account:
-    """Return an account with other numbers, in the order of `_numbers`."""
-    *values, managed_bytes = numbers[: len(_FACTS) + 1].tolist()
-    rest = numbers[len(_FACTS) + 1 :]
-    asked, sizes = rest[: len(account.asked)], rest[len(account.asked) :]
-    return replace(
-        account,
-        facts=replace(account.facts, **dict(zip(_FACTS, values, strict=True))),
-        managed_bytes=managed_bytes,
-        asked=asked,
-        work=None if account.work is None else account.work.resized(sizes),
-    )
-
-
-def _are_alike(account: Account, first: Account) -> bool:
-    return (
-        replace(account.facts, **{name: getattr(first.facts, name) for name in _FACTS}) == first.facts
-        and account.attention == first.attention
-        and account.has_stacked_experts == first.has_stacked_experts
-        and account.outline.same_as(first.outline)
-        and _work_alike(account.work, first.work)
-    )
-
-
-def _work_alike(work: WorkColumns | None, first: WorkColumns | None) -> bool:
-    return first is None if work is None else first is not None and work.same_as(first)
+        family = self._family_of(sizes)
+        if family is not None:
+            numbers = family.numbers_of(account)
+            forms = self._forms.setdefault(family, Forms(family))
+            if forms is not None and numbers is not None and not forms.learn(sizes, numbers):
+                self._forms[family] = None  # Something else happens between lengths: each is recorded.
+        return account

@@ -22,12 +22,12 @@ def value(samples: Samples, number: Callable[[Sizes], int], sizes: Sizes) -> int
     """Return what the samples tell of a number at these sizes, None where that is no whole one."""
     basis = [np.array([number(sample)]) for sample in samples.sizes[: samples.num_basis]]
     found = combined(basis, *weights(samples, sizes))
-    return None if found is None else int(found[0])
+    return None if found is None or not found[1].all() else int(found[0][0])
 
 
 @functools.cache
 def weights(samples: Samples, sizes: Sizes) -> tuple[tuple[int, ...], int]:
-    return samples.weights(sizes)
+    return samples.weights(sizes, sizes[1])
 
 
 def fits(samples: Samples, number: Callable[[Sizes], int]) -> bool:
@@ -113,4 +113,10 @@ def test_two_lengths_know_no_square() -> None:
 
 def test_numbers_too_large_for_64_bits_are_not_combined() -> None:
     assert combined([np.array([1 << 60])], (8,), 1) is None
-    assert combined([np.array([3]), np.array([4])], (1, 1), 2) is None
+
+
+def test_sums_that_are_not_whole_are_told() -> None:
+    found = combined([np.array([3, 3]), np.array([4, 5])], (1, 1), 2)
+    assert found is not None
+    # (3 + 4) / 2 is not whole, (3 + 5) / 2 = 4 is.
+    assert (found[0][1], found[1].tolist()) == (4, [False, True])

@@ -18,8 +18,9 @@ from qbench.memory.kernels.choices import NUM_MULTIPROCESSORS, Card, fuses_4bit
 from qbench.planner import shared
 from qbench.planner.account import Account
 from qbench.planner.families import resized, sizes_of
+from qbench.planner.parts import Record
 from qbench.planner.plan import plan
-from qbench.planner.shared import Parts, Record, SharedTraces
+from qbench.planner.shared import AnyLength, SharedTraces
 from qbench.planner.trace import Trace, record_account, trace
 from qbench.scenario.schema import Device, Point
 from qbench.step.model import load_config
@@ -159,7 +160,7 @@ def counting(record: Record) -> tuple[Record, list[Point]]:
 
 def as_recorded(points: list[Point], record: Record) -> list[bool]:
     """Say of each point that is not left to be recorded whether its account is the recorded one."""
-    parts = Parts(points, record)
+    parts = AnyLength(points, record)
     found = ((record(point), parts.account(sizes_of(point))) for point in points)
     return [
         np.array_equal(alone.asked, shared.asked) and alone.outline.same_as(shared.outline)
@@ -181,7 +182,7 @@ def test_one_allocation_out_of_line_and_each_side_is_shared_for_itself(
     llama: list[Point], limit: int
 ) -> None:
     record, ran = counting(lambda point: bent(point, point.train.seq_len > limit))
-    parts = Parts(llama, record)
+    parts = AnyLength(llama, record)
     num_recorded = len(ran)
     assert num_recorded < len(llama)
     accounts = [parts.account(sizes_of(point)) for point in llama]
@@ -205,7 +206,7 @@ def slowed(point: Point, more: int) -> Account:
 def test_one_cost_out_of_line_and_each_side_is_shared_for_itself(llama: list[Point], limit: int) -> None:
     """Memory is the same on both sides, so that only the costs tell."""
     record, ran = counting(lambda point: slowed(point, 16 * (point.train.seq_len > limit)))
-    parts = Parts(llama, record)
+    parts = AnyLength(llama, record)
     num_recorded = len(ran)
     assert num_recorded < len(llama)
     for point in llama:
@@ -224,7 +225,7 @@ def test_work_that_runs_another_number_of_times_is_not_shared(llama: list[Point]
         times = [number + (point.train.seq_len > 400) for number in account.work.times]
         return replace(account, work=replace(account.work, times=times))
 
-    parts = Parts(llama, repeated)
+    parts = AnyLength(llama, repeated)
     found = [(repeated(point).work, parts.account(sizes_of(point))) for point in llama]
     shared_work = [(alone, account.work) for alone, account in found if account is not None]
     assert len(shared_work) >= 20
@@ -260,7 +261,7 @@ def test_changes_at_several_ranks_are_cut_by_rank(llama: list[Point]) -> None:
 
     # Three kinds of 6, 12 and 12 points; one of six takes at most five samples.
     record, ran = counting(renamed)
-    parts = Parts(llama, record)
+    parts = AnyLength(llama, record)
     assert all(parts.account(sizes_of(point)) is not None for point in llama)
     assert len(ran) < 25
 
@@ -277,18 +278,18 @@ def test_few_points_are_not_worth_samples(llama: list[Point]) -> None:
     def unasked(point: Point) -> Account:
         raise AssertionError("nothing is to be recorded for so few")
 
-    assert Parts(llama[:4], unasked).account(sizes_of(llama[0])) is None
+    assert AnyLength(llama[:4], unasked).account(sizes_of(llama[0])) is None
 
 
 def test_samples_that_cannot_be_recorded_leave_the_error_to_the_points(llama: list[Point]) -> None:
     def refused(point: Point) -> Account:
         raise StepError("no")
 
-    assert Parts(llama, refused).account(sizes_of(llama[0])) is None
+    assert AnyLength(llama, refused).account(sizes_of(llama[0])) is None
 
 
 def test_sizes_that_rounding_could_tell_apart_are_recorded(llama: list[Point]) -> None:
-    found = Parts(llama, recorded)
+    found = AnyLength(llama, recorded)
     assert found.account((24, 512, 1)) is not None
     assert found.account((12, 512, 1)) is None  # No multiple of eight, and not sampled.
     assert found.account((24, 512, 2)) is None  # A batch that no sample has.
@@ -306,3 +307,39 @@ def test_the_choice_of_the_4bit_kernel_changes_once_as_tokens_grow() -> None:
                 for tokens in (1, 4, 8, 16, 32, 64, 128, 256, 320, 512, 768, 1024, 1536, 1537, 4096)
             ]
             assert chosen == sorted(chosen, reverse=True), (capability, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("hub", "precision", "device", "card", "changes", "most_recorded"),
+    [
+        # Flash attention rounds its scratch up to 128 rows.
+        ("llama", "nf4-dq", "cuda", Card(), {"gradient_checkpointing": True}, 11),
+        # Memory-efficient attention rounds up to tiles of 64 rows.
+        ("llama", "fp32", "cuda", Card(capability=(7, 5)), {"recipe": "trainer"}, 12),
+        ("mistral", "bf16", "cpu", Card(), {"attn_implementation": "eager"}, 12),
+    ],
+)
+def test_lengths_of_any_remainder_share(
+    hub: str,
+    precision: str,
+    device: Device,
+    card: Card,
+    changes: dict[str, Any],
+    most_recorded: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = write_tiny_model(tmp_path / "model", FAMILIES[hub], num_hidden_layers=2)
+    start = tiny_point(model, precision, **changes)
+    lengths = (200, 300, 384, 500, 700, 808, 1000)
+    points = [resized(start, (rank, length, 1)) for rank in (8, 16, 32, 64) for length in lengths]
+    ran = recordings(monkeypatch)
+    tracer = SharedTraces(points)
+    for index, point in enumerate(points):
+        together = tracer(point, device, [card], AllocatorConfig(), with_costs=True)[card]
+        assert isinstance(together, Trace)
+        if index % 5 == 0:
+            alone = trace(point, device, card, with_costs=True)
+            assert (together.work, together.memory) == (alone.work, alone.memory)
+            assert together.reserved_bytes == alone.reserved_bytes
+    assert len(ran) <= most_recorded
