@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import regex
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
-from qbench.errors import StepError, first_line, nearest
+from qbench.errors import StepError, first_line, nearest, shown
 from qbench.scenario.schema import LoraSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+
+PATTERN_S = 2.0
+"""For all names of a model; a pattern that means something takes milliseconds."""
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]|(?:[*+}].*){6}", re.DOTALL)
+"""Patterns that may backtrack without end: a repeated group, or more repetitions than a name has parts."""
 
 _LINEAR = (torch.nn.Linear, Conv1D)
 _ADAPTABLE = (*_LINEAR, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
@@ -64,8 +72,14 @@ def _checked_targets(model: PreTrainedModel, given: str | tuple[str, ...]) -> st
     if given == "all-linear":
         return given
     names = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
-    if isinstance(given, str) and _is_pattern_of(given, names):
-        return given
+    if isinstance(given, str) and not _is_plain(given):
+        every = [name for name, _ in model.named_modules()]
+        matched = _matched(given, every)
+        if not matched.isdisjoint(names):
+            # peft matches with `re`, which may take for ever where groups are repeated.
+            return (
+                given if _REPEATED_GROUP.search(given) is None else "|".join(map(re.escape, sorted(matched)))
+            )
     wanted = [given] if isinstance(given, str) else list(given)
     missing = [
         want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)
@@ -80,8 +94,28 @@ def _checked_targets(model: PreTrainedModel, given: str | tuple[str, ...]) -> st
     return wanted
 
 
-def _is_pattern_of(text: str, names: list[str]) -> bool:
+def _is_plain(text: str) -> bool:
+    """Say whether a text is the name of a module and no pattern."""
+    return re.fullmatch(r"[\w-]+", text) is not None
+
+
+def _matched(pattern: str, names: Iterable[str]) -> set[str]:
+    """Return the names that a pattern matches whole; none where it is no pattern.
+
+    Raises StepError when that takes longer than PATTERN_S.
+    """
+    deadline = time.monotonic() + PATTERN_S
     try:
-        return any(re.fullmatch(text, name) for name in names)
-    except re.error:
-        return False
+        compiled = regex.compile(pattern)
+        return {
+            name
+            for name in names
+            if compiled.fullmatch(name, timeout=max(deadline - time.monotonic(), 0.001)) is not None
+        }
+    except TimeoutError as error:
+        raise StepError(
+            f"target_modules {shown(pattern)}: no match within {PATTERN_S:g} s, because a repeated group can "
+            "match in too many ways; name the modules"
+        ) from error
+    except (regex.error, OverflowError, RecursionError):
+        return set()

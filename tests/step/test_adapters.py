@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,19 @@ def test_dora_adds_one_magnitude_for_each_output(tmp_path: Path) -> None:
     )
     # Two layers whose k_proj has 2 heads of 16.
     assert dora - plain == 2 * 32
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(.*)*(.*)*(.*)*x_proj", "([a-z_.0-9]+)+Z", r"(\w|\w|\.)*!", ".*.*.*.*.*.*.*.*!"]
+)
+def test_a_pattern_that_backtracks_ends(tmp_path: Path, pattern: str) -> None:
+    start = time.process_time()
+    with pytest.raises(StepError, match=r"match no layer|no match within 2 s"):
+        build(tmp_path, target_modules=pattern)
+    assert time.process_time() - start < 10
+
+
+def test_a_repeated_group_adapts_what_it_matches(tmp_path: Path) -> None:
+    """Alternatives of which one begins the other, repeated: quick here, and for ever with `re`."""
+    by_group = build(tmp_path, target_modules=r"(\w+\.|\w)*q_proj")
+    assert adapted(by_group) == adapted(build(tmp_path, target_modules=["q_proj"])) != []
