@@ -142,7 +142,8 @@ def _sound_older(line: bytes) -> dict[str, Any] | None:
     """Return the values of a line of an older version, brought to this one; None where something is wrong."""
     try:
         values = from_json(line, allow_inf_nan=False)
-        if not isinstance(values, dict) or values.get("schema_version") not in UPGRADES:
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if not isinstance(version, int) or version not in UPGRADES:
             return None
         values = upgraded(values, "")
     except (ValueError, RecordError):

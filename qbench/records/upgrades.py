@@ -10,7 +10,7 @@ from qbench.units import parse_bytes
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
-_SIZE = r"([\d.]+ (?:B|KiB|MiB|GiB))"
+_SIZE = r"(\d+(?:\.\d+)? (?:B|KiB|MiB|GiB))"
 _SHORTAGE = re.compile(
     rf"oom in (?P<phase>\S+): (?P<op>.*?)(?: of (?P<module>\S+))? asks for {_SIZE}, {_SIZE} free"
 )

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from qbench.errors import RecordError
 from qbench.records.fits import Fit
 from qbench.records.lines import parsed_record, parsed_without_bulk
 from qbench.records.record import SCHEMA_VERSION, Record, record_from_dict
+from qbench.records.upgrades import worded_fits
 from qbench.units import GIB
 from tests.comparison.hand_made import make_record
 
@@ -103,3 +105,17 @@ def test_fits_by_name_of_the_card_become_rows() -> None:
 
 def test_a_measured_context_of_one_number_becomes_a_range() -> None:
     assert of_version_1(context_bytes=300).context_bytes == [300, 300]
+
+
+@pytest.mark.parametrize("version", [{}, [], None, "1", 1.5, True])
+def test_a_version_of_another_kind_is_refused(version: object) -> None:
+    line = json.dumps({"schema_version": version, "metrics": {}}).encode() + b"\n"
+    for read in (parsed_record, parsed_without_bulk):
+        with pytest.raises(RecordError, match="this is not a qbench record"):
+            read(line, "here")
+
+
+def test_a_size_that_is_none_stays_a_text() -> None:
+    told = "oom in forward: mm asks for 1..5 GiB, 1 GiB free"
+    values = worded_fits({"detail": {"fits": [{"gpu": "x", "fits": False, "verdict": told}]}})
+    assert values["detail"]["fits"][0]["verdict"] == "unknown"
