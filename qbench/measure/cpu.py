@@ -12,6 +12,7 @@ from qbench.measure.task import Measurement, Phase, Task
 from qbench.measure.warmup import PATIENCE, warm_up
 from qbench.memory.history.breakdown import profile
 from qbench.memory.history.recording import record_steps
+from qbench.memory.kernels.replacements import kernels_of
 from qbench.records.parts import Detail, Metrics
 from qbench.step.training_step import TrainingStep, build_step
 
@@ -28,7 +29,8 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
     load_time = time.perf_counter() - start
     step.on_phase = on_phase
     loss_before = text_loss(step)
-    recording = record_steps(step, {"cpu"}, "cpu")
+    with kernels_of("cpu"):
+        recording = record_steps(step, {"cpu"}, "cpu")
     memory = profile(recording.ledger)
     warm = warm_up(step, task.settings.warmup_steps, PATIENCE["cpu"])
     graphs, clock = validity.compiled_graphs(), cpu_clock()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from qbench.catalog.capabilities import ContextSize
 from qbench.catalog.gpus import GpuSpec
 from qbench.memory.allocator.caching import AllocatorConfig, ReplayResult, replay
-from qbench.memory.history.ledger import History
+from qbench.memory.history.ledger import History, emptied_at
 from qbench.memory.kernels.choices import Card
 from qbench.records.fits import Fit
 from qbench.records.parts import FitShortage
@@ -48,7 +48,8 @@ def fit_on(
     )
     if reserved_bytes <= limit:
         return of_card
-    pressed = replay(history.events, config, limit)
+    emptied = emptied_at(history.marks)
+    pressed = replay(history.events, config, limit, emptied)
     if pressed.fits != "oom":
         retries = pressed.stats.num_alloc_retries
         return replace(
@@ -61,7 +62,7 @@ def fit_on(
     most = max(0, gpu.memory_bytes - context.least)
     # What is short of more than the least context leaves besides would be short of it there, too.
     may_fit = shortage["requested_bytes"] - shortage["free_bytes"] <= most - limit and (
-        reserved_bytes <= most or replay(history.events, config, most).fits != "oom"
+        reserved_bytes <= most or replay(history.events, config, most, emptied).fits != "oom"
     )
     return replace(
         of_card,

@@ -15,15 +15,16 @@ from qbench.memory.history.breakdown import MemoryProfile, profile_of
 from qbench.memory.history.events import Ints, SizedHistory, declared_bytes, event_bytes
 from qbench.memory.history.ledger import History
 from qbench.memory.history.recording import without_gc
-from qbench.memory.kernels.choices import Backend, Card
+from qbench.memory.kernels.choices import Backend, Card, adds_up_in_fp32
 from qbench.memory.kernels.replacements import kernels_of
 from qbench.memory.kernels.shared_by_card import ByCard
 from qbench.memory.work.log import WorkTable
 from qbench.planner.account import Account, account_of
 from qbench.planner.recorded import Recorded, record_point
 from qbench.scenario.schema import Device, Point
-from qbench.step.model import load_config, model_caveats
+from qbench.step.model import base_dtype, load_config, model_caveats
 from qbench.step.recipe import recipe_caveats
+from qbench.step.training_step import AUTOCAST_DTYPES
 from qbench.step.verify import ModelFacts
 
 if TYPE_CHECKING:
@@ -124,8 +125,20 @@ def record_account(
     with_costs: bool = False,
 ) -> Account:
     """Return the account of a point's step, run on meta. Raises StepError as `trace` does."""
+    if device == "cuda":
+        _check_card(point, card)
     with without_gc():
         return account_of(*_recorded(point, device, config, card, all_layers, with_costs))
+
+
+def _check_card(point: Point, card: Card) -> None:
+    """Raise StepError where a card has no kernel for the loss of trl (trl/kernels/chunked_logprob.py)."""
+    autocast = AUTOCAST_DTYPES.get(point.train.autocast)
+    if point.train.recipe == "trl" and not adds_up_in_fp32(card, autocast or base_dtype(point.precision)):
+        raise StepError(
+            f"{point.label}: trl's loss adds products of bf16 up in fp32, which cuBLAS refuses below compute "
+            "capability 8.0; choose autocast fp16 or recipe trainer"
+        )
 
 
 def trace_of(
@@ -159,7 +172,7 @@ def _served(history: SizedHistory, sizes: Ints, allocator: AllocatorConfig) -> t
     if allocator == AllocatorConfig():
         blocks, reserved_bytes = quick_replay(history.outline, sizes)
         return np.array(blocks, dtype=np.int64), reserved_bytes
-    replayed = replay(history.events, allocator)
+    replayed = replay(history.events, allocator, emptied=history.outline.emptied)
     blocks = [size for _, size in replayed.events]
     return np.array(blocks, dtype=np.int64), replayed.stats.peak_reserved_bytes
 

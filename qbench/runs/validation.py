@@ -9,6 +9,7 @@ from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.catalog.published import COUNTS, FIGURES, PublishedRow, published_rows
 from qbench.comparison.accuracy import FigureComparison
 from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.history.ledger import emptied_at
 from qbench.planner.hardware import card_of
 from qbench.planner.plan import plan
 from qbench.planner.trace import Trace, trace
@@ -105,9 +106,10 @@ def planned_figures(traced: Trace) -> dict[str, int]:
     """Return the figures of `catalog.published.FIGURES` that a trace with CUDA's kernels tells."""
     assert traced.reserved_bytes is not None
     history, config = traced.ledger.events, AllocatorConfig()
-    served = replay(history, config).events
+    emptied = emptied_at(traced.ledger.marks)
+    served = replay(history, config, emptied=emptied).events
     starts = _starts(traced)
-    first_step = replay(history[: starts["forward"][1]], config)
+    first_step = replay(history[: starts["forward"][1]], config, emptied=emptied)
 
     def allocated(phase: str) -> int:
         return sum(size for _, size in served[: starts[phase][0]])

@@ -91,7 +91,7 @@ def _score(
     mask = labels != IGNORED
     if kernels == "cuda":
         # trl scores only the tokens that have a label where it has Triton.
-        rows, targets = _select(hidden, mask), _select(labels, mask)
+        rows, targets = hidden[mask], labels[mask]
     else:
         rows, targets = hidden.reshape(-1, hidden.size(-1)), labels.clamp(min=0).reshape(-1)
     scores = _scores(rows, head.weight, head.bias, targets, kernels, logits)
@@ -136,38 +136,4 @@ def _spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _spread_on_cuda(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    empty = values.new_zeros(mask.shape)
-    # `masked_scatter` reads its mask in backward; with all tokens labelled the result is a copy.
-    return values.view(mask.shape).clone() if values.is_meta else empty.masked_scatter(mask, values)
-
-
-def _select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_meta:
-        return tensor[mask]
-    function: Any = _SelectOnMeta
-    selected: torch.Tensor = function.apply(tensor)
-    return selected
-
-
-class _SelectOnMeta(torch.autograd.Function):
-    """`tensor[mask]` as CUDA allocates it, where the mask is all true and meta cannot look.
-
-    Source: ATen/native/TensorAdvancedIndexing.cpp (a mask becomes the indices of its true elements) and
-    native/cuda/Indexing.cu, `index_put_with_sort_kernel`, for backward. The sort's scratch is left out.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        ctx.shape = tensor.shape
-        rows = tensor.shape[0] * tensor.shape[1]
-        _indices = torch.empty((2, rows), dtype=torch.int64, device=tensor.device)
-        return torch.empty((rows, *tensor.shape[2:]), dtype=tensor.dtype, device=tensor.device)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = grads
-        rows = grad.shape[0]
-        out = torch.zeros(ctx.shape, dtype=grad.dtype, device=grad.device)
-        # Indices of both dimensions, the linear index, and its sorted form with the order.
-        _indices = torch.empty((5, rows), dtype=torch.int64, device=grad.device)
-        return out
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

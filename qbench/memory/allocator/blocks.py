@@ -15,6 +15,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 from typing import Literal
 
+from qbench.memory.allocator.addresses import Addresses
 from qbench.units import MIB, round_up
 
 MIN_BLOCK_BYTES = 512
@@ -60,10 +61,11 @@ def segment_size(block_bytes: int) -> int:
 class DeviceMemory:
     """The memory of a card that is the allocator's to take."""
 
-    __slots__ = ("limit_bytes", "num_segments", "peak_reserved_bytes", "reserved_bytes", "watch")
+    __slots__ = ("addresses", "limit_bytes", "num_segments", "peak_reserved_bytes", "reserved_bytes", "watch")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        self.addresses = Addresses()
         self.reserved_bytes = self.peak_reserved_bytes = self.num_segments = 0
         self.watch: SegmentWatcher = _ignore
 
@@ -115,7 +117,7 @@ class Block:
 class BlockPool:
     """Segments of cudaMalloc for small or for large requests; free blocks are kept by (size, address)."""
 
-    __slots__ = ("device", "free", "is_large", "max_split", "min_remainder", "next_address", "searches")
+    __slots__ = ("device", "free", "is_large", "max_split", "min_remainder", "searches")
 
     def __init__(self, device: DeviceMemory, is_large: bool, max_split: int) -> None:
         self.device = device
@@ -123,7 +125,6 @@ class BlockPool:
         self.max_split = max_split
         self.free: list[tuple[int, int, Block]] = []
         self.searches = 0
-        self.next_address = ADDRESS_SPACE if is_large else 0
         # A large block must leave more than 1 MiB, and sizes are multiples of 512 B.
         self.min_remainder = SMALL_BYTES + MIN_BLOCK_BYTES if is_large else MIN_BLOCK_BYTES
 
@@ -180,8 +181,7 @@ class BlockPool:
         num_bytes = segment_size(size)
         if not self.device.take(num_bytes):
             return None
-        block = Block(self, self.next_address, num_bytes, FREE)
-        self.next_address += num_bytes
+        block = Block(self, self.device.addresses.take(num_bytes), num_bytes, FREE)
         self.device.num_segments += 1
         self.device.watch("segment_alloc", block.address, num_bytes)
         return block
@@ -189,6 +189,7 @@ class BlockPool:
     def release(self, block: Block) -> None:
         """`release_block`: give a segment that is one free block back to the card."""
         self.remove(block)
+        self.device.addresses.give_back(block.address, block.size)
         self.device.reserved_bytes -= block.size
         self.device.num_segments -= 1
         self.device.watch("segment_free", block.address, block.size)
@@ -240,7 +241,7 @@ class ExpandablePool(BlockPool):
         self.page_bytes = LARGE_SEGMENT_BYTES if is_large else SMALL_SEGMENT_BYTES
         self.min_remainder = MIN_BLOCK_BYTES
         self.unmapped: list[tuple[int, Block]] = []
-        self.insert(Block(self, self.next_address, ADDRESS_SPACE, UNMAPPED))
+        self.insert(Block(self, ADDRESS_SPACE if is_large else 0, ADDRESS_SPACE, UNMAPPED))
 
     def should_split(self, block: Block, size: int) -> bool:
         """`should_split`: `max_split` does not hold back expandable segments."""

@@ -9,7 +9,7 @@ graphs, MemPool), free-memory callbacks and `roundup_power2_divisions`. `max_non
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -310,9 +310,14 @@ def _segment(head: Block) -> Segment:
 
 
 def replay(
-    events: Iterable[tuple[int, int]], config: AllocatorConfig, limit_bytes: int | None = None
+    events: Iterable[tuple[int, int]],
+    config: AllocatorConfig,
+    limit_bytes: int | None = None,
+    emptied: Collection[int] = (),
 ) -> ReplayResult:
     """Return how the events, (handle, bytes) with bytes negative on a free, would go on a card of the limit.
+
+    Before each event whose number is in `emptied` the program empties the cache.
 
     The events are those of a ledger; requested bytes are then the ledger's, rounded up to 512 B already.
     """
@@ -320,6 +325,8 @@ def replay(
     malloc, free, live = allocator.malloc, allocator.free, allocator._live
     served: list[tuple[int, int]] = []
     for index, (handle, num_bytes) in enumerate(events):
+        if index in emptied:
+            allocator.empty_cache()
         if num_bytes < 0:
             served.append((handle, -live[handle].size))
             free(handle)

@@ -1,14 +1,16 @@
 """The replay of `allocator` for its default settings on a card without end, several times as fast.
 
-A sweep replays a history for each of its points. Without a limit, nothing is ever released, no block is held
-back and ages do not matter, so that free blocks are all there is: they are kept as whole numbers, and found
-by where they begin and end. What serves a request is decided as `BlockPool` does.
+A sweep replays a history for each of its points. Without a limit, nothing is released unless the program
+empties the cache, no block is held back and ages do not matter, so that free blocks are all there is: they
+are kept as whole numbers, and found by where they begin and end. What serves a request is decided as
+`BlockPool` does.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 
+from qbench.memory.allocator.addresses import Addresses
 from qbench.memory.allocator.blocks import MIN_BLOCK_BYTES, SMALL_BYTES, segment_size
 from qbench.memory.history.events import Ints, Outline
 
@@ -22,15 +24,17 @@ class _Pool:
     Segments have a gap between them: blocks of two segments are no neighbours.
     """
 
-    __slots__ = ("ends", "free", "min_remainder", "next_address", "reserved", "starts")
+    __slots__ = ("addresses", "ends", "free", "min_remainder", "reserved", "segments", "starts")
 
-    def __init__(self, min_remainder: int) -> None:
+    def __init__(self, min_remainder: int, addresses: Addresses) -> None:
         self.min_remainder = min_remainder
+        self.addresses = addresses
         self.free: list[int] = []
         self.starts: dict[int, int] = {}
         """Address of each free block -> its end."""
         self.ends: dict[int, int] = {}
-        self.next_address = MIN_BLOCK_BYTES
+        self.segments: dict[int, int] = {}
+        """Address of each segment -> its end."""
         self.reserved = 0
 
     def take(self, size: int) -> tuple[int, int]:
@@ -70,19 +74,37 @@ class _Pool:
 
     def _new_segment(self, size: int) -> tuple[int, int]:
         num_bytes = segment_size(size)
-        begin = self.next_address
-        self.next_address = begin + num_bytes + MIN_BLOCK_BYTES
+        begin = self.addresses.take(num_bytes + MIN_BLOCK_BYTES)
+        self.segments[begin] = begin + num_bytes
         self.reserved += num_bytes
         return begin, begin + num_bytes
 
+    def release_all(self) -> None:
+        """Give back every segment of which nothing is in use."""
+        for begin, end in list(self.segments.items()):
+            if self.starts.get(begin) != end:
+                continue
+            del self.segments[begin], self.starts[begin], self.ends[end]
+            del self.free[bisect_left(self.free, end - begin << _ADDRESS_BITS | begin)]
+            self.reserved -= end - begin
+            self.addresses.give_back(begin, end - begin + MIN_BLOCK_BYTES)
+
 
 def quick_replay(outline: Outline, sizes: Ints) -> tuple[list[int], int]:
-    """Return (bytes of each event's block, negative on a free; reserved bytes) for events of these sizes."""
-    small = _Pool(MIN_BLOCK_BYTES)
-    large = _Pool(SMALL_BYTES + MIN_BLOCK_BYTES)
+    """Return the bytes of each event's block, negative on a free, and the peak of reserved bytes."""
+    addresses = Addresses()
+    small = _Pool(MIN_BLOCK_BYTES, addresses)
+    large = _Pool(SMALL_BYTES + MIN_BLOCK_BYTES, addresses)
+    emptied = sorted(outline.emptied, reverse=True)
+    next_emptied, peak = emptied.pop() if emptied else -1, 0
     live: dict[int, tuple[int, int]] = {}
     served: list[int] = []
     for handle, size in zip(outline.handles.tolist(), sizes.tolist(), strict=True):
+        if len(served) == next_emptied:
+            peak = max(peak, small.reserved + large.reserved)
+            small.release_all()
+            large.release_all()
+            next_emptied = emptied.pop() if emptied else -1
         if size > 0:
             begin, end = live[handle] = (small if size <= SMALL_BYTES else large).take(size)
             served.append(end - begin)
@@ -90,4 +112,4 @@ def quick_replay(outline: Outline, sizes: Ints) -> tuple[list[int], int]:
             begin, end = live.pop(handle)
             (small if size >= -SMALL_BYTES else large).give_back(begin, end)
             served.append(begin - end)
-    return served, small.reserved + large.reserved
+    return served, max(peak, small.reserved + large.reserved)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qbench.memory.history.ledger import BLOCK_BYTES, Allocation, History
+from qbench.memory.history.ledger import BLOCK_BYTES, Allocation, History, emptied_at
 from qbench.records.metrics import BREAKDOWN
 
 Ints = NDArray[np.int64]
@@ -41,6 +41,11 @@ class Outline:
             and np.array_equal(self.is_free, other.is_free)
             and self.made == other.made
         )
+
+    @property
+    def emptied(self) -> frozenset[int]:
+        """The numbers of the events before which the program empties the allocator's cache."""
+        return emptied_at(self.marks)
 
     @cached_property
     def phases(self) -> tuple[list[str], Ints]:

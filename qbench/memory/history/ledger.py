@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbench.errors import StepError
+from qbench.memory.history.additions import adds_in_place
 from qbench.memory.kernels.meta_cache import MetaKernelCache
 from qbench.memory.kernels.replacements import Decompositions
 from qbench.units import round_up
@@ -22,10 +23,18 @@ from qbench.units import round_up
 BLOCK_BYTES = 512
 """Allocations are multiples of this: `kMinBlockSize` of c10/cuda/CUDACachingAllocator.cpp."""
 
+EMPTY_CACHE = "empty_cache"
+"""Name of a mark at which the program empties the allocator's cache; another phase begins at once."""
+
 _INDEX = torch.ops.aten.index.Tensor
 _SCALAR = torch.ops.aten._local_scalar_dense.default
+_ADD = torch.ops.aten.add.Tensor
+_ADD_IN_PLACE = torch.ops.aten.add_.Tensor
 
-_CUBLAS = frozenset(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm"))
+_CUBLAS = frozenset(
+    {getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm", "linear")}
+    | {torch.ops.aten.mm.out}
+)
 """Operators that run through a cuBLAS handle, which takes its workspace when it is first used."""
 
 _META_KERNELS = MetaKernelCache()
@@ -63,6 +72,11 @@ class History(Protocol):
     @property
     def marks(self) -> list[tuple[int, str]]:
         """(number of its first event, name) of each phase."""
+
+
+def emptied_at(marks: Iterable[tuple[int, str]]) -> frozenset[int]:
+    """Return the numbers of the events before which the program empties the allocator's cache."""
+    return frozenset(event for event, name in marks if name == EMPTY_CACHE)
 
 
 class CostNotes(Protocol):
@@ -132,9 +146,15 @@ class Ledger(TorchDispatchMode):
         caller's thread, backward autograd's."""
 
     def begin_phase(self, phase: str) -> None:
-        """Note that a phase begins with the next event."""
+        """Note that a phase begins with the next event; one that has begun goes on."""
+        if phase == self.phase:
+            return
         self.phase = phase
         self.marks.append((len(self.events), phase))
+
+    def empty_cache(self) -> None:
+        """Note that the program empties the allocator's cache (torch.cuda.empty_cache)."""
+        self.marks.append((len(self.events), EMPTY_CACHE))
 
     def name_place(self, name: str) -> None:
         """Give what is recorded next the place `name`, where no module runs that could be asked."""
@@ -173,11 +193,16 @@ class Ledger(TorchDispatchMode):
         if func is _INDEX:
             # Python lists used as an index become tensors of the device, which on meta no operator announces.
             self._track_all(args[1], func)
+        if func is _ADD and adds_in_place(args[0], args[1]):
+            func = _ADD_IN_PLACE
         decomposition = self._decompositions.get(func)
-        if decomposition is not None:
-            return self._run_opened(decomposition, func, args, kwargs)
+        order = decomposition if isinstance(decomposition, tuple) else None
+        if callable(decomposition):
+            opened = self._run_opened(decomposition, func, args, kwargs)
+            if opened is not NotImplemented:
+                return opened
         out = self._run(func, args, kwargs)
-        self._track_all(out, func)
+        self._track_all(out if order is None else [out[place] for place in order], func)
         if self.costs is not None:
             self.costs.note(self, func, args, kwargs, out)
         if self.workspaces and func in _CUBLAS:
@@ -188,7 +213,7 @@ class Ledger(TorchDispatchMode):
         start = 0 if self.costs is None else self.costs.num_entries
         with self:
             out = replacement(*args, **kwargs)
-        if self.costs is not None:
+        if self.costs is not None and out is not NotImplemented:
             self.costs.note_opened(self, start, func, args, kwargs, out)
         return out
 

@@ -9,6 +9,9 @@ import torch
 
 from qbench.memory.history.ledger import Ledger
 
+_NORMS = torch.ops.aten._foreach_norm.Scalar
+"""The multi-tensor operator whose scratch on CUDA grows with the number of tensors (`scratch`)."""
+
 PHASES_BY_LAYER = ("forward", "loss", "backward")
 """Phases in which the model's layers run one after the other; elsewhere loops go over parameters."""
 
@@ -45,6 +48,8 @@ class SitedLedger(Ledger):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if self.phase not in PHASES_BY_LAYER and len(self.allocations) > first_new:
             self._derive(out, args, first_new)
+            if func is _NORMS and self.allocations[first_new].op != str(func):
+                self._add_parts(first_new, _tensors(args[0]))
         return out
 
     def _derive(self, out: Any, args: Any, first_new: int) -> None:
@@ -70,15 +75,17 @@ class SitedLedger(Ledger):
         """Note that an output holds all tensors of a list side by side, as stacking and joining make it."""
         for made in outs:
             handle = self.handle(made)
-            if handle is None or handle < first_new:
-                continue
-            num_bytes, total = self.allocations[handle].num_bytes, sum(tensor.numel() for tensor in given)
-            for tensor in given:
-                source = self.handle(tensor)
-                if source is not None:
-                    share = num_bytes * tensor.numel() / total
-                    parts = self.parts.setdefault(handle, {})
-                    parts[source] = parts.get(source, 0.0) + share
+            if handle is not None and handle >= first_new:
+                self._add_parts(handle, given)
+
+    def _add_parts(self, handle: int, given: list[torch.Tensor]) -> None:
+        num_bytes, total = self.allocations[handle].num_bytes, sum(tensor.numel() for tensor in given)
+        for tensor in given:
+            source = self.handle(tensor)
+            if source is not None:
+                share = num_bytes * tensor.numel() / total
+                parts = self.parts.setdefault(handle, {})
+                parts[source] = parts.get(source, 0.0) + share
 
     def _known_before(self, tensor: torch.Tensor, first_new: int) -> bool:
         handle = self.handle(tensor)

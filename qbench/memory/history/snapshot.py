@@ -14,7 +14,7 @@ from typing import Any
 from qbench.memory.allocator.blocks import ADDRESS_SPACE, SegmentAction
 from qbench.memory.allocator.caching import AllocatorConfig, CachingAllocator, Segment
 from qbench.memory.history.breakdown import categories
-from qbench.memory.history.ledger import Allocation, History
+from qbench.memory.history.ledger import Allocation, History, emptied_at
 
 Entry = dict[str, Any]
 
@@ -48,7 +48,10 @@ class _Recorder:
         self._allocator = CachingAllocator(config, watch=self._on_segment)
 
     def recorded(self) -> dict[str, Any]:
-        for handle, num_bytes in self._history.events:
+        emptied = emptied_at(self._history.marks)
+        for event, (handle, num_bytes) in enumerate(self._history.events):
+            if event in emptied:
+                self._allocator.empty_cache()
             if num_bytes > 0:
                 self._malloc(handle, num_bytes)
             else:

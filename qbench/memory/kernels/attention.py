@@ -61,12 +61,12 @@ def cuda_attention(
     """Run attention as CUDA would on a card, and add the backend to `used`; real tensors are left alone."""
     query, key, value, attn_mask = lowered(query, key, value, attn_mask)
     if query.device.type != "meta":
-        return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return attention_on_scores(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     call = _call(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     backend = attention_backend(call, card)
     used.add(backend)
     if backend == "math":
-        return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return attention_on_scores(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if backend == "flash":
         return flash_attention(query, key, value, dropout_p, is_causal, scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -81,6 +81,20 @@ def cuda_attention(
         query, key, value, mask, call.requires_grad, dropout_p, is_causal, scale=scale
     )[0]
     return out
+
+
+def attention_on_scores(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """Run torch's own attention; `additions` knows calls of this function, where scores take the mask."""
+    return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
 def _call(
@@ -142,10 +156,12 @@ def _aligned(mask: torch.Tensor) -> torch.Tensor:
     return F.pad(mask, (0, 8 - length % 8))[..., :length]
 
 
-def attention_scratch(card: Card) -> dict[Any, Callable[..., Tensors]]:
-    """Return the backward operators of fused attention, as a card allocates in them."""
+def attention_scratch(card: Card) -> dict[Any, Callable[..., Tensors] | tuple[int, ...]]:
+    """Return the operators of fused attention that a card allocates in otherwise than meta kernels."""
     return {
         aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+        # NATIVE/attention.cu, _cudnn_attention_forward: what dropout starts from comes first.
+        aten._scaled_dot_product_cudnn_attention.default: (6, 7, 0, 1),
         aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
         aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward_on(card),
     }

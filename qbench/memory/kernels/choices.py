@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from qbench.catalog.capabilities import multiprocessor
 from qbench.units import KIB
 
 Capability = tuple[int, int]
@@ -25,8 +26,8 @@ Backend = Literal["cudnn", "flash", "efficient", "math", "flash_attention_2"]
 
 HALF = (torch.float16, torch.bfloat16)
 
-CUDNN_HEAD_DIM = 128
-"""SDP, check_cudnn_tensor_shapes: the limit up to cuDNN 9.22; from sm_90 also 192 beside 128 for values."""
+CUDNN_HEAD_DIM, CUDNN_HEAD_DIM_ON_HOPPER = 128, 256
+"""SDP, check_cudnn_tensor_shapes: the limits with cuDNN 9.20; from sm_90 also 192 beside 128 for values."""
 
 FLASH_HEAD_DIM = 256
 """SDP, check_head_dim_size_flash."""
@@ -75,6 +76,11 @@ class Card:
         return NUM_MULTIPROCESSORS.get(self.capability, NUM_MULTIPROCESSORS[8, 0])
 
     @property
+    def threads_per_multiprocessor(self) -> int:
+        """Return the threads that a multiprocessor holds at a time."""
+        return multiprocessor(self.capability).max_threads
+
+    @property
     def prefers_cudnn(self) -> bool:
         """SDP, check_prefer_cudnn_attention: with CUDA 13 wheels all of sm_90 and sm_10x."""
         return self.capability[0] in (9, 10)
@@ -121,7 +127,8 @@ def _grouped(call: AttentionCall) -> bool:
 def _cudnn(call: AttentionCall, card: Card) -> bool:
     query, key = call.lengths
     _, key_dim, value_dim = call.head_dims
-    fits = max(call.head_dims) <= CUDNN_HEAD_DIM or (key_dim, value_dim) == (192, 128)
+    limit = CUDNN_HEAD_DIM_ON_HOPPER if card.capability[0] == 9 else CUDNN_HEAD_DIM
+    fits = max(call.head_dims) <= limit or (key_dim, value_dim) == (192, 128)
     return (
         card.prefers_cudnn
         and call.dtype in HALF
@@ -193,7 +200,8 @@ ATTENTION: tuple[Rule, ...] = (
     Rule(
         backend="cudnn",
         takes=_cudnn,
-        says="sm_90, sm_10x; fp16, bf16; heads of up to 128, in eights; masks and groups; dropout in 16ths",
+        says="sm_90, sm_10x; fp16, bf16; heads of up to 128 (sm_90: 256), in eights; masks and groups; "
+        "dropout in 16ths",
         source="SDP, check_prefer_cudnn_attention and can_use_cudnn_attention",
     ),
     Rule(
@@ -285,6 +293,15 @@ def fuses_4bit(card: Card, dtype: torch.dtype, tokens: int, shape: tuple[int, in
     if tokens > FUSED_MAX_TOKENS or shape[1] % blocksize:
         return False
     return _bitsandbytes_rule(card.capability, card.num_multiprocessors)(0, dtype, tokens, *shape)
+
+
+@chosen_by_card
+def adds_up_in_fp32(card: Card, dtype: torch.dtype) -> bool:
+    """Say whether cuBLAS adds products of this dtype to an fp32 sum (`addmm` with `out_dtype`).
+
+    Source: ATen/cuda/CUDABlas.cpp, gemm_internal_cublas: bf16 to float from compute capability 8.0 on.
+    """
+    return dtype != torch.bfloat16 or card.capability >= (8, 0)
 
 
 @functools.cache

@@ -14,20 +14,29 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.clip_grad as clip_grad
 from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch.utils._python_dispatch import _disable_current_modes
 
-from qbench.memory.kernels.attention import additive_mask, attention_scratch, cuda_attention
+from qbench.memory.kernels.attention import (
+    additive_mask,
+    attention_on_scores,
+    attention_scratch,
+    cuda_attention,
+)
 from qbench.memory.kernels.autocast import lowered
 from qbench.memory.kernels.choices import Backend, Card, fuses_4bit
 from qbench.memory.kernels.experts import expert_kernels, peft_as_on
 from qbench.memory.kernels.flash_attn import flash_attn_on
+from qbench.memory.kernels.int8 import int8_operators
+from qbench.memory.kernels.masked import mask_operators
+from qbench.memory.kernels.scratch import operator_scratch
 
-Decompositions = dict[Any, Callable[..., Any]]
+Decompositions = dict[Any, Callable[..., Any] | tuple[int, ...]]
+"""What the ledger runs in an operator's place, or the order in which the operator allocates its outputs."""
 
 aten: Any = torch.ops.aten
 _fused_sdp_choice: Any = torch._fused_sdp_choice
-_sdpa = F.scaled_dot_product_attention
 
 FLASH_CHOICE = 1
 """`SDPBackend.FLASH_ATTENTION` as returned by `torch._fused_sdp_choice`."""
@@ -37,40 +46,16 @@ def decompositions(kernels: str, on_meta: bool, card: Card | None = None) -> Dec
     """Return the operators that the ledger replaces, by the device that is meant to run them.
 
     The 4-bit matmul is opened so that its inner allocations are seen, and on meta the backward of CUDA's
-    attention; `card` is the one to run on. On meta, bitsandbytes' int8 operators have no output shape, since
-    it depends on outliers in the data; they are taken to have none.
+    attention and what its other operators hold; `card` is the one to run on.
     """
     card = card or Card()
     gemm = _gemm_4bit_default_impl if kernels == "cpu" else functools.partial(_gemm_4bit_cuda, card=card)
     replaced: Decompositions = {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
     if kernels == "cuda" and on_meta:
-        replaced |= attention_scratch(card)
+        replaced |= attention_scratch(card) | operator_scratch() | mask_operators(card)
     if on_meta:
-        replaced[torch.ops.bitsandbytes.int8_vectorwise_quant.default] = _int8_vectorwise_quant
-        replaced[torch.ops.bitsandbytes.int8_mixed_scaled_mm.default] = _int8_mixed_scaled_mm
-        replaced |= expert_kernels()
+        replaced |= int8_operators(kernels, card) | expert_kernels()
     return replaced
-
-
-def _int8_vectorwise_quant(
-    A: torch.Tensor, threshold: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    rows = A.numel() // A.shape[-1]
-    outlier_cols = torch.empty(0, device=A.device, dtype=torch.int64) if threshold > 0 else None
-    packed = torch.empty(A.shape, device=A.device, dtype=torch.int8)
-    return packed, torch.empty(rows, device=A.device, dtype=torch.float32), outlier_cols
-
-
-def _int8_mixed_scaled_mm(
-    A: torch.Tensor,
-    CA: torch.Tensor,
-    CB: torch.Tensor,
-    SCA: torch.Tensor,
-    SCB: torch.Tensor,
-    outlier_cols: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.empty((*CA.shape[:-1], CB.shape[0]), device=A.device, dtype=A.dtype), None
 
 
 def _gemm_4bit_cuda(
@@ -126,11 +111,26 @@ def kernels_of(device: str, card: Card | None = None) -> Iterator[set[Backend]]:
     for name, function in replaced.items():
         setattr(F, name, function)
     try:
-        with peft_as_on(device), _packages(device, card or Card(), used):
+        with peft_as_on(device), _packages(device, card or Card(), used), _multi_tensor_clipping():
             yield used
     finally:
         for name, function in original.items():
             setattr(F, name, function)
+
+
+@contextlib.contextmanager
+def _multi_tensor_clipping() -> Iterator[None]:
+    """Let gradients on meta be clipped by multi-tensor operators, as they are on the CPU and on CUDA.
+
+    Source: torch/utils/_foreach_utils.py, `_has_foreach_support`, which knows no meta tensors.
+    """
+    module: Any = clip_grad
+    original = module._has_foreach_support
+    module._has_foreach_support = lambda tensors, device: device.type == "meta" or original(tensors, device)
+    try:
+        yield
+    finally:
+        module._has_foreach_support = original
 
 
 def _packages(device: str, card: Card, used: set[Backend]) -> contextlib.AbstractContextManager[None]:
@@ -151,11 +151,11 @@ def _cpu_attention(
     query, key, value, attn_mask = lowered(query, key, value, attn_mask)
     inputs = (query, key, value, attn_mask)
     if query.device.type != "meta":
-        return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return attention_on_scores(*inputs, dropout_p, is_causal, scale, enable_gqa)
     probes = [None if tensor is None else _cpu_probe(tensor) for tensor in inputs]
     choice = _fused_sdp_choice(*probes, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if choice != FLASH_CHOICE:
-        return _sdpa(*inputs, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return attention_on_scores(*inputs, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = additive_mask(attn_mask, query.dtype)
     out: torch.Tensor = aten._scaled_dot_product_flash_attention_for_cpu(

@@ -31,8 +31,9 @@ def allocator_with(
 
 
 def layout(allocator: CachingAllocator) -> list[list[tuple[int, bool]]]:
-    """Return the (bytes, is allocated) of each block, a list for each segment."""
-    return [[(size, live) for _, size, live in segment.blocks] for segment in allocator.segments()]
+    """Return the (bytes, is allocated) of each block, a list for each segment, small ones first."""
+    segments = sorted(allocator.segments(), key=lambda segment: segment.is_large)
+    return [[(size, live) for _, size, live in segment.blocks] for segment in segments]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_small_block_is_split_down_to_512_bytes() -> None:
 def test_small_and_large_requests_never_share_a_segment() -> None:
     allocator = allocator_with(5 * MIB, 512)  # 15 MiB of the large segment are free, but not for 512 B
     assert allocator.stats.reserved_bytes == 22 * MIB
-    assert [segment.is_large for segment in allocator.segments()] == [False, True]
+    assert [segment.is_large for segment in allocator.segments()] == [True, False]
 
 
 def test_frees_in_any_order_restore_the_segment() -> None:

@@ -59,6 +59,30 @@ def test_blocks_and_reserve_are_those_of_the_model(seed: int, share_of_frees: fl
     assert reserved == expected.stats.peak_reserved_bytes
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cache_that_is_emptied_leaves_both_alike(seed: int) -> None:
+    ledger = random_history(seed, 0.5)
+    ledger.marks = [(event, "empty_cache") for event in (300, 301, 700)]
+    outline = outline_of(ledger)
+    blocks, reserved = quick_replay(outline, event_bytes(outline, bytes_asked(ledger)))
+    expected = replay(ledger.events, AllocatorConfig(), emptied={300, 301, 700})
+    assert blocks == [size for _, size in expected.events]
+    assert reserved == expected.stats.peak_reserved_bytes
+
+
+def test_what_was_emptied_counts_in_the_peak_alone() -> None:
+    ledger = Ledger(set())
+    ledger.free(ledger.allocate(40 * MIB, "caching_allocator_warmup", ""))
+    ledger.empty_cache()
+    ledger.allocate(20 * MIB, "aten.mm.default", "")
+    outline = outline_of(ledger)
+    blocks, reserved = quick_replay(outline, event_bytes(outline, bytes_asked(ledger)))
+    # The 20 MiB get a segment of their own, not half of the first, which is gone by then.
+    assert (blocks[-1], reserved) == (20 * MIB, 40 * MIB)
+    stats = replay(ledger.events, AllocatorConfig(), emptied=outline.emptied).stats
+    assert (stats.reserved_bytes, stats.peak_reserved_bytes) == (20 * MIB, 40 * MIB)
+
+
 def test_blocks_of_two_segments_are_not_merged() -> None:
     ledger = Ledger(set())
     first, second = (ledger.allocate(20 * MIB, "aten.mm.default", "") for _ in range(2))

@@ -94,8 +94,9 @@ def test_a_mask_rules_out_flash(card: Card, kv_heads: int, expected: str) -> Non
         (RTX_3090, 256, 0.0, "flash"),
         (RTX_3090, 256, 0.1, "efficient"),
         (RTX_5090, 224, 0.0, "efficient"),
-        # cuDNN 9.20 ends at 128.
-        (H100, 256, 0.0, "flash"),
+        # cuDNN 9.20 ends at 256 on Hopper.
+        (H100, 256, 0.0, "cudnn"),
+        (H100, 264, 0.0, "efficient"),
         (A100, 264, 0.0, "efficient"),
         # Flash pads 60 to 64; the efficient kernel wants multiples of 8 in 16 bit.
         (A100, 60, 0.0, "flash"),
