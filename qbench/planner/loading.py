@@ -14,16 +14,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.core_model_loading import dot_natural_key
 
 from qbench.memory.history.ledger import Ledger
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
 from qbench.step.model import base_dtype
 from qbench.step.quantize import is_quantized_weight
+from qbench.step.recipe import prepares_for_kbit
 
 PHASES = ("load", "prepare", "adapters")
 """Phases before the first step, in order."""
 
 _STAGED = "temporaries"
+_CAST = "aten._to_copy.default"
 
 
 def record_loading(ledger: Ledger, model: Any, point: Point) -> None:
@@ -37,14 +40,52 @@ def record_loading(ledger: Ledger, model: Any, point: Point) -> None:
         ledger.register(buffer, "weights")
     ledger.begin_phase("prepare")
     _upcast_all(ledger, base, staged, "weights")
+    if prepares_for_kbit(point):
+        ledger.empty_cache()  # peft/utils/other.py, `prepare_model_for_kbit_training`, `auto_clear_cache`
     ledger.begin_phase("adapters")
-    # peft moves each adapter in the dtype of its layer and casts all to fp32 at the end
-    # (peft/tuners/tuners_utils.py, `_move_adapter_to_device_of_base_layer` and `cast_adapter_dtype`).
-    moved = {}
+    _adapt(ledger, base, adapters, itemsize)
+
+
+def _adapt(
+    ledger: Ledger, base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], itemsize: int
+) -> None:
+    """Make the adapters: moved in the dtype of their layers, in fp32 from then on, but bf16 under trl.
+
+    Those of int8 layers, which have no floating-point dtype, come in fp32.
+
+    Source: peft/tuners/tuners_utils.py, `_move_adapter_to_device_of_base_layer` and `cast_adapter_dtype`;
+    what trl makes bf16 again (`recipe.finish_adapters`), peft had made fp32.
+    """
+    held: dict[str, int] = {}
     for name, parameter in adapters.items():
         ledger.name_place(name)
-        moved[name] = _stage(ledger, parameter, itemsize, "adapters")
-    _upcast_all(ledger, adapters, moved, "adapters")
+        arrival = _itemsize_on_arrival(name, base, itemsize)
+        if arrival == parameter.element_size() == 4:
+            ledger.register(parameter, "adapters")
+        else:
+            held[name] = ledger.allocate(parameter.numel() * arrival, _CAST, _STAGED)
+    for name, handle in held.items():
+        ledger.name_place(name)
+        parameter = adapters[name]
+        in_fp32 = parameter.numel() * 4
+        if parameter.element_size() == 4:
+            ledger.register(parameter, "adapters")
+            ledger.free(handle)
+        elif ledger.allocations[handle].num_bytes < in_fp32:
+            held[name] = ledger.allocate(in_fp32, _CAST, _STAGED)
+            ledger.free(handle)
+    _upcast_all(ledger, adapters, {name: held.get(name) for name in _lowered(adapters)}, "adapters")
+
+
+def _lowered(adapters: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of adapters that did not stay in fp32."""
+    return [name for name, parameter in adapters.items() if parameter.element_size() < 4]
+
+
+def _itemsize_on_arrival(name: str, base: dict[str, torch.Tensor], itemsize: int) -> int:
+    layer = name.removeprefix("base_model.model.").partition(".lora_")[0]
+    weight = base.get(f"{layer}.weight")
+    return 4 if weight is not None and weight.dtype == torch.int8 else itemsize
 
 
 def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -70,21 +111,17 @@ def _load(
     names = list(base)
     if quantized:
         _warm_up(ledger, base, itemsize)
-        names.sort(key=_natural_order)
+        names.sort(key=dot_natural_key)
     staged: dict[str, int | None] = {}
+    nested = next((base[name] for name in names if _is_nested(base[name])), None)
     for name in names:
         ledger.name_place(name)
         parameter = base[name]
         if is_quantized_weight(parameter):
-            _quantize(ledger, parameter, itemsize)
+            _quantize(ledger, parameter, itemsize, makes_code_book=parameter is nested)
         else:
             staged[name] = _stage(ledger, parameter, itemsize, "weights")
     return staged
-
-
-def _natural_order(name: str) -> list[tuple[int, int, str]]:
-    """Sort as `dot_natural_key` of core_model_loading.py: numbers by value and before words."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
 
 
 def _warm_up(ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int) -> None:
@@ -105,7 +142,7 @@ def _stage(ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str
     if parameter.element_size() <= itemsize:
         ledger.register(parameter, category)
         return None
-    return ledger.allocate(parameter.numel() * itemsize, "aten._to_copy.default", _STAGED)
+    return ledger.allocate(parameter.numel() * itemsize, _CAST, _STAGED)
 
 
 def _upcast_all(
@@ -120,30 +157,50 @@ def _upcast_all(
             ledger.free(handle)
 
 
-def _quantize(ledger: Ledger, weight: Any, itemsize: int) -> None:
-    """Load a weight, pack it, and free it (transformers/integrations/bitsandbytes.py, `convert`)."""
+def _is_nested(weight: Any) -> bool:
+    state = getattr(weight, "quant_state", None)
+    return state is not None and bool(state.nested)
+
+
+def _quantize(ledger: Ledger, weight: Any, itemsize: int, makes_code_book: bool) -> None:
+    """Load a weight, pack it, and free it (transformers/integrations/bitsandbytes.py, `convert`).
+
+    With the first nested weight bitsandbytes makes a code book, which it keeps for the process
+    (functional.py, `quantize_blockwise`, `name2qmap`).
+    """
     state = getattr(weight, "quant_state", None)
     if state is None:
         _quantize_8bit(ledger, weight, itemsize)
         return
-    loaded = ledger.allocate(state.shape.numel() * itemsize, "aten._to_copy.default", _STAGED)
+    loaded = ledger.allocate(state.shape.numel() * itemsize, _CAST, _STAGED)
     if state.nested:
-        _pack_nested(ledger, weight, state)
+        _pack_nested(ledger, weight, state, makes_code_book)
     else:
         ledger.register(state.absmax, "quant_state")
         ledger.register(weight, "weights")
-        ledger.register(state.code, "quant_state")
+        _register_code(ledger, state)
     ledger.free(loaded)
 
 
-def _pack_nested(ledger: Ledger, weight: Any, state: Any) -> None:
+def _register_code(ledger: Ledger, state: Any) -> None:
+    """Make the 16 values of a 4-bit type, and divide them by the largest (functional.py, `get_4bit_type`)."""
+    ledger.register(state.code, "quant_state")
+    magnitudes = ledger.allocate(state.code.nbytes, "aten.abs.default", _STAGED)
+    largest = ledger.allocate(4, "aten.max.default", _STAGED)
+    ledger.free(magnitudes)
+    ledger.free(largest)
+
+
+def _pack_nested(ledger: Ledger, weight: Any, state: Any, makes_code_book: bool) -> None:
     """Allocate in the order of bitsandbytes/functional.py, `quantize_4bit` with `compress_statistics`."""
     scale_bytes = state.absmax.numel() * 4
     absmax = ledger.allocate(scale_bytes, "bitsandbytes.quantize_4bit.default", _STAGED)
     ledger.register(weight, "weights")
-    ledger.register(state.code, "quant_state")
+    _register_code(ledger, state)
     ledger.register(state.offset, "quant_state")
     centred = ledger.allocate(scale_bytes, "aten.sub.Tensor", _STAGED)
+    if makes_code_book:
+        ledger.allocate(state.state2.code.nbytes, "bitsandbytes.functional.create_dynamic_map", "quant_state")
     for tensor in (state.state2.absmax, state.absmax, state.state2.code):
         ledger.register(tensor, "quant_state")
     ledger.free(centred)
@@ -152,10 +209,10 @@ def _pack_nested(ledger: Ledger, weight: Any, state: Any) -> None:
 
 def _quantize_8bit(ledger: Ledger, weight: Any, itemsize: int) -> None:
     """The weight comes in, goes back to the host, and returns in fp16 to be packed (`Bnb8bitQuantize`)."""
-    loaded = ledger.allocate(weight.numel() * itemsize, "aten._to_copy.default", _STAGED)
-    half = ledger.allocate(weight.numel() * 2, "aten._to_copy.default", _STAGED)
-    ledger.register(weight, "weights")
+    loaded = ledger.allocate(weight.numel() * itemsize, _CAST, _STAGED)
+    half = ledger.allocate(weight.numel() * 2, _CAST, _STAGED)
     if isinstance(weight.SCB, torch.Tensor):
         ledger.register(weight.SCB, "quant_state")
+    ledger.register(weight, "weights")
     ledger.free(half)
     ledger.free(loaded)

@@ -6,11 +6,15 @@ The same calls serve meta, CPU and CUDA, so that a plan has exactly the bytes of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
 import torch
 from transformers import BitsAndBytesConfig
+from transformers.core_model_loading import dot_natural_key
+from transformers.modeling_utils import caching_allocator_warmup
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import AutoHfQuantizer
 
 if TYPE_CHECKING:
@@ -48,14 +52,18 @@ def materialize_random(model: PreTrainedModel, device: torch.device, quantizer: 
     """Move a model from meta to `device` with random weights, quantizing one layer after the other.
 
     On meta only the packed shapes change. Elsewhere transformers initialises what is not quantized, so
-    buffers such as rotary frequencies are right; quantized weights are normal with the config's range.
+    buffers such as rotary frequencies are right; quantized weights are normal with the config's range. On a
+    GPU memory is taken in the order of a checkpoint's loading, which decides where blocks lie.
     """
-    if device.type != "meta":
-        _allocate(model, device)
-    if quantizer is not None:
+    std = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
+    if device.type == "cuda":
+        _allocate_as_loaded(model, device, quantizer, std)
+    elif device.type != "meta":
+        _allocate_weights(model, dict(model.named_parameters()), device)
+        _allocate_buffers(model, device)
+    if quantizer is not None and device.type != "cuda":
         # bitsandbytes keeps this code book for the process, on the device that asks first: not on meta.
         bnb.functional.name2qmap.setdefault("dynamic", bnb.functional.create_dynamic_map())
-        std = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
         for module in model.modules():
             if is_quantized_weight(getattr(module, "weight", None)):
                 _quantize_layer(module, device, std)
@@ -64,19 +72,58 @@ def materialize_random(model: PreTrainedModel, device: torch.device, quantizer: 
         model.initialize_weights()
 
 
-def _allocate(model: PreTrainedModel, device: torch.device) -> None:
-    # A head that is tied to the embeddings is the same parameter, and comes into memory once.
-    made: dict[int, torch.nn.Parameter] = {}
+def _allocate_weights(model: PreTrainedModel, names: Iterable[str], device: torch.device) -> None:
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
+        parameter = model.get_parameter(name)
+        if not is_quantized_weight(parameter):
+            empty = torch.empty_like(parameter, device=device)
+            made = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            model.get_submodule(parent)._parameters[leaf] = made
+
+
+def _allocate_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and not is_quantized_weight(parameter):
-                if id(parameter) not in made:
-                    empty = torch.empty_like(parameter, device=device)
-                    made[id(parameter)] = torch.nn.Parameter(empty, parameter.requires_grad)
-                module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty_like(buffer, device=device)
+
+
+def _allocate_as_loaded(
+    model: PreTrainedModel, device: torch.device, quantizer: HfQuantizer | None, std: float
+) -> None:
+    """Take memory on a GPU as a checkpoint would: moved as a whole, or quantized weight by weight.
+
+    Source of the latter: transformers/modeling_utils.py, `_load_pretrained_model`, and core_model_loading.py,
+    `convert_and_load_state_dict_in_model`.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if quantizer is None:
+        _allocate_weights(model, names, device)
+    else:
+        # The code book is made with the first layer (bitsandbytes/functional.py, `quantize_blockwise`).
+        bnb.functional.name2qmap.pop("dynamic", None)
+        caching_allocator_warmup(model, dict.fromkeys(names, device), quantizer)
+        for name in sorted(names, key=dot_natural_key):
+            if is_quantized_weight(model.get_parameter(name)):
+                _load_quantized(model, name, device, quantizer, std)
+            else:
+                _allocate_weights(model, [name], device)
+    _allocate_buffers(model, device)
+
+
+def _load_quantized(
+    model: PreTrainedModel, name: str, device: torch.device, quantizer: HfQuantizer, std: float
+) -> None:
+    """Replace a weight by a random one that transformers quantizes, as it does with one of a checkpoint."""
+    module: Any = model.get_submodule(name.rpartition(".")[0])
+    shape = (module.out_features, module.in_features)
+    if issubclass(module.source_cls, Conv1D):
+        shape = shape[::-1]
+    value = torch.empty(shape, dtype=model.dtype, device=device).normal_(0.0, std)
+    packed: Any = quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=model)[name]
+    packed._is_hf_initialized = True
+    module.weight = packed
 
 
 def _quantize_layer(module: Any, device: torch.device, std: float) -> None:

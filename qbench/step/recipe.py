@@ -63,12 +63,17 @@ def converts_outputs(point: Point) -> bool:
     return follows_trainer(point.train.recipe) and point.train.autocast != "none"
 
 
+def prepares_for_kbit(point: Point) -> bool:
+    """Say whether peft's `prepare_model_for_kbit_training` runs over the base model."""
+    return point.method == "qlora" and point.train.recipe in ("peft", "trainer")
+
+
 def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None = None) -> PreTrainedModel:
     """Prepare the base model as the recipe does before adapters are added.
 
     `autocast` makes the context that a recomputation on meta needs, since torch's own skips meta.
     """
-    if point.method == "qlora" and point.train.recipe in ("peft", "trainer"):
+    if prepares_for_kbit(point):
         # Its own checkpointing switch is left off: the scenario alone decides.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     elif point.method != "full":

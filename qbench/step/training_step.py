@@ -138,6 +138,7 @@ class TrainingStep:
             if left_out:
                 del left_losses
             return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        self.on_phase("forward")
         self._loop.begin(self._counted(batches, left_out))
         for batch in self._counted(batches, left_out):
             self._loop.add(self._pass_by_trainer(batch, wanted, self._loop))
