@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
 from qbench.memory.kernels.autocast import lowered
 from qbench.memory.kernels.choices import (
@@ -40,6 +41,9 @@ from qbench.memory.kernels.choices import (
 from qbench.units import round_up
 
 aten: Any = torch.ops.aten
+_IN_REGISTERS = 128
+"""Largest head of which memory-efficient attention keeps the result in registers (kKeepOutputInRF)."""
+
 _sdpa = F.scaled_dot_product_attention
 
 Tensors = tuple[torch.Tensor | None, ...]
@@ -163,6 +167,7 @@ def attention_scratch(card: Card) -> dict[Any, Callable[..., Tensors] | tuple[in
         # NATIVE/attention.cu, _cudnn_attention_forward: what dropout starts from comes first.
         aten._scaled_dot_product_cudnn_attention.default: (6, 7, 0, 1),
         aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
+        aten._scaled_dot_product_efficient_attention.default: _efficient,
         aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward_on(card),
     }
 
@@ -221,6 +226,21 @@ def _cudnn_backward(
     workspace = query.new_empty((num_bytes,), dtype=torch.uint8)
     del workspace, like_out
     return grads
+
+
+def _efficient(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **settings: Any
+) -> tuple[torch.Tensor, ...]:
+    """NATIVE/attention.cu, _efficient_attention_forward: seed and offset stay on the host without dropout.
+
+    Of heads above 128 the result is summed up in memory, in fp32 (kNeedsOutputAccumulatorBuffer).
+    """
+    with _disable_current_modes():
+        shown = aten._scaled_dot_product_efficient_attention(query, key, value, *rest, **settings)
+    out, sums = (torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in shown[:2])
+    if query.dtype in HALF and max(query.shape[-1], value.shape[-1]) > _IN_REGISTERS:
+        _sum = _scratch(query, *out.shape)
+    return (out, sums, *shown[2:])
 
 
 def _efficient_backward_on(card: Card) -> Callable[..., Tensors]:

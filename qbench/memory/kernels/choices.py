@@ -297,10 +297,7 @@ def fuses_4bit(card: Card, dtype: torch.dtype, tokens: int, shape: tuple[int, in
 
 @chosen_by_card
 def adds_up_in_fp32(card: Card, dtype: torch.dtype) -> bool:
-    """Say whether cuBLAS adds products of this dtype to an fp32 sum (`addmm` with `out_dtype`).
-
-    Source: ATen/cuda/CUDABlas.cpp, gemm_internal_cublas: bf16 to float from compute capability 8.0 on.
-    """
+    """Say whether cuBLAS adds such products to an fp32 sum (ATen/cuda/CUDABlas.cpp, gemm_internal_cublas)."""
     return dtype != torch.bfloat16 or card.capability >= (8, 0)
 
 
