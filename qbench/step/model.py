@@ -33,6 +33,7 @@ MOST_LAYERS = 512
 """The deepest models that exist have some 200."""
 MOST_MODULES = 200_000
 """DeepSeek-V3 with a module for each of its experts has 60,000."""
+_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 LARGEST_NUMBER = 1 << 40
 LARGEST_IN_LIST = 1 << 24
 _LAYERS = re.compile(r"(^|_)(n_?)?(layers?|depth|blocks)$")
@@ -68,6 +69,7 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
     config: PretrainedConfig = _read_config(source)
     _check_text_config(config, source.name)
     _refuse_kernels_of_hub(config, source.name)
+    config.default_sizes = _default_sizes(config, source)
     _set_quantization_aside(config, point)
     config.use_cache = bool(getattr(config, "use_cache", False)) and keeps_cache(point)
     _check_positions(config, point.train.seq_len)
@@ -165,6 +167,15 @@ def _check_text_config(config: PretrainedConfig, name: str) -> None:
         )
 
 
+def _default_sizes(config: PretrainedConfig, source: ModelSource) -> str:
+    """Return the sizes that a folder's config leaves to transformers, as 'hidden_size 4096'; else empty."""
+    if source.kind != "folder" or source.config is None:
+        return ""
+    text, given = config.get_text_config(), source.config.get("text_config") or source.config
+    left = [name for name in _SIZES if not {name, text.attribute_map.get(name, name)} & given.keys()]
+    return ", ".join(f"{name} {getattr(text, name)}" for name in left if hasattr(text, name))
+
+
 def _refuse_kernels_of_hub(config: PretrainedConfig, name: str) -> None:
     """Refuse a config whose attention is a repository: transformers would fetch its code and run it."""
     for part in (config, config.get_text_config()):
@@ -226,6 +237,11 @@ def _stored_precision(settings: Any) -> str | None:
 
 def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
     """Yield what a reader should know about the plan of this model before trusting it."""
+    if getattr(config, "default_sizes", ""):
+        yield (
+            f"the config of {point.model} leaves out sizes; planned with the defaults of transformers: "
+            f"{config.default_sizes}"
+        )
     stored = getattr(config, "stored_precision", None)
     if stored is not None and stored != point.precision:
         yield f"the checkpoint of {point.model} is stored in {stored}; the plan uses {point.precision}"

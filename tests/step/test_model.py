@@ -319,3 +319,12 @@ def test_models_with_a_table_fail_for_real_beyond_it(model_type: str) -> None:
         with pytest.raises(IndexError):
             model(input_ids=torch.zeros((1, 17), dtype=torch.long))
     assert model_type in WITH_POSITION_TABLE
+
+
+def test_sizes_that_a_config_leaves_out_are_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}')
+    point = tiny_point(str(tmp_path))
+    (told,) = model_caveats(load_config(point), point)
+    assert told.endswith("planned with the defaults of transformers: hidden_size 768, vocab_size 50257")
+    whole = tiny_point(folder_with(tmp_path))
+    assert not any("leaves out sizes" in text for text in model_caveats(load_config(whole), whole))
