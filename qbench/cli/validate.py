@@ -14,12 +14,22 @@ def validate_command(
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Run folders with measurements on a GPU, to compare too.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for accuracy.md and its CSV files.")] = Path(
-        "reports/accuracy"
-    ),
+    null: Annotated[
+        bool,
+        typer.Option("--null", help="Run the grid of points on null GPUs instead, and compare its plans."),
+    ] = False,
+    python: Annotated[str | None, typer.Option(help="Python with a CUDA build of torch, for --null.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the report: reports/accuracy, with --null reports/nullgpu."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
     """Compare plans with published measurements, and with your own on a GPU."""
+    if null:
+        from qbench.cli.null_grid import validate_null
+
+        return validate_null(out or Path("reports/nullgpu"), python, as_json)
     from qbench.records.store import read_records
 
     stored = {str(run): read_records(run) for run in runs or []}
@@ -36,7 +46,9 @@ def validate_command(
         compared += compare_measured(records, source, _show)
     versions = {name: version for name, version in library_versions().items() if version}
     planned_with = ", ".join(f"{name} {version}" for name, version in versions.items())
-    paths = write_accuracy(compared, not_compared(), planned_with, out, other_predictions())
+    paths = write_accuracy(
+        compared, not_compared(), planned_with, out or Path("reports/accuracy"), other_predictions()
+    )
     if as_json:
         print_json(_document(compared, versions))
         return 0

@@ -1,0 +1,87 @@
+"""`qbench validate --null`: plan the grid, run it on null GPUs, and report where the two differ."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.cli.console import print_json, print_note, print_table, print_text
+
+if TYPE_CHECKING:
+    from qbench.report.null_grid import Row
+    from qbench.runs.null_grid import GridResult
+
+
+def validate_null(out: Path, python: str | None, as_json: bool) -> int:
+    """Run the grid and write its report into a folder; return 0.
+
+    The command goes on in a Python with a CUDA build of torch, and there in a process that has the shim.
+    Raises QbenchError where either cannot be had.
+    """
+    _move_to_null_gpu(python)
+    from qbench.records.software import library_versions
+    from qbench.report.null_grid import summary_table, write_null_grid
+    from qbench.runs.null_grid import grid_rows, run_grid
+
+    rows, found = grid_rows(), []
+    versions = {name: version for name, version in library_versions().items() if version}
+    environment = ", ".join(f"{name} {version}" for name, version in versions.items())
+    path = out / "null_grid.md"
+    for number, result in enumerate(run_grid(rows), 1):
+        found.append(_row(result))
+        print_note(f"[{number}/{len(rows)}] {result.row.gpu} {result.row.point.label}: {_difference(result)}")
+        path = write_null_grid(found, environment, out)
+    if as_json:
+        print_json({"versions": versions, "points": found})
+        return 0
+    print_table(summary_table(found))
+    print_text(f"report: {path}")
+    return 0
+
+
+def _move_to_null_gpu(python: str | None) -> None:
+    from qbench.measure.cuda_python import cuda_python, run_there
+    from qbench.measure.start import module_command
+    from qbench.nullgpu.launcher import is_loaded, preload_environment
+
+    other = cuda_python(python)
+    if other is not None:
+        run_there(other, sys.argv[1:])
+    if not is_loaded():
+        command = module_command(sys.executable, "qbench", sys.argv[1:])
+        os.execve(command[0], command, {**os.environ, **preload_environment()})
+
+
+def _row(result: GridResult) -> Row:
+    """Return a result as one flat row of the report."""
+    row: Row = {
+        **asdict(result.row),
+        "planned_outcome": result.planned.outcome,
+        "null_outcome": result.on_null.outcome,
+        "phase": result.on_null.phase,
+        "is_equal": result.is_equal,
+        "difference": _difference(result),
+    }
+    for name in (
+        "static_bytes",
+        "peak_allocated_bytes",
+        "peak_reserved_bytes",
+        "requested_bytes",
+        "free_bytes",
+    ):
+        row[f"planned_{name}"] = result.planned.figures.get(name)
+        row[f"null_{name}"] = result.on_null.figures.get(name)
+    row["reason"] = result.planned.reason or result.on_null.reason
+    return row
+
+
+def _difference(result: GridResult) -> str:
+    """Return in words what differs: nothing, the outcome, or bytes by figure."""
+    if result.is_equal:
+        return "none"
+    if result.planned.outcome != result.on_null.outcome:
+        return f"planned {result.planned.outcome}, ran {result.on_null.outcome}"
+    return ", ".join(f"{name} {value:+}" for name, value in result.differences.items() if value) or "phase"
