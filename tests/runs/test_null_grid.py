@@ -1,0 +1,56 @@
+"""The grid that is planned and run on null GPUs, and how its two answers are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qbench.catalog.gpus import find_gpu
+from qbench.report.null_grid import summary_table, write_null_grid
+from qbench.runs.null_grid import Answer, GridResult, grid_rows
+
+
+def answer(outcome: str = "ok", phase: str | None = None, **figures: int) -> Answer:
+    return Answer(outcome=outcome, figures=figures, phase=phase)
+
+
+def test_the_grid_covers_what_moves_memory() -> None:
+    rows = grid_rows()
+    assert len(rows) == len(set(rows)) >= 240
+    capabilities = {find_gpu(row.gpu).compute_capability for row in rows}
+    assert capabilities == {(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}
+    assert {row.precision for row in rows} == {"bf16", "fp16", "fp32", "nf4", "nf4-dq", "int8"}
+    assert {row.recipe for row in rows} == {"plain", "peft", "trainer", "trl"}
+    assert {row.r for row in rows} == {8, 16, 32, 64}
+    assert {row.seq_len for row in rows} == {512, 1024, 2048, 4096}
+    assert all(row.point.train.seq_len == row.seq_len for row in rows)
+
+
+def test_answers_are_equal_by_outcome_phase_and_bytes() -> None:
+    row = grid_rows()[0]
+    same = GridResult(row=row, planned=answer(a=1), on_null=answer(a=1))
+    assert same.is_equal
+    more = GridResult(row=row, planned=answer(a=1), on_null=answer(a=513))
+    assert (more.is_equal, more.differences) == (False, {"a": 512})
+    elsewhere = GridResult(
+        row=row, planned=answer("oom", "loss", free_bytes=2), on_null=answer("oom", "forward", free_bytes=2)
+    )
+    assert not elsewhere.is_equal
+    refused = GridResult(row=row, planned=answer("refused"), on_null=answer(a=1))
+    assert (refused.is_equal, refused.differences) == (False, {})
+
+
+def test_the_report_says_that_no_gpu_measured_it(tmp_path: Path) -> None:
+    figures = ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+    settings = {"gpu": "T4", "model": "m", "precision": "bf16", "recipe": "peft", "attn": "auto", "r": 8}
+    settings |= {"seq_len": 512, "batch": 1, "optim": "sgd", "checkpointing": True}
+    equal = {"planned_outcome": "ok", "null_outcome": "ok", "is_equal": True, "difference": "none"}
+    rows = [
+        settings | equal | {f"{side}_{name}": 1000 for side in ("planned", "null") for name in figures},
+        settings | equal | {f"{side}_{name}": 1000 for side in ("planned", "null") for name in figures},
+    ]
+    rows[1] |= {"null_peak_reserved_bytes": 1250, "is_equal": False, "difference": "peak_reserved_bytes +250"}
+    # 250 of 1250 bytes.
+    assert summary_table(rows).rows[2] == ("peak_reserved_bytes", 2, 1, "20.000 %")
+    text = write_null_grid(rows, "torch 2.13", tmp_path).read_text(encoding="utf-8")
+    assert "No figure here was measured on a GPU" in text
+    assert "peak_reserved_bytes +250" in text
