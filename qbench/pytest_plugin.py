@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qbench.pytest_baseline import no_point_is_gone, read_baseline, refuse_missing, remedies
+
 if TYPE_CHECKING:
     from qbench.comparison.check import Check
     from qbench.comparison.results import Result
@@ -39,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Take the scenarios among the files that are collected; where no path was named, they are all."""
     config.stash[_GATE] = _Gate(config)
+    refuse_missing(config.getoption("--qbench-baseline"))
     scenarios = config.getoption("--qbench")
     if not scenarios:
         return
@@ -97,7 +100,7 @@ class ScenarioFile(pytest.File):
             yield PointItem.of(self, name, scenario, functools.partial(_measure_point, scenario, point))
         if gate.path is not None:
             gone = tuple(sorted(known[each].label for each in known.keys() - all_points))
-            call = functools.partial(_no_point_is_gone, gone)
+            call = functools.partial(no_point_is_gone, gone)
             yield ScenarioItem.from_parent(self, name="points-of-the-baseline", callobj=call)
 
 
@@ -128,11 +131,6 @@ def _point_test(measure: Callable[..., None], replay: Replay) -> Callable[..., N
         measure(request.config.stash[_GATE], benchmark, replay, tmp_path / "qbench")
 
     return test
-
-
-def _no_point_is_gone(gone: tuple[str, ...]) -> None:
-    if gone:
-        pytest.fail(f"missing: {', '.join(gone)}: in the baseline, not in the scenario", pytrace=False)
 
 
 class Replay:
@@ -280,7 +278,8 @@ class _Gate:
         found = check(before, records, dict(parse_tolerance(t, "--qbench-tolerance") for t in tolerances))
         code = found.exit_code(strict)
         if code:
-            lines = [*finding_lines(found), *verdict_lines(found, code), f"records: {folder}"]
+            told = [*finding_lines(found), *verdict_lines(found, code)]
+            lines = [*told, *remedies(found), f"records: {folder}"]
             pytest.fail("\n".join(lines), pytrace=False)
         open_ends = [finding for finding in found.findings if finding.fails_if(strict=True)]
         self.notes.extend(f"{finding.point.label}: {finding_text(finding)}" for finding in open_ends)
@@ -324,11 +323,10 @@ class Bench:
         `baseline` is that of --qbench-baseline if none is given; without either nothing is held, and None
         returned. `tolerance` goes by metric: {"peak_allocated_bytes": "2%"}.
         """
-        from qbench.records.document import read_any
         from qbench.records.record import Record
 
         now = [records] if isinstance(records, Record) else list(records)
-        before = self._gate.baseline if baseline is None else read_any(Path(baseline))
+        before = self._gate.baseline if baseline is None else read_baseline(Path(baseline))
         if baseline is None and self._gate.path is None:
             return None
         points = {record.point for record in now}

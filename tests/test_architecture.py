@@ -43,7 +43,8 @@ LAYERS = {
     "notebook_results": {"report"},
     "notebook": {"notebook_results", "runs"},
     "web": {"report", "runs"},
-    "pytest_plugin": {"report", "runs"},
+    "pytest_baseline": {"comparison", "records"},
+    "pytest_plugin": {"report", "runs", "pytest_baseline"},
     "cli": {"web"},
     "__main__": {"cli"},
 }

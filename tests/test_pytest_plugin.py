@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 from tiny import write_tiny_model
 
-from qbench.pytest_plugin import _GATE, _Gate, _no_point_is_gone
+from qbench.comparison.check import check
+from qbench.pytest_baseline import no_point_is_gone, read_baseline, refuse_missing, remedies
+from qbench.pytest_plugin import _GATE, _Gate
 from qbench.records.store import encoded, read_records
-from tests.comparison.hand_made import make_record
+from tests.comparison.hand_made import ENVIRONMENT, make_record
 
 pytest_plugins = ["pytester"]
 
@@ -127,10 +130,25 @@ def test_a_point_is_held_against_its_own_records_of_the_baseline(project: pytest
     assert gate.notes == []
 
 
+def test_a_baseline_that_is_not_there_is_one_line(project: pytest.Pytester):
+    with pytest.raises(pytest.UsageError, match=r"there is no gone\.jsonl; make it with `qbench base"):
+        refuse_missing("gone.jsonl")
+    with pytest.raises(pytest.fail.Exception, match=r"baseline gone\.jsonl: cannot be read") as raised:
+        read_baseline(Path("gone.jsonl"))
+    assert not raised.value.pytrace
+
+
+def test_a_baseline_of_another_device_says_what_mends_it():
+    here = [make_record(environment={**ENVIRONMENT, "device": "cpu"})]
+    (told,) = remedies(check([make_record(environment={**ENVIRONMENT, "device": "cuda"})], here))
+    assert told.startswith("the baseline was made for cuda: run with --qbench-device cuda, or make one")
+    assert remedies(check(here, here)) == []
+
+
 def test_a_point_that_only_the_baseline_has_fails():
-    _no_point_is_gone(())
+    no_point_is_gone(())
     with pytest.raises(pytest.fail.Exception, match="missing: a, b: in the baseline, not in the scenario"):
-        _no_point_is_gone(("a", "b"))
+        no_point_is_gone(("a", "b"))
 
 
 def test_a_new_point_is_told_and_fails_when_strict(project: pytest.Pytester):

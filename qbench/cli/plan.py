@@ -13,6 +13,7 @@ from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
+from qbench.units import format_bytes
 
 if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
@@ -88,6 +89,8 @@ def plan_command(
         print_json({"records": [record.to_dict() for record in records]})
     else:
         _print_plans(records)
+        if device is DeviceName.cuda:
+            _print_changes(records, cards, memory.alloc_conf)
     if asked.advice and any(record.outcome == "ok" for record in records):
         print_note(asked.advice)
     return _exit_code(records, bool(gpu or gpu_memory))
@@ -217,6 +220,29 @@ def _print_plans(records: list[Record]) -> None:
 
     for line in plan_lines(records):
         print_text(line)
+
+
+def _print_changes(records: list[Record], cards: list[GpuSpec], alloc_conf: str) -> None:
+    """Print what would make the only point fit the first card, where it fits none of those named."""
+    fits = records[0].fits if len(records) == 1 else ()
+    if not fits or any(fit.verdict != "does not fit" for fit in fits):
+        return
+    from qbench.cli.fit_text import change_text
+    from qbench.cli.progress import shown_steps
+    from qbench.runs.sizing import changes_that_fit
+
+    with shown_steps() as watch:
+        watch(1, 1, "changes that would fit")
+        found = changes_that_fit(records[0], cards[0], alloc_conf)
+    print_text("")
+    if not found:
+        print_text(f"No single change makes it fit {cards[0].name}: see `qbench fit` for what does.")
+        return
+    print_text(f"Each of these changes alone makes it fit {cards[0].name}:")
+    for relief in found:
+        print_text(
+            f"  {change_text(relief.changes)}: frees {format_bytes(relief.freed_bytes)}; {relief.cost}"
+        )
 
 
 def _exit_code(records: list[Record], gpu_named: bool) -> int:

@@ -21,6 +21,11 @@ EXACT_METRICS = (
 )
 """Metrics that the same software gives again to the byte; device_bytes is sampled and is not among them."""
 
+OF_A_STEP = frozenset(
+    ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "triton", "flash-attn", "xformers")
+)
+"""Packages whose code a training step may execute."""
+
 CONFIDENCE = 0.95
 MIN_PAIRS = 3
 """Two pairs that happen to agree would give an interval that is far too narrow."""
@@ -102,10 +107,10 @@ class PointChange:
 
 
 def package_changes(a: Mapping[str, str], b: Mapping[str, str]) -> list[PackageChange]:
-    """Return the packages whose versions differ, by name."""
+    """Return the packages whose versions differ: those of a training step first, each kind by name."""
     return [
         PackageChange(name=name, a=a.get(name), b=b.get(name))
-        for name in sorted(a.keys() | b.keys())
+        for name in sorted(a.keys() | b.keys(), key=lambda name: (name not in OF_A_STEP, name))
         if a.get(name) != b.get(name)
     ]
 

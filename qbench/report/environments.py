@@ -8,6 +8,7 @@ from typing import Any
 
 from qbench.comparison.environments import (
     MIN_PAIRS,
+    OF_A_STEP,
     ExactChange,
     PackageChange,
     PointChange,
@@ -20,6 +21,8 @@ from qbench.units import format_count, format_value
 from qbench.words.settings import describe, other_settings
 
 _FEW_PAIRS = 5
+MOST_OTHERS = 5
+"""Packages outside a training step that are listed."""
 
 INTERVAL_METHOD = (
     "geometric mean over pairs of processes of b / a, each process standing as the median of its steps; "
@@ -30,11 +33,15 @@ Row = tuple[Value, ...]
 
 
 def packages_table(changes: Sequence[PackageChange]) -> Table:
-    """Return one row for each package that differs."""
+    """Return a row for each package of a training step that differs, and for a few of the others."""
+    most = sum(change.name in OF_A_STEP for change in changes) + MOST_OTHERS
     rows = tuple(
-        (change.name, change.a or "not installed", change.b or "not installed") for change in changes
+        (change.name, change.a or "not installed", change.b or "not installed") for change in changes[:most]
     )
-    return plain_table(("Package", "A", "B"), rows)
+    rest = len(changes) - len(rows)
+    return plain_table(
+        ("Package", "A", "B"), rows, [f"{rest} more packages differ; --json lists them."] if rest else []
+    )
 
 
 def point_title(change: PointChange) -> str:

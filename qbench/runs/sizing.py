@@ -13,6 +13,7 @@ from qbench.scenario.settings import flag_of
 if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
     from qbench.catalog.hourly_prices import HourlyPrice
+    from qbench.planner.changes import Relief
     from qbench.planner.fit import Largest, Varied
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
@@ -112,6 +113,14 @@ def fits(
     if failed and not found:
         raise next(iter(failed.values()))
     return found, failed
+
+
+def changes_that_fit(record: Record, gpu: GpuSpec, alloc_conf: str = "") -> tuple[Relief, ...]:
+    """Return the changes each of which alone makes a plan fit a card, cheapest first."""
+    from qbench.planner.changes import reliefs
+
+    planned = _planned_for(gpu, FitFor(gpus=(gpu,), alloc_conf=alloc_conf))
+    return tuple(relief for relief in reliefs(record, "", planned) if relief.fits)
 
 
 def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], list[Record]]:

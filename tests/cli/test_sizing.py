@@ -33,6 +33,23 @@ def test_fit_says_where_the_model_ends(model: str, capsys: pytest.CaptureFixture
     assert fit["point"]["train"]["seq_len"] == 256
 
 
+@pytest.mark.parametrize(
+    ("memory", "told"),
+    [
+        ("800MiB", "Each of these changes alone makes it fit 800.0 MiB card:"),
+        ("560MiB", "No single change makes it fit 560.0 MiB card"),
+    ],
+)
+def test_a_plan_that_does_not_fit_ends_with_what_would(
+    model: str, memory: str, told: str, capsys: pytest.CaptureFixture[str]
+):
+    card = ("--gpu-memory", memory, "--compute-capability", "8.9")
+    assert main(["plan", model, *card, "--batch", "256", "--seq", "256"]) == 1
+    _, found, changes = capsys.readouterr().out.partition(told)
+    assert found
+    assert ("batch 128, accum 2: frees" in changes) == told.startswith("Each")
+
+
 def test_fit_prints_what_frees_memory(model: str, capsys: pytest.CaptureFixture[str]):
     card = ("--gpu-memory", "467MiB", "--compute-capability", "8.9")
     code = main(["fit", model, *card, "--precision", "bf16", "--batch", "32"])

@@ -12,7 +12,7 @@ from qbench.comparison.environments import (
     ratio_interval,
 )
 from qbench.records.record import Record
-from qbench.report.environments import as_json, point_table, summary_lines
+from qbench.report.environments import as_json, packages_table, point_table, summary_lines
 from tests.comparison.hand_made import make_record
 
 
@@ -26,13 +26,21 @@ def measured(repeat: int, peak: int = 1000, seconds: float = 1.0, **changes: Any
     return make_record(**{"kind": "measurement", "metrics": metrics, "detail": {"repeat": repeat}} | changes)
 
 
+def test_packages_of_a_step_come_first_and_few_of_the_others_are_listed():
+    others = {f"other-{number}": "1" for number in range(9)}
+    changes = package_changes({"torch": "1", "zlib": "1", **others}, {"torch": "2", "trl": "1"})
+    table = packages_table(changes)
+    assert [row[0] for row in table.rows] == ["torch", "trl", *(f"other-{number}" for number in range(5))]
+    assert table.notes == ("5 more packages differ; --json lists them.",)
+
+
 def test_only_packages_that_differ_are_named():
     a = {"torch": "2.13.0", "peft": "0.11.1", "old": "1"}
     b = {"torch": "2.13.0", "peft": "0.12.0", "new": "2"}
     assert package_changes(a, b) == [
+        PackageChange(name="peft", a="0.11.1", b="0.12.0"),
         PackageChange(name="new", a=None, b="2"),
         PackageChange(name="old", a="1", b=None),
-        PackageChange(name="peft", a="0.11.1", b="0.12.0"),
     ]
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qbench.errors import QbenchError, first_line
-from qbench.report.charts.style import FONT, Chart
+from qbench.report.charts.style import FONT, WRAP, Chart, safe
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH = 900
+TITLE_CHARACTERS = 90
+"""Of a line of a title, which at its size have some 9 pixels each at the most."""
 SCALE = 2
 """Pixels of a PNG for each of the chart."""
 
@@ -62,10 +65,12 @@ def _on_paper(chart: Chart, figure: Any) -> Any:
     import plotly.graph_objects as go
 
     alone = go.Figure(figure)
+    lines = textwrap.wrap(chart.title, TITLE_CHARACTERS)
+    above = 64 + 22 * (len(lines) - 1)
     legend = any(trace.showlegend is not False for trace in figure.data)
     alone.update_layout(
         title={
-            "text": chart.title,
+            "text": WRAP.join(map(safe, lines)),
             "font": {"size": 17},
             "x": 0,
             "xref": "paper",
@@ -76,9 +81,9 @@ def _on_paper(chart: Chart, figure: Any) -> Any:
         plot_bgcolor="#ffffff",
         font={"family": FONT, "size": 13, "color": "#1c2330"},
         showlegend=legend,
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
-        margin={"l": 8, "r": 24, "t": 84 if legend else 64, "b": 8},
-        height=(figure.layout.height or 340) + 60,
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "traceorder": "normal"},
+        margin={"l": 8, "r": 24, "t": above + (20 if legend else 0), "b": 8},
+        height=(figure.layout.height or 340) + above - 4,
     )
     alone.update_xaxes(gridcolor="#e6e9ee", linecolor="#596273", zerolinecolor="#596273")
     alone.update_yaxes(gridcolor="#e6e9ee", linecolor="#596273", zerolinecolor="#596273")

@@ -68,7 +68,8 @@ def _peak(result: Result | None) -> str:
     if result is None:
         return NOT_AVAILABLE
     value = result.value(PEAK)
-    return result.outcome if value is None else format_bytes(value)
+    # What ended well and has no peak was not watched, as by a callback on a CPU.
+    return result.outcome if value is None and result.outcome != "ok" else format_bytes(value)
 
 
 def _error(planned: Result | None, measured: Result | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qbench.comparison.results import gather
 from qbench.report.terminal.run import run_lines
 from qbench.scenario.schema import Point
@@ -62,6 +64,15 @@ def test_each_point_is_one_row():
         "->",
         "3.750",
     ]
+
+
+def test_a_measurement_that_ended_well_without_a_peak_says_that_there_is_none():
+    made = record("bf16", "measurement", 400)
+    unwatched = replace(made, metrics={"step_time_s": [0.5]})
+    plan = record("bf16", "plan", 400)
+    assert "ok" not in run_lines(gather([plan, unwatched]))[2].split()
+    crashed = replace(unwatched, outcome="crashed")
+    assert "crashed" in run_lines(gather([plan, crashed]))[2].split()
 
 
 def test_columns_without_a_value_are_left_out():
