@@ -56,7 +56,9 @@ def test_the_default_recipe_is_named_after_the_answer(model: str, capsys: pytest
         assert main(["plan", model, "--seq", "16", *flags]) == 0
         return capsys.readouterr().err
 
-    assert "If you use Trainer or TRL, add `--autocast bf16` and `--recipe trainer`" in told()
+    assert (
+        "If you use TRL, add `--recipe trl`; if you use Trainer, `--recipe trainer --autocast bf16`" in told()
+    )
     assert told("--recipe", "peft") == ""
     assert told("--autocast", "bf16") == ""
 
