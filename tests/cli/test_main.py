@@ -209,7 +209,8 @@ def test_a_plan_from_the_cache_loads_little(tmp_path: Path, monkeypatch: pytest.
         for name in ("records.shape", "memory.allocator", "planner.shared", "report.tables", "words.headline")
     }
     assert loaded & (heavy | own) == set()
-    assert len({name for name in loaded if name.startswith("qbench.")}) < 60
+    # Packages count as well, of which the subjects of memory and the rooms of reports are many.
+    assert len({name for name in loaded if name.startswith("qbench.")}) <= 64
 
 
 def test_a_command_loads_no_other():

@@ -52,7 +52,8 @@ def test_llama_2_7b_in_nf4_dq_is_below_4_2_gib() -> None:
     small = 64 + 1024 + 4
     attention = ATTENTION // 64 + 4 * ATTENTION // 64 // 256 + small
     mlp = MLP // 64 + 4 * MLP // 64 // 256 + small
-    assert base["quant_state_bytes"] == 32 * (4 * attention + 3 * mlp)
+    # The process keeps one more code book of 256 x fp32 (bitsandbytes/functional.py, name2qmap).
+    assert base["quant_state_bytes"] == 32 * (4 * attention + 3 * mlp) + 1024
     # Embedding, head and norms are fp32 after peft's preparation.
     assert base["unquantized_bytes"] == 4 * TABLES + ROTARY
     # On CUDA a block is not split for a MiB or less, so that some tensors hold more than they asked for.

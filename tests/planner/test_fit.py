@@ -253,7 +253,12 @@ def test_real_plans_agree_with_every_value_tried(model: str):
     assert 8 < max(fitting) < 64
     assert found.above is not None
     assert found.above.value not in fitting
-    assert next(relief.changes for relief in found.reliefs if relief.fits) == {"recipe": "trainer"}
+    changed = {"recipe": "trainer"}
+    (offered,) = (relief for relief in found.reliefs if relief.changes == changed)
+    above = with_value(point, axis.setting, found.above.value)
+    train = above.train.model_copy(update=changed)
+    (own,) = planned([above.model_copy(update={"train": train})])
+    assert offered.fits == own.detail["fits"][0]["fits"]
 
 
 def test_a_rank_needs_adapters():
