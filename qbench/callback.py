@@ -62,7 +62,7 @@ class QbenchCallback(TrainerCallback):
     records then. Whatever fails here is a warning, and the training goes on; `problem` says what it was.
 
     A trainer tells its callbacks nothing of a training that fails. Inside `with callback:` it leaves a record
-    too, with outcome oom or error and what was measured until then; the error itself goes on.
+    too, with outcome oom or error and what was measured until then; the error is raised again.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class QbenchCallback(TrainerCallback):
             return
         kind = next(model.parameters()).device.type
         if kind not in ("cpu", "cuda"):
-            raise MeasureError(f"the model is on {kind}; measured are cpu and cuda")
+            raise MeasureError(f"the model is on {kind}; only cpu and cuda can be measured")
         self._watch = _Watch(model, cast(Device, kind), self._wants_ledger and kind == "cpu")
         self._training = (model, args, state)
 

@@ -225,7 +225,7 @@ def _print_plans(records: list[Record]) -> None:
 def _print_changes(records: list[Record], cards: list[GpuSpec], alloc_conf: str) -> None:
     """Print what would make the only point fit the first card, where it fits none of those named."""
     fits = records[0].fits if len(records) == 1 else ()
-    if not fits or any(fit.verdict != "does not fit" for fit in fits):
+    if not fits or any(fit.fits or fit.verdict == "unknown" for fit in fits):
         return
     from qbench.cli.fit_text import change_text
     from qbench.cli.progress import shown_steps

@@ -30,7 +30,7 @@ DEFAULT_RECIPE = (
 
 NO_DROPOUT = "The model has experts, which peft adapts only without dropout: planned with --lora-dropout 0"
 DEFAULT_CAPABILITY = "8.9"
-"""Of a described card, where none is given: that of the cards with 24 GiB and more that most people buy."""
+"""Compute capability of a described card, unless given: that of the most common cards with 24 GiB or more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

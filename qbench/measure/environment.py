@@ -78,7 +78,7 @@ def _card(name: str | None) -> Environment:
 
 
 def torch_has_cuda() -> bool:
-    """Say whether the installed torch was built for CUDA; it is not imported for that, and missing is no."""
+    """Say whether the installed torch was built for CUDA, without importing it; False where it is missing."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False

@@ -26,7 +26,7 @@ from qbench.records.parts import Detail, Metrics
 from qbench.records.record import Record
 
 GPU_METRICS = ("step_time_s", "tokens_per_s", "loss", "text_loss", "weight_error")
-"""Metrics of the CUDA engine that are no truth of a card that computes nothing."""
+"""Metrics of the CUDA engine that are meaningless on a card that computes nothing."""
 GPU_DETAIL = (
     *("window_s", "enqueue_s", "counters", "energy_j_per_step", "sampled"),
     *("warmup_step_time_s", "rehearsal_time_s", "warmup_steady", "load_time_s"),

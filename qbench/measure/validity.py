@@ -22,10 +22,10 @@ SPEED = ("step_time_s", "tokens_per_s")
 """The metrics of a timing pass."""
 
 THROTTLED_SHARE = 0.01
-"""Share of the timed window from which clocks held down are told."""
+"""Share of the timed window above which throttling is reported."""
 
 BUSY_SHARE = 0.1
-"""Share of the CPUs from which work of others is told."""
+"""Share of the CPUs above which work of other processes is reported."""
 
 GAP_SHARE = 0.01
 """Share of the window, or of a step, within which host and GPU count as equally long at work."""
@@ -111,12 +111,16 @@ def others_on_cpu(
         return None
     if busy_cpus is not None:
         is_busy = busy_cpus > BUSY_SHARE * cpu_count
-        why = "other processes worked beside the timed steps" if is_busy else "nobody else worked to speak of"
+        why = (
+            "other processes worked beside the timed steps"
+            if is_busy
+            else "no significant work by other processes"
+        )
         return ValidityCheck(
             name="other_cpus_busy", value=busy_cpus, verdict="warn" if is_busy else "ok", why=why
         )
     is_busy = load_average is not None and load_average > cpu_count
-    why = "more work was waiting than there are CPUs" if is_busy else "CPUs were to be had"
+    why = "more work was waiting than there are CPUs" if is_busy else "CPUs were available"
     return ValidityCheck(
         name="load_average_before", value=load_average, verdict="warn" if is_busy else "ok", why=why
     )

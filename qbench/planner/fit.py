@@ -246,7 +246,7 @@ class _Search:
         return low, high
 
     def _estimate(self, low: int, high: int) -> int:
-        """Return about where need reaches the card, between a value that fits and one that does not.
+        """Estimate where the need reaches the card's memory, between a value that fits and one that does not.
 
         What is needed beyond the smallest value is taken for a power of the value, as lengths grow linearly
         or by their square. Need is more than what is allocated and less than what would be reserved with no

@@ -101,7 +101,7 @@ def in_turn(repeat: int) -> bool:
 
 
 def by_lot(seed: str) -> Order:
-    """Return an order of A B B A or B A A B, by lot, lest the machine has a rhythm."""
+    """Return an order of A B B A or B A A B, at random, in case the machine's speed varies periodically."""
 
     def order(repeat: int) -> bool:
         second_begins = random.Random(f"{seed} {repeat // 2}").random() < 0.5

@@ -6,7 +6,8 @@ peft     the same after peft's `prepare_model_for_kbit_training` where the base 
 trainer  as peft, under transformers' Trainer, whose `compute_loss` drops the outputs before backward
 trl      TRL's SFTTrainer: no upcast, bf16 adapters on a quantized base, a loss that never has all logits
 
-The last two share Trainer's loop (step/trainer_loop.py): gradients are clipped before each update.
+The last two share Trainer's loop (step/trainer_loop.py): gradients are clipped before each update, and its
+`loss_of` takes the recipe's loss. The others take the model's own, in step/training_step.py.
 """
 
 from __future__ import annotations

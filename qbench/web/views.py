@@ -102,10 +102,18 @@ def _fit(record: Record, gpu: str) -> Fit | None:
     return next((fit for fit in record.fits if fit.gpu == gpu), None)
 
 
+_VERDICTS = {
+    "fits": "Fits",
+    "tight": "Tight",
+    "does not fit": "Does not fit",
+    "unknown": "Cannot be judged",
+}
+
+
 def _verdict(setting: Setting, record: Record) -> html.Section:
     fit = next(fit for fit in record.fits if fit.gpu == setting.gpu)
     needed, memory = format_bytes(record.device_bytes), format_bytes(fit.memory_bytes)
-    said = f"Fits on {setting.gpu}" if fit.fits else f"Does not fit on {setting.gpu}"
+    said = f"{_VERDICTS[fit.verdict]} on {setting.gpu}"
     left = f"{format_bytes(abs(fit.headroom_bytes or 0))} {'left' if fit.fits else 'short'} of {memory}"
     reason = reason_text(fit)
     # What a card forces the allocator to give back is more than the card has, where it has no limit.

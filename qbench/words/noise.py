@@ -70,7 +70,7 @@ def _needed_text(deviation: float, min_effect: float) -> str:
     if any(needed.values()):
         each = "; ".join(f"{effect}: {_count(number)}" for effect, number in needed.items())
         return (
-            f"Processes per side with which check shows a change of {each} (measure.repeats, in both runs)."
+            f"Processes per side that check needs to show a change of {each} (measure.repeats, in both runs)."
         )
     error = ALIKE * deviation * math.sqrt(2 / MOST_PROCESSES)
     most = visible(error, MOST_PROCESSES - 1, min_effect)
@@ -97,7 +97,7 @@ def deciding_budget(found: Check, pair_s: float) -> list[str]:
     minutes = math.ceil(1.2 * pair_s * sum(counts) / 60)
     least = "at least " if len(needed) < len(undecided) else ""
     return [
-        f"To decide {counted(len(undecided), 'step time')} takes {least}{max(counts)} pairs of processes: "
+        f"Deciding {counted(len(undecided), 'step time')} takes {least}{max(counts)} pairs of processes: "
         f"--budget {minutes}m --max-processes {max(counts)}."
     ]
 

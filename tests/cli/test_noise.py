@@ -77,7 +77,7 @@ def test_a_larger_tolerance_asks_for_larger_changes(
 ):
     said, _ = advice(tmp_path, capsys, spread(0.05), spread(0.05), "--tolerance", f"{metric}=10%")
     # One and a half times the tolerance is the change that is asked for.
-    assert "Processes per side with which check shows a change of 15 %: " in said
+    assert "Processes per side that check needs to show a change of 15 %: " in said
 
 
 def test_too_few_processes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -36,7 +36,7 @@ def test_noise_through_which_nothing_is_seen() -> None:
         (
             [0.05],
             {},
-            "differ by 5.0 %. Processes per side with which check shows a change of 5 %: too many; 8 %: 64",
+            "differ by 5.0 %. Processes per side that check needs to show a change of 5 %: too many; 8 %: 64",
         ),
         ([0.01, None, 0.05], {}, "at 3 points: processes of one differ by 5.0 %."),
         ([None], {}, "at 1 point: with fewer than 3 processes per side its noise is unknown"),

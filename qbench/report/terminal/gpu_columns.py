@@ -56,7 +56,7 @@ def _room(fit: Fit | None, *, with_time: bool) -> str:
         return "no kernel"
     room = fit.headroom_bytes / GIB
     if not fit.fits:
-        return f"{-room:.2f} short"
+        return f"{-room:.2f} short" if fit.verdict == "does not fit" else f"tight, {-room:.2f} short"
     # What is left once the allocator has emptied its cache is no room to spare.
     said = EMPTIED if fit.num_alloc_retries else f"{room:.2f} left"
     return f"{said}, {format_seconds(fit.step_time_s)}" if with_time and fit.step_time_s is not None else said
