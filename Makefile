@@ -79,6 +79,6 @@ $(NULL_VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	@echo "Installing the CUDA build of torch into $(NULL_VENV); about 3 GB to download the first time"
 	@$(NULL_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(NULL_VENV)
 	@grep -v '^setuptools==' $(CONSTRAINTS) > $(NULL_CONSTRAINTS)
-	@$(NULL_PIP) --index-url https://pypi.org/simple --constraint $(NULL_CONSTRAINTS) torch
+	@$(NULL_PIP) --constraint $(NULL_CONSTRAINTS) torch
 	@$(NULL_PIP) --constraint $(NULL_CONSTRAINTS) --editable '.[pytest]' 'trl>=1.16; python_version >= "3.11"'
 	@touch $@

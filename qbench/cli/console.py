@@ -19,6 +19,9 @@ _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 PIPED_WIDTH = 120
 """Columns of a table where stdout is no terminal, which would otherwise count as 80."""
 
+LONGEST_NAME = 34
+"""Characters of the longest name in the catalog of cards, which stays on one line."""
+
 
 def print_error(message: str) -> None:
     """Print a message on stderr, each line as an error of its own."""
@@ -79,16 +82,18 @@ def print_table(table: Table, title: str = "") -> None:
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
+    rows = [[printable(text) for text in row] for row in table.texts()]
     for number, column in enumerate(table.columns):
-        # A name broken over lines can neither be read nor copied.
+        widest = max((len(row[number]) for row in rows), default=0)
+        # A name broken over lines can neither be read nor copied; a longer text leaves no room for the rest.
         drawn.add_column(
             Text(printable(column.title)),
             justify="right" if column.unit else "left",
             overflow="fold",
-            no_wrap=number == 0,
+            no_wrap=number == 0 and widest <= LONGEST_NAME,
         )
-    for row in table.texts():
-        drawn.add_row(*(Text(printable(text)) for text in row))
+    for row in rows:
+        drawn.add_row(*map(Text, row))
     with console.capture() as captured:
         console.print(drawn)
         for note in table.notes:
