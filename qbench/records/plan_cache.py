@@ -17,7 +17,7 @@ from typing import Any
 from qbench.errors import RecordError
 from qbench.files import read_text
 from qbench.records.files import cache_folder, replaced
-from qbench.records.record import Record, record_as_written
+from qbench.records.record import SCHEMA_VERSION, Record, record_as_written
 from qbench.records.software import software
 
 KEPT_STATES = 3
@@ -44,7 +44,10 @@ class PlanCache:
             if kept["digest"] != _digest(kept["record"]):
                 return None
             # What is as it was put needs no look at its shape, whose models take a while to build.
-            return record_as_written(json.loads(kept["record"]), "plan cache")
+            values = json.loads(kept["record"])
+            if values["schema_version"] != SCHEMA_VERSION:
+                return None
+            return record_as_written(values, "plan cache")
         except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError, RecordError):
             return None
 

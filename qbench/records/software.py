@@ -13,7 +13,13 @@ from qbench.records.installed import EXECUTED, fingerprints
 from qbench.records.parts import Environment
 from qbench.version import __version__
 
-_CODE_THAT_MOVES_NUMBERS = ("catalog", "scenario", "step", "memory", "planner", "measure", "nullgpu")
+_CODE_THAT_MOVES_NUMBERS = (
+    *("catalog", "scenario", "step", "memory", "planner", "measure", "nullgpu", "records"),
+    *("units.py", "quick_imports.py", "runs/plans.py"),
+)
+"""Folders and files of qbench."""
+
+_SUFFIXES = (".py", ".csv", ".jsonl", ".c", ".h", ".inc")
 
 
 @functools.cache
@@ -37,13 +43,10 @@ def code_id() -> str:
     """Return twelve hexadecimal digits of the source that makes numbers: equal code, equal digits."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for folder in _CODE_THAT_MOVES_NUMBERS:
-        files = (
-            path
-            for path in (package / folder).rglob("*")
-            if path.suffix in (".py", ".csv", ".jsonl", ".c", ".h", ".inc")
-        )
-        for path in sorted(files):
+    for name in _CODE_THAT_MOVES_NUMBERS:
+        place = package / name
+        files = place.rglob("*") if place.is_dir() else (place,)
+        for path in sorted(file for file in files if file.suffix in _SUFFIXES):
             digest.update(str(path.relative_to(package)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

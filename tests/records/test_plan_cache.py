@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qbench.records import plan_cache
+from qbench.records import software as fingerprint
 from qbench.records.plan_cache import KEPT_STATES, PlanCache
-from qbench.records.record import Record
+from qbench.records.record import SCHEMA_VERSION, Record
 from qbench.records.software import software
 from qbench.scenario.schema import Point
 
@@ -61,6 +63,25 @@ def test_a_cache_that_does_not_read_takes_the_new_plan(tmp_path: Path) -> None:
     assert fresh.get(FACTS) is None
     fresh.put(FACTS, newer)
     assert PlanCache(tmp_path).get(FACTS) == newer
+
+
+def test_a_plan_of_another_version_of_the_records_is_none(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    cache.put(FACTS, replace(record(), schema_version=SCHEMA_VERSION - 1))
+    assert cache.get(FACTS) is None
+
+
+@pytest.mark.parametrize("name", ["records/record.py", "units.py", "quick_imports.py", "runs/plans.py"])
+def test_code_that_plans_go_through_is_in_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    package = tmp_path / "qbench"
+    shutil.copytree(Path(fingerprint.__file__).parents[1], package, ignore=shutil.ignore_patterns("*.pyc"))
+    monkeypatch.setattr(fingerprint, "__file__", str(package / "records" / "software.py"))
+    before = fingerprint.code_id.__wrapped__()
+    with (package / name).open("a") as file:
+        file.write("# edited\n")
+    assert fingerprint.code_id.__wrapped__() != before
 
 
 def test_a_damaged_plan_is_none(tmp_path: Path) -> None:
