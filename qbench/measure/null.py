@@ -1,8 +1,9 @@
 """Measure a point on a null GPU: the CUDA engine, in a process that has the shim, for a card of the catalog.
 
-What a GPU alone can tell is left out: times, speed, power, losses. What remains of the timed steps is how
-long the host needs to issue one. Reserved memory can depend on which free addresses the driver hands out
-first, so the measurement is made in both orders; the metrics are those of the lowest address first.
+What a GPU alone can tell is left out: times, speed, power, losses, and the size of the CUDA context, which
+here is the plan's own. What remains of the timed steps is how long the host needs to issue one. Reserved
+memory can depend on which free addresses the driver hands out first, so the measurement is made in both
+orders; the metrics are those of the lowest address first.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from qbench.records.metrics import scalar
 from qbench.records.parts import Detail, Metrics
 from qbench.records.record import Record
 
-GPU_METRICS = ("step_time_s", "tokens_per_s", "loss", "text_loss", "weight_error")
-"""Metrics of the CUDA engine that are meaningless on a card that computes nothing."""
+GPU_METRICS = ("step_time_s", "tokens_per_s", "loss", "text_loss", "weight_error", "device_bytes")
+"""Metrics of the CUDA engine that mean nothing on a card that computes nothing and has no context."""
 GPU_DETAIL = (
     *("window_s", "enqueue_s", "counters", "energy_j_per_step", "sampled"),
     *("warmup_step_time_s", "rehearsal_time_s", "warmup_steady", "load_time_s"),
     *("loss_before", "loss_after", "quality"),
+    *("context_bytes", "reconciliation_bytes", "device_used_bytes"),
 )
 FINDINGS = ("allocator_retries", "foreign_processes", "git_dirty")
 """What was looked at and is true of the null GPU, too."""
@@ -104,10 +106,12 @@ def _in_child(work: Callable[[], Measurement]) -> Measurement:
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(receiver)
-        with os.fdopen(sender, "w") as answer:
-            answer.write(attempt(work).to_json())
-        os._exit(0)
+        try:
+            os.close(receiver)
+            with os.fdopen(sender, "w") as answer:
+                answer.write(attempt(work).to_json())
+        finally:  # Whatever happens, this copy of the process never goes on with its caller's work.
+            os._exit(0)
     os.close(sender)
     with os.fdopen(receiver) as answer:
         text = answer.read()

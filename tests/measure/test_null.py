@@ -54,7 +54,9 @@ def test_a_record_has_memory_and_the_hosts_time_and_nothing_of_a_gpu(model: str)
     assert record.outcome == "ok", record.detail
     assert record.environment["device"] == "null"
     assert (record.device_name, record.card, record.environment["driver"]) == (CARD, CARD, "nullgpu")
-    assert set(record.metrics) == {*EXACT, "peak_reserved_bytes", "device_bytes", "host_time_s"}
+    assert set(record.metrics) == {*EXACT, "peak_reserved_bytes", "host_time_s"}
+    # The size of its context was put into the null GPU by the plan.
+    assert not {"context_bytes", "reconciliation_bytes", "device_used_bytes"} & set(record.detail)
     assert len(record.metrics["host_time_s"]) == 2
     assert set(record.detail["phases"]) == {"load", "forward", "loss", "backward", "optimizer"}
     low, high = record.detail["reserved_range_bytes"]
@@ -204,9 +206,8 @@ other.stdout.readline()
 from qbench.measure.request import read_request
 from pathlib import Path
 from qbench.measure.cuda import measure_cuda
-from qbench.measure.null import on_null
 task = read_request(Path(sys.argv[1])).task
-done = on_null(measure_cuda(task, lambda phase: None))
+done = measure_cuda(task, lambda phase: None)
 other.communicate(b"\\n")
 print(json.dumps({"other": other.pid, "own": os.getpid(), "detail": done.detail, "metrics": done.metrics}))
 """
@@ -242,6 +243,23 @@ def test_of_several_cards_the_chosen_one_is_measured_and_who_else_is_on_it_is_to
     # 400 MB of context; the other process's 100 MiB and context are not this one's.
     assert detail["context_bytes"] == [400_000_000, 400_000_000]
     assert found["metrics"]["device_bytes"] == found["metrics"]["peak_reserved_bytes"] + 400_000_000
+
+
+FAILS_TO_ANSWER = """
+from qbench.measure.null import _in_child
+from qbench.measure.task import Measurement
+try:
+    print(_in_child(lambda: Measurement(outcome="ok", detail={"caveats": object()})).outcome)
+finally:
+    print("ended", flush=True)
+"""
+
+
+def test_a_child_that_cannot_answer_ends_where_it_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_TO_ANSWER], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["crashed", "ended"], done.stderr
 
 
 def test_neither_a_gpus_run_nor_a_calibration_takes_the_null_gpu_for_one(tmp_path: Path) -> None:
