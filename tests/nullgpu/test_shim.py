@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,71 @@ def test_nvml_and_other_processes_see_what_a_process_holds(tmp_path: Path) -> No
     # Less two contexts and 64 MiB, and 2 MiB of its own.
     assert int(other_free) == find_gpu("RTX 3090").memory_bytes - 2 * 400_000_000 - 66 * MIB
     assert power == "NVMLError_FunctionNotFound"
+
+
+FIRST_NVML = """
+import ctypes, os, torch
+torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
+class Process(ctypes.Structure):  # nvml.h, nvmlProcessInfo_v1_t
+    _fields_ = [("pid", ctypes.c_uint), ("bytes", ctypes.c_ulonglong)]
+shim, card = ctypes.CDLL(None), ctypes.c_void_p()
+shim.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(card))
+count, found = ctypes.c_uint(1), (Process * 2)()
+print(shim.nvmlDeviceGetComputeRunningProcesses(card, ctypes.byref(count), found), count.value)
+print(found[0].pid == os.getpid(), found[0].bytes, found[1].pid, found[1].bytes)
+"""
+
+
+def test_the_first_version_of_nvml_has_smaller_entries(tmp_path: Path) -> None:
+    status, entries = printed(FIRST_NVML, NULLGPU_STATE=str(tmp_path / "state"))
+    assert status == "0 1"
+    assert entries == f"True {400_000_000 + 64 * MIB} 0 0"
+
+
+def test_more_processes_than_are_counted_end_with_a_line(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    # Each of the 256 entries is the pid of a process that lives, a card and bytes.
+    state.write_bytes(struct.pack("iiN", os.getpid(), 0, 0) * 256)
+    done = run("import torch; torch.ones(1, device='cuda')", NULLGPU_STATE=str(state))
+    assert done.returncode == -6
+    assert "nullgpu: 256 processes are on the null GPUs, as many as are counted; end some" in done.stderr
+
+
+POOL = """
+import ctypes
+shim, pool, value = ctypes.CDLL(None), ctypes.c_void_p(), (ctypes.c_int * 2)(7, 7)
+shim.cudaDeviceGetDefaultMemPool(ctypes.byref(pool), 0)
+for attribute in (1, 2, 3):
+    print(shim.cudaMemPoolGetAttribute(pool, attribute, value), *value)
+"""
+
+
+def test_how_a_pool_reuses_memory_is_an_int() -> None:
+    # driver_types.h, cudaMemPoolAttr: the first three are (value type = int), enabled by default.
+    assert printed(POOL) == ["0 1 7"] * 3
+
+
+SPLITS = """
+import ctypes
+class Id(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 128)]
+shim = ctypes.CDLL(None)
+def joined(name):
+    comm = ctypes.c_void_p()
+    shim.ncclCommInitRank(ctypes.byref(comm), 1, Id(name), 0)
+    return comm
+def split(comm, color):
+    shim.ncclCommSplit(comm, color, 0, ctypes.byref(ctypes.c_void_p()), None)
+first, second = joined(b"first"), joined(b"second")
+split(first, 0), split(first, -1), split(first, 0), split(second, 0)
+"""
+
+
+def test_ranks_count_the_splits_of_a_communicator_alike() -> None:
+    # The second split of the first, with color NCCL_SPLIT_NOCOLOR, makes none on this rank and counts.
+    said = run(SPLITS, NULLGPU_TRACE="1").stderr
+    names = [line.split()[2] for line in said.splitlines() if "ncclCommInit" in line]
+    assert names == ["first", "second", "first.1.0", "first.3.0", "second.1.0"]
 
 
 def test_a_missing_function_ends_with_its_name_and_what_to_do() -> None:

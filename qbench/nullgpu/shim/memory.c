@@ -277,7 +277,10 @@ EXPORT cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device) 
     return cudaSuccess;
 }
 EXPORT cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr which, void *value) {
-    *(size_t *)value = used[(size_t)pool - 1];
+    if (which <= cudaMemPoolReuseAllowInternalDependencies)
+        *(int *)value = 1; /* all ways of reuse are allowed from the start */
+    else
+        *(size_t *)value = used[(size_t)pool - 1];
     return cudaSuccess;
 }
 EXPORT cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr which, void *value) {

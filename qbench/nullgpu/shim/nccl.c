@@ -20,7 +20,7 @@ struct meeting { /* in shared memory, one a communicator */
     char data[MAX_RANKS][SMALL_MESSAGE];
 };
 struct comm {
-    int rank, ranks;
+    int rank, ranks, splits;
     struct meeting *meeting;
     char name[96];
 };
@@ -145,7 +145,7 @@ EXPORT int ncclCommInitRankScalable(struct comm **out, int ranks, int rank, int 
     return join(out, ranks, id->bytes, rank);
 }
 EXPORT int ncclCommSplit(struct comm *c, int color, int key, struct comm **out, void *config) {
-    static __thread int splits;
+    int split = ++c->splits; /* alike on all ranks, also on those that take no part in what is made */
     int mine[2] = {color, key}, ranks = 1, rank = 0;
     if (c->meeting) {
         share(c, mine, sizeof mine);
@@ -163,7 +163,7 @@ EXPORT int ncclCommSplit(struct comm *c, int color, int key, struct comm **out, 
         return 0;
     }
     char name[96];
-    snprintf(name, sizeof name, "%.50s.%d.%d", c->name, ++splits, color);
+    snprintf(name, sizeof name, "%.50s.%d.%d", c->name, split, color);
     return join(out, ranks, name, rank);
 }
 EXPORT int ncclCommFinalize(struct comm *c) { return 0; }

@@ -46,6 +46,7 @@ __attribute__((noreturn)) void missing(const char *function);
 
 /* ---- processes.c: how much every process holds on each card */
 
+#define MAX_PROCESSES 256
 struct process {
     int pid, number; /* of the card, as NVML counts */
     size_t bytes;

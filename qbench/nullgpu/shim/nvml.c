@@ -21,6 +21,10 @@ typedef struct {
 typedef struct {
     unsigned pid;
     unsigned long long bytes;
+} process_v1;
+typedef struct {
+    unsigned pid;
+    unsigned long long bytes;
     unsigned gpu_instance, compute_instance;
 } process_v2;
 
@@ -95,16 +99,21 @@ EXPORT int nvmlDeviceGetMemoryInfo_v2(void *handle, memory_v2 *out) {
 }
 
 EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_v2 *out) {
-    struct process found[256];
+    struct process found[MAX_PROCESSES];
     unsigned room = *count;
-    *count = processes_on(number_of(handle), found, 256);
+    *count = processes_on(number_of(handle), found, MAX_PROCESSES);
     if (*count > room) return NVML_INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < *count; i++)
         out[i] = (process_v2){found[i].pid, found[i].bytes, NOT_IN_AN_INSTANCE, NOT_IN_AN_INSTANCE};
     return NVML_SUCCESS;
 }
-EXPORT int nvmlDeviceGetComputeRunningProcesses(void *handle, unsigned *count, process_v2 *out) {
-    return nvmlDeviceGetComputeRunningProcesses_v3(handle, count, out);
+EXPORT int nvmlDeviceGetComputeRunningProcesses(void *handle, unsigned *count, process_v1 *out) {
+    struct process found[MAX_PROCESSES];
+    unsigned room = *count;
+    *count = processes_on(number_of(handle), found, MAX_PROCESSES);
+    if (*count > room) return NVML_INSUFFICIENT_SIZE;
+    for (unsigned i = 0; i < *count; i++) out[i] = (process_v1){found[i].pid, found[i].bytes};
+    return NVML_SUCCESS;
 }
 
 /* PyTorch looks these up when it reports that memory ran out, and for expandable segments. Of the fabric the
