@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -201,12 +202,19 @@ class RunStore:
     def _in_place(self) -> None:
         """Raise RecordError where the path no longer leads to the open file, after saving what that holds."""
         ours = os.fstat(self._records)
-        with contextlib.suppress(OSError):
+        saved = self.path
+        try:
             if os.path.samestat(ours, self.path.stat()):
                 return
+            saved = _free_name(self.path.with_name(SAVED_FILE))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            if ours.st_nlink:
+                return  # A file system that does not answer says nothing of the file, which is written to.
+            saved = _free_name(self.path.with_name(SAVED_FILE))
         if ours.st_nlink:
             raise RecordError(f"{self.path}: was moved during the run; its records are in the moved file")
-        saved = self.path if not self.path.exists() else self.path.with_name(SAVED_FILE)
         os.lseek(self._records, 0, os.SEEK_SET)
         with open(self._records, "rb", closefd=False) as stream:
             write_whole(saved, stream.read(), "its records are lost; run again")
@@ -242,6 +250,12 @@ def write_records(file: Path, records: Iterable[Record]) -> None:
     Raises RecordError when it cannot be written; the file is then as it was.
     """
     write_whole(file, b"".join(map(encoded, records)))
+
+
+def _free_name(file: Path) -> Path:
+    """Return the path, with a number before its ending where there is a file already."""
+    numbered = (file.with_suffix(f".{number}{file.suffix}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([file], numbered) if not os.path.lexists(path))
 
 
 def _write_all(descriptor: int, line: bytes) -> None:

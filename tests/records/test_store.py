@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,38 @@ def test_a_file_that_another_took_the_place_of_is_written_beside_it(tmp_path: Pa
         removed_between(tmp_path, replace)
     assert run_ids(tmp_path / "records.saved.jsonl") == ["run-0", "run-1"]
     assert (tmp_path / "records.jsonl").read_text() == "another's"
+    with pytest.raises(RecordError, match=r"written again to .*records\.saved\.2\.jsonl"):
+        removed_between(tmp_path / "again", lambda file: (removed_before(file), replace(file)))
+    assert (tmp_path / "again" / "records.saved.jsonl").read_text() == "rescued before"
+    assert run_ids(tmp_path / "again" / "records.saved.2.jsonl") == ["run-0", "run-1"]
+
+
+def removed_before(file: Path) -> None:
+    file.with_name("records.saved.jsonl").write_text("rescued before")
+
+
+@contextlib.contextmanager
+def closed_off(folder: Path) -> Iterator[None]:
+    """Let this process not look into a folder meanwhile; root may look into any but as another user."""
+    folder.chmod(0)
+    if os.geteuid():
+        yield
+    else:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    folder.chmod(0o700)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_folder_that_cannot_be_looked_into_for_a_while_does_not_end_the_run(tmp_path: Path) -> None:
+    with open_store(tmp_path / "run") as store:
+        with closed_off(tmp_path / "run"):
+            store.append(record(0))
+        store.append(record(1))
+    assert run_ids(tmp_path / "run") == ["run-0", "run-1"]
 
 
 def test_a_file_that_was_removed_after_the_last_record_is_no_quiet_end(tmp_path: Path) -> None:
