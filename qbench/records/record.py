@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from qbench.errors import RecordError
 from qbench.records.reading import Reading
 from qbench.records.upgrades import UPGRADES, Upgrade
-from qbench.scenario.schema import Point, portable
+from qbench.scenario.schema import Point, portable, stored_point
 
 if TYPE_CHECKING:
     from qbench.records.parts import Detail, Environment, Metrics
@@ -166,7 +166,7 @@ def _is_current(values: Mapping[str, Any]) -> bool:
 
 
 def _record(values: Mapping[str, Any], point: Point) -> Record:
-    point = portable(point, _config_digest(values["environment"]))
+    point = stored_point(point, _config_digest(values["environment"]))
     return Record(point=point, **{key: values[key] for key in _STORED})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -155,6 +156,11 @@ class Point(PointSettings):
         train = self.train
         return train.per_device_train_batch_size * train.seq_len * train.gradient_accumulation_steps
 
+    @functools.cached_property
+    def is_stored(self) -> bool:
+        """Whether the point is that of a record that was read: its names stay, whatever files are here."""
+        return False  # Not a field, which would be part of the point; `stored_point` sets it.
+
     @property
     def point_id(self) -> str:
         """Twelve hexadecimal digits that are the same for equal points on every machine; see `portable`."""
@@ -178,11 +184,24 @@ def portable(point: Point, config_digest: str | None = None) -> Point:
 
     A model's folder becomes its name and the digest of its config.json, as in `tiny@0123456789ab`; of a file
     the name is left. `config_digest` is that digest, empty for a model that is no folder; None looks for it.
+    A point of a record that was read is portable already.
     """
+    if point.is_stored:
+        return point
     model, data = _portable_model(point.model, config_digest), PurePath(point.data).name
     if (model, data) == (point.model, point.data):
         return point
     return point.model_copy(update={"model": model, "data": data})
+
+
+def stored_point(point: Point, config_digest: str) -> Point:
+    """Return the point of a record that was read, with its digest of config.json, empty where it has none.
+
+    In a folder that happens to hold the model it is the same point as elsewhere.
+    """
+    point = portable(point, config_digest)
+    vars(point)["is_stored"] = True
+    return point
 
 
 def _portable_model(name: str, digest: str | None) -> str:

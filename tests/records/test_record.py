@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qbench.errors import RecordError
-from qbench.records.record import SCHEMA_VERSION, Record, record_from_dict, upgraded
+from qbench.records.record import SCHEMA_VERSION, Record, record_from_dict, sound_record, upgraded
 from qbench.scenario.schema import LoraSettings, Point
 
 RECORD = Record(
@@ -27,6 +30,39 @@ for _ in range(20):
 
 def test_a_record_survives_its_dictionary() -> None:
     assert record_from_dict(RECORD.to_dict(), "here") == RECORD
+
+
+def test_a_record_that_was_read_is_the_same_in_a_folder_that_holds_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Record(
+        run_id="run-1",
+        point=Point(model="org/name", precision="nf4"),
+        kind="plan",
+        outcome="ok",
+        metrics={},
+        created_at="2026-01-02T03:04:05+00:00",
+    )
+    stored = made.to_dict()
+    line = json.dumps(stored).encode()
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    (tmp_path / "org" / "name" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for read in (record_from_dict(stored, "here"), sound_record(line)):
+        assert read is not None
+        assert read.to_dict() == stored
+        assert read.point_id == read.point.point_id == stored["point_id"]
+        # A point of another precision, as comparisons make it, is of the same model.
+        assert read.point.model_copy(update={"precision": "bf16"}).point_id == bf16_id(stored["point"])
+        assert (read.point, hash(read.point)) == (made.point, hash(made.point))
+        assert "is_stored" not in read.point.model_dump_json()
+    # The point of a scenario that is read here is that of the folder.
+    assert made.point_id != stored["point_id"]
+
+
+def bf16_id(point: dict[str, Any]) -> str:
+    canonical = json.dumps(point | {"precision": "bf16"}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def test_the_dictionary_has_the_keys_of_the_format_in_order() -> None:
