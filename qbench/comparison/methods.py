@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES
 from qbench.comparison.results import MEMORY_METRICS, Result, gather
-from qbench.records.facts import environment_facts
+from qbench.records.facts import environment_facts, named_content
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
@@ -208,7 +208,7 @@ def _baselines(results: Iterable[Result]) -> dict[tuple[Any, ...], Result]:
 
 
 def _circumstances(result: Result) -> tuple[Any, ...]:
-    return result.kind, result.device, result.machine
+    return result.kind, result.device, result.machine, named_content(result.records[-1])
 
 
 def _exact_partner(result: Result, baselines: Mapping[tuple[Any, ...], Result]) -> Result | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbench.records.facts import Machine, machine_of
+from qbench.records.facts import Content, Machine, machine_of, named_content
 from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS, SCALARS, scalar
 from qbench.records.record import Kind, Record
@@ -143,12 +143,13 @@ def varying_settings(results: Iterable[Result]) -> list[str]:
 def gather(records: Iterable[Record]) -> list[Result]:
     """Return one result for each point, kind, device and machine, in order of first appearance.
 
+    Results of files of one name and other content, such as a/m.gguf and b/m.gguf, stay apart.
     Of several plans of a point the last counts; of several measurements by the same process of the same
     run (one that was run again) the last counts. Clocks are set back, so that times say nothing of the order.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        key = (record.kind, record.device, machine_of(record), record.point)
+        key = (record.kind, record.device, machine_of(record), record.point, named_content(record))
         groups.setdefault(key, []).append(record)
     return [
         Result(
@@ -158,7 +159,7 @@ def gather(records: Iterable[Record]) -> list[Result]:
             machine=machine,
             records=_latest(kind, members),
         )
-        for (kind, device, machine, point), members in groups.items()
+        for (kind, device, machine, point, _), members in groups.items()
     ]
 
 
@@ -210,7 +211,7 @@ def predictions(results: Iterable[Result]) -> list[Prediction]:
     ]
 
 
-def planned_for(result: Result) -> tuple[str | None, str | None, Point]:
-    """Return kernels, card and point of a plan, or of the plan that a measurement is compared with."""
+def planned_for(result: Result) -> tuple[str | None, str | None, Point, Content]:
+    """Return kernels, card, point and files of a plan, or of the plan that a measurement is compared with."""
     device = "cuda" if result.device == "null" else result.device
-    return device, result.records[-1].card, result.point
+    return device, result.records[-1].card, result.point, named_content(result.records[-1])

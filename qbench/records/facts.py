@@ -26,6 +26,9 @@ Named = Mapping[str, object]
 Machine = tuple[tuple[str, str], ...]
 """Fingerprint of where a measurement was made: device name and library versions."""
 
+Content = tuple[tuple[str, str], ...]
+"""Digests of files, by name."""
+
 OF_THE_MACHINE = frozenset(("machine", "driver", "number of CPUs"))
 """Names of the facts that are another on another machine."""
 
@@ -121,6 +124,15 @@ def facts(kind: Kind, env: Environment, detail: Detail) -> Facts:
 def file_facts(digests: Mapping[str, str]) -> Named:
     """Return the content of files as facts, from their digests by name."""
     return {f"content of {name}": digest for name, digest in digests.items()}
+
+
+def named_content(record: Record) -> Content:
+    """Return the digests of files of which the record's point holds the name alone: a GGUF, a text.
+
+    That of config.json is part of the model's name.
+    """
+    digests = record.environment.get("inputs") or {}
+    return tuple(sorted((name, digest) for name, digest in digests.items() if name != "config.json"))
 
 
 def _allocator_text(detail: Detail) -> str | None:

@@ -41,6 +41,15 @@ def test_the_baseline_is_bf16_and_fp16_where_there_is_none():
     assert pair.baseline.point.precision == "bf16"
 
 
+def test_a_pair_is_of_the_same_files():
+    texts = [ENVIRONMENT | {"inputs": {"data": digest}} for digest in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")]
+    records = [make_record(precision=name, environment=text) for name in ("bf16", "nf4") for text in texts]
+    pairs = pair_methods(records)
+    assert [pair.baseline.latest.environment for pair in pairs] == texts
+    assert [pair.candidate.latest.environment for pair in pairs] == texts
+    assert pair_methods([records[0], records[3]]) == []
+
+
 def test_fp32_lora_is_a_candidate_but_not_a_baseline():
     records = [make_record(precision="fp32"), make_record(), make_record(precision="fp4")]
     pairs = [(pair.candidate.point.precision, pair.is_qlora) for pair in pair_methods(records)]

@@ -30,6 +30,36 @@ def test_what_separates_results(change):
     assert len(gather([measured(), make_record(**({"kind": "measurement"} | change))])) == 2
 
 
+@pytest.mark.parametrize(("kind", "file"), [("plan", "gguf"), ("measurement", "data")])
+def test_files_of_one_name_and_other_content_are_two_results(kind, file):
+    # a/m.gguf and b/m.gguf, or en/t.txt and fr/t.txt, are one point in records.
+    first, second = (
+        make_record(kind=kind, environment=ENVIRONMENT | {"inputs": {file: digest}})
+        for digest in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+    )
+    assert [result.records for result in gather([first, second, first])] == [
+        (first,) if kind == "plan" else (first, first),
+        (second,),
+    ]
+
+
+def test_a_measurement_is_held_against_the_plan_of_the_same_files():
+    plans, truths = (
+        [
+            make_record(kind=kind, environment=ENVIRONMENT | {"inputs": {"gguf": digest}})
+            for digest in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+        ]
+        for kind in ("plan", "measurement")
+    )
+    met = [(found.plan.records, found.measured.records) for found in predictions(gather([*plans, *truths]))]
+    assert met == [((plan,), (truth,)) for plan, truth in zip(plans, truths, strict=True)]
+
+
+def test_a_plan_that_knows_its_config_is_met_by_a_measurement_that_does_not():
+    plan = make_record(environment=ENVIRONMENT | {"inputs": {"config.json": "aaaaaaaaaaaa"}})
+    assert len(predictions(gather([plan, measured()]))) == 1
+
+
 SET_BACK = "2026-11-01T00:00:00+00:00"
 """When the clock was set back, and what came later says that it was made earlier."""
 

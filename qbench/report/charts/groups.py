@@ -22,7 +22,7 @@ def by_device(results: Iterable[Result]) -> list[Group]:
     """
     groups: dict[tuple[str | None, str | None], Group] = {}
     for result in results:
-        device, card, _ = planned_for(result)
+        device, card, *_ = planned_for(result)
         groups.setdefault((device, card), []).append(result)
     return sorted((_one_machine(group) for group in groups.values()), key=len, reverse=True)
 
