@@ -11,10 +11,10 @@ import pytest
 
 from qbench.records.metrics import BREAKDOWN
 from qbench.report.charts.all import BUILDERS, charts
-from qbench.report.charts.style import category_name
 from qbench.report.content import gather_content
 from qbench.report.export import charts_csv_text, csv_text
 from qbench.report.waterfall import why_not_a_quarter
+from qbench.words.phrases import category_name
 from tests.report.sample_run import measurement, plan, sample_run
 from tests.report.test_quality import measured_quality
 
