@@ -22,6 +22,7 @@ from qbench.memory.work.log import WorkTable
 from qbench.planner.account import Account, account_of
 from qbench.planner.recorded import Recorded, record_point
 from qbench.scenario.schema import Device, Point
+from qbench.step.data import accumulation_caveats
 from qbench.step.model import base_dtype, load_config, model_caveats
 from qbench.step.recipe import recipe_caveats
 from qbench.step.training_step import AUTOCAST_DTYPES
@@ -199,6 +200,7 @@ def _reason(error: Exception) -> str:
 
 def _caveats(point: Point, config: PretrainedConfig, stacked_experts: bool) -> Iterator[str]:
     yield from recipe_caveats(point)
+    yield from accumulation_caveats(point)
     yield from model_caveats(config, point)
     if stacked_experts:
         yield (

@@ -13,6 +13,7 @@ from qbench.files import read_text
 from qbench.scenario.schema import Point
 from qbench.step.model import weights_folder
 from qbench.step.recipe import follows_trainer
+from qbench.units import round_up
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -21,6 +22,12 @@ SEED = 0
 
 MOST_PASSES = 4
 """Of an update on meta. From the second one on, all micro-batches do the same."""
+
+MOST_COPIES = 1 << 15
+"""Micro-batches not run whose tensors are allocated one by one; as many more take seconds."""
+
+BLOCK_BYTES = 512
+"""What CUDA's allocator rounds sizes up to."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -34,6 +41,27 @@ def passes_run(point: Point, device: torch.device) -> int:
     """Return how many micro-batches of an update are run: on meta the last one stands for those left out."""
     wanted = point.train.gradient_accumulation_steps
     return min(wanted, MOST_PASSES) if device.type == "meta" else wanted
+
+
+def copies(batch: Batch, times: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of `times` empty copies of a batch; beyond MOST_COPIES one large tensor a name."""
+    if times <= MOST_COPIES:
+        for _ in range(times):
+            yield from ((name, torch.empty_like(tensor)) for name, tensor in batch.items())
+        return
+    for name, tensor in batch.items():
+        size = times * round_up(tensor.nbytes, BLOCK_BYTES)
+        yield name, torch.empty(size, dtype=torch.uint8, device=tensor.device)
+
+
+def accumulation_caveats(point: Point) -> Iterator[str]:
+    """Yield what the memory of an update leaves out for its number of micro-batches."""
+    wanted = point.train.gradient_accumulation_steps
+    if wanted - MOST_PASSES > MOST_COPIES:
+        yield (
+            f"of {wanted:,} micro-batches, batches or losses are planned as one large block, where a run has "
+            "many small ones; peaks may be off by some MiB"
+        )
 
 
 def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -> list[Batch]:

@@ -11,7 +11,7 @@ from accelerate.utils import convert_to_fp32
 
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
-from qbench.step.data import SEED, Batch, batches_held, make_batches, passes_run
+from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, passes_run
 from qbench.step.fused_head import fuse_head
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import (
@@ -32,7 +32,6 @@ from qbench.step.recipe import (
 )
 from qbench.step.trainer_loop import TrainerLoop
 from qbench.step.verify import ModelFacts, verify_model
-from qbench.units import round_up
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -41,10 +40,6 @@ PHASES = ("forward", "loss", "backward", "optimizer")
 """Phases of one step in order; `loss` starts where the output head does, so logits belong to it."""
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-BLOCK_BYTES = 512
-"""What a scalar takes of an allocator of CUDA."""
 
 
 def _ignore_phase(phase: str) -> None:
@@ -134,9 +129,9 @@ class TrainingStep:
                 if left_out and len(losses) == len(batches) - 1:
                     # Each loss is kept until the mean is taken.
                     self.on_phase("loss")
-                    left_losses = torch.empty(left_out * BLOCK_BYTES, dtype=torch.uint8, device=device)
-            if left_out:
-                del left_losses
+                    left_losses = [loss for _, loss in copies({"loss": losses[0]}, left_out)]
+            if left_out and len(left_losses) == left_out:
+                losses += left_losses
             return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         self.on_phase("forward")
         self._loop.begin(self._counted(batches, left_out))
@@ -217,10 +212,9 @@ class TrainingStep:
                 yield name, "activations", tensor
         left_out = batches_held(self.point) - len(self.batches)
         if left_out > 0 and self._device.type == "meta":
-            for name, tensor in self.batches[0].items():
-                size = left_out * round_up(tensor.nbytes, BLOCK_BYTES)
-                self._left_out.append(torch.empty(size, dtype=torch.uint8, device="meta"))
-                yield name, "activations", self._left_out[-1]
+            for name, tensor in copies(self.batches[0], left_out):
+                self._left_out.append(tensor)
+                yield name, "activations", tensor
         if self._loop is not None:
             yield "loss", "logits_loss", self._loop.total_loss
 

@@ -45,6 +45,25 @@ def test_micro_batches_that_are_not_run_count_as_if_they_were(
     assert few["step_time_s"] == pytest.approx(full["step_time_s"], rel=1e-3)
 
 
+@pytest.mark.parametrize("recipe", ["trainer", "peft"])
+def test_what_is_not_run_is_allocated_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+):
+    """Batches of 16 KiB and losses are small blocks, which share segments of 2 MiB; a large one would not."""
+    changes = {"hidden_size": 32, "vocab_size": 64, "num_hidden_layers": 1}
+    train = {
+        "recipe": recipe,
+        "seq_len": 2048,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 100,
+    }
+    few = planned(tmp_path, changes=changes, **train).metrics
+    monkeypatch.setattr(data, "MOST_PASSES", 100)
+    full = planned(tmp_path, changes=changes, **train).metrics
+    for name in ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "breakdown_bytes"):
+        assert few[name] == full[name], name
+
+
 def test_a_million_micro_batches_cost_as_much_work_as_four(tmp_path: Path):
     four = planned(tmp_path, gradient_accumulation_steps=4, recipe="trainer")
     many = planned(tmp_path, gradient_accumulation_steps=2**20, recipe="trainer")
@@ -52,6 +71,8 @@ def test_a_million_micro_batches_cost_as_much_work_as_four(tmp_path: Path):
     # allocator leaves the rest of a segment of 2 MiB with a block that nearly fills it.
     grown = many.metrics["static_bytes"] - four.metrics["static_bytes"]
     assert grown == pytest.approx((2**20 - 4) * 2 * 2 * 32 * 8, abs=2 * 2 * MIB)
+    assert any("1,048,576 micro-batches" in caveat for caveat in many.caveats)
+    assert not any("micro-batches" in caveat for caveat in four.caveats)
     assert many.metrics["step_time_s"] == pytest.approx(2**18 * four.metrics["step_time_s"], rel=0.05)
 
 
