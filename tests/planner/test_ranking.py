@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_equal_decisions_mean_equal_histories(model: str):
-    settings = {"precision": "nf4", "recipe": "trl", "gradient_checkpointing": False}
+    settings = {"precision": "nf4", "recipe": "trainer", "gradient_checkpointing": False}
     point = point_from({"model": model}, {"seq_len": 32, **settings})
     heads = []
     for capability in CAPABILITIES:
