@@ -281,7 +281,10 @@ def reasons(
     ignored = OF_THE_MACHINE if any_machine else frozenset[str]()
     for record in each_record(folder) if (folder / RECORDS_FILE).exists() else ():
         repeat = record.repeat if record.kind == "measurement" else None
-        for place in places.get((record.point_id, record.kind, repeat, record.card), ()):
+        candidates = places.get((record.point_id, record.kind, repeat, record.card), ())
+        # Of points that name two files of one name, a record is of that whose content it has, if of any.
+        own = [place for place in candidates if files[jobs[place].point] == facts_of(record).files]
+        for place in own or candidates:
             # Once any record counts, no other matters; of those that do not, the latest says why.
             if record.device == devices[record.kind] and answers[place] is not None:
                 job = jobs[place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import resource
 import time
@@ -17,6 +18,7 @@ from tiny import write_tiny_model
 
 from benchmarks import kill_trials
 from qbench.comparison.check import check
+from qbench.comparison.results import gather
 from qbench.errors import MeasureError, RecordError, StepError
 from qbench.measure import nvml
 from qbench.measure.failures import attempt
@@ -118,6 +120,26 @@ def rank(point: Point) -> int:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "run")
+
+
+def test_of_two_files_of_one_name_each_has_its_own_results(lab: Lab, tmp_path: Path):
+    texts = [tmp_path / language / "t.txt" for language in ("en", "fr")]
+    for text in texts:
+        text.parent.mkdir()
+        text.write_text(text.parent.name)
+    wanted = scenario(
+        base={"model": MODEL, "weights": "pretrained"},
+        matrix={"data": [str(text) for text in texts]},
+        measure={"repeats": 1, "steps": 3},
+    )
+    lab.run(wanted.model_copy(update={"matrix": {"data": [str(texts[0])]}}))
+    assert lab.why(wanted) == [None, "new", None, "new"]
+    lab.run(wanted)
+    assert lab.why(wanted) == [None] * 4
+    assert len(gather(read_records(lab.folder))) == 4
+    texts[1].write_text("de")
+    french, german = (hashlib.sha256(text).hexdigest()[:12] for text in (b"fr", b"de"))
+    assert lab.why(wanted)[1] == f"content of data changed: {french} -> {german}"
 
 
 def test_plans_come_first_and_repeats_are_the_outer_loop(lab: Lab):
