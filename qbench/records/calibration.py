@@ -116,6 +116,12 @@ def gpu_calibrations() -> tuple[Calibration, ...]:
     return tuple(map(read_calibration, sorted(config_folder().glob("calibration-cuda-*.json"))))
 
 
+def label(found: Calibration) -> str:
+    """Return the device and the date of a calibration in one line."""
+    threads = "" if found.num_threads is None else f" {found.num_threads} threads"
+    return f"{found.device_name}{threads} {found.created_at}"
+
+
 def describe(found: Calibration) -> dict[str, Any]:
     """Return what names a calibration and tells its age: device, threads, versions, date."""
     return {key: value for key, value in asdict(found).items() if key not in ("kernels", "dispatch_s")}

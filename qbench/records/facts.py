@@ -29,7 +29,7 @@ Machine = tuple[tuple[str, str], ...]
 Content = tuple[tuple[str, str], ...]
 """Digests of files, by name."""
 
-OF_THE_MACHINE = frozenset(("machine", "driver", "number of CPUs"))
+OF_THE_MACHINE = frozenset(("machine", "driver", "number of CPUs", "calibrations"))
 """Names of the facts that are another on another machine."""
 
 _READ = ("compute_capability", "allocator", "protocol")
@@ -47,7 +47,7 @@ class Facts:
     files: Named
     """Content of the files that the point names."""
     cards: Named = field(default_factory=dict)
-    """Cards that a plan was held against, and the allocator's variable."""
+    """Cards that a plan was held against, the allocator's variable, and what was known of speed."""
     kernels: Named = field(default_factory=dict)
     """Compute capability and allocator that a plan is of."""
     machine: Named = field(default_factory=dict)
@@ -103,6 +103,7 @@ def facts(kind: Kind, env: Environment, detail: Detail) -> Facts:
             cards={
                 "GPUs": [fit["gpu"] for fit in detail.get("fits") or ()],
                 "PYTORCH_ALLOC_CONF": detail.get("alloc_conf") or "",
+                "calibrations": list(detail.get("calibrations") or ()),
             },
             kernels={
                 "compute capability": ".".join(map(str, capability)) if capability else None,

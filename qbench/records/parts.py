@@ -224,6 +224,8 @@ class Detail(TypedDict, total=False):
     context_source: Words | None
     allocator: AllocatorSettings | None
     alloc_conf: Words | None
+    calibrations: list[Words] | None
+    """Device and date of each calibration that was there for the times."""
     fits: list[FitValues] | None
     time: TimeParts | None
 

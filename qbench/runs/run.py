@@ -17,6 +17,7 @@ from qbench.measure.environment import environment, inputs
 from qbench.measure.runner import Engine, Executor, record_of, results
 from qbench.measure.task import Task
 from qbench.measure.worker import run_task
+from qbench.records.calibration import label
 from qbench.records.facts import OF_THE_MACHINE, Facts, facts, facts_of, file_facts
 from qbench.records.parts import Detail, Environment, FitValues, StepCounts
 from qbench.records.plan_cache import PlanCache
@@ -174,7 +175,7 @@ class _Maker:
             settings = plan_settings(_kernels(self.device), (card,) if card else self.scenario.plan.gpus)
             with closing(self.planner([job.point for job in of_card], settings)) as made:
                 for index, record in made:
-                    detail: Detail = {**record.detail, "alloc_conf": settings.alloc_conf}
+                    detail: Detail = {**record.detail, **_of_settings(settings)}
                     named: Environment = {**record.environment, "card": card} if card else record.environment
                     done = replace(record, run_id=self.run_id, detail=detail, environment=named)
                     yield of_card[index], done
@@ -239,6 +240,11 @@ def plan_settings(device: Device, gpus: Sequence[str]) -> PlanFor:
         alloc_conf=alloc_conf() if device == "cuda" else "",
         calibrations=usable_calibrations(device),
     )
+
+
+def _of_settings(settings: PlanFor) -> Detail:
+    """Return what a stored plan says of the settings that it was made with."""
+    return {"alloc_conf": settings.alloc_conf, "calibrations": [*map(label, settings.calibrations)]}
 
 
 def plan_points(points: Sequence[Point], settings: PlanFor) -> Generator[tuple[int, Record]]:
@@ -311,9 +317,9 @@ def _present(scenario: Scenario, device: RunDevice, gpu: str | None) -> dict[Kin
     settings = scenario.measure
     protocol: StepCounts = {"warmup_steps": settings.warmup_steps, "steps": settings.steps}
     gpus = () if device == "cpu" else (gpu,) if gpu else scenario.plan.gpus
-    fits: list[FitValues] = [{"gpu": find_gpu(name).name, "fits": False} for name in gpus]
-    conf = "" if device == "cpu" else alloc_conf()
+    planned = plan_settings(_kernels(device), gpus)
+    fits: list[FitValues] = [{"gpu": card.name, "fits": False} for card in planned.gpus]
     return {
-        "plan": facts("plan", software(), {"fits": fits, "alloc_conf": conf}),
+        "plan": facts("plan", software(), {"fits": fits, **_of_settings(planned)}),
         "measurement": facts("measurement", environment(device, gpu), {"protocol": protocol}),
     }

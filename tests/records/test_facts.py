@@ -31,6 +31,7 @@ def test_a_plan_stands_on_code_files_and_cards():
         "content of data": "abc",
         "GPUs": ["T4"],
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "calibrations": [],
     }
 
 

@@ -23,7 +23,9 @@ from qbench.errors import MeasureError, RecordError, StepError
 from qbench.measure import nvml
 from qbench.measure.failures import attempt
 from qbench.measure.task import Measurement, Task, Work
+from qbench.records.calibration import Calibration, KernelTime, write_calibration
 from qbench.records.record import Record
+from qbench.records.software import library_versions
 from qbench.records.store import RECORDS_FILE, read_records
 from qbench.runs import plans
 from qbench.runs.plans import PlanFor, plan_record, with_inputs
@@ -315,6 +317,26 @@ def test_other_gpus_make_plans_stale(lab: Lab):
     assert lab.why(scenario(plan={"gpus": ["T4"]}), "cuda") == [None] * 6
     other = scenario(plan={"gpus": ["L4"]})
     assert lab.why(other, "cuda") == [*["GPUs changed: ['T4'] -> ['L4']"] * 2, *[None] * 4]
+
+
+def test_another_calibration_makes_plans_stale(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("QBENCH_CONFIG_DIR", str(tmp_path / "settings"))
+    made = "2026-11-30T12:00:00+00:00"
+    found = Calibration(
+        device="cuda",
+        device_name="NVIDIA L4",
+        num_threads=None,
+        versions=library_versions(),
+        dispatch_s={"forward": 1e-6},
+        kernels=[KernelTime("mm", "matmul", "bf16", 2e3, 1e3, (1, 10, 10, 10), "nt", 1e-6)],
+        created_at=made,
+    )
+    lab.run(scenario(), "cuda")
+    write_calibration(found)
+    reason = f"calibrations changed: [] -> ['NVIDIA L4 {made}']"
+    assert lab.why(scenario(), "cuda") == [*[reason] * 2, *[None] * 4]
+    lab.run(scenario(), "cuda")
+    assert lab.why(scenario(), "cuda") == [None] * 6
 
 
 def test_a_changed_config_makes_all_of_it_stale(lab: Lab, tmp_path: Path):
