@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.memory.test_choices import backend
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
 from qbench.catalog.gpus import find_gpu
@@ -21,6 +20,7 @@ from qbench.planner.plan import plan
 from qbench.planner.shared import SharedTraces
 from qbench.planner.trace import record_account
 from qbench.scenario.schema import Point
+from tests.memory.kernels.test_choices import backend
 
 CARDS = ("RTX 4090", "A100-SXM4-80GB", "H100 SXM", "B200", "T4", "MI300X")
 

@@ -14,7 +14,8 @@ from qbench.comparison.results import gather, predictions
 from qbench.comparison.trend import FEWEST_RUNS, trend
 from qbench.measure.null import on_null
 from qbench.measure.task import Measurement
-from qbench.notebook import Records, figures
+from qbench.notebook import Records
+from qbench.notebook_results import figures
 from qbench.records.document import RecordPlaces
 from qbench.records.frame import records_frame
 from qbench.records.record import Record

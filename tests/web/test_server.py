@@ -247,7 +247,7 @@ def test_a_card_without_room_has_no_speed(client):
 def test_a_broken_config_is_a_line_and_a_huge_one_is_cut_off(client):
     assert "is not JSON" in client.post("/config", data=b"{", headers=OWN).get_json()["error"]
     too_large = client.post("/config", data=b" " * (LARGEST_CONFIG + 1), headers=OWN)
-    assert "at most 1,048,576" in too_large.get_json()["error"]
+    assert "the limit is 1,048,576" in too_large.get_json()["error"]
     assert client.post("/config", data=b" " * (3 * LARGEST_CONFIG), headers=OWN).status_code == 413
 
 
