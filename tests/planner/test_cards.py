@@ -40,8 +40,10 @@ def fits(point: Point, *names: str, **settings: Any) -> dict[str, dict[str, Any]
 @pytest.mark.parametrize("changes", [{}, {"recipe": "trl", "autocast": "bf16"}])
 def test_each_card_is_planned_with_its_own_kernels(model: Path, changes: dict[str, Any]) -> None:
     point = tiny_point(model, "nf4", seq_len=64, **changes)
-    together = fits(point, *CARDS)
-    assert together == {name: fits(point, name)[name] for name in CARDS}
+    # trl's loss in bf16 has no kernel below 8.0, as on a T4.
+    cards = [name for name in CARDS if name != "T4" or not changes]
+    together = fits(point, *cards)
+    assert together == {name: fits(point, name)[name] for name in cards}
     # From Hopper on cuBLAS has 32 MiB for a handle instead of 8.125, so they are not all alike.
     assert len({fit["peak_reserved_bytes"] for fit in together.values()}) > 1
 
@@ -80,7 +82,8 @@ def test_a_card_without_a_kernel_is_an_answer_and_the_others_are_planned(model: 
     ada, turing = record.detail["fits"]
     assert (ada["fits"], turing["fits"], turing["headroom_bytes"]) == (True, False, None)
     assert turing["error"] == "flash_attention_2 needs compute capability 8.0 or more; take sdpa"
-    assert f"T4: {turing['verdict']}" in record.detail["caveats"]
+    assert turing["verdict"] == "unknown"
+    assert f"T4: {turing['error']}" in record.detail["caveats"]
     assert turing.get("step_time_s") is None
     together = plan(point, "cuda", names, tracer=SharedTraces([point]))
     assert together.detail == record.detail

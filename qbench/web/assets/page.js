@@ -104,7 +104,7 @@
     const said = document.getElementById("dropped");
     const most = Number(form.dataset.configBytes);
     if (file.size > most) {
-      said.textContent = `${file.name} has ${file.size.toLocaleString("en")} bytes, at most ${most.toLocaleString("en")} are taken.`;
+      said.textContent = `${file.name} has ${file.size.toLocaleString("en")} bytes; the limit is ${most.toLocaleString("en")}`;
       return;
     }
     const headers = {"Content-Type": "application/json"};

@@ -42,7 +42,7 @@ def test_a_long_title_goes_on_below_and_the_legend_keeps_the_order_of_the_chart(
 def test_each_chart_is_two_files(tmp_path: Path):
     chart = breakdown_at_peak(gather([plan("bf16", 8), plan("nf4", 8)]))
     assert chart is not None
-    paths = write_static([chart], tmp_path / "charts")
+    paths = write_static([chart], tmp_path)
     assert [path.name for path in paths] == ["peak.svg", "peak.png"]
     assert "Where the memory is at the peak of a step" in paths[0].read_text()
     assert paths[1].read_bytes().startswith(b"\x89PNG")
