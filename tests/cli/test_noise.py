@@ -53,8 +53,8 @@ def test_a_little_noise_says_how_many_processes_show_what(tmp_path: Path, capsys
     # = 4.92 % is seen; with 35, 0.01104 and 34 degrees, 5.00 %. With 16 a side, 0.01633 and 15 degrees, it is
     # exp((2.947 + 1.753) x 0.01633) - 1 = 7.98 %; with 15, 0.01687 and 14 degrees, 8.32 %.
     assert said == (
-        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. Processes per side with which "
-        "check shows a change of 5 %: 36; 8 %: 16 (measure.repeats, in both runs)."
+        "step_time_s is ambiguous at 1 point: its processes differ by 2.3 %. Processes per side that check "
+        "needs to show a change of 5 %: 36; 8 %: 16 (measure.repeats, in both runs)."
     )
     assert way == f"{GATE}; `qbench calibrate --noise` says how many processes that takes here."
 
