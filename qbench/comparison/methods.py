@@ -108,6 +108,11 @@ class MethodPair:
         return candidate / baseline if candidate is not None and baseline else None
 
     @property
+    def speed_doubts(self) -> tuple[str, ...]:
+        """What speaks against the ratio of measured speeds; nothing for planned ones."""
+        return tuple(dict.fromkeys((*self.baseline.speed_doubts, *self.candidate.speed_doubts)))
+
+    @property
     def speed_card(self) -> str | None:
         """The card of the planned speeds, the first that holds both sides; None for measured speeds."""
         return next(iter(self._planned_speeds), None)

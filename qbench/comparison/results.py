@@ -11,12 +11,19 @@ from typing import Any
 from qbench.records.facts import Content, Machine, machine_of, named_content
 from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS, SCALARS, scalar
+from qbench.records.parts import ValidityFinding
 from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
 
 MEMORY_METRICS = tuple(name for name in SCALARS if METRICS[name].unit == "bytes")
 """Names of the metrics that are one number of bytes."""
+
+_DOUBT_SPEED = (
+    *("warmup_steady", "other_cpus_busy", "load_average_before", "foreign_processes", "throttling"),
+    "throttled_",
+)
+"""Beginnings of the names of findings that doubt a measured speed (`measure.validity`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,6 +85,13 @@ class Result:
         """Say whether a process has a number for a metric that must not be used."""
         return any(metric in voided(record) for record in self.completed)
 
+    @property
+    def speed_doubts(self) -> tuple[str, ...]:
+        """What speaks against a measured speed that is valid, in the words of the findings, each once."""
+        found = (finding for record in self.completed for finding in record.validity)
+        doubts = (each["why"] for each in found if each["verdict"] == "warn" and _doubts_speed(each))
+        return tuple(dict.fromkeys(doubts))
+
     def stores(self, metric: str) -> bool:
         """Say whether a process has something stored for a metric, be it no number."""
         return any(metric in record.metrics for record in self.completed)
@@ -99,6 +113,11 @@ class Result:
     def fits(self) -> tuple[Fit, ...]:
         """The cards that a plan was held against; none for a measurement."""
         return self.latest.fits
+
+
+def _doubts_speed(finding: ValidityFinding) -> bool:
+    # Who else is on a card of a container is never known; that alone says nothing of the speed.
+    return finding["name"].startswith(_DOUBT_SPEED) and finding["value"] is not None
 
 
 def caveats(results: Iterable[Result]) -> dict[str, int]:

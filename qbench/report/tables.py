@@ -74,6 +74,8 @@ def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None
         draft.add("Baseline", baselines)
     draft.add("Saved", [peak.bytes for peak in peaks], "bytes")
     draft.add("Speed", [pair.throughput_ratio for pair in pairs], "x")
+    timed = [None if pair.throughput_ratio is None else pair for pair in pairs]
+    draft.add("Speed in doubt", [_doubts(pair.speed_doubts) if pair else None for pair in timed])
     _add_other_savings(draft, pairs)
     _add_trainable(draft, [pair.trainable_params for pair in pairs])
     differing = [", ".join(difference_names(pair.differs)) or "nothing" for pair in pairs]
@@ -184,6 +186,8 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft.add("Processes", [len(measured.completed) if measured else None for _, measured in rows])
     draft.add("Trainable", [_trainable(plan, measured) for plan, measured in rows], "count")
     draft.add("Not valid", [_not_valid(measured) for _, measured in rows])
+    timed = [m if m is not None and m.value("tokens_per_s") is not None else None for _, m in rows]
+    draft.add("Speed in doubt", [_doubts(result.speed_doubts) if result else None for result in timed])
     for name in POINT_METRICS:
         _add_metric(draft, name, rows)
     latest = [measured.latest if measured else None for _, measured in rows]
@@ -200,6 +204,10 @@ def points_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
 
 def _measured(rows: Sequence[tuple[Result | None, Result | None]]) -> str:
     return measured_text(measured for _, measured in rows if measured)
+
+
+def _doubts(doubts: Sequence[str]) -> str | None:
+    return "; ".join(doubts) or None
 
 
 def _not_valid(measured: Result | None) -> str | None:

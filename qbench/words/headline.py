@@ -115,7 +115,7 @@ def _in_short(pairs: Pairs, said_card: str | None) -> str:
         ours, theirs = ending_text(pairs[0].candidate, True), ending_text(pairs[0].baseline)
         return f"{name}: {ours}" if theirs == "runs" else f"{name}: {ours}, {_base(pairs[0])} {theirs}"
     amount = f"{format_bytes(known[0].peak.candidate)}, " if len(known) == 1 else ""
-    ratios, card = speeds_of(known)
+    ratios, card = speeds_of(_undoubted(known))
     speed = f", {ratio_text(ratios)} the speed" if ratios else ""
     where = f" on {card}" if ratios and card not in (None, said_card) else ""
     return f"{name}: {amount}{_span(known)}{speed}{where}"
@@ -168,12 +168,19 @@ def _over(known: Pairs) -> str:
     return f" over {len(known)} settings" if len(known) > 1 else ""
 
 
+def _undoubted(pairs: Pairs) -> Pairs:
+    return [pair for pair in pairs if not pair.speed_doubts]
+
+
 def _speed(pairs: Pairs) -> str:
-    ratios, card = speeds_of(pairs)
+    ratios, card = speeds_of(_undoubted(pairs))
     if ratios:
         few = any(pair.has_few_processes for pair in pairs if pair.throughput_ratio is not None)
         doubt = f" (fewer than {LEAST_PROCESSES} processes per side, so its noise is unknown)" if few else ""
         return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}{doubt}."
+    doubts = [doubt for pair in pairs if pair.throughput_ratio is not None for doubt in pair.speed_doubts]
+    if doubts:
+        return f"Its measured speed is in doubt: {listed([*dict.fromkeys(doubts)])}."
     if any(side.is_void("tokens_per_s") for pair in pairs for side in (pair.baseline, pair.candidate)):
         return "Its speed was measured under conditions that do not count (see Validity)."
     return ""

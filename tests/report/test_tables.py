@@ -177,3 +177,19 @@ def test_a_point_whose_speed_is_not_valid_is_marked():
     assert (void_row["Step time, measured"], valid_row["Step time, measured"]) == ("n/a", "2 s")
     assert valid_row["Not valid"] == "n/a"
     assert "Not valid" not in texts(tables.points_table(gather(records[1:])))[0]
+
+
+def test_a_speed_in_doubt_has_the_doubt_beside_it():
+    busy = {"validity": [finding("other_cpus_busy", "warn", 1.5, "others worked")]}
+    timed = {"kind": "measurement", "metrics": {"peak_allocated_bytes": GIB, "tokens_per_s": 100}}
+    records = [make_record(**timed), make_record(precision="nf4", detail=busy, **timed)]
+    compared = tables.comparison_table(pair_methods(records))
+    titles = [column.title for column in compared.columns]
+    assert titles[titles.index("Speed") + 1] == "Speed in doubt"
+    assert compared.rows[0][titles.index("Speed in doubt")] == "others worked"
+    points = tables.points_table(gather(records))
+    place = [column.title for column in points.columns].index("Speed in doubt")
+    assert [row[place] for row in points.rows] == [None, "others worked"]
+    assert "Speed in doubt" not in [
+        column.title for column in tables.points_table(gather(records[:1])).columns
+    ]

@@ -74,6 +74,35 @@ def test_a_speed_that_is_not_valid_makes_no_ratio_and_is_told():
     assert "Its speed was measured under conditions that do not count (see Validity)." in sentence
 
 
+BUSY = "other processes worked beside the timed steps"
+
+
+def test_a_speed_that_its_findings_doubt_is_no_headline():
+    fast = {"metrics": {"tokens_per_s": 1000}, "kind": "measurement"}
+    noisy = {"validity": [finding("other_cpus_busy", "warn", 1.9, BUSY)]}
+    lora, qlora = needs(14, **fast), needs(6, precision="nf4", detail=noisy, **fast)
+    (sentence,) = sentences(lora, qlora)
+    assert "57 % less" in sentence
+    assert "times the speed" not in sentence
+    assert f"Its measured speed is in doubt: {BUSY}." in sentence
+    # Of two precisions the quiet one keeps its speed.
+    _, others = sentences(
+        lora, qlora, needs(7, precision="nf4-dq", **fast), needs(30, precision="fp32", **fast)
+    )
+    assert others.count("1.00 times the speed") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("git_dirty", True), ("foreign_processes", None), ("host_lead_s", 0.1), ("throttling", None)],
+)
+def test_a_finding_that_says_nothing_of_noise_leaves_the_speed_in_the_headline(name: str, value: object):
+    fast = {"metrics": {"tokens_per_s": 1000}, "kind": "measurement"}
+    noted = {"validity": [finding(name, "warn", value)]}
+    (sentence,) = sentences(needs(14, **fast), needs(6, precision="nf4", detail=noted, **fast))
+    assert "It trains at 1.00 times the speed" in sentence
+
+
 def test_several_settings_give_the_middle_one_and_the_range():
     # Savings: rank 8: 50 %, rank 16: 40 %, rank 64: 20 %.
     pairs = [(8, 10, 5), (16, 10, 6), (64, 10, 8)]

@@ -17,6 +17,9 @@ PEAK = "peak_allocated_bytes"
 MOST_ROWS = 100
 """Rows that a terminal is given."""
 
+DOUBT = "?"
+"""Stands beside a measured speed that its own findings doubt."""
+
 _Row = tuple[Result | None, Result | None]
 
 
@@ -47,7 +50,20 @@ def run_lines(results: Sequence[Result], known: Sequence[MethodPair] | None = No
     columns["Speed"] = [_speed(pairs.get(id(result))) for result in points]
     columns["Loss"] = [_loss(measured) for _, measured in rows]
     rest = len(every_row) - len(rows)
-    return [*fitted(columns, len(points)), *([f"... and {rest:,} more"] if rest else [])]
+    more = [f"... and {rest:,} more"] if rest else []
+    return [*fitted(columns, len(points)), *more, *_doubts(points)]
+
+
+def _doubts(points: Sequence[Result]) -> list[str]:
+    """Return what speaks against the speeds that are marked, a line each."""
+    timed = (result for result in points if result.value("tokens_per_s") is not None)
+    return [
+        f"{DOUBT} speed in doubt: {why}" for why in dict.fromkeys(w for r in timed for w in r.speed_doubts)
+    ]
+
+
+def _marked(text: str, doubts: Sequence[str]) -> str:
+    return f"{text} {DOUBT}" if doubts else text
 
 
 def _planned_and_measured(results: Sequence[Result]) -> list[_Row]:
@@ -91,14 +107,19 @@ def _rate(result: Result) -> str:
     value = result.value("tokens_per_s")
     if value is None:
         return "not valid" if result.is_void("tokens_per_s") else NOT_AVAILABLE
-    return f"{value:,.1f}" if result.kind == "measurement" else f"{value:,.1f} planned"
+    return (
+        _marked(f"{value:,.1f}", result.speed_doubts)
+        if result.kind == "measurement"
+        else f"{value:,.1f} planned"
+    )
 
 
 def _speed(pair: MethodPair | None) -> str:
     ratio = pair.throughput_ratio if pair else None
     if pair is None or ratio is None:
         return NOT_AVAILABLE
-    return f"{ratio:.2f} x" if pair.candidate.kind == "measurement" else f"{ratio:.2f} x planned"
+    measured = pair.candidate.kind == "measurement"
+    return _marked(f"{ratio:.2f} x", pair.speed_doubts) if measured else f"{ratio:.2f} x planned"
 
 
 def _loss(measured: Result | None) -> str:

@@ -8,7 +8,7 @@ from qbench.comparison.results import gather
 from qbench.report.terminal.run import run_lines
 from qbench.scenario.schema import Point
 from qbench.units import MIB
-from tests.comparison.hand_made import make_record
+from tests.comparison.hand_made import finding, make_record
 
 
 def record(precision: str, kind: str, peak_mib: int, **detail):
@@ -79,3 +79,20 @@ def test_columns_without_a_value_are_left_out():
     header, _, row = run_lines(gather([record("bf16", "plan", 400)]))
     assert header.split() == ["precision", "Peak", "planned", "Saved"]
     assert row.split() == ["bf16", "400.0", "MiB", "baseline"]
+
+
+def test_a_speed_in_doubt_is_marked_and_the_doubt_said():
+    busy = [finding("other_cpus_busy", "warn", 1.5, "other processes worked beside the timed steps")]
+    records = [
+        record("bf16", "measurement", 400, validity=busy),
+        record("nf4", "measurement", 100),
+        record("nf4-dq", "plan", 100),
+    ]
+    *_, bf16, nf4, planned, doubt = run_lines(gather(records))
+    assert "50.0 ?" in bf16
+    # The ratio of an undoubted speed to a doubted one is in doubt; the speed itself is not.
+    assert "50.0 " in nf4
+    assert "50.0 ?" not in nf4
+    assert "1.00 x ?" in nf4
+    assert "?" not in planned
+    assert doubt == "? speed in doubt: other processes worked beside the timed steps"
