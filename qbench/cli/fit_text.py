@@ -10,6 +10,7 @@ from qbench.comparison.results import Result, gather, varying_settings
 from qbench.report.terminal.table import GAP, Cells, aligned
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
+from qbench.words.fit_verdict import RETRIED_NOTE, left_text
 from qbench.words.phrases import category_name
 from qbench.words.settings import describe_all, short_model
 
@@ -32,9 +33,6 @@ _TITLES = {
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _RETRIED = " *"
-_RETRIED_NOTE = (
-    "* Fits only after PyTorch empties its cache, which takes time in every step: nothing is left to spare."
-)
 _CHANGES = (
     "Ways to free memory, evaluated one step above the answer: sufficient ones first, then by cost. Each was "
     "planned on its own; 'frees' is reserved memory, 'step time' is relative to no change."
@@ -113,7 +111,7 @@ def _answers(found: Sequence[Largest], labels: Columns, width: int) -> list[str]
 def _answer(largest: Largest) -> list[str]:
     value = "none" if largest.value is None else f"{largest.value:,}"
     room = _fit(largest).headroom_bytes
-    left = format_bytes(room) if room is None or room >= 0 else f"{format_bytes(-room)} short"
+    left = format_bytes(room) if room is None or room >= 0 else left_text(room)
     if _after_retries(largest):
         left = "-"  # What is free once the cache was emptied is no room to spare.
     total = sum(largest.fills.values())
@@ -147,7 +145,7 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
             told = f"one step above cannot be planned ({largest.above.error})."
             notes.append(f"{name}: {told}" if name else told.capitalize())
     if any(map(_after_retries, found)):
-        notes.append(_RETRIED_NOTE)
+        notes.append(RETRIED_NOTE)
     for at, largest in enumerate(found):
         if not largest.is_monotone:
             name = _name(labels, at)

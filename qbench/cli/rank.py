@@ -187,7 +187,7 @@ def _workload_row(workload: Workload) -> dict[str, Any]:
 
 
 def _row_document(row: Ranked) -> dict[str, Any]:
-    from qbench.words.fits import fit_text
+    from qbench.words.fit_verdict import verdict_text
 
     return {
         "gpu": row.gpu.name,
@@ -196,7 +196,7 @@ def _row_document(row: Ranked) -> dict[str, Any]:
         "precision": row.point.precision,
         "seq_len": row.point.train.seq_len,
         "fits": row.fits,
-        "why": fit_text(row.fit),
+        "why": verdict_text(row.fit),
         "step_time_s": row.step_time_s,
         "bound": row.bound,
         "bound_share": row.bound_share,

@@ -12,7 +12,8 @@ from qbench.catalog.prices import cheapest_on_demand
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card, kernel_caveats
-from qbench.planner.hardware import card_of, fit_on
+from qbench.planner.fit_verdict import fit_of
+from qbench.planner.hardware import card_of
 from qbench.planner.times_on_cards import Held, cpu_times, gpu_times
 from qbench.planner.trace import Trace, Tracer, traces
 from qbench.records.calibration import Calibration
@@ -227,18 +228,7 @@ def _needs_other(found: Trace, traced: Trace) -> bool:
 def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> Fit:
     """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
     price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
-    if isinstance(found, StepError):
-        fit = Fit(
-            gpu=gpu.name, fits=False, verdict="unknown", memory_bytes=gpu.memory_bytes, error=str(found)
-        )
-    else:
-        assert found.reserved_bytes is not None
-        context = context_size(card_of(gpu).capability)
-        fit = replace(
-            fit_on(gpu, found.ledger, found.reserved_bytes, context, allocator),
-            peak_allocated_bytes=found.memory.peak_bytes,
-            peak_reserved_bytes=found.reserved_bytes,
-        )
+    fit = fit_of(gpu, found, allocator)
     if price is None:
         return fit
     return replace(fit, usd_per_hour=price.on_demand_usd_per_hour, price_from=f"{price.cloud}, {price.date}")

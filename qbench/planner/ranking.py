@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.hourly_prices import HourlyPrice
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
-from qbench.planner.hardware import card_of, fit_on
+from qbench.planner.fit_verdict import fit_of
+from qbench.planner.hardware import card_of
 from qbench.planner.step_time import Bound, Rates, StepTime, step_time
 from qbench.planner.times_on_cards import rates_of
 from qbench.planner.trace import Trace, traces
@@ -37,18 +37,18 @@ class Ranked:
     """At the longest padded length of the workload."""
     fit: Fit
     """Whether and why the card cannot train this."""
-    step_time_s: float | None
+    step_time_s: float | None = None
     """One optimizer step at the longest padded length; None where the card's rates are not known."""
-    bound: Bound | None
+    bound: Bound | None = None
     """What most of that time goes to: arithmetic, memory traffic or waiting for the host."""
-    bound_share: float | None
+    bound_share: float | None = None
     """Share of that time which goes to it."""
-    hours: float | None
-    hourly_price: HourlyPrice | None
+    hours: float | None = None
+    hourly_price: HourlyPrice | None = None
     """Price of an hour, with its source; None where there is none."""
-    cost_usd: float | None
-    spot_cost_usd: float | None
-    energy_kwh: float | None
+    cost_usd: float | None = None
+    spot_cost_usd: float | None = None
+    energy_kwh: float | None = None
     """At the board's power limit all the time: an upper bound of the card, without its host."""
 
     @property
@@ -90,11 +90,16 @@ def _of_point(point: Point, gpus: Sequence[GpuSpec], workload: Workload, terms: 
     rows = []
     for gpu in gpus:
         found = traced[gpu.name]
-        if isinstance(found, StepError):
-            fit = Fit(gpu=gpu.name, fits=False, verdict="unknown", error=str(found))
-            rows.append(_unranked(gpu, longest, fit, terms))
-        else:
-            rows.append(_row(gpu, longest, found, workload, terms))
+        at_longest = found if isinstance(found, StepError) else found[lengths[-1]]
+        row = Ranked(
+            gpu=gpu,
+            point=longest,
+            fit=fit_of(gpu, at_longest, AllocatorConfig(), finds_shortage=False),
+            hourly_price=terms.hourly_prices.get(gpu.name),
+        )
+        if row.fits and not isinstance(found, StepError):
+            row = _with_times(row, found, workload, terms)
+        rows.append(row)
     return rows
 
 
@@ -129,27 +134,9 @@ def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> di
     return found
 
 
-def _unranked(gpu: GpuSpec, point: Point, fit: Fit, terms: Terms) -> Ranked:
-    return Ranked(
-        gpu=gpu,
-        point=point,
-        fit=fit,
-        step_time_s=None,
-        bound=None,
-        bound_share=None,
-        hours=None,
-        hourly_price=terms.hourly_prices.get(gpu.name),
-        cost_usd=None,
-        spot_cost_usd=None,
-        energy_kwh=None,
-    )
-
-
-def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Workload, terms: Terms) -> Ranked:
-    row = _unranked(gpu, point, _fit(gpu, traces[point.train.seq_len]), terms)
-    if not row.fits:
-        return row
-    rates = rates_of(gpu, terms.calibrations)
+def _with_times(row: Ranked, traces: Mapping[int, Trace], workload: Workload, terms: Terms) -> Ranked:
+    point = row.point
+    rates = rates_of(row.gpu, terms.calibrations)
     times = {length: _timed(traced, rates) for length, traced in traces.items()}
     longest = times[point.train.seq_len]
     if longest is not None:
@@ -164,17 +151,8 @@ def _row(gpu: GpuSpec, point: Point, traces: Mapping[int, Trace], workload: Work
         hours=hours,
         cost_usd=_cost(hours, None if price is None else price.on_demand_usd_per_hour, num_gpus),
         spot_cost_usd=_cost(hours, None if price is None else price.spot_usd_per_hour, num_gpus),
-        energy_kwh=hours * num_gpus * gpu.tdp_w / 1000,
+        energy_kwh=hours * num_gpus * row.gpu.tdp_w / 1000,
     )
-
-
-def _fit(gpu: GpuSpec, traced: Trace) -> Fit:
-    context = context_size(card_of(gpu).capability)
-    assert traced.reserved_bytes is not None
-    if traced.memory.peak_bytes > gpu.memory_bytes - context.least:
-        # Without asking the allocator, who needs at least this much.
-        return Fit(gpu=gpu.name, fits=False, verdict="does not fit", memory_bytes=gpu.memory_bytes)
-    return fit_on(gpu, traced.ledger, traced.reserved_bytes, context, AllocatorConfig())
 
 
 def _timed(traced: Trace, rates: Rates) -> StepTime | None:

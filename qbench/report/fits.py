@@ -14,8 +14,7 @@ from qbench.report.charts.groups import Group, alike, by_precision, conditions, 
 from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
 from qbench.report.table import Draft, Table
 from qbench.report.tables import Numbers, add_settings, record_ranges
-from qbench.units import GIB
-from qbench.words.fits import fit_text, reason_text
+from qbench.words.fit_verdict import reason_text, room_number, verdict_text
 from qbench.words.settings import short_model
 
 MOST_CARDS = 12
@@ -155,7 +154,7 @@ def _map(group: Group, rows: Sequence[tuple[str, str, str]], x_title: str) -> go
     figure = _figure(labels, columns, x_title)
     figure.add_heatmap(
         z=[[_shade(fit) for fit in row] for row in cells],
-        text=[[_text(fit) for fit in row] for row in cells],
+        text=[[room_number(fit) for fit in row] for row in cells],
         customdata=[[_hover(fit) for fit in row] for row in cells],
         hovertemplate="%{x}: %{customdata}<extra></extra>",
         **_look(labels, columns),
@@ -200,18 +199,5 @@ def _shade(fit: Fit | None) -> int | None:
     return 1 if room is not None and memory and room < LITTLE * memory else 2
 
 
-def _text(fit: Fit | None) -> str:
-    """Return the GiB left on a card; a yes or no where the plan says no more."""
-    if fit is None:
-        return ""
-    room = fit.headroom_bytes
-    if room is None:
-        return "fits" if fit.fits else "no"
-    # A plan can fail with room to spare, in fragments or while loading.
-    if not fit.fits and room >= 0:
-        return "no"
-    return f"{room / GIB:.1f}" if abs(room) < 100 * GIB else f"{room / GIB:.0f}"
-
-
 def _hover(fit: Fit | None) -> str:
-    return "not planned" if fit is None else safe(fit_text(fit))
+    return "not planned" if fit is None else safe(verdict_text(fit))

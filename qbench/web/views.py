@@ -19,7 +19,7 @@ from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
 from qbench.web.figures import Bar, memory_chart
 from qbench.web.query import DEFAULTS, FIELDS, Setting, State, command_of, scenario_of
-from qbench.words.fits import reason_text
+from qbench.words.fit_verdict import heading, memory_sentence, reason_text, room_text
 from qbench.words.phrases import category_name
 from qbench.words.settings import short_model
 
@@ -102,26 +102,13 @@ def _fit(record: Record, gpu: str) -> Fit | None:
     return next((fit for fit in record.fits if fit.gpu == gpu), None)
 
 
-_VERDICTS = {
-    "fits": "Fits",
-    "tight": "Tight",
-    "does not fit": "Does not fit",
-    "unknown": "Cannot be judged",
-}
-
-
 def _verdict(setting: Setting, record: Record) -> html.Section:
     fit = next(fit for fit in record.fits if fit.gpu == setting.gpu)
-    needed, memory = format_bytes(record.device_bytes), format_bytes(fit.memory_bytes)
-    said = f"{_VERDICTS[fit.verdict]} on {setting.gpu}"
-    left = f"{format_bytes(abs(fit.headroom_bytes or 0))} {'left' if fit.fits else 'short'} of {memory}"
     reason = reason_text(fit)
-    # What a card forces the allocator to give back is more than the card has, where it has no limit.
-    takes = f"{needed} needed{' without a limit' if reason else ''}"
     values = [(METRICS[name].title, value) for name in FIGURES if (value := _text(record, setting.gpu, name))]
     return html.Section(
         [
-            html.H2([html.Strong(f"{said}:"), f" {left}, {takes}."]),
+            html.H2([html.Strong(f"{heading(fit)}:"), f" {memory_sentence(fit, record.device_bytes)}"]),
             html.P(_described(setting), className="scope"),
             *([html.P(f"On the card: {reason}.", className="note")] if reason else []),
             html.Button("Pin to compare", type="button", **_attributes(data_pin=setting.query)),
@@ -202,7 +189,7 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     columns = list(zip(state.settings, records, strict=True))
     names = [name for name in DEFAULTS if len({setting.texts[name] for setting, _ in columns}) > 1]
     rows = [_row(_title(name), [_short(setting, name) for setting, _ in columns]) for name in names]
-    rows.append(_row("Fits", [_room(_fit(record, setting.gpu)) for setting, record in columns]))
+    rows.append(_row("Fits", [room_text(_fit(record, setting.gpu)) for setting, record in columns]))
     for name in FIGURES:
         cells = [_text(record, setting.gpu, name) for setting, record in columns]
         if any(cells):
@@ -249,15 +236,6 @@ def _head(number: int, setting: Setting) -> html.Th:
 
 def _row(title: str, cells: Sequence[str]) -> html.Tr:
     return html.Tr([html.Th(title, scope="row"), *(html.Td(cell or NOT_AVAILABLE) for cell in cells)])
-
-
-def _room(fit: Fit | None) -> str:
-    if fit is None:
-        return "cannot be planned"
-    room = fit.headroom_bytes
-    if room is None:
-        return "no kernel"
-    return f"{format_bytes(room)} left" if fit.fits else f"no, {format_bytes(-room)} short"
 
 
 def _bytes(size: int | None) -> str:
@@ -337,4 +315,4 @@ def overview_view(setting: Setting, names: Sequence[str], records: Sequence[Reco
 def _fit_cell(fit: Fit | None) -> html.Td:
     if fit is None:
         return html.Td(NOT_AVAILABLE, className="na")
-    return html.Td(_room(fit), className="fits" if fit.fits else "short")
+    return html.Td(room_text(fit), className="fits" if fit.fits else "short")

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from qbench.comparison.results import Result
 from qbench.records.fits import Fit
 from qbench.report.terminal.table import WIDTH, fitted, width
-from qbench.units import GIB, NOT_AVAILABLE, format_seconds
-
-EMPTIED = "tight"
-"""For a plan that a card holds only after the allocator has emptied its cache."""
+from qbench.units import format_seconds
+from qbench.words.fit_verdict import room_in_gib
 
 MOST_GPU_COLUMNS = 2
 """Cards that have a column each in the table of the plans."""
@@ -50,16 +48,10 @@ def gpu_tables(results: Sequence[Result], lead: dict[str, list[str]]) -> list[li
 
 
 def _room(fit: Fit | None, *, with_time: bool) -> str:
-    if fit is None:
-        return NOT_AVAILABLE
-    if fit.headroom_bytes is None:
-        return "no kernel"
-    room = fit.headroom_bytes / GIB
-    if not fit.fits:
-        return f"{-room:.2f} short" if fit.verdict == "does not fit" else f"tight, {-room:.2f} short"
-    # What is left once the allocator has emptied its cache is no room to spare.
-    said = EMPTIED if fit.num_alloc_retries else f"{room:.2f} left"
-    return f"{said}, {format_seconds(fit.step_time_s)}" if with_time and fit.step_time_s is not None else said
+    said = room_in_gib(fit)
+    if not with_time or fit is None or not fit.fits or fit.step_time_s is None:
+        return said
+    return f"{said}, {format_seconds(fit.step_time_s)}"
 
 
 def _smallest(fits: Iterable[Fit]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from qbench.catalog.gpus import gpus
 from qbench.comparison.results import Result, caveats, gather, varying_settings
-from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.parts import TimeParts
 from qbench.records.record import Record
@@ -15,7 +14,7 @@ from qbench.report.terminal.table import GAP, WIDTH, Cells, aligned, fitted
 from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
 from qbench.words.basis import basis
-from qbench.words.fits import reason_text
+from qbench.words.fit_verdict import verdict_line
 from qbench.words.phrases import category_name
 from qbench.words.settings import describe_training, other_settings, short_model
 
@@ -205,7 +204,7 @@ def _params(count: int) -> str:
 def _cards(result: Result) -> list[Cells]:
     """Return the cards that were asked about, or the smallest of the catalog that holds the plan."""
     asked: list[Cells] = [
-        (fit.gpu, format_bytes(fit.memory_bytes), _verdict(fit, result.value("peak_allocated_bytes")))
+        (fit.gpu, format_bytes(fit.memory_bytes), verdict_line(fit, result.value("peak_allocated_bytes")))
         for fit in result.fits
     ]
     needed = result.value("device_bytes")
@@ -218,28 +217,6 @@ def _cards(result: Result) -> list[Cells]:
     left = format_bytes(smallest.memory_bytes - needed)
     text = f"the smallest of the catalog that holds it, {left} left; name others with --gpu"
     return [(smallest.name, format_bytes(smallest.memory_bytes), text)]
-
-
-def _verdict(fit: Fit, peak_bytes: float | None) -> str:
-    if fit.verdict == "unknown":
-        return "has no kernel for this"
-    room, reason = fit.headroom_bytes, reason_text(fit)
-    said: str = "fits" if fit.fits else fit.verdict
-    if fit.fits and fit.num_alloc_retries:
-        said += " only after the allocator has emptied its cache, which takes time in every step"
-    elif room is not None and fit.fits:
-        said += f", {format_bytes(room)} left"
-    elif room is not None and room < 0:
-        # With no limit, that is: an allocation fails before, for less. It may also fail in fragments.
-        said += f", would reserve {format_bytes(-room)} more than it has"
-    if reason and not fit.fits:
-        said += f" ({reason})"
-    if fit.peak_allocated_bytes not in (None, peak_bytes):
-        said += f"; peak allocated {format_bytes(fit.peak_allocated_bytes)}"
-    if fit.fits and fit.step_time_s is not None:
-        said += f"; {format_seconds(fit.step_time_s)} a step"
-    priced = fit.fits and fit.usd_per_hour is not None
-    return f"{said}; from ${fit.usd_per_hour:.2f}/h" if priced else said
 
 
 def _skipped(result: Result) -> list[Cells]:

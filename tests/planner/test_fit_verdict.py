@@ -11,7 +11,8 @@ from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.memory.allocator.caching import AllocatorConfig, replay
 from qbench.memory.history.ledger import Allocation
 from qbench.memory.kernels.choices import Capability, Card
-from qbench.planner.hardware import card_of, fit_on, library_buffers
+from qbench.planner.fit_verdict import fit_on
+from qbench.planner.hardware import card_of, library_buffers
 from qbench.records.fits import Fit
 from qbench.units import MIB
 
