@@ -15,25 +15,26 @@ if TYPE_CHECKING:
     from qbench.runs.null_grid import GridResult
 
 
-def validate_null(out: Path, python: str | None, as_json: bool) -> int:
-    """Run the grid and write its report into a folder; return 0.
+def validate_null(out: Path, python: str | None, every: int, as_json: bool) -> int:
+    """Run one point out of `every` of the grid and write a report into a folder; return 0.
 
-    The command goes on in a Python with a CUDA build of torch, and there in a process that has the shim.
-    Raises QbenchError where either cannot be had.
+    What the null GPU measured is kept there, so that a second run only makes the plans anew. The command goes
+    on in a Python with a CUDA build of torch, and there in a process that has the shim. Raises QbenchError
+    where either cannot be had.
     """
     _move_to_null_gpu(python)
     from qbench.records.software import library_versions
     from qbench.report.null_grid import summary_table, write_null_grid
     from qbench.runs.null_grid import grid_rows, run_grid
 
-    rows, found = grid_rows(), []
+    rows, found = grid_rows(every), []
     versions = {name: version for name, version in library_versions().items() if version}
     environment = ", ".join(f"{name} {version}" for name, version in versions.items())
     path = out / "null_grid.md"
-    for number, result in enumerate(run_grid(rows), 1):
+    for number, result in enumerate(run_grid(rows, out), 1):
         found.append(_row(result))
         print_note(f"[{number}/{len(rows)}] {result.row.gpu} {result.row.point.label}: {_difference(result)}")
-        path = write_null_grid(found, environment, out)
+        path = write_null_grid(found, environment, len(grid_rows()), out)
     if as_json:
         print_json({"versions": versions, "points": found})
         return 0

@@ -18,6 +18,9 @@ def validate_command(
         bool,
         typer.Option("--null", help="Run the grid of points on null GPUs instead, and compare its plans."),
     ] = False,
+    every: Annotated[
+        int, typer.Option(min=1, help="Run one point out of so many of the grid, for --null.")
+    ] = 1,
     python: Annotated[str | None, typer.Option(help="Python with a CUDA build of torch, for --null.")] = None,
     out: Annotated[
         Path | None,
@@ -29,7 +32,7 @@ def validate_command(
     if null:
         from qbench.cli.null_grid import validate_null
 
-        return validate_null(out or Path("reports/nullgpu"), python, as_json)
+        return validate_null(out or Path("reports/nullgpu"), python, every, as_json)
     from qbench.records.store import read_records
 
     stored = {str(run): read_records(run) for run in runs or []}

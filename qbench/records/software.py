@@ -39,11 +39,14 @@ def _version(name: str) -> str | None:
 
 
 @functools.cache
-def code_id() -> str:
-    """Return twelve hexadecimal digits of the source that makes numbers: equal code, equal digits."""
+def code_id(parts: tuple[str, ...] = _CODE_THAT_MOVES_NUMBERS) -> str:
+    """Return twelve hexadecimal digits of the source that makes numbers: equal code, equal digits.
+
+    `parts` are folders and files of qbench; by default all that any plan or measurement goes through.
+    """
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for name in _CODE_THAT_MOVES_NUMBERS:
+    for name in parts:
         place = package / name
         files = place.rglob("*") if place.is_dir() else (place,)
         for path in sorted(file for file in files if file.suffix in _SUFFIXES):

@@ -42,12 +42,15 @@ REASONS: tuple[Reason, ...] = (
 )
 
 
-def write_null_grid(rows: Sequence[Row], environment: str, out: Path) -> Path:
-    """Write null_grid.md and null_grid.csv into a folder; return the path of the first."""
+def write_null_grid(rows: Sequence[Row], environment: str, total: int, out: Path) -> Path:
+    """Write null_grid.md and null_grid.csv into a folder; return the path of the first.
+
+    `total` is the number of points in the grid, of which `rows` may be some.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "null_grid.csv", rows_csv(list(rows)))
     path = out / "null_grid.md"
-    write_whole(path, "\n".join(_lines(rows, environment)) + "\n")
+    write_whole(path, "\n".join(_lines(rows, environment, total)) + "\n")
     return path
 
 
@@ -68,7 +71,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
     return Table(columns=columns, rows=tuple(found))
 
 
-def _lines(rows: Sequence[Row], environment: str) -> Iterator[str]:
+def _lines(rows: Sequence[Row], environment: str, total: int) -> Iterator[str]:
     yield "# Plans beside the null GPU"
     yield ""
     yield (
@@ -76,7 +79,7 @@ def _lines(rows: Sequence[Row], environment: str) -> Iterator[str]:
         "No figure here was measured on a GPU. `qbench validate --null` repeats it."
     )
     yield ""
-    yield f"Both with {escaped(environment)}."
+    yield f"{len(rows)} of the grid's {total} points, both with {escaped(environment)}."
     yield ""
     yield table_text(summary_table(rows))
     yield ""

@@ -6,23 +6,27 @@ card of the catalog, makes two steps, and plans the same point.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.catalog.rows import catalog_rows, yes_or_no
 from qbench.errors import StepError
+from qbench.measure.null_steps import FIGURES, STEPS, measure_steps, steps_environment
+from qbench.measure.runner import record_of
+from qbench.measure.task import Measurement, Task, measurement_from_json
 from qbench.nullgpu.environment import card_environment
-from qbench.scenario.schema import Point
-
-FIGURES = ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
-
-_STEPS = 2
+from qbench.records.facts import Facts, facts, facts_of
+from qbench.records.metrics import scalar
+from qbench.records.record import Record, run_id_of
+from qbench.records.store import each_record, open_store
+from qbench.scenario.schema import MeasureSettings, Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,12 @@ class GridRow:
         return Point.model_validate(
             {"model": self.model, "precision": self.precision, "lora": lora, "train": train}
         )
+
+    @property
+    def task(self) -> Task:
+        """The measurement of the point."""
+        settings = MeasureSettings(warmup_steps=0, steps=STEPS)
+        return Task(point=self.point, device="null", settings=settings, repeat=0, gpu=self.gpu)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,18 +106,47 @@ class GridResult:
         return same and not any(self.differences.values())
 
 
-def grid_rows() -> tuple[GridRow, ...]:
-    """Return the rows of the grid."""
+def grid_rows(every: int = 1) -> tuple[GridRow, ...]:
+    """Return the rows of the grid, or one out of so many."""
     numbers: dict[str, Callable[[str], object]] = dict.fromkeys(("r", "seq_len", "batch"), int)
-    return catalog_rows("null_grid.csv", GridRow, checkpointing=yes_or_no, lora_dropout=float, **numbers)
+    rows = catalog_rows("null_grid.csv", GridRow, checkpointing=yes_or_no, lora_dropout=float, **numbers)
+    return rows[::every]
 
 
-def run_grid(rows: tuple[GridRow, ...]) -> Iterator[GridResult]:
-    """Yield the result of each row. This process must have the shim and not have used CUDA."""
+def run_grid(rows: Sequence[GridRow], folder: Path) -> Iterator[GridResult]:
+    """Yield the result of each row. This process must have the shim and not have used CUDA.
+
+    What is measured is kept in the run folder, and not measured again there by the same code, libraries and
+    settings; plans are always made anew. Raises RecordError when the folder cannot be read or written.
+    """
     _load_libraries()
-    for row in rows:
-        planned, on_null = _in_child(row)
-        yield GridResult(row=row, planned=planned, on_null=on_null)
+    run_id = run_id_of("null-grid")
+    with open_store(folder) as store:
+        kept = _kept(folder)
+        for row in rows:
+            record = kept.get((row.point.point_id, row.gpu))
+            planned, measured = _in_child(row, has_measurement=record is not None)
+            if record is None:
+                record = record_of(row.task, measured or Measurement(outcome="crashed"), run_id)
+                store.append(record)
+            yield GridResult(row=row, planned=planned, on_null=_answer(record))
+
+
+def _kept(folder: Path) -> dict[tuple[str, str | None], Record]:
+    """Return by point and card the measurements in a folder that still count."""
+    return {
+        (record.point_id, record.card): record
+        for record in each_record(folder)
+        if record.outcome != "crashed"
+        and record.card is not None
+        and facts_of(record).standing == _facts(record.card).standing
+    }
+
+
+@functools.cache
+def _facts(card: str) -> Facts:
+    """Return what a measurement made now would stand on."""
+    return facts("measurement", steps_environment(card), {"protocol": {"warmup_steps": 0, "steps": STEPS}})
 
 
 def _load_libraries() -> None:
@@ -119,73 +158,44 @@ def _load_libraries() -> None:
     gc.freeze()
 
 
-def _in_child(row: GridRow) -> tuple[Answer, Answer]:
+def _in_child(row: GridRow, *, has_measurement: bool) -> tuple[Answer, Measurement | None]:
+    """Return the plan of a row and, unless there is one, its measurement; None where the child crashed."""
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receiver)
         with os.fdopen(sender, "w") as answers:
-            answers.write(json.dumps([asdict(answer) for answer in _answers(row)]))
+            gpu = find_gpu(row.gpu)
+            os.environ.update(card_environment(gpu))
+            measured = "" if has_measurement else measure_steps(row.point, row.gpu).to_json()
+            answers.write(f"{measured}\n{json.dumps(asdict(_attempted(row.point, gpu)))}\n")
         os._exit(0)
     os.close(sender)
     with os.fdopen(receiver) as answers:
-        text = answers.read()
+        lines = answers.read().splitlines()
     os.waitpid(child, 0)
-    if not text:
-        crashed = Answer(outcome="crashed", figures={})
-        return crashed, crashed
-    planned, on_null = (Answer(**answer) for answer in json.loads(text))
-    return planned, on_null
+    if len(lines) != 2:
+        return Answer(outcome="crashed", figures={}), None
+    return Answer(**json.loads(lines[1])), measurement_from_json(lines[0]) if lines[0] else None
 
 
-def _answers(row: GridRow) -> tuple[Answer, Answer]:
-    gpu = find_gpu(row.gpu)
-    os.environ.update(card_environment(gpu))
-    on_null = _attempted(lambda: _measured(row.point))
-    return _attempted(lambda: _planned(row.point, gpu)), on_null
+def _answer(record: Record) -> Answer:
+    """Return what a measurement answers."""
+    if record.outcome == "ok":
+        return Answer(outcome="ok", figures={name: int(scalar(record, name) or 0) for name in FIGURES})
+    if record.outcome == "oom" and record.oom is not None:
+        requested, free = record.oom.get("requested_bytes") or 0, record.oom.get("free_bytes") or 0
+        figures = {"requested_bytes": requested, "free_bytes": free}
+        return Answer(outcome="oom", figures=figures, phase=record.oom.get("phase"))
+    refused = record.outcome == "error"
+    return Answer(outcome="refused" if refused else "crashed", figures={}, reason=record.error)
 
 
-def _attempted(work: Callable[[], Answer]) -> Answer:
+def _attempted(point: Point, gpu: GpuSpec) -> Answer:
     try:
-        return work()
+        return _planned(point, gpu)
     except StepError as error:
         return Answer(outcome="refused", figures={}, reason=str(error))
-    except RuntimeError as error:
-        # What a library has no kernel for, it says by an error of this class.
-        return Answer(outcome="refused", figures={}, reason=f"{type(error).__name__}: {error}"[:300])
-
-
-def _measured(point: Point) -> Answer:
-    """Return what the allocator counts over loading and two steps, or how it ran out of memory."""
-    import torch
-
-    from qbench.step.training_step import build_step
-
-    torch.cuda.init()
-    phase = "load"
-    shortage: dict[str, int] = {}
-    c_torch: Any = torch._C
-
-    def on_shortage(device: int, requested: int, total: int, free: int) -> None:
-        shortage.update(requested_bytes=requested, free_bytes=free)
-
-    def on_phase(name: str) -> None:
-        nonlocal phase
-        phase = name
-
-    c_torch._cuda_attach_out_of_memory_observer(on_shortage)
-    try:
-        step = build_step(point, "cuda")
-        gc.collect()
-        static_bytes = torch.cuda.memory_allocated()
-        step.on_phase = on_phase
-        gc.disable()
-        for _ in range(_STEPS):
-            step.run().item()
-    except torch.OutOfMemoryError:
-        return Answer(outcome="oom", figures=shortage, phase=phase)
-    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return Answer(outcome="ok", figures=dict(zip(FIGURES, (static_bytes, *peaks), strict=True)))
 
 
 def _planned(point: Point, gpu: GpuSpec) -> Answer:

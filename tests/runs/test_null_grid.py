@@ -51,6 +51,7 @@ def test_the_report_says_that_no_gpu_measured_it(tmp_path: Path) -> None:
     rows[1] |= {"null_peak_reserved_bytes": 1250, "is_equal": False, "difference": "peak_reserved_bytes +250"}
     # 250 of 1250 bytes.
     assert summary_table(rows).rows[2] == ("peak_reserved_bytes", 2, 1, "20.000 %")
-    text = write_null_grid(rows, "torch 2.13", tmp_path).read_text(encoding="utf-8")
+    text = write_null_grid(rows, "torch 2.13", 268, tmp_path).read_text(encoding="utf-8")
     assert "No figure here was measured on a GPU" in text
     assert "peak_reserved_bytes +250" in text
+    assert "2 of the grid's 268 points" in text
