@@ -163,13 +163,15 @@ def _in_child(row: GridRow, *, has_measurement: bool) -> tuple[Answer, Measureme
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(receiver)
-        with os.fdopen(sender, "w") as answers:
-            gpu = find_gpu(row.gpu)
-            os.environ.update(card_environment(gpu))
-            measured = "" if has_measurement else measure_steps(row.point, row.gpu).to_json()
-            answers.write(f"{measured}\n{json.dumps(asdict(_attempted(row.point, gpu)))}\n")
-        os._exit(0)
+        try:
+            os.close(receiver)
+            with os.fdopen(sender, "w") as answers:
+                gpu = find_gpu(row.gpu)
+                os.environ.update(card_environment(gpu))
+                measured = "" if has_measurement else measure_steps(row.point, row.gpu).to_json()
+                answers.write(f"{measured}\n{json.dumps(asdict(_attempted(row.point, gpu)))}\n")
+        finally:  # Whatever happens, this copy of the process never goes on with its caller's work.
+            os._exit(0)
     os.close(sender)
     with os.fdopen(receiver) as answers:
         lines = answers.read().splitlines()

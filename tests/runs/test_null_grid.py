@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from qbench.catalog.gpus import find_gpu
+from qbench.measure.null_steps import steps_environment
+from qbench.measure.runner import record_of
+from qbench.measure.task import Measurement
+from qbench.records.parts import Environment
+from qbench.records.record import Record
+from qbench.records.store import open_store
 from qbench.report.null_grid import summary_table, write_null_grid
-from qbench.runs.null_grid import Answer, GridResult, grid_rows
+from qbench.runs.null_grid import Answer, GridResult, GridRow, _kept, grid_rows
 
 
 def answer(outcome: str = "ok", phase: str | None = None, **figures: int) -> Answer:
@@ -23,6 +30,29 @@ def test_the_grid_covers_what_moves_memory() -> None:
     assert {row.r for row in rows} == {8, 16, 32, 64}
     assert {row.seq_len for row in rows} == {512, 1024, 2048, 4096}
     assert all(row.point.train.seq_len == row.seq_len for row in rows)
+
+
+def test_a_share_of_the_grid_has_every_card_and_precision() -> None:
+    rows = grid_rows(every=10)
+    assert rows == grid_rows()[::10]
+    assert {row.gpu for row in rows} == {row.gpu for row in grid_rows()}
+    assert {row.precision for row in rows} == {row.precision for row in grid_rows()}
+
+
+def measured(row: GridRow, **other: Environment | str) -> Record:
+    environment: Environment = {**steps_environment(row.gpu), **other}  # type: ignore[typeddict-item]
+    return record_of(row.task, Measurement(outcome="ok", environment=environment), "test")
+
+
+def test_what_was_measured_counts_as_long_as_code_and_libraries_are_the_same(tmp_path: Path) -> None:
+    row, other_code, other_torch, crashed = grid_rows()[:4]
+    versions = {**(steps_environment(other_torch.gpu)["versions"] or {}), "torch": "1.0"}
+    with open_store(tmp_path) as store:
+        store.append(measured(row))
+        store.append(measured(other_code, code_id="of other code"))
+        store.append(measured(other_torch, versions=versions))  # type: ignore[arg-type]
+        store.append(replace(measured(crashed), outcome="crashed"))
+    assert list(_kept(tmp_path)) == [(row.point.point_id, row.gpu)]
 
 
 def test_answers_are_equal_by_outcome_phase_and_bytes() -> None:
