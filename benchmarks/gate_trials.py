@@ -30,19 +30,19 @@ from qbench.cli.gate import DEFAULT_PROCESSES
 from qbench.comparison.check import check
 from qbench.comparison.intervals import processes_needed
 from qbench.comparison.noise import cautious, noise_of
-from qbench.comparison.sequential import Pair, Rule, looks, paired_ratio, pairs_needed, pairs_of
-from qbench.comparison.verdicts import MIN_EFFECT, WANTED_EFFECT, Verdict
+from qbench.comparison.sequential import Pair, StoppingRule, looks, paired_ratio, pairs_needed, pairs_of
+from qbench.comparison.verdicts import MIN_EFFECT, WANTED_EFFECT, CheckVerdict
 from qbench.records.record import Record
 
 BLOCK = 4
 KINDS = ("same", "5 %", "8 %", "15 %")
 CHECK_SIZES = (2, 3, 5, 10)
-VERDICTS: tuple[Verdict, ...] = ("worse", "better", "ambiguous", "same")
+VERDICTS: tuple[CheckVerdict, ...] = ("worse", "better", "ambiguous", "same")
 
 Line = dict[str, Any]
 Rounds = list[dict[str, tuple[Line, Line]]]
 """Of one session, in the order of time: by kind the pair of processes."""
-Trial = Callable[[random.Random], tuple[Verdict, int]]
+Trial = Callable[[random.Random], tuple[CheckVerdict, int]]
 """Returns a verdict and how many processes a side it took."""
 
 
@@ -124,7 +124,7 @@ def gate_trial(pool: Pool, kind: str, most: int, factor: float = 1.0) -> Trial:
         if session
     ]
 
-    def trial(source: random.Random) -> tuple[Verdict, int]:
+    def trial(source: random.Random) -> tuple[CheckVerdict, int]:
         drawn: list[tuple[Line, Line]] = []
         while len(drawn) < most:
             session, at = source.choice(starts)
@@ -135,7 +135,7 @@ def gate_trial(pool: Pool, kind: str, most: int, factor: float = 1.0) -> Trial:
                 drawn += [(b, a) for a, b in half] if swapped else half
         before = _records([pair[0] for pair in drawn[:most]])
         now = _records([_slower(pair[1], factor) for pair in drawn[:most]])
-        pairs, rule = pairs_of(before, now, "step_time_s"), Rule(most=most)
+        pairs, rule = pairs_of(before, now, "step_time_s"), StoppingRule(most=most)
         for look in looks(most):
             verdict = rule.judge(pairs[:look], "step_time_s", ended=look == most).verdict
             if verdict != "ambiguous":
@@ -155,7 +155,7 @@ def check_trial(pool: Pool, kind: str, count: int) -> Trial:
     now_pool = [[each[kind][1] for each in session] for session in pool.sessions]
     now_pool = before_pool if kind == "same" else [lines for lines in now_pool if len(lines) >= count]
 
-    def trial(source: random.Random) -> tuple[Verdict, int]:
+    def trial(source: random.Random) -> tuple[CheckVerdict, int]:
         before = _window(source, before_pool, count)
         now = _window(source, now_pool, count)
         while {id(line) for line in before} & {id(line) for line in now}:
@@ -171,7 +171,7 @@ def _window(source: random.Random, sessions: list[list[Line]], count: int) -> li
     return lines[at : at + count]
 
 
-def _speed(findings: Sequence[Any]) -> Verdict:
+def _speed(findings: Sequence[Any]) -> CheckVerdict:
     return next(finding.verdict for finding in findings if finding.metric == "step_time_s")
 
 
@@ -182,7 +182,7 @@ class Row:
     tool: str
     most: str
     kind: str
-    seen: Counter[Verdict]
+    seen: Counter[CheckVerdict]
     processes: float
     """Mean a side."""
 
@@ -219,7 +219,7 @@ def _row(tool: str, most: str, kind: str, trial: Trial, trials: int) -> Row:
 def memory_row(pool: Pool) -> str:
     """Return what check says of each process with planted memory against each without, as a sentence."""
     sizes = [each["memory"] for session in pool.sessions for each in session if "memory" in each]
-    found: Counter[Verdict] = Counter()
+    found: Counter[CheckVerdict] = Counter()
     for a, b in sizes:
         findings = check(_records([a]), _records([b])).findings
         found.update(finding.verdict for finding in findings if finding.metric == "peak_allocated_bytes")
@@ -276,7 +276,7 @@ and bursts stay. They are not as many independent experiments, and a gate may ta
 The error that the gate leaves to noise which is not as assumed, and the two factors of `check` (ALIKE and
 FLOOR in comparison/intervals.py), were chosen by the first 300 of these processes.
 
-Verdicts are those of `Rule.judge` (comparison/sequential.py) and of `check`, as users get them.
+Verdicts are those of `StoppingRule.judge` (comparison/sequential.py) and of `check`, as users get them.
 Repeat: `python -m benchmarks.gate_trials --out {out}`; `--collect 210` adds processes.
 
 Wanted: of equal code at most 1 % worse or better; 8 % and more found in 95 % within the default budget, 5 %

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qbench.cli.console import print_error, print_note
 
 if TYPE_CHECKING:
-    from qbench.measure.diagnostics import Wanted
+    from qbench.measure.diagnostics import Diagnostics
     from qbench.measure.runner import Executor
     from qbench.scenario.schema import Device, Point
 
@@ -17,7 +17,7 @@ def diagnose_points(
     points: tuple[Point, ...],
     device: Device,
     folder: Path,
-    wanted: Wanted,
+    wanted: Diagnostics,
     executor: Executor,
     timeout_s: float,
 ) -> None:

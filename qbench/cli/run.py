@@ -122,9 +122,9 @@ def _diagnose(
     wanted: tuple[bool, bool],
 ) -> None:
     from qbench.cli.diagnose import diagnose_points
-    from qbench.measure.diagnostics import Wanted
+    from qbench.measure.diagnostics import Diagnostics
 
-    asked = Wanted(memory_snapshot=wanted[0], profile=wanted[1])
+    asked = Diagnostics(memory_snapshot=wanted[0], profile=wanted[1])
     diagnose_points(points, device, folder, asked, executor, scenario.measure.timeout_s)
 
 

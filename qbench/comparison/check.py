@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from qbench.comparison.comparability import changed_since, differing, like, newest
 from qbench.comparison.results import Result, gather, oldest_first
-from qbench.comparison.values import Values, kind_of, reading_of, values_of
-from qbench.comparison.verdicts import Judgement, Reason, Tolerance, Unlike, Verdict, judge
+from qbench.comparison.values import Values, kind_of, metric_values, values_of
+from qbench.comparison.verdicts import CheckVerdict, Judgement, Reason, Tolerance, Unlike, judge
 from qbench.errors import NotComparableError, shown
 from qbench.records.metrics import Gate
 from qbench.records.record import Kind, Record
@@ -24,9 +24,9 @@ from qbench.scenario.schema import Point
 _RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
 """Speeds that are one number told twice."""
 
-FAILING: tuple[Verdict, ...] = ("worse", "changed", "missing")
+FAILING: tuple[CheckVerdict, ...] = ("worse", "changed", "missing")
 
-FAILING_STRICTLY: tuple[Verdict, ...] = (*FAILING, "ambiguous", "new")
+FAILING_STRICTLY: tuple[CheckVerdict, ...] = (*FAILING, "ambiguous", "new")
 """What a strict check fails on: also what was not decided, and what no baseline holds."""
 
 
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
     device: str | None
     metric: str
     """A metric of the registry, a category of its breakdown, a fact, outcome, or 'point' for all of it."""
-    verdict: Verdict
+    verdict: CheckVerdict
     unit: str = ""
     baseline: float | str | None = None
     run: float | str | None = None
@@ -85,7 +85,7 @@ class Check:
         object.__setattr__(self, "told", told)
 
     @property
-    def verdicts(self) -> Counter[Verdict]:
+    def verdicts(self) -> Counter[CheckVerdict]:
         """Findings that count, by verdict."""
         return Counter([finding.verdict for finding in self.findings if finding.gated])
 
@@ -256,7 +256,7 @@ class _Checker:
         result: Result,
         metric: str,
         *,
-        verdict: Verdict,
+        verdict: CheckVerdict,
         baseline: str | None = None,
         run: str | None = None,
         reason: Reason | None = None,
@@ -289,7 +289,7 @@ def _judged(
         return Judgement(verdict="not comparable", reason="no valid baseline")
     if was is None or has is None:
         return Judgement(verdict="new" if was is None else "missing")
-    return judge(reading_of(before, name, was), reading_of(now, name, has), tolerance)
+    return judge(metric_values(before, name, was), metric_values(now, name, has), tolerance)
 
 
 def _middle(values: Values | None) -> float | str | None:
@@ -305,7 +305,7 @@ def _outcomes(result: Result) -> list[str]:
     return [record.outcome for record in result.records]
 
 
-def _judge_outcome(before: Counter[str], now: Counter[str]) -> Verdict:
+def _judge_outcome(before: Counter[str], now: Counter[str]) -> CheckVerdict:
     """Return what the outcomes of a point's processes, by number, say against those of the baseline's."""
     if not now.keys() <= {"ok", "oom"}:
         return "worse"  # Nothing was held against anything, whatever the baseline has.

@@ -98,7 +98,7 @@ def _visible_with(count: int, deviation: float, min_effect: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class StoppingRule:
     """When a point is decided."""
 
     most: int
@@ -145,7 +145,7 @@ def _by_repeat(records: Iterable[Record], metric: str) -> dict[Any, float]:
 def check_pairs(
     baseline: Sequence[Record],
     run: Sequence[Record],
-    rule: Rule,
+    rule: StoppingRule,
     *,
     ended: bool = False,
     tolerances: Mapping[str, Tolerance] | None = None,
@@ -191,7 +191,7 @@ def _with_error(finding: Finding, baseline: Sequence[Record], run: Sequence[Reco
 
 
 def _judged_anew(
-    finding: Finding, baseline: Sequence[Record], run: Sequence[Record], rule: Rule, ended: bool
+    finding: Finding, baseline: Sequence[Record], run: Sequence[Record], rule: StoppingRule, ended: bool
 ) -> Finding:
     judged = rule.judge(pairs_of(baseline, run, finding.metric), finding.metric, ended=ended)
     return finding._replace(

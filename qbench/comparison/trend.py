@@ -16,7 +16,7 @@ from typing import Any
 
 from qbench.comparison.methods import Difference, changed
 from qbench.comparison.results import number_of
-from qbench.comparison.verdicts import MIN_EFFECT, NEAR
+from qbench.comparison.verdicts import MIN_EFFECT, NEAR, CheckVerdict, directed
 from qbench.errors import QbenchError
 from qbench.records.metrics import METRICS
 from qbench.records.record import Kind, Record
@@ -34,8 +34,8 @@ WINDOW = 50
 """Runs that Otava looks at together; its own default."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+@dataclass(frozen=True, slots=True)
+class RunValue:
     """What one run says."""
 
     run_id: str
@@ -51,11 +51,11 @@ class ChangePoint:
     """A step of the level between two runs."""
 
     index: int
-    """Sample that is the first of the new level."""
+    """Place of the first run of the new level."""
     before: float
     after: float
     """Medians of the levels on either side, to the next change points."""
-    verdict: str
+    direction: CheckVerdict
     """better, worse or changed."""
     software: tuple[Difference, ...]
     """Versions and code that differ between the two runs; empty where nothing is known to."""
@@ -66,7 +66,7 @@ class ChangePoint:
         return self.after / self.before - 1 if self.before else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Series:
     """One metric of one point on one machine, run by run."""
 
@@ -77,7 +77,7 @@ class Series:
     """Name of the device; of a plan the compute capability or, where a number is of speed, the card."""
     metric: str
     unit: str
-    samples: tuple[Sample, ...]
+    runs: tuple[RunValue, ...]
     """In order of time."""
     changes: tuple[ChangePoint, ...]
 
@@ -99,21 +99,12 @@ def trend(
             group = (record.point, record.kind, record.device, _machine(record, metric), metric)
             groups.setdefault(group, {}).setdefault(record.run_id, []).append(record)
     found = []
-    for (point, kind, device, machine, metric), runs in groups.items():
-        samples = _samples(runs, metric)
-        if len(samples) >= FEWEST_RUNS:
-            found.append(
-                Series(
-                    point=point,
-                    kind=kind,
-                    device=device,
-                    machine=machine,
-                    metric=metric,
-                    unit=METRICS[metric].unit,
-                    samples=samples,
-                    changes=_changes(metric, samples) if find_changes else (),
-                )
-            )
+    for (point, kind, device, machine, metric), by_run in groups.items():
+        runs = _run_values(by_run, metric)
+        if len(runs) >= FEWEST_RUNS:
+            changes = _changes(metric, runs) if find_changes else ()
+            unit = METRICS[metric].unit
+            found.append(Series(point, kind, device, machine, metric, unit, runs, changes))
     return found
 
 
@@ -126,21 +117,14 @@ def _machine(record: Record, metric: str) -> str:
     return f"compute capability {'.'.join(map(str, capability))}" if capability else ""
 
 
-def _samples(runs: dict[str, list[Record]], metric: str) -> tuple[Sample, ...]:
-    samples = []
-    for run_id, records in runs.items():
+def _run_values(by_run: dict[str, list[Record]], metric: str) -> tuple[RunValue, ...]:
+    found = []
+    for run_id, records in by_run.items():
         values = [value for record in records if (value := number_of(record, metric)) is not None]
         if values:
             first = min(records, key=lambda record: record.created_at)
-            samples.append(
-                Sample(
-                    run_id=run_id,
-                    created_at=first.created_at,
-                    value=statistics.median(values),
-                    software=_software(first),
-                )
-            )
-    return tuple(sorted(samples, key=lambda sample: (sample.created_at, sample.run_id)))
+            found.append(RunValue(run_id, first.created_at, statistics.median(values), _software(first)))
+    return tuple(sorted(found, key=lambda run: (run.created_at, run.run_id)))
 
 
 def _software(record: Record) -> tuple[tuple[str, str], ...]:
@@ -148,22 +132,21 @@ def _software(record: Record) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(value)) for name, value in known.items() if value is not None)
 
 
-def _changes(metric: str, samples: Sequence[Sample]) -> tuple[ChangePoint, ...]:
+def _changes(metric: str, runs: Sequence[RunValue]) -> tuple[ChangePoint, ...]:
     row = METRICS[metric]
     least = MIN_EFFECT if row.gate == "statistical" else NEAR.relative
-    places = _steps([sample.value for sample in samples], least)
-    edges = [0, *places, len(samples)]
+    places = _steps([run.value for run in runs], least)
+    edges = [0, *places, len(runs)]
     levels = [
-        statistics.median(sample.value for sample in samples[start:end])
-        for start, end in itertools.pairwise(edges)
+        statistics.median(run.value for run in runs[start:end]) for start, end in itertools.pairwise(edges)
     ]
     return tuple(
         ChangePoint(
             index=index,
             before=before,
             after=after,
-            verdict=_verdict(after > before, row.better),
-            software=_moved(samples[index - 1], samples[index]),
+            direction=directed(after > before, row.better),
+            software=_moved(runs[index - 1], runs[index]),
         )
         for index, before, after in zip(places, levels, levels[1:], strict=False)
     )
@@ -186,11 +169,5 @@ def _steps(values: list[float], least: float) -> list[int]:
     return [int(point.index) for point in found]
 
 
-def _verdict(grew: bool, better: str) -> str:
-    if better == "neither":
-        return "changed"
-    return "worse" if grew == (better == "lower") else "better"
-
-
-def _moved(before: Sample, after: Sample) -> tuple[Difference, ...]:
+def _moved(before: RunValue, after: RunValue) -> tuple[Difference, ...]:
     return tuple(changed(dict(before.software), dict(after.software)))

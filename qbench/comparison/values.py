@@ -25,7 +25,7 @@ _NUMERIC = frozenset(SCALARS)
 _FACT_PATHS = tuple((fact.name, fact.path) for fact in FACTS)
 
 
-class Reading(NamedTuple):
+class MetricValues(NamedTuple):
     """One metric, fact or category of a result."""
 
     name: str
@@ -89,13 +89,13 @@ def kind_of(name: str, kind: Kind) -> tuple[str, Better, Gate]:
     return row.unit, row.better, "report" if planned else row.gate
 
 
-def reading_of(result: Result, name: str, values: Values) -> Reading:
+def metric_values(result: Result, name: str, values: Values) -> MetricValues:
     """Return values of a result with all that is needed to judge them."""
     unit, better, gate = kind_of(name, result.kind)
     whole = _peak(result.completed) if name.startswith("breakdown_bytes.") else None
     # One process says nothing of the noise, whatever its steps do.
     within = _within(result.completed, name) if gate == "statistical" and len(values) > 1 else 0.0
-    return Reading(name, unit, better, gate, values, whole, within)
+    return MetricValues(name, unit, better, gate, values, whole, within)
 
 
 def _peak(completed: Sequence[Record]) -> float | None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES, LogRatio, log_ratio, processes_needed
-from qbench.comparison.values import Reading
+from qbench.comparison.values import MetricValues
 from qbench.records.metrics import Better
 from qbench.units import MIB
 
-Verdict = Literal["same", "better", "worse", "changed", "ambiguous", "new", "missing", "not comparable"]
+CheckVerdict = Literal["same", "better", "worse", "changed", "ambiguous", "new", "missing", "not comparable"]
 
 MIN_EFFECT = 0.03
 """Share below which a change of speed is of no interest."""
@@ -105,7 +105,7 @@ Reason = Why | Measured | Unlike | Failed
 class Judgement:
     """The outcome of a comparison."""
 
-    verdict: Verdict
+    verdict: CheckVerdict
     reason: Reason | None = None
     smallest_visible: float | None = None
     """Share that would have been seen, for statistical metrics with more than one process per side."""
@@ -113,7 +113,7 @@ class Judgement:
     """Standard deviation of the logarithm of one process, where there are enough processes to know it."""
 
 
-def judge(baseline: Reading, run: Reading, tolerance: Tolerance | None) -> Judgement:
+def judge(baseline: MetricValues, run: MetricValues, tolerance: Tolerance | None) -> Judgement:
     """Return what a run's values say against the baseline's; `tolerance` replaces the rule's own."""
     if baseline.values == run.values and len(set(run.values)) == 1 and run.gate != "statistical":
         return Judgement(verdict="same")
@@ -126,22 +126,22 @@ def judge(baseline: Reading, run: Reading, tolerance: Tolerance | None) -> Judge
     return _judge_nearly(baseline, run, tolerance or (NEAR_BYTES if run.unit == "bytes" else NEAR))
 
 
-def _judge_exactly(baseline: Reading, run: Reading) -> Judgement:
+def _judge_exactly(baseline: MetricValues, run: MetricValues) -> Judgement:
     return Judgement(verdict="same" if set(baseline.values) == set(run.values) else "changed")
 
 
-def _judge_nearly(baseline: Reading, run: Reading, tolerance: Tolerance) -> Judgement:
+def _judge_nearly(baseline: MetricValues, run: MetricValues, tolerance: Tolerance) -> Judgement:
     before, now = _numbers(baseline), _numbers(run)
     allowed = tolerance.allowed(baseline.whole or statistics.median(before))
     lowest, highest = min(now) - max(before), max(now) - min(before)
     if -allowed <= lowest and highest <= allowed:
         return Judgement(verdict="same")
     if lowest > allowed or highest < -allowed:
-        return Judgement(verdict=_directed(lowest > allowed, run.better))
+        return Judgement(verdict=directed(lowest > allowed, run.better))
     return Judgement(verdict="ambiguous", reason="processes disagree")
 
 
-def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgement:
+def _judge_speed(baseline: MetricValues, run: MetricValues, min_effect: float) -> Judgement:
     before, now = _numbers(baseline), _numbers(run)
     ratio = log_ratio(before, now, (baseline.within, run.within))
     processes = min(len(before), len(now))
@@ -163,11 +163,11 @@ def _judge_speed(baseline: Reading, run: Reading, min_effect: float) -> Judgemen
     )
 
 
-def verdict_of(ratio: LogRatio, min_effect: float, better: Better) -> Verdict:
+def verdict_of(ratio: LogRatio, min_effect: float, better: Better) -> CheckVerdict:
     """Return what an interval says: a change, none within the minimum effect (a share), or ambiguous."""
     effect = math.log1p(min_effect)
     if abs(ratio.estimate) >= effect and (ratio.low > 0 or ratio.high < 0):
-        return _directed(ratio.estimate > 0, better)
+        return directed(ratio.estimate > 0, better)
     return "same" if -effect <= ratio.low and ratio.high <= effect else "ambiguous"
 
 
@@ -176,11 +176,12 @@ def wanted_effect(min_effect: float) -> float:
     return max(WANTED_EFFECT, 1.5 * min_effect)
 
 
-def _directed(grew: bool, better: Better) -> Verdict:
+def directed(grew: bool, better: Better) -> CheckVerdict:
+    """Return what a number that grew or shrank became: better, worse, or changed where neither is better."""
     if better == "neither":
         return "changed"
     return "worse" if grew == (better == "lower") else "better"
 
 
-def _numbers(reading: Reading) -> list[float]:
-    return [float(value) for value in reading.values]
+def _numbers(metric: MetricValues) -> list[float]:
+    return [float(value) for value in metric.values]

@@ -66,7 +66,7 @@ def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
         "load_time_s": load_time,
         "load_average_before": load_before,
         **warm.as_detail(),
-        "validity": validity.as_detail(findings),
+        "validity": [finding for finding in findings if finding is not None],
         "loss_before": loss_before,
         "loss_after": loss_after,
         "quality": quality,

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from qbench.measure import nvml, validity
 from qbench.measure.environment import git_state
+from qbench.measure.monitor import growth, nvml_monitor
 from qbench.measure.nvml import CardState
-from qbench.measure.probe import growth, nvml_probe
 from qbench.measure.quality import quality_detail, quality_metrics, text_loss
-from qbench.measure.reconciliation import Readings, reconcile
+from qbench.measure.reconciliation import CardUse, reconcile
 from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Phase, Task
 from qbench.measure.warmup import PATIENCE, WarmUp, warm_up
-from qbench.records.parts import Detail, Metrics
+from qbench.records.parts import Detail, Metrics, ValidityFinding
 from qbench.step.training_step import TrainingStep, build_step
 
 MEMORY_STEPS = 2
@@ -53,8 +53,8 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         sampled = sampler.stop()
     timing = _counted_timing_pass(step, task.settings.steps)
     stats = torch.cuda.memory_stats()
-    readings = Readings(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
-    peak_reserved, outside = peaks.reserved_so_far(), readings.outside_bytes
+    use = CardUse(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
+    peak_reserved, outside = peaks.reserved_so_far(), use.outside_bytes
     # All that may be disturbed has been read; only now are the losses fetched and the text gone through.
     losses = warm.losses + memory_losses + [loss.item() for loss in timing.losses]
     loss_after = text_loss(step)
@@ -71,12 +71,12 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         "loss": [*losses],
         **quality_metrics(quality),
     }
-    states = (before, during, readings.now)
+    states = (before, during, use.now)
     detail: Detail = {
         "phases": peaks.by_phase,
         "context_bytes": None if context_bytes is None else [context_bytes, context_bytes],
-        "reconciliation_bytes": reconcile(readings, context_bytes),
-        "device_used_bytes": readings.now.used_bytes,
+        "reconciliation_bytes": reconcile(use, context_bytes),
+        "device_used_bytes": use.now.used_bytes,
         "foreign_processes": _foreign(states),
         "load_reserved_bytes": loaded.peak_reserved_bytes,
         "sampled": sampled,
@@ -85,7 +85,7 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         **_allocator_detail(stats),
         "managed_bytes": step.managed_bytes,
         "model": step.facts.checkable(),
-        "validity": validity.as_detail(_findings(choice, states, warm, timing, stats)),
+        "validity": _findings(choice, states, warm, timing, stats),
         "load_time_s": loaded.seconds,
         "loss_before": loaded.loss_before,
         "loss_after": loss_after,
@@ -99,7 +99,7 @@ def _open_context(before: CardState) -> int | None:
     torch.cuda.init()
     torch.zeros(1, device="cuda")
     torch.cuda.synchronize()
-    opened = Readings(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
+    opened = CardUse(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
     if opened.outside_bytes is not None:
         return opened.outside_bytes
     return None if opened.grown_bytes is None else opened.grown_bytes - opened.reserved_bytes
@@ -230,19 +230,12 @@ class Timing:
 
 
 def _counted_timing_pass(step: TrainingStep, count: int) -> Timing:
-    with nvml_probe() as probe:
-        before = probe.counters() if probe else {}
+    with nvml_monitor() as monitor:
+        before = monitor.counters() if monitor else {}
         graphs = validity.compiled_graphs()
         timing = _timing_pass(step, count)
-        counters = growth(before, probe.counters()) if probe else {}
-    return Timing(
-        event_s=timing.event_s,
-        enqueue_s=timing.enqueue_s,
-        window_s=timing.window_s,
-        losses=timing.losses,
-        counters=counters,
-        graphs=(graphs, validity.compiled_graphs()),
-    )
+        counters = growth(before, monitor.counters()) if monitor else {}
+    return replace(timing, counters=counters, graphs=(graphs, validity.compiled_graphs()))
 
 
 def _timing_pass(step: TrainingStep, count: int) -> Timing:
@@ -278,13 +271,13 @@ def _foreign(states: States) -> dict[str, list[int] | None]:
 
 
 def _findings(
-    choice: nvml.Choice,
+    choice: nvml.PinnedDevice,
     states: States,
     warm: WarmUp,
     timing: Timing,
     stats: dict[str, Any],
-) -> list[validity.ValidityCheck | None]:
-    return [
+) -> list[ValidityFinding]:
+    found = [
         validity.allocator(stats.get("num_alloc_retries"), stats.get("num_ooms")),
         validity.warm(warm),
         validity.driver_answers(states[-1].used_bytes),
@@ -295,3 +288,4 @@ def _findings(
         validity.compiled(*timing.graphs),
         validity.code(git_state()["git_dirty"]),
     ]
+    return [finding for finding in found if finding is not None]

@@ -30,7 +30,7 @@ TABLE_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Diagnostics:
     """Which diagnostics are asked for."""
 
     memory_snapshot: bool
@@ -38,7 +38,7 @@ class Wanted:
 
 
 def diagnose(
-    point: Point, device: Device, folder: Path, wanted: Wanted, executor: Executor, timeout_s: float
+    point: Point, device: Device, folder: Path, wanted: Diagnostics, executor: Executor, timeout_s: float
 ) -> Measurement:
     """Make the diagnostics of a point in a fresh process, as files in FOLDER/diagnostics.
 
@@ -56,7 +56,7 @@ def _files(folder: Path, point: Point) -> list[Path]:
     return sorted((folder / DIAGNOSTICS_FOLDER).glob(f"{point.point_id}.*"))
 
 
-def _diagnosed(point: Point, device: Device, folder: str, wanted: Wanted) -> Measurement:
+def _diagnosed(point: Point, device: Device, folder: str, wanted: Diagnostics) -> Measurement:
     stem = Path(folder) / DIAGNOSTICS_FOLDER / point.point_id
     stem.parent.mkdir(parents=True, exist_ok=True)
     if wanted.memory_snapshot:

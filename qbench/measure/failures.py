@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from qbench.errors import QbenchError
 from qbench.measure.task import Measurement, Work
-from qbench.records.parts import Detail, OutOfMemory
+from qbench.records.parts import Detail, OomFacts
 from qbench.units import GIB, KIB, MIB
 
 OomKind = Literal["torch", "cuda", "bitsandbytes", "cublas", "host", "kernel"]
@@ -59,7 +59,7 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
         facts = oom_facts(text, phase, kind)
         if kind not in ("host", "kernel"):
             unsaid = {name: value for name, value in _card_now().items() if facts.get(name) is None}
-            facts = cast(OutOfMemory, {**facts, **unsaid})
+            facts = cast(OomFacts, {**facts, **unsaid})
         return Measurement(outcome="oom", detail={"error": text.splitlines()[0], "oom": facts})
     detail: Detail = {
         "error": f"{type(error).__name__}: {text}",
@@ -74,7 +74,7 @@ def oom_kind(text: str) -> OomKind | None:
     return next((kind for kind, words in _KINDS if words.search(text)), None)
 
 
-def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> OutOfMemory:
+def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> OomFacts:
     """Return kind, phase and what a message says in bytes: requested, free, total, reserved; None if not.
 
     free, total and reserved speak of the card; reserved is what torch's allocator held.
@@ -90,7 +90,7 @@ def oom_facts(text: str, phase: str | None, kind: OomKind = "kernel") -> OutOfMe
     }
 
 
-def _card_now() -> OutOfMemory:
+def _card_now() -> OomFacts:
     """Return free, total and reserved bytes of the card where CUDA runs in this process, else nothing.
 
     What failed is still held by the traceback, so this is the card as it was when memory ran out.

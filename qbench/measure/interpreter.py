@@ -22,14 +22,14 @@ from qbench.measure.task import Task
 from qbench.records.record import Outcome, Record, record_from_dict
 from qbench.scenario.schema import Device
 
-PROBE_TIMEOUT_S = 120.0
+INSPECT_TIMEOUT_S = 120.0
 PLAN_TIMEOUT_S = 3600.0
 LAST_LINE_CHARS = 300
 START_GRACE_S = 120.0
 """Time for imports, beyond that of a measurement."""
 STDERR_TAIL_CHARS = 2000
 
-_PROBE = """
+_INSPECTION = """
 import json
 from importlib.metadata import distributions
 packages = {}
@@ -102,7 +102,7 @@ def inspect(given: str, code: CodeFolder | None = None) -> Interpreter:
             f"{given} is no program that can be run; give the path of a Python, as .venv/bin/python"
         )
     path = os.path.abspath(path)
-    ended = _run(code_command(path, _PROBE, code.folders if code else ()), PROBE_TIMEOUT_S, code=code)
+    ended = _run(code_command(path, _INSPECTION, code.folders if code else ()), INSPECT_TIMEOUT_S, code=code)
     try:
         facts = json.loads(ended.stdout)
         problem, code_id = facts["problem"], facts["code_id"]

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says, through NVML. A probe that cannot answer gives None, never a number."""
+"""What the NVIDIA driver says, through NVML. What it does not know is None, never a number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_DEVICE = ("", "-1", "NoDevFiles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class PinnedDevice:
     """The device that is measured."""
 
     uuid: str | None
@@ -135,7 +135,7 @@ def cuda_present() -> bool:
         return handle is not None
 
 
-def choose_device() -> Choice:
+def choose_device() -> PinnedDevice:
     """Return the first device that CUDA_VISIBLE_DEVICES allows, with what is unclear about it.
 
     A number counts as nvidia-smi counts, by PCI bus; CUDA alone would count the fastest card first.
@@ -143,7 +143,7 @@ def choose_device() -> Choice:
     with device() as handle:
         uuid = None if handle is None else asked("nvmlDeviceGetUUID", handle)
         note = None if handle is None else _note(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return Choice(uuid=None if uuid is None else _text(uuid), note=note)
+    return PinnedDevice(uuid=None if uuid is None else _text(uuid), note=note)
 
 
 def _note(visible: str | None) -> str | None:
@@ -158,7 +158,7 @@ def _note(visible: str | None) -> str | None:
 
 
 @functools.cache
-def pin_device() -> Choice:
+def pin_device() -> PinnedDevice:
     """Show CUDA the chosen device alone, by its UUID, before CUDA starts in this process; return it."""
     choice = choose_device()
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

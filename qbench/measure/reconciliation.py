@@ -8,7 +8,7 @@ from qbench.measure.nvml import CardState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Readings:
+class CardUse:
     """The card before CUDA started in this process, and at one instant afterwards."""
 
     before: CardState
@@ -46,7 +46,7 @@ class Readings:
         return None if own is None else own - self.reserved_bytes
 
 
-def reconcile(readings: Readings, context_bytes: int | None) -> dict[str, int | None]:
+def reconcile(use: CardUse, context_bytes: int | None) -> dict[str, int | None]:
     """Return device_bytes and its parts; None for each that is unknown.
 
     device_bytes        what the card's use grew by since before CUDA started here
@@ -55,7 +55,7 @@ def reconcile(readings: Readings, context_bytes: int | None) -> dict[str, int | 
     non_torch_bytes     what else this process holds: modules loaded later, cuBLASLt, managed memory
     unexplained_bytes   the rest: what other processes and the driver took meanwhile
     """
-    device, outside, reserved = readings.grown_bytes, readings.outside_bytes, readings.reserved_bytes
+    device, outside, reserved = use.grown_bytes, use.outside_bytes, use.reserved_bytes
     non_torch = None if outside is None or context_bytes is None else outside - context_bytes
     known = (context_bytes or 0) + reserved if outside is None else outside + reserved
     is_known = device is not None and (outside is not None or context_bytes is not None)

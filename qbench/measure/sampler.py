@@ -14,22 +14,22 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qbench.measure.probe import Probe, growth
+from qbench.measure.monitor import NvmlMonitor, growth
 from qbench.measure.start import module_command
 from qbench.records.parts import Sampled
 
-NVML_PROBE = "qbench.measure.probe:nvml_probe"
+NVML_MONITOR = "qbench.measure.monitor:nvml_monitor"
 INTERVAL_S = 0.05
 END_GRACE_S = 5.0
 
 
 @dataclass(slots=True)
-class Series:
+class Extremes:
     """Smallest, mean and largest of the values of one reading; those that were absent do not count."""
 
     count: int = 0
@@ -49,49 +49,39 @@ class Series:
         return {"min": self.smallest, "mean": mean, "max": self.largest, "count": self.count}
 
 
-@dataclass(slots=True)
-class Samples:
-    """What a probe said, from its first sample on."""
-
-    probe: Probe
-    series: dict[str, Series] = field(default_factory=dict)
-    reasons: dict[str, None] = field(default_factory=dict)
-    count: int = 0
-
-    def take(self) -> None:
-        """Ask the probe once."""
-        self.count += 1
-        for name, value in self.probe.readings().items():
+def sample_until_told(monitor: NvmlMonitor, interval_s: float, stop: int) -> dict[str, Any]:
+    """Return what a monitor reads, every so many seconds, until the file `stop` can be read or has ended."""
+    readings: dict[str, Extremes] = {}
+    reasons: dict[str, None] = {}
+    count, last, before, start = 0, False, monitor.counters(), time.monotonic()
+    while True:
+        count += 1
+        for name, value in monitor.readings().items():
             if value is not None:
-                self.series.setdefault(name, Series()).add(value)
-        self.reasons |= dict.fromkeys(self.probe.event_reasons())
-
-
-def sample_until_told(probe: Probe, interval_s: float, stop: int) -> dict[str, Any]:
-    """Return what a probe said, every so many seconds, until the file `stop` can be read or has ended."""
-    samples, before, start = Samples(probe), probe.counters(), time.monotonic()
-    samples.take()
-    while not select.select([stop], [], [], interval_s)[0]:
-        samples.take()
-    samples.take()
+                readings.setdefault(name, Extremes()).add(value)
+        reasons |= dict.fromkeys(monitor.event_reasons())
+        if last:
+            break
+        last = bool(select.select([stop], [], [], interval_s)[0])
     return {
         "interval_s": interval_s,
-        "count": samples.count,
+        "count": count,
         "seconds": time.monotonic() - start,
-        "readings": {name: series.summary() for name, series in samples.series.items()},
-        "event_reasons": list(samples.reasons),
-        "counters": growth(before, probe.counters()),
+        "readings": {name: extremes.summary() for name, extremes in readings.items()},
+        "event_reasons": list(reasons),
+        "counters": growth(before, monitor.counters()),
     }
 
 
 class Sampler:
     """The process at the side. Enter it to start, call `stop` for what it saw; it ends with this process.
 
-    `probe` is MODULE:FUNCTION of a context manager that yields a Probe or None: it travels by name.
+    `monitor` is MODULE:FUNCTION of a context manager that yields an NvmlMonitor or its like, or None: it
+    travels by name.
     """
 
-    def __init__(self, probe: str = NVML_PROBE, interval_s: float = INTERVAL_S) -> None:
-        arguments = [probe, str(interval_s)]
+    def __init__(self, monitor: str = NVML_MONITOR, interval_s: float = INTERVAL_S) -> None:
+        arguments = [monitor, str(interval_s)]
         root = Path(__file__).parents[2]
         self._command = module_command(sys.executable, "qbench.measure.sampler", arguments, [root])
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,9 +123,11 @@ class Sampler:
 def main(arguments: list[str]) -> None:
     """Serve as the process at the side: sample until standard input ends, then write one JSON document."""
     module, _, function = arguments[0].partition(":")
-    opened: AbstractContextManager[Probe | None] = getattr(importlib.import_module(module), function)()
-    with opened as probe:
-        found = None if probe is None else sample_until_told(probe, float(arguments[1]), sys.stdin.fileno())
+    opened: AbstractContextManager[NvmlMonitor | None] = getattr(importlib.import_module(module), function)()
+    with opened as monitor:
+        found = (
+            None if monitor is None else sample_until_told(monitor, float(arguments[1]), sys.stdin.fileno())
+        )
     sys.stdout.write(json.dumps(found))
 
 

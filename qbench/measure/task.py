@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qbench.errors import MeasureError
+from qbench.records.attributes import Attributes
 from qbench.records.parts import Detail, Environment, Metrics
-from qbench.records.reading import Reading
 from qbench.records.record import Outcome
 from qbench.scenario.schema import MeasureSettings, Point, RunDevice
 
@@ -30,7 +30,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement(Reading):
+class Measurement(Attributes):
     """What became of a piece of work: the part of a record that its process knows."""
 
     outcome: Outcome

@@ -9,10 +9,9 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from qbench.measure.probe import POLICIES
+from qbench.measure.monitor import POLICIES
 from qbench.measure.warmup import STEADY_SHARE, STEADY_STEPS, WarmUp
 from qbench.records.parts import ValidityFinding
 
@@ -31,60 +30,41 @@ GAP_SHARE = 0.01
 """Share of the window, or of a step, within which host and GPU count as equally long at work."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidityCheck:
-    """One thing that was looked at."""
+def _finding(
+    name: str, value: float | bool | None, why: str, validity: Validity | bool = True
+) -> ValidityFinding:
+    """Return one thing that was looked at; in place of a validity, whether all is well.
 
-    name: str
-    value: float | bool | str | None
-    """What was found; None when it could not be had."""
-    verdict: Validity
-    why: str
-    """What the finding means, without numbers, so that equal findings can be counted."""
-    voids: tuple[str, ...] = ()
-    """Metrics that must not be used."""
+    `why` says what it means, without numbers, so that equal findings can be counted.
+    """
+    verdict = validity if isinstance(validity, str) else "ok" if validity else "warn"
+    voids = [*SPEED] if verdict == "invalid" else []
+    return {"name": name, "value": value, "verdict": verdict, "why": why, "voids": voids}
 
 
-def as_detail(findings: Sequence[ValidityCheck | None]) -> list[ValidityFinding]:
-    """Return findings as plain JSON values; what was not looked at, None, is left out."""
-    return [
-        {
-            "name": finding.name,
-            "value": finding.value,
-            "verdict": finding.verdict,
-            "why": finding.why,
-            "voids": list(finding.voids),
-        }
-        for finding in findings
-        if finding is not None
-    ]
-
-
-def allocator(retries: int | None, ooms: int | None) -> ValidityCheck:
+def allocator(retries: int | None, ooms: int | None) -> ValidityFinding:
     """Judge whether torch's allocator hit the end of the card's memory."""
     hits = None if retries is None or ooms is None else retries + ooms
     if hits:
         why = "the allocator flushed its cache to find memory: at the card's limit, and slowed by that"
-        return ValidityCheck(name="allocator_retries", value=hits, verdict="invalid", why=why, voids=SPEED)
-    return ValidityCheck(name="allocator_retries", value=hits, verdict="ok", why="memory sufficed")
+        return _finding("allocator_retries", hits, why, "invalid")
+    return _finding("allocator_retries", hits, "memory sufficed")
 
 
-def warm(done: WarmUp) -> ValidityCheck:
+def warm(done: WarmUp) -> ValidityFinding:
     """Judge whether the warm-up ended steady."""
     why = f"the last {STEADY_STEPS} steps before the timed ones took equally long"
     if not done.steady:
         why = f"the last {STEADY_STEPS} warm-up steps still differ by more than {100 * STEADY_SHARE:.0f} %"
-    return ValidityCheck(
-        name="warmup_steady", value=done.steady, verdict="ok" if done.steady else "warn", why=why
-    )
+    return _finding("warmup_steady", done.steady, why, done.steady)
 
 
-def code(git_dirty: bool | None) -> ValidityCheck | None:
+def code(git_dirty: bool | None) -> ValidityFinding | None:
     """Judge whether the code is that of a commit; None outside a checkout."""
     if git_dirty is None:
         return None
     why = "uncommitted changes: the commit does not name this code" if git_dirty else "as committed"
-    return ValidityCheck(name="git_dirty", value=git_dirty, verdict="warn" if git_dirty else "ok", why=why)
+    return _finding("git_dirty", git_dirty, why, not git_dirty)
 
 
 def compiled_graphs() -> int:
@@ -93,19 +73,19 @@ def compiled_graphs() -> int:
     return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
 
 
-def compiled(before: int, after: int) -> ValidityCheck | None:
+def compiled(before: int, after: int) -> ValidityFinding | None:
     """Judge the compilations of the timed window, given the graphs at its ends; None without any at all."""
     if after == 0:
         return None
     if after > before:
         why = "torch.compile worked within the timed steps"
-        return ValidityCheck(name="recompiles", value=after - before, verdict="invalid", why=why, voids=SPEED)
-    return ValidityCheck(name="recompiles", value=0, verdict="ok", why="compiled before the timed steps")
+        return _finding("recompiles", after - before, why, "invalid")
+    return _finding("recompiles", 0, "compiled before the timed steps")
 
 
 def others_on_cpu(
     busy_cpus: float | None, load_average: float | None, cpu_count: int | None
-) -> ValidityCheck | None:
+) -> ValidityFinding | None:
     """Judge the work of other processes: CPUs kept busy during the timed steps, else the load before them."""
     if not cpu_count or (busy_cpus is None and load_average is None):
         return None
@@ -116,46 +96,38 @@ def others_on_cpu(
             if is_busy
             else "no significant work by other processes"
         )
-        return ValidityCheck(
-            name="other_cpus_busy", value=busy_cpus, verdict="warn" if is_busy else "ok", why=why
-        )
+        return _finding("other_cpus_busy", busy_cpus, why, not is_busy)
     is_busy = load_average is not None and load_average > cpu_count
     why = "more work was waiting than there are CPUs" if is_busy else "CPUs were available"
-    return ValidityCheck(
-        name="load_average_before", value=load_average, verdict="warn" if is_busy else "ok", why=why
-    )
+    return _finding("load_average_before", load_average, why, not is_busy)
 
 
-def driver_answers(used_bytes: int | None) -> ValidityCheck:
+def driver_answers(used_bytes: int | None) -> ValidityFinding:
     """Judge whether NVML was there to be asked."""
     if used_bytes is None:
         why = "NVML does not answer: memory of the device, throttling and other processes are unknown"
-        return ValidityCheck(name="nvml", value=False, verdict="warn", why=why)
-    return ValidityCheck(name="nvml", value=True, verdict="ok", why="NVML answers")
+        return _finding("nvml", False, why, "warn")
+    return _finding("nvml", True, "NVML answers")
 
 
-def device_choice(note: str | None) -> ValidityCheck | None:
+def device_choice(note: str | None) -> ValidityFinding | None:
     """Judge whether it is clear which card was meant; None when it is."""
-    if note is None:
-        return None
-    return ValidityCheck(name="device_choice", value=None, verdict="warn", why=note)
+    return None if note is None else _finding("device_choice", None, note, "warn")
 
 
-def foreign_processes(*seen: Sequence[int] | None) -> ValidityCheck:
+def foreign_processes(*seen: Sequence[int] | None) -> ValidityFinding:
     """Judge who else computed on the card, given the ids seen before, during and after; None is unknown."""
     pids = {pid for listed in seen for pid in listed or ()}
     if pids:
         why = "other processes computed on the card, before, during or after"
-        return ValidityCheck(name="foreign_processes", value=len(pids), verdict="warn", why=why)
+        return _finding("foreign_processes", len(pids), why, "warn")
     if None in seen:
         why = "who else computed on the card is unknown: the driver lists ids of another namespace, or none"
-        return ValidityCheck(name="foreign_processes", value=None, verdict="warn", why=why)
-    return ValidityCheck(
-        name="foreign_processes", value=0, verdict="ok", why="the card was this process's alone"
-    )
+        return _finding("foreign_processes", None, why, "warn")
+    return _finding("foreign_processes", 0, "the card was this process's alone")
 
 
-def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[ValidityCheck]:
+def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[ValidityFinding]:
     """Judge for each reason how long clocks were held down within the timed window."""
     for name in POLICIES:
         held_s = counters.get(f"throttled_{name}_s")
@@ -163,12 +135,10 @@ def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[Va
             continue
         much = held_s > THROTTLED_SHARE * window_s
         why = f"clocks were held down within the timed steps: {name}" if much else "clocks were not held down"
-        yield ValidityCheck(
-            name=f"throttled_{name}_s", value=held_s, verdict="warn" if much else "ok", why=why
-        )
+        yield _finding(f"throttled_{name}_s", held_s, why, not much)
 
 
-def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> ValidityCheck:
+def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> ValidityFinding:
     """Judge whether the GPU waited for the host.
 
     Either the host's clock saw more time than the GPU's events, or the host was still handing out work when
@@ -180,4 +150,4 @@ def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> V
     why = "the host was ahead of the GPU"
     if waits:
         why = "the GPU waits for the host, or a step waits for the GPU: speed is as much the CPU's"
-    return ValidityCheck(name="host_lead_s", value=lead_s, verdict="warn" if waits else "ok", why=why)
+    return _finding("host_lead_s", lead_s, why, not waits)

@@ -19,7 +19,7 @@ from qbench.memory.work.columns import WorkColumns
 from qbench.planner.account import Account
 from qbench.planner.families import RANK_GRAIN, Sizes, resized
 from qbench.planner.lengths import WorkedOut
-from qbench.planner.sampling import Samples, choose_samples, combined
+from qbench.planner.sampling import SampledSizes, choose_samples, combined
 from qbench.scenario.schema import Point
 
 WORTH_SAMPLES = 1.5
@@ -28,7 +28,7 @@ WORTH_SAMPLES = 1.5
 _FACTS = ("trainable_params", "total_params")
 """Facts of a model that differ within a family; the others must not."""
 
-Record = Callable[[Point], Account]
+RecordPoint = Callable[[Point], Account]
 Measure = Callable[[Sizes], int]
 
 
@@ -59,7 +59,7 @@ MEASURES: tuple[Measure, ...] = (length_of, tokens_of, batch_of, rank_of)
 class Parts:
     """A family of points, cut where its samples show that something changes; each part shares its work."""
 
-    def __init__(self, point: Point, sizes: frozenset[Sizes], record: Record) -> None:
+    def __init__(self, point: Point, sizes: frozenset[Sizes], record: RecordPoint) -> None:
         self._point = point
         self._record = record
         self._recorded: dict[Sizes, Account] = {}
@@ -117,7 +117,7 @@ class Family:
     """The accounts of some points of a family, which tell those of the others."""
 
     def __init__(
-        self, members: frozenset[Sizes], samples: Samples, recorded: Mapping[Sizes, Account]
+        self, members: frozenset[Sizes], samples: SampledSizes, recorded: Mapping[Sizes, Account]
     ) -> None:
         self.members = members
         self._samples = samples

@@ -39,7 +39,7 @@ LARGEST = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
+class SampledSizes:
     """The sizes to record, and which terms they tell."""
 
     sizes: tuple[Sizes, ...]
@@ -71,13 +71,13 @@ class Samples:
         return tuple(int(share * divisor) for share in shares), divisor
 
 
-def choose_samples(family: Iterable[Sizes]) -> Samples:
+def choose_samples(family: Iterable[Sizes]) -> SampledSizes:
     """Return the samples of a family of sizes; of each batch size, between its smallest and largest."""
     return _choose(frozenset(family))
 
 
 @functools.cache
-def _choose(family: frozenset[Sizes]) -> Samples:
+def _choose(family: frozenset[Sizes]) -> SampledSizes:
     grid = _grid(family)
     spread = [sorted(set(values)) for values in zip(*grid, strict=True)]
     # The rank of full fine-tuning is 0 throughout.
@@ -91,7 +91,7 @@ def _choose(family: frozenset[Sizes]) -> Samples:
         if _rank(systems[0][[*basis, index]]) > len(basis):
             basis.append(index)
     ordered = basis + [index for index in chosen if index not in basis]
-    return Samples(sizes=tuple(grid[index] for index in ordered), terms=terms, num_basis=len(basis))
+    return SampledSizes(sizes=tuple(grid[index] for index in ordered), terms=terms, num_basis=len(basis))
 
 
 def _grid(family: frozenset[Sizes]) -> list[Sizes]:

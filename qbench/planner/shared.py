@@ -34,7 +34,7 @@ from qbench.memory.kernels.shared_by_card import ByCard
 from qbench.planner.account import Account
 from qbench.planner.families import LENGTH_GRAIN, Sizes, family_of, resized, sizes_of
 from qbench.planner.lengths import Forms, around, to_record
-from qbench.planner.parts import WORTH_SAMPLES, Family, Parts, Record
+from qbench.planner.parts import WORTH_SAMPLES, Family, Parts, RecordPoint
 from qbench.planner.sampling import choose_samples
 from qbench.planner.trace import Trace, record_account, trace_of
 from qbench.scenario.schema import Device, Point
@@ -103,7 +103,7 @@ def _recorded_or_why(point: Point, device: Device, card: Card, with_costs: bool)
 class AnyLength:
     """A family of points whose lengths may have any remainder: one family, or one for each remainder."""
 
-    def __init__(self, members: Sequence[Point], record: Record) -> None:
+    def __init__(self, members: Sequence[Point], record: RecordPoint) -> None:
         self._point, self._record = members[0], record
         self._recorded: dict[Sizes, Account] = {}
         self._forms: dict[Family, Forms | None] = {}

@@ -18,7 +18,7 @@ from qbench.memory.work.op_costs import OpCost
 from qbench.planner.step_time import Bound, KernelSeconds
 from qbench.records.calibration import Calibration, KernelTime
 
-Sizes = tuple[int, int, int]
+ProductShape = tuple[int, int, int]
 
 _STANDS_FOR = {
     "linear": "mm",
@@ -56,7 +56,7 @@ class CalibratedRates:
         self.overlaps = calibration.device == "cuda"
         self.source = f"calibrated here on {calibration.created_at[:10]}"
         self._dispatch_s = dict(calibration.dispatch_s)
-        self._products: dict[tuple[str, str, str], dict[Sizes, KernelTime]] = defaultdict(dict)
+        self._products: dict[tuple[str, str, str], dict[ProductShape, KernelTime]] = defaultdict(dict)
         self._curves: dict[tuple[str, str, str], list[KernelTime]] = defaultdict(list)
         self._known: dict[OpCost, KernelSeconds | None] = {}
         for timed in sorted(calibration.kernels, key=lambda kernel: kernel.num_bytes):
@@ -150,7 +150,7 @@ def _on_curve(curve: list[KernelTime], num_bytes: float) -> float:
     return low.seconds * math.exp(share * math.log(high.seconds / low.seconds))
 
 
-def _rate_nearby(known: dict[Sizes, KernelTime], sizes: tuple[int, ...]) -> float:
+def _rate_nearby(known: dict[ProductShape, KernelTime], sizes: tuple[int, ...]) -> float:
     """Return operations a second, as a mean of logarithms in which what is twice as near counts 16 times."""
     weighted = total = 0.0
     for key, timed in known.items():
@@ -162,7 +162,7 @@ def _rate_nearby(known: dict[Sizes, KernelTime], sizes: tuple[int, ...]) -> floa
     return math.exp(weighted / total)
 
 
-def _rate(grid: dict[Sizes, KernelTime], sizes: list[float]) -> float:
+def _rate(grid: dict[ProductShape, KernelTime], sizes: list[float]) -> float:
     """Return operations a second, interpolated between the corners of the grid's cell in logarithms."""
     brackets = [_bracket(sorted({key[axis] for key in grid}), size) for axis, size in enumerate(sizes)]
     total = 0.0
@@ -196,7 +196,7 @@ def _bracket(known: list[int], size: float) -> _Bracket:
     return _Bracket(low, high, math.log(size / low) / math.log(high / low))
 
 
-def _known_rate(grid: dict[Sizes, KernelTime], key: Sizes) -> float:
+def _known_rate(grid: dict[ProductShape, KernelTime], key: ProductShape) -> float:
     """Return the rate at a corner; one that was too large to be timed is as fast as one a size smaller."""
     while key not in grid:
         axis = max(range(3), key=lambda index: key[index])

@@ -172,7 +172,7 @@ class Sampled(TypedDict, total=False):
     readings: dict[str, dict[str, Real | None] | None] | None
 
 
-class OutOfMemory(TypedDict, total=False):
+class OomFacts(TypedDict, total=False):
     """How a measurement ran out of memory."""
 
     kind: Words | None
@@ -237,7 +237,7 @@ class Detail(TypedDict, total=False):
     traceback: Words | None
     phase: Words | None
     ray: Words | None
-    oom: OutOfMemory | None
+    oom: OomFacts | None
     quality: Quality | None
     loss_before: Real | None
     loss_after: Real | None

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from qbench.errors import RecordError
-from qbench.records.reading import Reading
+from qbench.records.attributes import Attributes
 from qbench.records.upgrades import UPGRADES, Upgrade
 from qbench.scenario.schema import Point, portable, stored_point
 
@@ -62,7 +62,7 @@ def run_name(run_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record(Reading):
+class Record(Attributes):
     """One planned or measured result. Values are raw; statistics are computed when read."""
 
     run_id: str

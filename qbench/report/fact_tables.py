@@ -9,7 +9,7 @@ from qbench.comparison.methods import NearPair
 from qbench.comparison.results import Result, caveats
 from qbench.records.facts import environment_facts
 from qbench.records.metrics import METRICS
-from qbench.records.parts import OutOfMemory
+from qbench.records.parts import OomFacts
 from qbench.report.table import Draft, Table, plain_table
 from qbench.report.tables import method_text, rounded
 from qbench.units import plain_text
@@ -90,7 +90,7 @@ def failures_table(results: Sequence[Result]) -> Table | None:
     draft.add("Point", [result.point.label for result, _ in failed])
     draft.add("Basis", [basis(result) for result, _ in failed])
     draft.add("Ended as", [record.outcome for _, record in failed])
-    out_of_memory = [record.oom or OutOfMemory() for _, record in failed]
+    out_of_memory = [record.oom or OomFacts() for _, record in failed]
     draft.add("In phase", [oom.get("phase") for oom in out_of_memory])
     draft.add("Asked for", [oom.get("requested_bytes") for oom in out_of_memory], "bytes")
     draft.add("Free", [oom.get("free_bytes") for oom in out_of_memory], "bytes")

@@ -35,7 +35,7 @@ def trend_table(series: Iterable[Series]) -> Table:
 
 def _rows(series: Series) -> list[tuple[str, ...]]:
     starts = [0, *(change.index for change in series.changes)]
-    ends = [*starts[1:], len(series.samples)]
+    ends = [*starts[1:], len(series.runs)]
     rows: list[tuple[str, ...]] = []
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         change = series.changes[number - 1] if number else None
@@ -45,12 +45,12 @@ def _rows(series: Series) -> list[tuple[str, ...]]:
             (
                 series_name(series) if not number else "",
                 series.metric if not number else "",
-                series.samples[start].run_id,
-                series.samples[start].created_at[:16].replace("T", " "),
+                series.runs[start].run_id,
+                series.runs[start].created_at[:16].replace("T", " "),
                 str(end - start),
                 format_value(level, series.unit),
                 step,
-                change.verdict if change else "",
+                change.direction if change else "",
                 "; ".join(map(moved_text, change.software)) if change else "",
             )
         )
@@ -58,7 +58,7 @@ def _rows(series: Series) -> list[tuple[str, ...]]:
 
 
 def _first_level(series: Series) -> float:
-    return series.changes[0].before if series.changes else statistics.median(s.value for s in series.samples)
+    return series.changes[0].before if series.changes else statistics.median(s.value for s in series.runs)
 
 
 def series_name(series: Series) -> str:
@@ -81,16 +81,16 @@ def trend_document(series: Iterable[Series]) -> list[dict[str, Any]]:
             "unit": one.unit,
             "samples": [
                 {"run_id": sample.run_id, "created_at": sample.created_at, "value": sample.value}
-                for sample in one.samples
+                for sample in one.runs
             ],
             "changes": [
                 {
-                    "run_id": one.samples[change.index].run_id,
-                    "created_at": one.samples[change.index].created_at,
+                    "run_id": one.runs[change.index].run_id,
+                    "created_at": one.runs[change.index].created_at,
                     "before": change.before,
                     "after": change.after,
                     "change": change.change,
-                    "verdict": change.verdict,
+                    "verdict": change.direction,
                     "what_changed": [moved_text(each) for each in change.software],
                 }
                 for change in one.changes
@@ -134,10 +134,10 @@ def trend_figure(series: Series) -> go.Figure:
 
     from qbench.report.charts.style import ValueAxis, byte_axis, new_figure, safe
 
-    values = [sample.value for sample in series.samples]
+    values = [sample.value for sample in series.runs]
     axis = byte_axis(values) if series.unit == "bytes" else ValueAxis(series.unit, 1)
-    times = [sample.created_at for sample in series.samples]
-    texts = [f"{safe(s.run_id)}: {safe(format_value(s.value, series.unit))}" for s in series.samples]
+    times = [sample.created_at for sample in series.runs]
+    texts = [f"{safe(s.run_id)}: {safe(format_value(s.value, series.unit))}" for s in series.runs]
     figure = new_figure(x_title=safe(series_name(series)), y_title=f"{series.metric} ({axis.unit})")
     figure.add_trace(
         go.Scatter(

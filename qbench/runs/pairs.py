@@ -18,7 +18,7 @@ from pathlib import Path
 
 from qbench.comparison.check import Check, Finding
 from qbench.comparison.environments import PackageChange, PointChange, compare_environments, package_changes
-from qbench.comparison.sequential import Rule, check_pairs, looks
+from qbench.comparison.sequential import StoppingRule, check_pairs, looks
 from qbench.comparison.verdicts import MIN_EFFECT, Tolerance
 from qbench.errors import QbenchError
 from qbench.measure.interpreter import CodeFolder, Interpreter, inspect, measure_in, plan_in
@@ -269,7 +269,7 @@ def gate(
     A point one of whose processes did not end ok gets no more. Only the records of this call count. Raises as
     `measure_pairs` does.
     """
-    rule = Rule(most=budget.pairs, min_effect=min_effect)
+    rule = StoppingRule(most=budget.pairs, min_effect=min_effect)
     run_id = run_id_of(f"{asked.scenario.name}-gate")
 
     def undecided(points: Sequence[Point], pairs: int, measured: SideRecords) -> Sequence[Point]:
@@ -292,7 +292,7 @@ def _completed(point: Point, measured: SideRecords) -> bool:
     return all(record.outcome == "ok" for side in measured for record in side if record.point == point)
 
 
-def _ambiguous(points: Sequence[Point], measured: SideRecords, rule: Rule) -> list[Point]:
+def _ambiguous(points: Sequence[Point], measured: SideRecords, rule: StoppingRule) -> list[Point]:
     """Return the points whose speed is not decided at this look."""
     ambiguous = {
         finding.point

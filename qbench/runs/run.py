@@ -30,7 +30,7 @@ from qbench.scenario.schema import Device, Point, RunDevice, Scenario
 FINISHED = ("ok", "oom")
 """Outcomes that a second run does not try again."""
 
-Planner = Callable[[Sequence[Point], PlanFor], Generator[tuple[int, Record]]]
+EachPlan = Callable[[Sequence[Point], PlanFor], Generator[tuple[int, Record]]]
 """Yields the index and the plan of each point as it is there, as `plans.each_plan` does."""
 
 
@@ -110,7 +110,7 @@ def run_scenario(
     *,
     cards: tuple[str, ...] = (),
     engine: Engine = run_task,
-    planner: Planner | None = None,
+    planner: EachPlan | None = None,
     any_machine: bool = False,
     kinds: Collection[Kind] = ("plan", "measurement"),
 ) -> Progress:
@@ -166,7 +166,7 @@ class _Maker:
     executor: Executor
     run_id: str
     engine: Engine
-    planner: Planner
+    planner: EachPlan
 
     def planned(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Record]]:
         """Yield each job with its plan, as `plans.each_plan` makes them."""

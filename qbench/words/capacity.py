@@ -25,8 +25,8 @@ def sentence(capacity: Capacity) -> Statement:
         return Statement(_neither(capacity), *_beyond(capacity))
     hidden = ("model", "precision", *([capacity.axis] if capacity.axis else []))
     conditions = f"(planned; {describe(fitting[0].point, hidden)})"
-    verdict = f"On {_card(capacity)} {_verdict(capacity)} {conditions}."
-    return Statement(verdict, _speed(capacity), *_beyond(capacity))
+    lead = f"On {_card(capacity)} {_who_gets_further(capacity)} {conditions}."
+    return Statement(lead, _speed(capacity), *_beyond(capacity))
 
 
 def _neither(capacity: Capacity) -> str:
@@ -47,7 +47,7 @@ def _beyond(capacity: Capacity) -> list[str]:
         if side.beyond is not None:
             value, fits = side.beyond
             if side.rank < further.rank and value == side.stop:
-                continue  # The verdict says that it stops there.
+                continue  # The lead says that it stops there.
             verb, at = "fit", _at(capacity.axis, value)
             if capacity.axis == "model":
                 verb, at = "train", _in_unit("model", value)
@@ -62,7 +62,7 @@ def _names(capacity: Capacity) -> dict[str, Reach]:
     return names | {f"{capacity.lora.precision} LoRA": capacity.lora}
 
 
-def _verdict(capacity: Capacity) -> str:
+def _who_gets_further(capacity: Capacity) -> str:
     names = _names(capacity)
     # The side that gets further is told first, whichever it is.
     ahead, behind = sorted(names, key=lambda name: names[name].rank, reverse=True)

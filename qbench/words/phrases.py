@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 
 class Statement(str):
-    """Sentences about one result: the verdict, which a page may set larger, and the rest."""
+    """Sentences about one result: what leads, which a page may set larger, and the rest."""
 
-    __slots__ = ("rest", "verdict")
+    __slots__ = ("lead", "rest")
 
-    verdict: str
+    lead: str
     rest: str
 
-    def __new__(cls, verdict: str, *rest: str) -> Statement:
+    def __new__(cls, lead: str, *rest: str) -> Statement:
         """Join the parts; empty ones are left out."""
         behind = " ".join(filter(None, rest))
-        statement = super().__new__(cls, f"{verdict} {behind}".strip())
-        statement.verdict, statement.rest = verdict, behind
+        statement = super().__new__(cls, f"{lead} {behind}".strip())
+        statement.lead, statement.rest = lead, behind
         return statement
 
     def followed_by(self, text: str) -> Statement:
         """Return the statement with more text at its end."""
-        return Statement(self.verdict, self.rest, text)
+        return Statement(self.lead, self.rest, text)
 
 
 SAME_PERCENT = 0.5

@@ -44,11 +44,11 @@ def _losses(pair: MethodPair, ours: Quality, theirs: Quality) -> str:
     return (
         f"On the same text the base in {pair.baseline.point.precision} has a loss of {base:.3f} and in "
         f"{pair.candidate.point.precision} of {before:.3f}; after {steps} {baseline} is at {trained:.3f} and "
-        f"QLoRA at {after:.3f} ({_verdict(after - trained)})."
+        f"QLoRA at {after:.3f} ({_against(after - trained)})."
     )
 
 
-def _verdict(difference: float) -> str:
+def _against(difference: float) -> str:
     if abs(difference) < 0.0005:
         return "the same"
     return f"{abs(difference):.3f} {'higher' if difference > 0 else 'lower'}"

@@ -7,7 +7,7 @@ import pytest
 from qbench.cli.run import DeviceChoice, chosen_device
 from qbench.errors import QbenchError
 from qbench.measure import environment, nvml
-from qbench.measure.nvml import Choice
+from qbench.measure.nvml import PinnedDevice
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     def put(has_gpu: bool, has_cuda: bool, note: str | None = None) -> None:
         monkeypatch.setattr(nvml, "cuda_present", lambda: has_gpu)
         monkeypatch.setattr(environment, "torch_has_cuda", lambda: has_cuda)
-        monkeypatch.setattr(nvml, "choose_device", lambda: Choice(uuid="GPU-a", note=note))
+        monkeypatch.setattr(nvml, "choose_device", lambda: PinnedDevice(uuid="GPU-a", note=note))
 
     return put
 

@@ -11,7 +11,15 @@ from collections.abc import Callable
 import pytest
 
 from qbench.comparison.intervals import t_quantile
-from qbench.comparison.sequential import Pair, Rule, check_pairs, error_at, looks, paired_ratio, pairs_needed
+from qbench.comparison.sequential import (
+    Pair,
+    StoppingRule,
+    check_pairs,
+    error_at,
+    looks,
+    paired_ratio,
+    pairs_needed,
+)
 from qbench.words.verdicts import reason_text
 from tests.comparison.hand_made import make_record
 
@@ -71,7 +79,7 @@ def test_what_has_no_interval(pairs: list[Pair]) -> None:
 
 def gates(noise: Noise, most: int, change: float, trials: int) -> tuple[Counter[str], float]:
     """Return the verdicts of whole gates, ended when decided, and the mean of their pairs."""
-    rule, seen, counts = Rule(most=most), Counter[str](), []
+    rule, seen, counts = StoppingRule(most=most), Counter[str](), []
     for _ in range(trials):
         pairs: list[Pair] = []
         for look in looks(most):
@@ -148,7 +156,7 @@ def test_speed_is_judged_over_pairs_and_the_rest_as_by_check() -> None:
     # A machine that slows down by a half from pair to pair: unpaired, nothing could be seen.
     drift = [1.5**step for step in range(4)]
     slower = [1.1 * seconds * (1 + step / 1000) for step, seconds in enumerate(drift)]
-    found = check_pairs(measured(drift), measured(slower), Rule(most=24))  # type: ignore[arg-type]
+    found = check_pairs(measured(drift), measured(slower), StoppingRule(most=24))  # type: ignore[arg-type]
     verdicts = {finding.metric: finding.verdict for finding in found.findings}
     assert verdicts["step_time_s"] == verdicts["tokens_per_s"] == "worse"
     assert verdicts["peak_allocated_bytes"] == verdicts["trainable_params"] == "same"
@@ -158,7 +166,7 @@ def test_speed_is_judged_over_pairs_and_the_rest_as_by_check() -> None:
 def test_what_the_budget_leaves_open_is_ambiguous_and_says_what_it_would_take() -> None:
     source = random.Random(1)
     noisy = [[math.exp(source.gauss(0, 0.05)) for _ in range(6)] for _ in range(2)]
-    found = check_pairs(*map(measured, noisy), Rule(most=6), ended=True)  # type: ignore[arg-type]
+    found = check_pairs(*map(measured, noisy), StoppingRule(most=6), ended=True)  # type: ignore[arg-type]
     (finding,) = [finding for finding in found.findings if finding.metric == "step_time_s"]
     assert finding.verdict == "ambiguous"
     assert reason_text(finding.reason).endswith("pairs would show 5 %")
@@ -169,7 +177,7 @@ def test_what_the_budget_leaves_open_is_ambiguous_and_says_what_it_would_take() 
 
 def test_between_looks_nothing_is_said() -> None:
     pairs = [(1.0, 2.0 + step / 100) for step in range(5)]
-    rule = Rule(most=24)
+    rule = StoppingRule(most=24)
     assert rule.judge(pairs[:3], "step_time_s", ended=False).reason == "between looks"
     assert rule.judge(pairs[:4], "step_time_s", ended=False).verdict == "worse"
     assert rule.judge(pairs, "step_time_s", ended=False) == rule.judge(pairs[:4], "step_time_s", ended=False)

@@ -38,8 +38,8 @@ def test_a_run_is_one_value_the_median_of_its_processes():
         for repeat, time in enumerate((1.0 + n, 9.0, 0.5))
     ]
     (series,) = trend(records, find_changes=False)
-    assert [sample.value for sample in series.samples] == [1.0, 2.0, 3.0]
-    assert [sample.run_id for sample in series.samples] == ["night-00", "night-01", "night-02"]
+    assert [sample.value for sample in series.runs] == [1.0, 2.0, 3.0]
+    assert [sample.run_id for sample in series.runs] == ["night-00", "night-01", "night-02"]
     assert (series.metric, series.machine) == ("step_time_s", "NVIDIA A100-SXM4-80GB")
 
 
@@ -74,7 +74,7 @@ def test_plans_for_other_cards_are_apart_where_their_numbers_depend_on_them():
     ]
     found = trend(records, find_changes=False)
     # Memory by what the kernels are chosen by, times by the card.
-    assert [(one.metric, one.machine, len(one.samples)) for one in found] == [
+    assert [(one.metric, one.machine, len(one.runs)) for one in found] == [
         ("peak_allocated_bytes", "compute capability 7.5", 3),
         ("step_time_s", "T4", 3),
         ("peak_allocated_bytes", "compute capability 8.6", 6),
@@ -99,7 +99,7 @@ def test_a_step_of_planned_memory_is_found_with_what_changed():
     records = plans(*[14 * GIB] * 8)
     records += [night(n, "0.22.0", metrics={"peak_allocated_bytes": 15 * GIB}) for n in range(8, 16)]
     (step,) = only(records).changes
-    assert (step.index, step.before, step.after, step.verdict) == (8, 14 * GIB, 15 * GIB, "worse")
+    assert (step.index, step.before, step.after, step.direction) == (8, 14 * GIB, 15 * GIB, "worse")
     assert step.change == pytest.approx(1 / 14)
     assert step.software == (("peft", "0.21.2", "0.22.0"),)
 
@@ -128,7 +128,7 @@ def test_noise_of_two_percent_alone_has_no_step():
 def test_a_slowdown_of_eight_percent_in_noise_of_two_is_found_within_two_runs():
     (step,) = only(speeds(*[1.0] * 30, *[1.08] * 30)).changes
     assert abs(step.index - 30) <= 2
-    assert step.verdict == "worse"
+    assert step.direction == "worse"
     assert step.change == pytest.approx(0.08, abs=0.015)
 
 

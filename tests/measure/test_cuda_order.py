@@ -14,7 +14,7 @@ import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
 from qbench.measure import cuda, nvml
-from qbench.measure.nvml import CardState, Choice
+from qbench.measure.nvml import CardState, PinnedDevice
 from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Task, measurement_from_json
 from qbench.measure.warmup import Patience
@@ -59,7 +59,7 @@ class Card:
         )
         monkeypatch.setattr(cuda, "_open_context", self.open_context(cuda._open_context, monkeypatch))
         monkeypatch.setattr(nvml, "card_state", lambda: next(self.states))
-        monkeypatch.setattr(nvml, "pin_device", lambda: Choice(uuid="GPU-a", note=None))
+        monkeypatch.setattr(nvml, "pin_device", lambda: PinnedDevice(uuid="GPU-a", note=None))
 
     def told(self, name: str, answer: Any) -> Any:
         def asked(*_: Any, **__: Any) -> Any:
@@ -97,7 +97,7 @@ class Told(Sampler):
     log: list[str]
 
     def __init__(self) -> None:
-        super().__init__("tests.measure.probes:rising", 0.01)
+        super().__init__("tests.measure.monitors:rising", 0.01)
 
     def stop(self) -> dict[str, Any] | None:
         if self.pid is not None:

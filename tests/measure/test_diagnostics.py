@@ -9,14 +9,14 @@ import pytest
 from tiny import tiny_point, write_tiny_model
 
 from qbench.cli.main import main
-from qbench.measure.diagnostics import Wanted, diagnose
+from qbench.measure.diagnostics import Diagnostics, diagnose
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.failures import attempt
 from qbench.measure.task import Measurement, Work
 from qbench.records.store import RECORDS_FILE, read_records
 from qbench.scenario.schema import Device, Point
 
-BOTH = Wanted(memory_snapshot=True, profile=True)
+BOTH = Diagnostics(memory_snapshot=True, profile=True)
 
 
 class InThisProcess:
@@ -49,7 +49,7 @@ def test_only_what_is_wanted_is_made_and_what_was_there_is_replaced(tmp_path: Pa
     stale = tmp_path / "diagnostics" / f"{one.point_id}.trace.json"
     stale.parent.mkdir()
     stale.write_text("old")
-    wanted = Wanted(memory_snapshot=True, profile=False)
+    wanted = Diagnostics(memory_snapshot=True, profile=False)
     done = diagnose(one, "cpu", tmp_path, wanted, InThisProcess(), 60)
     assert done.detail["files"] == [str(stale.parent / f"{one.point_id}.pickle")]
 

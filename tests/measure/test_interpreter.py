@@ -123,7 +123,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nothing_is_imported_from_the_working_folder(hostile: Path):
     assert inspect(sys.executable).packages
     assert run_qbench(sys.executable, ["--version"], 60).stdout.startswith("qbench ")
-    with Sampler("qbench.measure.probe:nvml_probe", 0.01) as sampler:
+    with Sampler("qbench.measure.monitor:nvml_monitor", 0.01) as sampler:
         assert sampler.pid is not None
     assert not hostile.exists()
 

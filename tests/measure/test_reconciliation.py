@@ -7,7 +7,7 @@ import os
 import pytest
 
 from qbench.measure.nvml import CardState
-from qbench.measure.reconciliation import Readings, reconcile
+from qbench.measure.reconciliation import CardUse, reconcile
 
 OWN = os.getpid()
 HOST_ID = 999_999_999
@@ -23,8 +23,8 @@ def card(used: int | None, own: int | None = None, pids: tuple[int, ...] | None 
     )
 
 
-def readings(before: CardState, now: CardState, reserved: int = 2000) -> Readings:
-    return Readings(before=before, now=now, reserved_bytes=reserved * MIB)
+def readings(before: CardState, now: CardState, reserved: int = 2000) -> CardUse:
+    return CardUse(before=before, now=now, reserved_bytes=reserved * MIB)
 
 
 def test_the_drivers_figure_for_this_process_counts_first():

@@ -13,12 +13,12 @@ import pytest
 from qbench.measure import sampler as sampler_module
 from qbench.measure.sampler import Sampler
 
-PROBES = "tests.measure.probes"
+MONITORS = "tests.measure.monitors"
 LONG_S = 20.0
 
 
 def test_readings_are_summed_up_and_the_absent_one_stays_absent():
-    with Sampler(f"{PROBES}:rising", interval_s=0.01) as sampler:
+    with Sampler(f"{MONITORS}:rising", interval_s=0.01) as sampler:
         time.sleep(1)  # For its start and some samples; the numbers hold for any count from 3.
         found = sampler.stop()
     assert found is not None
@@ -41,15 +41,15 @@ def test_readings_are_summed_up_and_the_absent_one_stays_absent():
 
 
 def test_the_process_loads_nothing_heavy():
-    with Sampler(f"{PROBES}:tells", interval_s=0.01) as sampler:
+    with Sampler(f"{MONITORS}:tells", interval_s=0.01) as sampler:
         found = sampler.stop()
     assert found is not None
     assert found["event_reasons"] == []
 
 
-@pytest.mark.parametrize("probe", [f"{PROBES}:absent", f"{PROBES}:crashing", "no.such.module:at_all"])
-def test_without_a_device_or_an_answer_nothing_is_known(probe: str):
-    with Sampler(probe) as sampler:
+@pytest.mark.parametrize("monitor", [f"{MONITORS}:absent", f"{MONITORS}:crashing", "no.such.module:at_all"])
+def test_without_a_device_or_an_answer_nothing_is_known(monitor: str):
+    with Sampler(monitor) as sampler:
         assert sampler.stop() is None
 
 
@@ -62,7 +62,7 @@ def test_without_a_gpu_the_real_probe_knows_nothing_or_something():
 
 def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sampler_module, "END_GRACE_S", 0.3)
-    with Sampler(f"{PROBES}:deaf") as sampler:
+    with Sampler(f"{MONITORS}:deaf") as sampler:
         pid = sampler.pid
         assert sampler.stop() is None
     assert pid is not None
@@ -70,14 +70,14 @@ def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch
 
 
 def test_stopping_twice_and_leaving_are_harmless():
-    with Sampler(f"{PROBES}:rising", interval_s=0.01) as sampler:
+    with Sampler(f"{MONITORS}:rising", interval_s=0.01) as sampler:
         assert sampler.stop() is not None
         assert sampler.stop() is None
     assert sampler.pid is None
 
 
 def test_an_error_in_the_measurement_ends_the_process_too():
-    sampler = Sampler(f"{PROBES}:rising")
+    sampler = Sampler(f"{MONITORS}:rising")
     with contextlib.suppress(RuntimeError), sampler:
         pid = sampler.pid
         raise RuntimeError("of the step")
@@ -88,7 +88,7 @@ def test_an_error_in_the_measurement_ends_the_process_too():
 OWNER = """
 import os
 from qbench.measure.sampler import Sampler
-sampler = Sampler("tests.measure.probes:rising", interval_s=0.01).__enter__()
+sampler = Sampler("tests.measure.monitors:rising", interval_s=0.01).__enter__()
 print(sampler.pid, flush=True)
 os.kill(os.getpid(), 9)
 """

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from qbench.planner.families import Sizes
-from qbench.planner.sampling import Samples, choose_samples, combined
+from qbench.planner.sampling import SampledSizes, choose_samples, combined
 
 RANKS = (4, 8, 16, 32, 64)
 LENGTHS = tuple(256 * step for step in range(1, 11))
 GRID: list[Sizes] = list(itertools.product(RANKS, LENGTHS, (1,)))
 
 
-def value(samples: Samples, number: Callable[[Sizes], int], sizes: Sizes) -> int | None:
+def value(samples: SampledSizes, number: Callable[[Sizes], int], sizes: Sizes) -> int | None:
     """Return what the samples tell of a number at these sizes, None where that is no whole one."""
     basis = [np.array([number(sample)]) for sample in samples.sizes[: samples.num_basis]]
     found = combined(basis, *weights(samples, sizes))
@@ -26,11 +26,11 @@ def value(samples: Samples, number: Callable[[Sizes], int], sizes: Sizes) -> int
 
 
 @functools.cache
-def weights(samples: Samples, sizes: Sizes) -> tuple[tuple[int, ...], int]:
+def weights(samples: SampledSizes, sizes: Sizes) -> tuple[tuple[int, ...], int]:
     return samples.weights(sizes, sizes[1])
 
 
-def fits(samples: Samples, number: Callable[[Sizes], int]) -> bool:
+def fits(samples: SampledSizes, number: Callable[[Sizes], int]) -> bool:
     """Say whether the samples beyond the basis are what the basis says."""
     return all(value(samples, number, sizes) == number(sizes) for sizes in samples.sizes[samples.num_basis :])
 

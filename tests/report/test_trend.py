@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from qbench.comparison.methods import Difference
-from qbench.comparison.trend import ChangePoint, Sample, Series
+from qbench.comparison.trend import ChangePoint, RunValue, Series
 from qbench.report.trend import history_charts, trend_chart, trend_document, trend_figure, trend_table
 from tests.comparison.hand_made import make_point, make_record
 
@@ -13,8 +13,8 @@ GIB = 1 << 30
 
 
 def series(*values: int, changes: tuple[ChangePoint, ...] = ()) -> Series:
-    samples = tuple(
-        Sample(run_id=f"<run {n}>", created_at=f"2026-11-0{n + 1}T02:00:00+00:00", value=value, software=())
+    runs = tuple(
+        RunValue(run_id=f"<run {n}>", created_at=f"2026-11-0{n + 1}T02:00:00+00:00", value=value, software=())
         for n, value in enumerate(values)
     )
     return Series(
@@ -24,7 +24,7 @@ def series(*values: int, changes: tuple[ChangePoint, ...] = ()) -> Series:
         machine="",
         metric="peak_allocated_bytes",
         unit="bytes",
-        samples=samples,
+        runs=runs,
         changes=changes,
     )
 
@@ -33,7 +33,7 @@ STEP = ChangePoint(
     index=2,
     before=14 * GIB,
     after=15 * GIB,
-    verdict="worse",
+    direction="worse",
     software=(Difference("peft", "0.21.2", "0.22.0"),),
 )
 STEPPED = series(14 * GIB, 14 * GIB, 15 * GIB, 15 * GIB, 15 * GIB, changes=(STEP,))

@@ -187,7 +187,7 @@ def _gemm_alignment(dtype: torch.dtype, capability: Capability) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class BackendRule:
     """One backend of attention: when CUDA can take it, and where that is written."""
 
     backend: Backend
@@ -196,28 +196,30 @@ class Rule:
     source: str
 
 
-ATTENTION: tuple[Rule, ...] = (
-    Rule(
+ATTENTION: tuple[BackendRule, ...] = (
+    BackendRule(
         backend="cudnn",
         takes=_cudnn,
         says="sm_90, sm_10x; fp16, bf16; heads of up to 128 (sm_90: 256), in eights; masks and groups; "
         "dropout in 16ths",
         source="SDP, check_prefer_cudnn_attention and can_use_cudnn_attention",
     ),
-    Rule(
+    BackendRule(
         backend="flash",
         takes=_flash,
         says="sm_80 to sm_121; fp16, bf16; no mask; groups; heads of up to 256, in backward on sm_86, sm_89 "
         "and sm_12x of up to 192, or above 224 without dropout",
         source="SDP, can_use_flash_attention",
     ),
-    Rule(
+    BackendRule(
         backend="efficient",
         takes=_efficient,
         says="sm_50 to sm_121; fp16, fp32, from sm_80 bf16; masks; equal heads, aligned to 8 (fp32: 4)",
         source="SDP, can_use_mem_efficient_attention; grouped heads came after 2.13 (pull request 191085)",
     ),
-    Rule(backend="math", takes=lambda call, card: True, says="everything", source="SDP, select_sdp_backend"),
+    BackendRule(
+        backend="math", takes=lambda call, card: True, says="everything", source="SDP, select_sdp_backend"
+    ),
 )
 """The backends in the order in which torch asks them (SDP, priority_order)."""
 

@@ -152,8 +152,8 @@ def _cpu_attention(
     inputs = (query, key, value, attn_mask)
     if query.device.type != "meta":
         return attention_on_scores(*inputs, dropout_p, is_causal, scale, enable_gqa)
-    probes = [None if tensor is None else _cpu_probe(tensor) for tensor in inputs]
-    choice = _fused_sdp_choice(*probes, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    stand_ins = [None if tensor is None else _like_on_cpu(tensor) for tensor in inputs]
+    choice = _fused_sdp_choice(*stand_ins, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if choice != FLASH_CHOICE:
         return attention_on_scores(*inputs, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -164,7 +164,7 @@ def _cpu_attention(
     return out
 
 
-def _cpu_probe(tensor: torch.Tensor) -> torch.Tensor:
+def _like_on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     """Return a CPU tensor of the same shape, dtype and last stride that takes no memory."""
     with _disable_current_modes():  # It is no memory of the step, so the ledger must not see it.
         return torch.empty(tensor.shape[-1:], dtype=tensor.dtype).expand(tensor.shape)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qbench.comparison.check import Check, Finding
-from qbench.comparison.verdicts import Verdict
+from qbench.comparison.verdicts import CheckVerdict
 from qbench.report.markdown import escaped, table_text
 from qbench.report.table import plain_table
 from qbench.report.terminal.table import aligned
@@ -14,7 +14,7 @@ from qbench.units import NOT_AVAILABLE, format_value
 from qbench.words.basis import basis_text
 from qbench.words.verdicts import reason_text
 
-ORDER: tuple[Verdict, ...] = (
+ORDER: tuple[CheckVerdict, ...] = (
     "worse",
     "changed",
     "missing",

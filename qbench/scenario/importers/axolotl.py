@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.scenario.importers.reading import ATTENTION, Reader
+from qbench.scenario.importers.reader import ATTENTION, Reader
 
 _UPCAST = (
     "axolotl casts norms and embeddings of a quantized model back to 16 bit; recipe trainer keeps them in "

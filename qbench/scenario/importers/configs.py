@@ -13,7 +13,7 @@ from qbench.errors import Problem, ScenarioError, nearest
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.axolotl import from_axolotl
 from qbench.scenario.importers.llama_factory import from_llama_factory
-from qbench.scenario.importers.reading import Imported, ModelConfigs, Reader
+from qbench.scenario.importers.reader import Imported, ModelConfigs, Reader
 from qbench.scenario.importers.trainer import OF_SCRIPTS, from_trainer
 from qbench.scenario.importers.trl import from_trl
 from qbench.scenario.importers.values import misspelt

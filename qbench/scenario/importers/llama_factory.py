@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.scenario.importers.reading import REENTRANT, Reader
+from qbench.scenario.importers.reader import REENTRANT, Reader
 
 _NO_UPCAST = (
     "LLaMA-Factory leaves norms, embeddings and head of a quantized model in 16 bit; recipe trainer has them "

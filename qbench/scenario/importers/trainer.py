@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qbench.scenario.importers.reading import Reader
+from qbench.scenario.importers.reader import Reader
 from qbench.scenario.importers.trl import PADDED, lora_settings, quantized_precision, train_settings
 
 _Values = Mapping[str, Any]

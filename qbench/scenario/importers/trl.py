@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.scenario.importers.reading import ATTENTION, Reader
+from qbench.scenario.importers.reader import ATTENTION, Reader
 from qbench.scenario.importers.values import dtype_name
 
 PADDED = "packing is off: batches are as long as their longest sequence; the plan assumes full ones"

@@ -12,7 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from qbench.errors import ScenarioError
 from qbench.scenario.importers.configs import FORMATS, import_config
-from qbench.scenario.importers.reading import OPTIMIZERS, Reader
+from qbench.scenario.importers.reader import OPTIMIZERS, Reader
 from qbench.scenario.importers.values import LIKE_VALUE, misspelt
 
 AXOLOTL = """\

@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from qbench.measure.probe import POLICIES, NvmlProbe, growth
+from qbench.measure.monitor import POLICIES, NvmlMonitor, growth
 
 UNITS = {"power_w": 300.5, "sm_clock_mhz": 1410, "memory_clock_mhz": 1593, "temperature_c": 61}
 
@@ -45,21 +45,21 @@ def answering(known: dict[str, Any], name: str) -> Any:
 
 
 def test_readings_are_in_their_units(answers: dict[str, Any]):
-    assert NvmlProbe("card").readings() == {"memory_used_bytes": 5, **UNITS}
+    assert NvmlMonitor("card").readings() == {"memory_used_bytes": 5, **UNITS}
 
 
 def test_what_holds_the_clocks_is_named(answers: dict[str, Any]):
-    assert NvmlProbe("card").event_reasons() == ["sw_power_cap", "hw_thermal"]
+    assert NvmlMonitor("card").event_reasons() == ["sw_power_cap", "hw_thermal"]
     # Drivers before R535 know the old name of the question alone.
     answers["nvmlDeviceGetCurrentClocksThrottleReasons"] = answers.pop(
         "nvmlDeviceGetCurrentClocksEventReasons"
     )
-    assert NvmlProbe("card").event_reasons() == ["sw_power_cap", "hw_thermal"]
+    assert NvmlMonitor("card").event_reasons() == ["sw_power_cap", "hw_thermal"]
 
 
 def test_counters_are_in_joules_and_seconds(answers: dict[str, Any]):
     # nvml.h: power is policy 0, thermal 1, sync boost 2, board limit 3, reliability 5.
-    assert NvmlProbe("card").counters() == {
+    assert NvmlMonitor("card").counters() == {
         "energy_j": 12.5,
         "throttled_power_s": 1.0,
         "throttled_thermal_s": 2.0,
@@ -71,11 +71,11 @@ def test_counters_are_in_joules_and_seconds(answers: dict[str, Any]):
 
 def test_what_the_driver_does_not_say_is_absent(answers: dict[str, Any]):
     answers.clear()
-    probe = NvmlProbe("card")
-    assert set(probe.readings().values()) == {None}
-    assert set(probe.counters().values()) == {None}
-    assert len(probe.counters()) == 1 + len(POLICIES)
-    assert probe.event_reasons() == []
+    monitor = NvmlMonitor("card")
+    assert set(monitor.readings().values()) == {None}
+    assert set(monitor.counters().values()) == {None}
+    assert len(monitor.counters()) == 1 + len(POLICIES)
+    assert monitor.event_reasons() == []
 
 
 def test_power_and_energy_of_a_card_shared_by_mig_are_nobodys(answers: dict[str, Any]):
@@ -85,10 +85,10 @@ def test_power_and_energy_of_a_card_shared_by_mig_are_nobodys(answers: dict[str,
     answers["nvmlDeviceGetMemoryInfo"] = lambda device, version=None: (
         asked.append(("memory", device)) or SimpleNamespace(used=5)
     )
-    probe = NvmlProbe("mig")
-    readings = probe.readings()
+    monitor = NvmlMonitor("mig")
+    readings = monitor.readings()
     assert readings == {"memory_used_bytes": 5, **UNITS, "power_w": None}
-    assert probe.counters()["energy_j"] is None
+    assert monitor.counters()["energy_j"] is None
     assert asked == [("memory", "mig"), ("temperature", "the card")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import pynvml
 
@@ -32,20 +32,7 @@ EVENT_REASONS = {
 """Bits of what holds the clocks at the moment."""
 
 
-class Probe(Protocol):
-    """A device that can be asked; None stands for what it does not say."""
-
-    def readings(self) -> dict[str, float | None]:
-        """Return memory_used_bytes, power_w, sm_clock_mhz, memory_clock_mhz and temperature_c of now."""
-
-    def event_reasons(self) -> list[str]:
-        """Return why the clocks are where they are, in the words of EVENT_REASONS."""
-
-    def counters(self) -> dict[str, float | None]:
-        """Return energy_j and throttled_NAME_s of each of POLICIES, counted since the driver was loaded."""
-
-
-class NvmlProbe:
+class NvmlMonitor:
     """A device of the NVIDIA driver. A MIG device has memory of its own; the rest is its whole card's.
 
     Power and energy of a card that is shared by MIG are nobody's in particular, and so unknown.
@@ -57,7 +44,7 @@ class NvmlProbe:
         self._is_shared = self._card is not handle
 
     def readings(self) -> dict[str, float | None]:
-        """Return what the device says now."""
+        """Return memory_used_bytes, power_w, sm_clock_mhz, memory_clock_mhz and temperature_c of now."""
         power = None if self._is_shared else nvml.asked("nvmlDeviceGetPowerUsage", self._card)
         return {
             "memory_used_bytes": nvml.used_bytes(self._device),
@@ -68,14 +55,14 @@ class NvmlProbe:
         }
 
     def event_reasons(self) -> list[str]:
-        """Return why the clocks are where they are."""
+        """Return why the clocks are where they are, in the words of EVENT_REASONS."""
         bits = nvml.asked("nvmlDeviceGetCurrentClocksEventReasons", self._card)
         if bits is None:
             bits = nvml.asked("nvmlDeviceGetCurrentClocksThrottleReasons", self._card, default=0)
         return [name for name, constant in EVENT_REASONS.items() if bits & getattr(pynvml, constant, 0)]
 
     def counters(self) -> dict[str, float | None]:
-        """Return energy and throttled time since the driver was loaded."""
+        """Return energy_j and throttled_NAME_s of each of POLICIES, counted since the driver was loaded."""
         energy = None if self._is_shared else nvml.asked("nvmlDeviceGetTotalEnergyConsumption", self._card)
         throttled = {f"throttled_{name}_s": self._throttled_s(name) for name in POLICIES}
         return {"energy_j": None if energy is None else energy / 1e3, **throttled}
@@ -87,10 +74,10 @@ class NvmlProbe:
 
 
 @contextlib.contextmanager
-def nvml_probe() -> Iterator[Probe | None]:
+def nvml_monitor() -> Iterator[NvmlMonitor | None]:
     """Yield the chosen device, None where there is no driver or device."""
     with nvml.device() as handle:
-        yield None if handle is None else NvmlProbe(handle)
+        yield None if handle is None else NvmlMonitor(handle)
 
 
 def growth(before: dict[str, float | None], after: dict[str, float | None]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         Detail,
         Environment,
         Metrics,
-        OutOfMemory,
+        OomFacts,
         PeakAt,
         Quality,
         Skipped,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
 
 
-class Reading:
+class Attributes:
     """The attributes of a record. What is unknown is None, or empty where there may be several."""
 
     __slots__ = ()
@@ -162,7 +162,7 @@ class Reading:
         return self.detail.get("validity") or ()
 
     @property
-    def oom(self) -> OutOfMemory | None:
+    def oom(self) -> OomFacts | None:
         """How a measurement ran out of memory."""
         return self.detail.get("oom")
 
