@@ -11,7 +11,7 @@ from typing import Any, cast
 from qbench.errors import StepError
 from qbench.measure.environment import environment
 from qbench.measure.task import Measurement, Phase
-from qbench.records.parts import Environment, Metrics, OutOfMemory
+from qbench.records.parts import Environment, Metrics, OomFacts
 from qbench.records.software import code_id
 from qbench.scenario.schema import Point
 
@@ -37,7 +37,7 @@ def measure_steps(point: Point, gpu: str) -> Measurement:
     The outcome is oom, with phase and bytes, where the card is too small, and error where a library has no
     kernel for the step.
     """
-    shortage: OutOfMemory = {"kind": "torch", "phase": "load"}
+    shortage: OomFacts = {"kind": "torch", "phase": "load"}
 
     def on_phase(name: str) -> None:
         shortage["phase"] = name
@@ -48,7 +48,7 @@ def measure_steps(point: Point, gpu: str) -> Measurement:
     )
 
 
-def _attempted(point: Point, shortage: OutOfMemory, on_phase: Phase) -> Measurement:
+def _attempted(point: Point, shortage: OomFacts, on_phase: Phase) -> Measurement:
     import torch
 
     try:
@@ -62,7 +62,7 @@ def _attempted(point: Point, shortage: OutOfMemory, on_phase: Phase) -> Measurem
         return Measurement(outcome="error", detail={"error": f"{type(error).__name__}: {error}"[:300]})
 
 
-def _counted(point: Point, shortage: OutOfMemory, on_phase: Phase) -> Metrics:
+def _counted(point: Point, shortage: OomFacts, on_phase: Phase) -> Metrics:
     import torch
 
     from qbench.step.training_step import build_step
