@@ -69,10 +69,8 @@ def fit_on(
         )
     shortage = _shortage(pressed, history)
     most = max(0, gpu.memory_bytes - context.least)
-    # What is short of more than the least context leaves besides would be short of it there, too.
-    may_fit = shortage["requested_bytes"] - shortage["free_bytes"] <= most - limit and (
-        reserved_bytes <= most or replay(history.events, config, most, emptied).fits != "oom"
-    )
+    # How much is short says nothing of it: a cache that need not be released may serve what comes later.
+    may_fit = reserved_bytes <= most or replay(history.events, config, most, emptied).fits != "oom"
     return replace(
         of_card,
         fits=False,

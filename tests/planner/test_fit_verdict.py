@@ -128,3 +128,16 @@ def test_expandable_segments_need_no_retry(grown: Written) -> None:
     # Pages of 20 MiB: two for the first tensor, and the same two for the second.
     fit = held(grown, 40, AllocatorConfig(expandable_segments=True))
     assert (fit.verdict, fit.headroom_bytes) == ("fits", 0)
+
+
+def test_a_context_that_is_a_little_smaller_may_save_a_cache_that_serves_much_more() -> None:
+    history = Written()
+    history.drop(history.take(14))
+    history.take(1)  # A segment of 2 MiB in the pool of small blocks.
+    history.take(3)  # Of the 14 MiB in the cache, or of a new segment of 20 MiB.
+    context = ContextSize(least=CONTEXT - 2 * MIB, most=CONTEXT, source="a context of two sizes")
+    # With 14 MiB the cache goes for the 2, and of the 20 then wanted 8 are short; with 16 MiB it stays.
+    fit = fit_on(card_with(CONTEXT + 14 * MIB), history, 16 * MIB, context, AllocatorConfig())
+    assert fit.shortage is not None
+    assert fit.shortage["requested_bytes"] - fit.shortage["free_bytes"] == 8 * MIB
+    assert (fit.fits, fit.verdict) == (False, "tight")
