@@ -68,12 +68,6 @@ class ModelSpec:
     config: dict[str, Any] = field(hash=False)
     """Keys of config.json that shape the model. Shared: copy it before changing it."""
 
-    @property
-    def is_moe(self) -> bool:
-        """Whether the model is a mixture of experts, by its config."""
-        text = self.config.get("text_config", self.config)
-        return any(text.get(key) for key in _EXPERT_KEYS)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
@@ -140,12 +134,9 @@ def catalog_name(name: str) -> str:
 def has_experts(name: str) -> bool:
     """Say whether a model of the catalog or of a folder has experts in stacked parameters."""
     try:
-        source = resolve_model(name)
+        config = resolve_model(name).config or {}
     except CatalogError:
         return False
-    if source.spec is not None:
-        return source.spec.expert_params > 0
-    config = source.config or {}
     return any(config.get("text_config", config).get(key) for key in _EXPERT_KEYS)
 
 

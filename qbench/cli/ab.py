@@ -116,8 +116,6 @@ def _print(sides: Sides, changes: list[PointChange], device: Device) -> None:
 
 
 def _document(sides: Sides, changes: list[PointChange]) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from qbench.report.environments import as_json, summary_lines
 
     return {
@@ -126,7 +124,7 @@ def _document(sides: Sides, changes: list[PointChange]) -> dict[str, Any]:
             for side in sides
         },
         "same_code": sides.same_code,
-        "packages": [asdict(change) for change in sides.packages],
+        "packages": [dict(zip(("name", "a", "b"), change, strict=True)) for change in sides.packages],
         "points": as_json(changes),
         "summary": summary_lines(changes),
     }

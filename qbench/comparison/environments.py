@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbench.comparison.intervals import mean_interval
+from qbench.comparison.methods import Difference, changed
 from qbench.comparison.results import MEMORY_METRICS
-from qbench.records.metrics import BREAKDOWN, METRICS, scalar
+from qbench.records.metrics import BREAKDOWN, scalar
 from qbench.records.record import Record
 from qbench.scenario.schema import Point
 
@@ -29,15 +30,6 @@ OF_A_STEP = frozenset(
 CONFIDENCE = 0.95
 MIN_PAIRS = 3
 """Two pairs that happen to agree would give an interval that is far too narrow."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageChange:
-    """A package that is not the same in both environments; None where it is not installed."""
-
-    name: str
-    a: str | None
-    b: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +98,12 @@ class PointChange:
         return bool(_completed(self.a) and _completed(self.b))
 
 
-def package_changes(a: Mapping[str, str], b: Mapping[str, str]) -> list[PackageChange]:
-    """Return the packages whose versions differ: those of a training step first, each kind by name."""
-    return [
-        PackageChange(name=name, a=a.get(name), b=b.get(name))
-        for name in sorted(a.keys() | b.keys(), key=lambda name: (name not in OF_A_STEP, name))
-        if a.get(name) != b.get(name)
-    ]
+def package_changes(a: Mapping[str, str], b: Mapping[str, str]) -> list[Difference]:
+    """Return the packages whose versions differ, those of a training step first, each kind by name.
+
+    None stands for the version of one that is not installed.
+    """
+    return sorted(changed(a, b), key=lambda package: (package.name not in OF_A_STEP, package.name))
 
 
 def compare_environments(a: Iterable[Record], b: Iterable[Record]) -> list[PointChange]:
@@ -188,8 +179,3 @@ def ratio_interval(ratios: Sequence[float]) -> tuple[float, tuple[float, float] 
         return math.exp(statistics.fmean(logs)), None
     found = mean_interval(logs, 1 - CONFIDENCE)
     return math.exp(found.estimate), (math.exp(found.low), math.exp(found.high))
-
-
-def unit_of(metric: str) -> str:
-    """Return the unit of a metric."""
-    return METRICS[metric].unit

@@ -39,7 +39,7 @@ LEAST_PROCESSES = 3
 """Minimum processes per side. Two may agree by chance and make any third look like a change."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LogRatio:
     """Run over baseline: the natural logarithm of the ratio, its interval, and the noise behind it."""
 
@@ -52,7 +52,7 @@ class LogRatio:
     """Standard deviation of one process: the root of the mean of both sides' variances."""
     freedom: int
     """Degrees of freedom of the error."""
-    confidence: float = CONFIDENCE
+    confidence: float
 
     def smallest_visible(self, min_effect: float) -> float:
         """Return the smallest change, as a share, that would have been told with a chance of POWER."""
@@ -79,15 +79,8 @@ def log_ratio(
     freedom = _freedom(of_means, (len(before) - 1, len(now) - 1))
     error = ALIKE * math.sqrt(sum(of_means))
     estimate = statistics.fmean(now) - statistics.fmean(before)
-    reach = t_quantile((1 + CONFIDENCE) / 2, freedom) * error
-    return LogRatio(
-        estimate=estimate,
-        low=estimate - reach,
-        high=estimate + reach,
-        error=error,
-        deviation=math.sqrt(statistics.fmean(variances)),
-        freedom=freedom,
-    )
+    deviation = math.sqrt(statistics.fmean(variances))
+    return _interval(estimate, error, deviation, freedom, CONFIDENCE)
 
 
 def mean_interval(logs: Sequence[float], error: float, cut: int = 0) -> LogRatio:
@@ -101,16 +94,12 @@ def mean_interval(logs: Sequence[float], error: float, cut: int = 0) -> LogRatio
     pulled_in = [inner[0]] * cut + inner + [inner[-1]] * cut
     deviation = statistics.stdev(pulled_in) * count / len(inner)
     estimate, freedom = statistics.fmean(inner), len(inner) - 1
-    reach = t_quantile(1 - error / 2, freedom) * deviation / math.sqrt(count)
-    return LogRatio(
-        estimate=estimate,
-        low=estimate - reach,
-        high=estimate + reach,
-        error=deviation / math.sqrt(count),
-        deviation=deviation,
-        freedom=freedom,
-        confidence=1 - error,
-    )
+    return _interval(estimate, deviation / math.sqrt(count), deviation, freedom, 1 - error)
+
+
+def _interval(estimate: float, error: float, deviation: float, freedom: int, confidence: float) -> LogRatio:
+    reach = t_quantile((1 + confidence) / 2, freedom) * error
+    return LogRatio(estimate, estimate - reach, estimate + reach, error, deviation, freedom, confidence)
 
 
 def _freedom(of_means: Sequence[float], freedoms: tuple[int, int]) -> int:

@@ -7,15 +7,14 @@ import importlib.util
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 
 from qbench.catalog.gpus import find_gpu
-from qbench.files import content_digest
+from qbench.measure.worktree import git
 from qbench.nullgpu.environment import DRIVER_NAME
 from qbench.records.parts import Environment
 from qbench.records.software import software
-from qbench.scenario.schema import Point, RunDevice
+from qbench.scenario.schema import RunDevice
 
 SETTINGS = (
     "PYTORCH_ALLOC_CONF",
@@ -90,23 +89,6 @@ def torch_has_cuda() -> bool:
     return built_for is None or built_for.group(1).strip() != "None"
 
 
-def inputs(point: Point) -> dict[str, str]:
-    """Return the digest of each file that a point names and that is not part of its identity.
-
-    These are `config.json` of a model's folder or the one file of a GGUF, and the text that is trained on;
-    the weights of a folder are not read.
-    """
-    # Not Path.expanduser, which raises for the home of a user that does not exist.
-    model = os.path.expanduser(point.model)
-    files = {"config.json": Path(model, "config.json")}
-    if model.endswith(".gguf"):
-        files["gguf"] = Path(model)
-    files = {name: file for name, file in files.items() if os.path.isfile(file)}
-    if point.data != "random":
-        files["data"] = Path(point.data)
-    return {name: content_digest(file) for name, file in files.items()}
-
-
 def _cpu_name() -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -127,20 +109,8 @@ def _host_memory_bytes() -> int | None:
 def git_state() -> Environment:
     """Return commit and dirty flag of the checkout that qbench runs from; None outside a checkout."""
     folder = Path(__file__).parents[2]
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = git(folder, "rev-parse", "HEAD") if (folder / ".git").exists() else None
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changes = git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    if not (folder / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

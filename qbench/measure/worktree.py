@@ -27,10 +27,10 @@ class Commit:
 
 def find_commit(name: str, folder: Path) -> Commit | None:
     """Return the commit that a git ref names in the repository around a folder; None when there is none."""
-    top = _git(folder, "rev-parse", "--show-toplevel")
+    top = git(folder, "rev-parse", "--show-toplevel")
     if top is None or name.startswith("-"):
         return None
-    digest = _git(folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    digest = git(folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     return None if digest is None else Commit(repository=Path(top), name=name, digest=digest)
 
 
@@ -44,18 +44,18 @@ def checked_out(commit: Commit) -> Iterator[Path]:
         folder = Path(parent) / "code"
         try:
             arguments = ("worktree", "add", "--detach", "--quiet", str(folder), commit.digest)
-            if _git(commit.repository, *arguments) is None:
+            if git(commit.repository, *arguments) is None:
                 raise QbenchError(
                     f"--baseline {commit.name}: git cannot check out {commit.digest[:12]} into {folder}; "
                     f"try `git worktree add FOLDER {commit.name}`"
                 )
             yield folder
         finally:
-            _git(commit.repository, "worktree", "remove", "--force", str(folder))
-            _git(commit.repository, "worktree", "prune")
+            git(commit.repository, "worktree", "remove", "--force", str(folder))
+            git(commit.repository, "worktree", "prune")
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
     """Return what git prints, None when it fails or is not there."""
     try:
         done = subprocess.run(

@@ -22,9 +22,6 @@ from qbench.step.model import base_dtype
 from qbench.step.quantize import is_quantized_weight
 from qbench.step.recipe import prepares_for_kbit
 
-PHASES = ("load", "prepare", "adapters")
-"""Phases before the first step, in order."""
-
 _STAGED = "temporaries"
 _CAST = "aten._to_copy.default"
 

@@ -14,8 +14,9 @@ from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card, kernel_caveats
 from qbench.planner.fit_verdict import fit_of
 from qbench.planner.hardware import card_of
+from qbench.planner.shared import SharedTraces
 from qbench.planner.times_on_cards import Held, cpu_times, gpu_times
-from qbench.planner.trace import Trace, Tracer, traces
+from qbench.planner.trace import Trace
 from qbench.records.calibration import Calibration
 from qbench.records.fits import Fit
 from qbench.records.parts import AllocatorSettings, BaseWeights, Detail, Environment, Metrics, Skipped
@@ -35,7 +36,7 @@ def plan(
     run_id: str = "plan",
     allocator: AllocatorConfig | None = None,
     on_trace: Callable[[Trace], None] | None = None,
-    tracer: Tracer | None = None,
+    tracer: SharedTraces | None = None,
     calibrations: Sequence[Calibration] = (),
 ) -> Record:
     """Return the planned record of a point, with the kernels of `device`.
@@ -57,7 +58,8 @@ def plan(
     mine = [found for found in calibrations if found.device == device]
     is_timed = bool(gpus) or (device == "cpu" and bool(mine))
     cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
-    found = (tracer or traces)(point, device, list(dict.fromkeys(cards)), allocator, with_costs=is_timed)
+    traces = tracer or SharedTraces([point])
+    found = traces(point, device, list(dict.fromkeys(cards)), allocator, with_costs=is_timed)
     card = next((card for card in cards if isinstance(found[card], Trace)), cards[0])
     traced = found[card]
     if isinstance(traced, StepError):

@@ -16,9 +16,10 @@ from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.planner.fit_verdict import fit_of
 from qbench.planner.hardware import card_of
+from qbench.planner.shared import SharedTraces
 from qbench.planner.step_time import Bound, Rates, StepTime, step_time
 from qbench.planner.times_on_cards import rates_of
-from qbench.planner.trace import Trace, traces
+from qbench.planner.trace import Trace
 from qbench.planner.workload import Workload
 from qbench.records.calibration import Calibration
 from qbench.records.fits import Fit
@@ -124,7 +125,8 @@ def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> di
     cards = {gpu.name: card_of(gpu) for gpu in gpus}
     for length in lengths:
         different = list(dict.fromkeys(cards.values()))
-        on_card = traces(_at(point, length), "cuda", different, AllocatorConfig(), with_costs=True)
+        padded = _at(point, length)
+        on_card = SharedTraces([padded])(padded, "cuda", different, AllocatorConfig(), with_costs=True)
         for name, card in cards.items():
             known, traced = found[name], on_card[card]
             if isinstance(traced, StepError):

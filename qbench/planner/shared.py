@@ -42,7 +42,7 @@ from qbench.step.model import load_config
 
 
 class SharedTraces:
-    """Traces points that are known in advance; called like `traces`, and gives what it gives."""
+    """Traces points that are known in advance."""
 
     def __init__(self, points: Iterable[Point]) -> None:
         by_family: dict[str, list[Point]] = {}
@@ -60,11 +60,21 @@ class SharedTraces:
         *,
         with_costs: bool = False,
     ) -> dict[Card, Trace | StepError]:
-        """Return the trace of one of the points on each card, or why there is none."""
+        """Return the trace of one of the points on each card, or why there is none.
+
+        Cards that choose the same kernels share one. `with_costs` takes down what operators cost.
+        """
         parts_on = self._parts_on(point, device, with_costs)
         parts = {card: parts_on(card) for card in cards}
         known = {each: each.account(sizes_of(point)) for each in set(parts.values())}
-        alone_on = ByCard(lambda card: _recorded_or_why(point, device, card, with_costs))
+
+        def alone(card: Card) -> Account | StepError:
+            try:
+                return _recorded(point, device, card, with_costs)
+            except StepError as error:
+                return error
+
+        alone_on = ByCard(alone)
         traced: dict[int, Trace] = {}
         found: dict[Card, Trace | StepError] = {}
         for card in cards:
@@ -91,13 +101,6 @@ class SharedTraces:
 
 def _recorded(point: Point, device: Device, card: Card, with_costs: bool) -> Account:
     return record_account(point, device, load_config(point), card, with_costs=with_costs)
-
-
-def _recorded_or_why(point: Point, device: Device, card: Card, with_costs: bool) -> Account | StepError:
-    try:
-        return _recorded(point, device, card, with_costs)
-    except StepError as error:
-        return error
 
 
 class AnyLength:

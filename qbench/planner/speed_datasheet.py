@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from qbench.catalog.efficiencies import efficiency
 from qbench.catalog.gpus import GpuSpec
 from qbench.memory.work.log import Work
@@ -14,23 +12,18 @@ _TENSORS_A_LAUNCH = 30
 """Tensors that one multi-tensor kernel takes at least (ATen/native/cuda/MultiTensorApply.cuh, five lists)."""
 
 
-@dataclass(frozen=True, slots=True)
 class DatasheetRates:
     """Rates of a GPU that nobody calibrated here."""
 
-    gpu: GpuSpec
-    overlaps: bool = True
-    source: str = "datasheet peaks and published efficiencies"
-    _dispatch_s: float = field(init=False)
-    _launch_s: float = field(init=False)
-    _share: dict[str, float] = field(init=False)
+    overlaps = True
+    source = "datasheet peaks and published efficiencies"
 
-    def __post_init__(self) -> None:
-        """Look all figures up once."""
+    def __init__(self, gpu: GpuSpec) -> None:
+        self.gpu = gpu
         names = ("matmul", "attention_forward", "attention_backward", "bandwidth")
-        object.__setattr__(self, "_share", {name: efficiency(name, self.gpu).value for name in names})
-        object.__setattr__(self, "_launch_s", efficiency("launch", self.gpu).value)
-        object.__setattr__(self, "_dispatch_s", efficiency("dispatch", self.gpu).value)
+        self._share = {name: efficiency(name, gpu).value for name in names}
+        self._launch_s = efficiency("launch", gpu).value
+        self._dispatch_s = efficiency("dispatch", gpu).value
 
     def kernel_s(self, cost: OpCost) -> KernelSeconds | None:
         """Return the time of an operator; None where the card has no figure for its dtype."""

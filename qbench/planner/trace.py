@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from qbench.memory.history.ledger import History
 from qbench.memory.history.recording import without_gc
 from qbench.memory.kernels.choices import Backend, Card, adds_up_in_fp32
 from qbench.memory.kernels.replacements import kernels_of
-from qbench.memory.kernels.shared_by_card import ByCard
 from qbench.memory.work.log import WorkTable
 from qbench.planner.account import Account, account_of
 from qbench.planner.recorded import Recorded, record_point
@@ -55,44 +54,6 @@ class Trace:
     """What a reader should know before trusting the numbers."""
     work: WorkTable | None
     """What the step's operators cost and how often each runs; None where it was not asked for."""
-
-
-class Tracer(Protocol):
-    """Gives the traces of a point, as `traces` does."""
-
-    def __call__(
-        self,
-        point: Point,
-        device: Device,
-        cards: Sequence[Card],
-        allocator: AllocatorConfig,
-        *,
-        with_costs: bool = False,
-    ) -> dict[Card, Trace | StepError]:
-        """Return the trace of a point on each card, or why there is none; `with_costs` as for `trace`."""
-
-
-def traces(
-    point: Point,
-    device: Device,
-    cards: Sequence[Card],
-    allocator: AllocatorConfig,
-    *,
-    with_costs: bool = False,
-) -> dict[Card, Trace | StepError]:
-    """Return the trace of a point on each card, or why there is none.
-
-    Cards that choose the same kernels share one.
-    """
-
-    def traced(card: Card) -> Trace | StepError:
-        try:
-            return trace(point, device, card, allocator, with_costs=with_costs)
-        except StepError as error:
-            return error
-
-    on_card = ByCard(traced)
-    return {card: on_card(card) for card in cards}
 
 
 def trace(

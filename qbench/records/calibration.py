@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qbench.errors import RecordError
 from qbench.files import read_text
-from qbench.records.files import config_folder, write_whole
+from qbench.records.files import config_folder, machine_file, write_whole
 from qbench.records.noise import ELSEWHERE
 from qbench.records.parts import Amount
 from qbench.records.record import utc_now
@@ -65,9 +64,8 @@ class Calibration:
 
 def calibration_file(device: str, device_name: str, num_threads: int | None) -> Path:
     """Return the file for a device, its name and the number of threads."""
-    name = re.sub(r"[^A-Za-z0-9]+", "-", device_name).strip("-").lower() or "unknown"
     threads = "" if num_threads is None else f"-{num_threads}-threads"
-    return config_folder() / f"calibration-{device}-{name}{threads}.json"
+    return machine_file("calibration", device, device_name, threads)
 
 
 def write_calibration(found: Calibration) -> Path:

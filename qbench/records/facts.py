@@ -7,11 +7,14 @@ where `Facts.comparable` is equal: code and libraries may be why a number moved.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import QbenchError
+from qbench.files import content_digest
 
 if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
@@ -120,6 +123,23 @@ def facts(kind: Kind, env: Environment, detail: Detail) -> Facts:
         settings=env.get("settings"),
         protocol=detail.get("protocol") or {},
     )
+
+
+def input_digests(point: Point) -> dict[str, str]:
+    """Return the digest of each file that a point names and that is not part of its identity.
+
+    These are `config.json` of a model's folder or the one file of a GGUF, and the text that is trained on;
+    the weights of a folder are not read.
+    """
+    # Not Path.expanduser, which raises for the home of a user that does not exist.
+    model = os.path.expanduser(point.model)
+    files = {"config.json": Path(model, "config.json")}
+    if model.endswith(".gguf"):
+        files["gguf"] = Path(model)
+    files = {name: file for name, file in files.items() if os.path.isfile(file)}
+    if point.data != "random":
+        files["data"] = Path(point.data)
+    return {name: content_digest(file) for name, file in files.items()}
 
 
 def file_facts(digests: Mapping[str, str]) -> Named:

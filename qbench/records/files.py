@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def cache_folder() -> Path:
 def config_folder() -> Path:
     """Return the folder of what belongs to this machine: QBENCH_CONFIG_DIR, else the user's."""
     return Path(os.environ.get("QBENCH_CONFIG_DIR") or _user_folder("user_config_dir"))
+
+
+def machine_file(what: str, device: str, machine: str, ending: str = "") -> Path:
+    """Return the file for what is known of a device on this machine, by the name of its card or processor."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower() or "unknown"
+    return config_folder() / f"{what}-{device}-{name}{ending}.json"
 
 
 def _user_folder(kind: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qbench.files import read_bytes
-from qbench.records.files import config_folder, write_whole
+from qbench.records.files import machine_file, write_whole
 from qbench.records.record import utc_now
 
 VERSION = 1
@@ -46,8 +45,7 @@ class Noise:
 
 def noise_file(device: str, machine: str) -> Path:
     """Return the file for a device and the name of its card or processor."""
-    name = re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-").lower() or "unknown"
-    return config_folder() / f"noise-{device}-{name}.json"
+    return machine_file("noise", device, machine)
 
 
 def write_noise(noise: Noise) -> Path:

@@ -6,15 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from qbench.comparison.environments import (
-    MIN_PAIRS,
-    OF_A_STEP,
-    ExactChange,
-    PackageChange,
-    PointChange,
-    TimeChange,
-    unit_of,
-)
+from qbench.comparison.environments import MIN_PAIRS, OF_A_STEP, ExactChange, PointChange, TimeChange
+from qbench.comparison.methods import Difference
 from qbench.records.metrics import METRICS
 from qbench.report.table import Table, Value, plain_table
 from qbench.units import format_count, format_value
@@ -32,11 +25,12 @@ INTERVAL_METHOD = (
 Row = tuple[Value, ...]
 
 
-def packages_table(changes: Sequence[PackageChange]) -> Table:
+def packages_table(changes: Sequence[Difference]) -> Table:
     """Return a row for each package of a training step that differs, and for a few of the others."""
     most = sum(change.name in OF_A_STEP for change in changes) + MOST_OTHERS
     rows = tuple(
-        (change.name, change.a or "not installed", change.b or "not installed") for change in changes[:most]
+        (change.name, change.baseline or "not installed", change.candidate or "not installed")
+        for change in changes[:most]
     )
     rest = len(changes) - len(rows)
     return plain_table(
@@ -65,7 +59,7 @@ def point_table(change: PointChange) -> Table:
 
 
 def _exact_rows(exact: ExactChange, change: PointChange) -> list[Row]:
-    unit = unit_of(exact.metric)
+    unit = METRICS[exact.metric].unit
     rows: list[Row] = [
         (
             METRICS[exact.metric].title,
@@ -86,7 +80,7 @@ def difference_text(exact: ExactChange) -> str:
     """Return 'equal', or the difference to the byte with its share of A."""
     if exact.equal:
         return "equal"
-    unit = " B" if unit_of(exact.metric) == "bytes" else ""
+    unit = " B" if METRICS[exact.metric].unit == "bytes" else ""
     share = "" if exact.percent is None else f" ({exact.percent:+.3g} %)"
     sign = "+" if exact.difference >= 0 else "-"
     return f"{sign}{format_count(abs(exact.difference))}{unit}{share}"
@@ -136,7 +130,7 @@ def _exact_sentence(what: str, unit: str, changes: Sequence[PointChange]) -> str
         (exact, change)
         for change in changes
         for exact in change.exact
-        if unit_of(exact.metric) == unit and not exact.equal
+        if METRICS[exact.metric].unit == unit and not exact.equal
     ]
     points = {change.point for _, change in differing}
     if not changes:
@@ -201,7 +195,7 @@ def as_json(changes: Sequence[PointChange]) -> list[dict[str, Any]]:
 
 def _exact_json(exact: ExactChange) -> dict[str, Any]:
     return {
-        "unit": unit_of(exact.metric),
+        "unit": METRICS[exact.metric].unit,
         "a": list(exact.a),
         "b": list(exact.b),
         "equal": exact.equal,

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qbench.comparison.check import Check, Finding
-from qbench.comparison.environments import PackageChange, PointChange, compare_environments, package_changes
+from qbench.comparison.environments import PointChange, compare_environments, package_changes
+from qbench.comparison.methods import Difference
 from qbench.comparison.sequential import StoppingRule, check_pairs, looks
 from qbench.comparison.verdicts import MIN_EFFECT, Tolerance
 from qbench.errors import QbenchError
@@ -51,7 +52,7 @@ class Sides:
         yield self.second
 
     @property
-    def packages(self) -> list[PackageChange]:
+    def packages(self) -> list[Difference]:
         """The packages whose versions differ."""
         return package_changes(self.first.interpreter.packages, self.second.interpreter.packages)
 

@@ -9,11 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qbench.catalog.gpus import GpuSpec
-from qbench.measure.environment import inputs
 from qbench.planner.families import family_of
 from qbench.quick_imports import quick_imports
 from qbench.records.calibration import Calibration
-from qbench.records.facts import plan_facts
+from qbench.records.facts import input_digests, plan_facts
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record, utc_now
 from qbench.records.software import software
@@ -21,7 +20,7 @@ from qbench.scenario.schema import Device, Point
 
 if TYPE_CHECKING:
     from qbench.measure.task import Measurement
-    from qbench.planner.trace import Tracer
+    from qbench.planner.shared import SharedTraces
 
 POINTS_WORTH_PROCESSES = 16
 """Fewer are planned sooner here than the processes have started; measured in benchmarks/plan_speed.py."""
@@ -78,7 +77,7 @@ def each_plan(
 
 def with_inputs(record: Record) -> Record:
     """Return a record that names the content of the files that its point names."""
-    files = inputs(record.point)
+    files = input_digests(record.point)
     return replace(record, environment={**record.environment, "inputs": files}) if files else record
 
 
@@ -103,7 +102,7 @@ def _made(
 def _facts(point: Point, settings: PlanFor) -> dict[str, Any] | None:
     return plan_facts(
         point,
-        inputs(point),
+        input_digests(point),
         settings.device,
         settings.gpus,
         settings.alloc_conf,
@@ -191,7 +190,7 @@ def _planned_here(settings: PlanFor, batch: Sequence[Point]) -> Iterator[Record]
         yield plan_or_error(point, settings, tracer)
 
 
-def plan_or_error(point: Point, settings: PlanFor, tracer: Tracer | None = None) -> Record:
+def plan_or_error(point: Point, settings: PlanFor, tracer: SharedTraces | None = None) -> Record:
     """Return the plan of a point, or the record of why there is none; `tracer` as for `plan`."""
     # Whoever finds all plans in the cache never waits for the heavy libraries.
     with quick_imports():

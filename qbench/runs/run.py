@@ -13,12 +13,12 @@ from pathlib import Path
 
 from qbench.catalog.gpus import find_gpu
 from qbench.measure import nvml
-from qbench.measure.environment import environment, inputs
+from qbench.measure.environment import environment
 from qbench.measure.runner import Engine, Executor, record_of, results
 from qbench.measure.task import Task
 from qbench.measure.worker import run_task
 from qbench.records.calibration import label
-from qbench.records.facts import OF_THE_MACHINE, Facts, facts, facts_of, file_facts
+from qbench.records.facts import OF_THE_MACHINE, Facts, facts, facts_of, file_facts, input_digests
 from qbench.records.parts import Detail, Environment, FitValues, StepCounts
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Kind, Outcome, Record, run_id_of
@@ -283,7 +283,7 @@ def reasons(
         places.setdefault((job.point.point_id, job.kind, job.repeat, job.gpu), []).append(place)
     present = {gpu: _present(scenario, device, gpu) for gpu in {job.gpu for job in jobs}}
     devices = {"plan": _kernels(device), "measurement": device}
-    files = {point: file_facts(inputs(point)) for point in points}
+    files = {point: file_facts(input_digests(point)) for point in points}
     ignored = OF_THE_MACHINE if any_machine else frozenset[str]()
     for record in each_record(folder) if (folder / RECORDS_FILE).exists() else ():
         repeat = record.repeat if record.kind == "measurement" else None

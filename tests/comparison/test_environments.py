@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from qbench.comparison.environments import (
-    PackageChange,
     compare_environments,
     package_changes,
     ratio_interval,
 )
+from qbench.comparison.methods import Difference
 from qbench.records.record import Record
 from qbench.report.environments import as_json, packages_table, point_table, summary_lines
 from tests.comparison.hand_made import make_record
@@ -38,9 +38,9 @@ def test_only_packages_that_differ_are_named():
     a = {"torch": "2.13.0", "peft": "0.11.1", "old": "1"}
     b = {"torch": "2.13.0", "peft": "0.12.0", "new": "2"}
     assert package_changes(a, b) == [
-        PackageChange(name="peft", a="0.11.1", b="0.12.0"),
-        PackageChange(name="new", a=None, b="2"),
-        PackageChange(name="old", a="1", b=None),
+        Difference("peft", "0.11.1", "0.12.0"),
+        Difference("new", None, "2"),
+        Difference("old", "1", None),
     ]
 
 

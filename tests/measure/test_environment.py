@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import write_tiny_model
 
-from qbench.measure.environment import environment, inputs, torch_has_cuda
-from qbench.scenario.schema import Point
+from qbench.measure.environment import environment, torch_has_cuda
 
 
 def test_the_environment_is_json_and_names_machine_code_and_versions():
@@ -30,37 +28,6 @@ def test_settings_that_move_numbers_are_named(monkeypatch: pytest.MonkeyPatch):
     settings = environment("cpu")["settings"]
     assert settings["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     assert "CUBLAS_WORKSPACE_CONFIG" not in settings
-
-
-def test_a_catalog_model_and_random_data_are_no_files():
-    assert inputs(Point(model="bigscience/bloom-560m")) == {}
-
-
-def test_the_files_of_a_point_count_by_their_content(tmp_path: Path):
-    model = write_tiny_model(tmp_path / "model", "HuggingFaceTB/SmolLM2-135M")
-    text = tmp_path / "text.txt"
-    text.write_text("one")
-    point = Point(model=model, weights="pretrained", data=str(text))
-    before = inputs(point)
-    # sha256sum of "one" begins with 7692c3ad3540.
-    assert before["data"] == "7692c3ad3540"
-    (tmp_path / "model" / "config.json").write_text("{}")
-    after = inputs(point)
-    assert after["config.json"] != before["config.json"]
-    assert after["data"] == before["data"]
-
-
-def test_a_gguf_counts_by_its_content(tmp_path: Path):
-    file = tmp_path / "model.gguf"
-    file.write_text("one")
-    assert inputs(Point(model=str(file))) == {"gguf": "7692c3ad3540"}
-    file.write_text("other")
-    assert inputs(Point(model=str(file)))["gguf"] != "7692c3ad3540"
-    assert inputs(Point(model=str(tmp_path / "none.gguf"))) == {}
-
-
-def test_the_home_of_nobody_is_no_folder():
-    assert inputs(Point(model="~no_such_user/model")) == {}
 
 
 @pytest.mark.parametrize(

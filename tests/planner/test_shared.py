@@ -18,7 +18,7 @@ from qbench.memory.kernels.choices import NUM_MULTIPROCESSORS, Card, fuses_4bit
 from qbench.planner import shared
 from qbench.planner.account import Account
 from qbench.planner.families import resized, sizes_of
-from qbench.planner.parts import Record
+from qbench.planner.parts import RecordPoint
 from qbench.planner.plan import plan
 from qbench.planner.shared import AnyLength, SharedTraces
 from qbench.planner.trace import Trace, record_account, trace
@@ -147,7 +147,7 @@ def recorded(point: Point, with_costs: bool = False) -> Account:
     return _ACCOUNTS[key]
 
 
-def counting(record: Record) -> tuple[Record, list[Point]]:
+def counting(record: RecordPoint) -> tuple[RecordPoint, list[Point]]:
     """Return the same function, and the points that it will have been asked for."""
     ran: list[Point] = []
 
@@ -158,7 +158,7 @@ def counting(record: Record) -> tuple[Record, list[Point]]:
     return counted, ran
 
 
-def as_recorded(points: list[Point], record: Record) -> list[bool]:
+def as_recorded(points: list[Point], record: RecordPoint) -> list[bool]:
     """Say of each point that is not left to be recorded whether its account is the recorded one."""
     parts = AnyLength(points, record)
     found = ((record(point), parts.account(sizes_of(point))) for point in points)

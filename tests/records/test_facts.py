@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from qbench.records.facts import environment_facts, facts_of, machine_of
+from tiny import write_tiny_model
+
+from qbench.records.facts import environment_facts, facts_of, input_digests, machine_of
 from qbench.records.record import Record
+from qbench.scenario.schema import Point
 from tests.comparison.hand_made import make_record
 
 SOFTWARE = {"code_id": "c0de", "versions": {"torch": "2.13.0", "peft": "0.21.2"}}
@@ -79,3 +83,34 @@ def test_facts_of_an_environment_are_its_texts_and_flags():
         "versions": {"torch": "2", "peft": None},
     }
     assert environment_facts(environment) == {"device": "cpu", "git_dirty": True, "versions.torch": "2"}
+
+
+def test_a_catalog_model_and_random_data_are_no_files():
+    assert input_digests(Point(model="bigscience/bloom-560m")) == {}
+
+
+def test_the_files_of_a_point_count_by_their_content(tmp_path: Path):
+    model = write_tiny_model(tmp_path / "model", "HuggingFaceTB/SmolLM2-135M")
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    point = Point(model=model, weights="pretrained", data=str(text))
+    before = input_digests(point)
+    # sha256sum of "one" begins with 7692c3ad3540.
+    assert before["data"] == "7692c3ad3540"
+    (tmp_path / "model" / "config.json").write_text("{}")
+    after = input_digests(point)
+    assert after["config.json"] != before["config.json"]
+    assert after["data"] == before["data"]
+
+
+def test_a_gguf_counts_by_its_content(tmp_path: Path):
+    file = tmp_path / "model.gguf"
+    file.write_text("one")
+    assert input_digests(Point(model=str(file))) == {"gguf": "7692c3ad3540"}
+    file.write_text("other")
+    assert input_digests(Point(model=str(file)))["gguf"] != "7692c3ad3540"
+    assert input_digests(Point(model=str(tmp_path / "none.gguf"))) == {}
+
+
+def test_the_home_of_nobody_is_no_folder():
+    assert input_digests(Point(model="~no_such_user/model")) == {}

@@ -30,10 +30,6 @@ class RepeatedLayers:
     def __contains__(self, layer: int | None) -> bool:
         return layer is not None and self.first <= layer < self.first + self.period
 
-    def is_next(self, layer: int | None) -> bool:
-        """Say whether a layer is of the block after this one."""
-        return layer is not None and self.first + self.period <= layer < self.first + 2 * self.period
-
     def number(self, path: str) -> int | None:
         """Return the layer that a module's path or a parameter's name belongs to, None for no layer."""
         found = _number_in(self.stack).search(path)

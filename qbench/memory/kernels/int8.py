@@ -22,11 +22,11 @@ def int8_operators(kernels: str, card: Card) -> dict[Any, Callable[..., Any]]:
     if kernels != "cuda":
         return {
             operators.int8_vectorwise_quant.default: _quantized,
-            operators.int8_mixed_scaled_mm.default: _multiplied,
+            operators.int8_mixed_scaled_mm.default: functools.partial(_multiplied, on_cuda=False),
         }
     return {
         operators.int8_vectorwise_quant.default: functools.partial(_quantized_on_cuda, card=card),
-        operators.int8_mixed_scaled_mm.default: _multiplied_on_cuda,
+        operators.int8_mixed_scaled_mm.default: functools.partial(_multiplied, on_cuda=True),
     }
 
 
@@ -61,28 +61,12 @@ def _row_stats(A: torch.Tensor) -> torch.Tensor:
 
 
 def _multiplied(
-    A: torch.Tensor,
-    CA: torch.Tensor,
-    CB: torch.Tensor,
-    SCA: torch.Tensor,
-    SCB: torch.Tensor,
-    outlier_cols: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.empty((*CA.shape[:-1], CB.shape[0]), device=A.device, dtype=A.dtype), None
-
-
-def _multiplied_on_cuda(
-    A: torch.Tensor,
-    CA: torch.Tensor,
-    CB: torch.Tensor,
-    SCA: torch.Tensor,
-    SCB: torch.Tensor,
-    outlier_cols: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`int8_linear_matmul` gives int32, `int8_mm_dequant` fp16, which is cast to the input's dtype."""
+    A: torch.Tensor, CA: torch.Tensor, CB: torch.Tensor, *rest: Any, on_cuda: bool, **settings: Any
+) -> tuple[torch.Tensor, None]:
+    """On CUDA `int8_linear_matmul` gives int32, `int8_mm_dequant` fp16, cast to the input's dtype."""
     shape = (*CA.shape[:-1], CB.shape[0])
+    if not on_cuda:
+        return torch.empty(shape, device=A.device, dtype=A.dtype), None
     product = torch.empty(shape, device=A.device, dtype=torch.int32)
     out = torch.empty(shape, device=A.device, dtype=torch.float16)
     if A.dtype != torch.float16:
