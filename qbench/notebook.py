@@ -245,6 +245,7 @@ def _listed(name: str, given: Any) -> list[Any]:
 def load_run(path: str | Path) -> Records:
     """Return the records of a run folder, a .jsonl file, or a .json file of `qbench plan --json`.
 
-    Raises RecordError when something in it is not a record.
+    A sequence in the order of the file; `frame` has one row for each, sizes in bytes, times in seconds.
+    Raises RecordError where there is no such file, or something in it is not a record.
     """
     return Records(tuple(read_any(Path(path))), Path(path).resolve().name)

@@ -80,9 +80,15 @@ class Figures(Mapping[str, "go.Figure"]):
 
 
 def compare(run: Sequence[Record], baseline: Sequence[Record] | None = None) -> Comparison:
-    """Return QLoRA against LoRA within `run`; with `baseline`, the run now against the one before.
+    """Return QLoRA against LoRA within `run`; with `baseline`, `run` against it, as `qbench check` does.
 
-    Raises NotComparableError where the two runs have no point in common or must not be compared.
+        qbench.compare(qbench.load_run("runs/new"), qbench.load_run("runs/old")).frame
+
+    The frame has one row for each pair of points, or for each metric of each point: sizes in bytes, times in
+    seconds, shares in percent. `sentences` say what follows.
+
+    Raises NotComparableError where the two runs have no point in common, or were made on different machines
+    or with other settings.
     """
     return _methods(run) if baseline is None else _against(run, baseline)
 
@@ -128,7 +134,12 @@ def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
 
 
 def figures(records: Sequence[Record]) -> Figures:
-    """Return every chart that the records have data for, by name, such as 'peak' or 'waterfall'."""
+    """Return the charts that the records have data for, by name, as plotly figures: those of `qbench report`.
+
+        qbench.figures(qbench.load_run("runs/demo"))["peak"]
+
+    `captions` has the conditions of each. A name that is not among them raises QbenchError.
+    """
     from qbench.comparison.results import gather
     from qbench.report.charts.all import charts
 

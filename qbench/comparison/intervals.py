@@ -52,7 +52,7 @@ class LogRatio:
     """Standard deviation of one process: the root of the mean of both sides' variances."""
     freedom: int
     """Degrees of freedom of the error."""
-    confidence: float
+    confidence: float = CONFIDENCE
 
     def smallest_visible(self, min_effect: float) -> float:
         """Return the smallest change, as a share, that would have been told with a chance of POWER."""

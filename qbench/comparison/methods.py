@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qbench.comparison.intervals import LEAST_PROCESSES
-from qbench.comparison.results import MEMORY_METRICS, Result, gather
+from qbench.comparison.results import MEMORY_METRICS, Result
 from qbench.records.facts import environment_facts, named_content
-from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
 
 BASELINE_PRECISIONS = ("bf16", "fp16")
@@ -157,16 +156,11 @@ class NearPair:
     """Every setting and circumstance besides precision that differs."""
 
 
-def pair_methods(records: Iterable[Record]) -> list[MethodPair]:
-    """Return a pair for each QLoRA and fp32 LoRA result that has a 16-bit LoRA partner, in record order.
+def pair_results(results: Sequence[Result]) -> list[MethodPair]:
+    """Return a pair for each QLoRA and fp32 LoRA result that has a 16-bit LoRA partner, in order.
 
     Two that both ended in an error are none.
     """
-    return pair_results(gather(records))
-
-
-def pair_results(results: Sequence[Result]) -> list[MethodPair]:
-    """Return the pairs among results that are gathered already; see `pair_methods`."""
     baselines = _baselines(results)
     pairs = []
     for result in results:
@@ -179,16 +173,11 @@ def pair_results(results: Sequence[Result]) -> list[MethodPair]:
     return pairs
 
 
-def near_pairs(records: Iterable[Record], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
+def near_results(results: Sequence[Result], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
     """Return up to `limit` QLoRA results without an exact partner, each beside the nearest 16-bit LoRA.
 
     Only results of the same model and kind count as near; fewest differences win.
     """
-    return near_results(gather(records), limit)
-
-
-def near_results(results: Sequence[Result], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
-    """Return the near pairs among results that are gathered already; see `near_pairs`."""
     baselines = _baselines(results)
     by_model: dict[tuple[str, bool, str], list[Result]] = {}
     for baseline in baselines.values():

@@ -1,4 +1,4 @@
-"""A card that a plan was held against: whether it holds the step, and the numbers behind that."""
+"""Whether a card holds a planned step, and the numbers behind that; `Record.fits` has one for each card."""
 
 from __future__ import annotations
 
@@ -11,43 +11,47 @@ from qbench.records.parts import FitShortage, FitValues, FitVerdict, TimeParts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Whether a card holds a plan, and how. What is unknown is None."""
+    """Whether a card holds a planned step, and how. Unknown values are None; sizes are bytes, times seconds.
+
+    `planner.fit_verdict` decides it: the step's allocations are replayed through a model of PyTorch's caching
+    allocator, with the card's memory less its CUDA context as the limit.
+    """
 
     gpu: str
-    """Name of the card."""
+    """Name of the card in the catalog, as `qbench gpus` lists it."""
     fits: bool
-    """Whether it holds the step with the largest context that was reported for such a card."""
+    """Whether the card holds the step, even with the largest CUDA context reported for such a card."""
     verdict: FitVerdict
     """`fits`; `tight`: only after the allocator has emptied its cache, or only if the context is smaller than
-    the largest reported; `does not fit`; `unknown`: the card has no kernels for the step (`error`)."""
+    the largest reported; `does not fit`; `unknown`: the step cannot be planned for the card (`error`)."""
     memory_bytes: int | None = None
-    """Memory of the card."""
+    """Memory of the card that a program sees, in bytes (torch's `total_memory`)."""
     headroom_bytes: int | None = None
-    """Left on the card at the peak beside its largest context; negative by what the plan takes beyond it."""
+    """Memory less the largest context and the peak reserved, in bytes; negative where the card is short."""
     num_alloc_retries: int | None = None
-    """Allocations that succeed only once the allocator has emptied its cache."""
+    """How often the allocator empties its cache to serve an allocation (`torch.cuda.memory_stats`)."""
     context_bytes: list[int] | None = None
-    """Least and most that a CUDA context was reported to take on such a card."""
+    """Smallest and largest CUDA context reported for such a card, in bytes."""
     shortage: FitShortage | None = None
-    """The allocation that fails where the card does not hold the step."""
+    """The allocation that fails: phase, operator, module, bytes requested and bytes free."""
     error: str | None = None
     """Why the step cannot run on the card."""
     peak_allocated_bytes: int | None = None
-    """Of the step with the card's own kernels, where it has no limit."""
+    """Largest sum of live tensors with the card's own kernels, in bytes, were its memory unlimited."""
     peak_reserved_bytes: int | None = None
-    """Of the step with the card's own kernels, where it has no limit."""
+    """Largest memory held by the allocator with these kernels, in bytes, were the memory unlimited."""
     usd_per_hour: float | None = None
-    """Cheapest price on demand."""
+    """Cheapest price of one card on demand in the catalog, in USD an hour."""
     price_from: str | None = None
-    """Cloud and date of the price."""
+    """Cloud that asks this price, and the date of the price list."""
     step_time_s: float | None = None
-    """Seconds of a step, memory aside."""
+    """Planned seconds of one optimizer step, also where the card does not hold it."""
     tokens_per_s: float | None = None
-    """Tokens trained on in a second, memory aside."""
+    """Tokens of a step over `step_time_s`."""
     cost_usd_per_mtok: float | None = None
-    """Price of training on a million tokens."""
+    """Price of training on a million tokens at `usd_per_hour`, in USD."""
     time: TimeParts | None = None
-    """Where the time of a step goes."""
+    """Seconds by part of the step, what bounds it (compute, memory, host), and where the rates are from."""
 
     def to_values(self) -> FitValues:
         """Return the fit as plain JSON values."""

@@ -63,22 +63,25 @@ def run_name(run_id: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record(Attributes):
-    """One planned or measured result. Values are raw; statistics are computed when read."""
+    """One planned or measured result of a `Point`. Sizes are bytes, times seconds; unknown values are None.
+
+    Values are raw: a measured metric is a list with one value a step. `value(metric)` gives the median.
+    """
 
     run_id: str
     """Name of the run that made the record."""
     point: Point
     """The training step that was planned or measured."""
     kind: Kind
-    """plan or measurement."""
+    """plan, or measurement of one process."""
     outcome: Outcome
-    """How it ended; oom is a result like any other."""
+    """ok, oom, timeout, crashed or error; oom is a result like any other, `error` explains the others."""
     metrics: Metrics
     """Values by metric name (see qbench.records.metrics); an unknown one is absent or None."""
     detail: Detail = field(default_factory=dict)  # type: ignore[assignment]
-    """What explains the metrics, as it is stored; the attributes below read it."""
+    """What explains the metrics, as stored (keys and units: `qbench.records.parts.Detail`)."""
     environment: Environment = field(default_factory=dict)  # type: ignore[assignment]
-    """Device, machine, library versions and code that the record speaks for."""
+    """Device, machine, library versions and code behind the numbers (`qbench.records.parts.Environment`)."""
     created_at: str = field(default_factory=utc_now)
     """ISO 8601 time in UTC."""
     schema_version: int = SCHEMA_VERSION
@@ -89,7 +92,7 @@ class Record(Attributes):
         return self.point.point_id
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain JSON values, keys in the order of the format."""
+        """Return the record as plain JSON values, as records.jsonl and `qbench plan --json` have it."""
         point = portable(self.point, _config_digest(self.environment) or None)
         values = {key: getattr(self, key) for key in _KEYS}
         return values | {"point": point.model_dump(mode="json"), "point_id": point.point_id}

@@ -11,7 +11,7 @@ from qbench.comparison.results import Result
 from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS
 from qbench.report.charts.groups import Group, alike, by_precision, conditions, widest
-from qbench.report.charts.style import FRAME_HEIGHT, Chart, new_figure, safe, wrapped
+from qbench.report.charts.style import FRAME_HEIGHT, Chart, name_rows, new_figure, safe, wrapped
 from qbench.report.table import Draft, Table
 from qbench.report.tables import Numbers, add_settings, record_ranges
 from qbench.words.fit_verdict import reason_text, room_number, verdict_text
@@ -165,13 +165,7 @@ def _map(group: Group, rows: Sequence[tuple[str, str, str]], x_title: str) -> go
 def _figure(labels: Sequence[str], columns: Sequence[str], x_title: str) -> go.Figure:
     figure = new_figure(x_title=safe(x_title), height=FRAME_HEIGHT + CELL_HEIGHT * len(labels))
     figure.update_xaxes(side="top", showgrid=False, type="category", tickangle=0)
-    figure.update_yaxes(
-        tickvals=list(range(len(labels))),
-        ticktext=[wrapped(label, NARROW_LABEL) for label in labels],
-        autorange="reversed",
-        showgrid=False,
-        zeroline=False,
-    )
+    name_rows(figure, [wrapped(label, NARROW_LABEL) for label in labels])
     return figure
 
 

@@ -10,10 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from qbench.records.record import Record
 from qbench.report.charts.all import charts
 from qbench.report.charts.style import Chart
-from qbench.report.content import Content, gather_content
+from qbench.report.content import Content
 from qbench.report.fact_tables import metrics_table
 from qbench.report.provenance import MOST_LISTED
 from qbench.report.table import RecordRanges, Table, Value, cell_text, range_text
@@ -58,18 +57,11 @@ class _Cell:
     """The numbers of records that stand in place of the text."""
 
 
-def render_html(records: Sequence[Record], title: str) -> str:
+def html_page(content: Content, title: str, drawn: Sequence[Chart] | None = None) -> str:
     """Return the report as one self-contained HTML document.
 
-    All text of records is escaped. Tables are cut to MOST_ROWS rows, and say so.
-    """
-    return html_page(gather_content(records), title)
-
-
-def html_page(content: Content, title: str, drawn: Sequence[Chart] | None = None) -> str:
-    """Return the page of content that is gathered already; see `render_html`.
-
-    `drawn` are the charts of the content where they are there already.
+    All text of records is escaped. Tables are cut to MOST_ROWS rows, and say so. `drawn` are the charts of
+    the content where they are there already.
     """
     drawn = charts(content.results) if drawn is None else drawn
     template = _environment().get_template("report.html.jinja")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from qbench.records.record import Record
-from qbench.report.content import Content, gather_content
+from qbench.report.content import Content
 from qbench.report.table import Table
 from qbench.units import printable
 from qbench.words.phrases import Statement
@@ -35,13 +34,8 @@ _SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))")
 """What Markdown reads as markup; underscores within a word are none."""
 
 
-def render_markdown(records: Sequence[Record], title: str) -> str:
-    """Return the report as GitHub-flavoured Markdown; all text of records is escaped."""
-    return markdown_text(gather_content(records), title)
-
-
 def markdown_text(content: Content, title: str) -> str:
-    """Return the Markdown of content that is gathered already; see `render_markdown`."""
+    """Return the report as GitHub-flavoured Markdown; all text of records is escaped."""
     return "\n\n".join([*_lead(content, title), *_folded(content), _footer(content)]) + "\n"
 
 

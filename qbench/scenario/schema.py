@@ -123,7 +123,11 @@ class PointSettings(Strict):
 
 
 class Point(PointSettings):
-    """One training step, fully described."""
+    """One training step, fully described: what a plan or a measurement is of. Immutable and hashable.
+
+    Raises pydantic.ValidationError for an unknown key, a value out of range, and settings that contradict
+    each other, such as a quantized base without an adapter.
+    """
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Point:
@@ -145,14 +149,14 @@ class Point(PointSettings):
 
     @property
     def method(self) -> Method:
-        """qlora when the base is quantized, full when there is no adapter, else lora."""
+        """full without an adapter, qlora with one on a quantized base, else lora."""
         if self.lora is None:
             return "full"
         return "qlora" if self.precision in QUANTIZED_PRECISIONS else "lora"
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one optimizer step sees."""
+        """Tokens in one optimizer step: batch x sequence x accumulation."""
         train = self.train
         return train.per_device_train_batch_size * train.seq_len * train.gradient_accumulation_steps
 

@@ -15,7 +15,9 @@ from qbench.report.charts.style import (
     CATEGORY_COLOURS,
     FRAME_HEIGHT,
     Chart,
+    add_bars,
     byte_axis,
+    name_rows,
     new_figure,
     safe,
 )
@@ -45,20 +47,11 @@ def memory_chart(bars: Sequence[Bar]) -> Chart:
     figure = new_figure(
         x_title=f"On the device ({axis.unit})", height=FRAME_HEIGHT + 16 + BAR_HEIGHT * len(bars)
     )
-    rows = list(range(len(bars)))
     parts = [_parts(bar.record) for bar in bars]
     for name, colour in _colours().items():
         values = [part.get(name, 0) for part in parts]
         if any(values):
-            figure.add_bar(
-                orientation="h",
-                y=rows,
-                x=[axis.scaled(value) for value in values],
-                name=name,
-                marker={"color": colour},
-                customdata=[format_bytes(value) for value in values],
-                hovertemplate="%{fullData.name}: %{customdata}<extra></extra>",
-            )
+            add_bars(figure, values, axis, name, colour)
     _add_cards(figure, bars, axis.size)
     labels = [
         f"<b>{safe(bar.name)}</b><br>{format_bytes(total)}" for bar, total in zip(bars, totals, strict=True)
@@ -67,13 +60,8 @@ def memory_chart(bars: Sequence[Bar]) -> Chart:
     longest = max(*totals, *(bar.card_bytes for bar in bars))
     # Some room, so that the line of the largest card is not cut in half.
     figure.update_xaxes(range=[0, 1.03 * longest / axis.size])
-    figure.update_yaxes(
-        tickvals=rows,
-        ticktext=labels,
-        range=[len(bars) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-    )
+    name_rows(figure, labels)
+    figure.update_yaxes(autorange=None, range=[len(bars) - 0.5, -0.5])
     return Chart(
         name="memory",
         title="Memory at the peak of a step, against the card",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from qbench.comparison.methods import NEAR_PAIR_LIMIT, MethodPair, NearPair, near_results, pair_results
+from qbench.comparison.results import gather
 from qbench.records.record import Record
 from qbench.scenario.schema import Point
 
@@ -51,3 +54,11 @@ def make_record(**changes: Any) -> Record:
         "created_at": "2026-11-24T12:00:00+00:00",
     }
     return Record(point=changes.get("point") or make_point(**settings), **(values | given))
+
+
+def pair_methods(records: Iterable[Record]) -> list[MethodPair]:
+    return pair_results(gather(records))
+
+
+def near_pairs(records: Iterable[Record], limit: int = NEAR_PAIR_LIMIT) -> list[NearPair]:
+    return near_results(gather(records), limit)

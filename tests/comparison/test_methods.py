@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.comparison.methods import near_pairs, pair_methods
 from qbench.units import GIB
-from tests.comparison.hand_made import ENVIRONMENT, make_record
+from tests.comparison.hand_made import ENVIRONMENT, make_record, near_pairs, pair_methods
 
 OTHER_TORCH = ENVIRONMENT | {"versions": ENVIRONMENT["versions"] | {"torch": "2.12.0"}}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 from qbench.records.record import Record
+from qbench.report.content import gather_content
+from qbench.report.html import html_page
+from qbench.report.markdown import markdown_text
 from tests.comparison.hand_made import ENVIRONMENT, make_point
 
 PARAMS = 6_738_415_616
@@ -146,3 +150,11 @@ def sample_run() -> list[Record]:
     chosen = [planned for planned in plans if planned.point.lora and planned.point.lora.r in (16, 64)]
     measured = [measurement(planned, repeat) for planned in chosen for repeat in range(3)]
     return [*plans, *measured, out_of_memory(plans[-4])]
+
+
+def render_html(records: Sequence[Record], title: str) -> str:
+    return html_page(gather_content(records), title)
+
+
+def render_markdown(records: Sequence[Record], title: str) -> str:
+    return markdown_text(gather_content(records), title)

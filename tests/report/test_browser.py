@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qbench.report.html import render_html
-from tests.report.sample_run import sample_run
+from tests.report.sample_run import render_html, sample_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

@@ -10,10 +10,8 @@ from itertools import count, islice
 import pytest
 
 from qbench.report.content import gather_content
-from qbench.report.html import render_html
-from qbench.report.markdown import render_markdown
 from tests.comparison.hand_made import finding, make_record
-from tests.report.sample_run import SPEED, measurement, plan, sample_run
+from tests.report.sample_run import SPEED, measurement, plan, render_html, render_markdown, sample_run
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 

@@ -11,12 +11,11 @@ from qbench.report.markdown import (
     SUMMARY_LIMIT,
     comment_text,
     escaped,
-    render_markdown,
     table_text,
 )
 from qbench.report.table import Column, Table
 from tests.comparison.hand_made import make_record
-from tests.report.sample_run import SPEED, measurement, plan, sample_run
+from tests.report.sample_run import SPEED, measurement, plan, render_markdown, sample_run
 
 
 def test_sentences_then_the_table_then_folded_details():

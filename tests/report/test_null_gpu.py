@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from qbench.comparison.check import check
-from qbench.comparison.methods import near_pairs, pair_results
+from qbench.comparison.methods import pair_results
 from qbench.comparison.results import gather, predictions
 from qbench.comparison.trend import FEWEST_RUNS, trend
 from qbench.measure.null import on_null
@@ -27,7 +27,7 @@ from qbench.report.content import gather_content
 from qbench.report.export import summary_document, write_report
 from qbench.report.terminal.run import run_lines
 from qbench.report.trend import series_name, trend_document
-from tests.comparison.hand_made import ENVIRONMENT
+from tests.comparison.hand_made import ENVIRONMENT, near_pairs
 from tests.report.sample_run import measurement, plan
 
 CARD = "RTX 4090"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from qbench.comparison.results import gather
 from qbench.records.record import Record
-from qbench.report.html import render_html
 from qbench.report.quality import error_by_layer, losses_table, worst_table
 from tests.comparison.hand_made import make_record
 from tests.report.rows import texts
+from tests.report.sample_run import render_html
 
 BY_MODULE = {
     "model.layers.0.mlp.up_proj": 0.08,

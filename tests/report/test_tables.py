@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.comparison.methods import near_pairs, pair_methods
 from qbench.comparison.results import gather
 from qbench.report import fact_tables, tables
 from qbench.report.fits import fits_table
 from qbench.report.table import cell_text
 from qbench.units import GIB
-from tests.comparison.hand_made import ENVIRONMENT, finding, make_record
+from tests.comparison.hand_made import ENVIRONMENT, finding, make_record, near_pairs, pair_methods
 from tests.report.rows import texts
 
 

@@ -13,10 +13,9 @@ import pytest
 from tiny import tiny_config
 
 from qbench.records.store import write_records
-from qbench.report.html import render_html
 from qbench.web.runs import open_runs
 from qbench.web.server import PlannerPage, bind
-from tests.report.sample_run import sample_run
+from tests.report.sample_run import render_html, sample_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from qbench.comparison.methods import pair_methods
 from qbench.comparison.results import gather
 from qbench.units import GIB
 from qbench.words.headline import accuracy_sentence, headline
-from tests.comparison.hand_made import ENVIRONMENT, finding, make_record
+from tests.comparison.hand_made import ENVIRONMENT, finding, make_record, pair_methods
 
 
 def needs(gib: float, **changes):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.comparison.methods import pair_methods
 from qbench.records.record import Record
 from qbench.words.quality import quality_sentences
-from tests.comparison.hand_made import make_record
+from tests.comparison.hand_made import make_record, pair_methods
 
 BY_MODULE = {"model.layers.0.mlp.up_proj": 0.08, "model.layers.1.self_attn.q_proj": 0.12, "score": 0.1}
 

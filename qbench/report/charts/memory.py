@@ -22,7 +22,9 @@ from qbench.report.charts.style import (
     CATEGORY_COLOURS,
     FRAME_HEIGHT,
     Chart,
+    add_bars,
     byte_axis,
+    name_rows,
     new_figure,
     safe,
     wrapped,
@@ -40,34 +42,27 @@ Breakdown = Callable[[Result], Mapping[str, int]]
 
 def breakdown_at_peak(results: Sequence[Result]) -> Chart | None:
     """Return stacked bars of memory by category at the peak, one for each precision; None without data."""
-    group = _bars(results, lambda result: result.breakdown)
-    if not group:
-        return None
-    return Chart(
-        name="peak",
-        title="Where the memory is at the peak of a step",
-        caption=conditions(group, *_free(group)),
-        figures=(_stacked(group, lambda result: result.breakdown),),
-        results=tuple(group),
-    )
+    title = "Where the memory is at the peak of a step"
+    return _breakdown_chart("peak", title, results, lambda result: result.breakdown)
 
 
 def breakdown_at_rest(results: Sequence[Result]) -> Chart | None:
     """Return stacked bars of what the model takes before the first step; None without data."""
-    group = _bars(results, _at_rest)
+    title = "What the model takes at rest, before the first step"
+    return _breakdown_chart("rest", title, results, lambda result: result.latest.static_breakdown_bytes)
+
+
+def _breakdown_chart(name: str, title: str, results: Sequence[Result], breakdown: Breakdown) -> Chart | None:
+    group = _bars(results, breakdown)
     if not group:
         return None
     return Chart(
-        name="rest",
-        title="What the model takes at rest, before the first step",
+        name=name,
+        title=title,
         caption=conditions(group, *_free(group)),
-        figures=(_stacked(group, _at_rest),),
+        figures=(_stacked(group, breakdown),),
         results=tuple(group),
     )
-
-
-def _at_rest(result: Result) -> Mapping[str, int]:
-    return result.latest.static_breakdown_bytes
 
 
 def _free(group: Group) -> tuple[str, ...]:
@@ -97,23 +92,14 @@ def _stacked(group: Group, breakdown: Breakdown) -> go.Figure:
     models = list(dict.fromkeys(result.point.model for result in group))
     if len(models) > 1:
         group = [result for model in models for result in group if result.point.model == model]
-    rows = list(range(len(group)))
     for category in BREAKDOWN:
         values = [breakdown(result).get(category, 0) for result in group]
         if any(values):
-            figure.add_bar(
-                orientation="h",
-                y=rows,
-                x=[axis.scaled(value) for value in values],
-                name=category_name(category),
-                marker={"color": CATEGORY_COLOURS[category]},
-                customdata=[format_bytes(value) for value in values],
-                hovertemplate="%{fullData.name}: %{customdata}<extra></extra>",
-            )
+            add_bars(figure, values, axis, category_name(category), CATEGORY_COLOURS[category])
     labels = [_bar_label(result, sum(breakdown(result).values()), len(models) > 1) for result in group]
     figure.update_layout(barmode="stack", bargap=0.35)
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(tickvals=rows, ticktext=labels, autorange="reversed", showgrid=False, zeroline=False)
+    name_rows(figure, labels)
     return figure
 
 
@@ -146,10 +132,9 @@ def waterfall(results: Sequence[Result]) -> Chart | None:
 def _waterfall_figure(rows: Sequence[WaterfallRow]) -> go.Figure:
     axis = byte_axis(row.bytes for row in rows if row.kind == "total")
     figure = new_figure(x_title=axis.unit, height=FRAME_HEIGHT + 38 * len(rows))
-    order = list(range(len(rows)))
     figure.add_waterfall(
         orientation="h",
-        y=order,
+        y=list(range(len(rows))),
         x=[axis.scaled(row.bytes) for row in rows],
         measure=["absolute" if row.kind == "total" else "relative" for row in rows],
         totals={"marker": {"color": CATEGORY_COLOURS["weights"]}},
@@ -161,13 +146,7 @@ def _waterfall_figure(rows: Sequence[WaterfallRow]) -> go.Figure:
         showlegend=False,
     )
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(
-        tickvals=order,
-        ticktext=[_waterfall_label(row) for row in rows],
-        autorange="reversed",
-        showgrid=False,
-        zeroline=False,
-    )
+    name_rows(figure, [_waterfall_label(row) for row in rows])
     return figure
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
 from qbench.comparison.results import Result
-from qbench.units import GIB, KIB, MIB
+from qbench.units import GIB, KIB, MIB, format_value
 
 # Paul Tol's bright scheme, which colour-blind readers can tell apart, and two greys of their own lightness;
 # all are of middle lightness, so that they stand out from white and from near-black.
@@ -125,6 +125,37 @@ def byte_axis(values: Iterable[float | None]) -> ValueAxis:
     largest = max((abs(value) for value in values if value is not None), default=0)
     units = (("GiB", GIB), ("MiB", MIB))
     return next((ValueAxis(unit, size) for unit, size in units if largest >= size), ValueAxis("KiB", KIB))
+
+
+def add_bars(
+    figure: go.Figure,
+    values: Sequence[float | None],
+    axis: ValueAxis,
+    name: str,
+    colour: str,
+    unit: str = "bytes",
+) -> None:
+    """Add a trace of horizontal bars, one a row, which say their value in its unit."""
+    figure.add_bar(
+        orientation="h",
+        y=list(range(len(values))),
+        x=[axis.scaled(value) for value in values],
+        name=name,
+        marker={"color": colour},
+        customdata=[format_value(value, unit) for value in values],
+        hovertemplate="%{fullData.name}: %{customdata}<extra></extra>",
+    )
+
+
+def name_rows(figure: go.Figure, labels: Sequence[str]) -> None:
+    """Write a label beside each row of a figure, the first one on top."""
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=list(labels),
+        autorange="reversed",
+        showgrid=False,
+        zeroline=False,
+    )
 
 
 def new_figure(*, x_title: str, y_title: str = "", height: int = 340) -> go.Figure:

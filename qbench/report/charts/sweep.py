@@ -24,7 +24,9 @@ from qbench.report.charts.style import (
     PRECISION_COLOURS,
     Chart,
     ValueAxis,
+    add_bars,
     byte_axis,
+    name_rows,
     new_figure,
     safe,
     wrapped,
@@ -210,25 +212,15 @@ def _paired_bars(met: Sequence[Prediction], metric: str) -> go.Figure:
         (f"{wrapped(short_model(p.measured.point.model))}<br>" if models else "") + _label(p.measured, names)
         for p in met
     ]
-    rows = list(range(len(met)))
     sides = (
         (measured_text(p.measured for p in met), "#4477AA", [p.measured for p in met]),
         ("planned", "#66CCEE", [p.plan for p in met]),
     )
     for name, colour, side in sides:
-        values = [result.value(metric) for result in side]
-        figure.add_bar(
-            orientation="h",
-            y=rows,
-            x=[axis.scaled(value) for value in values],
-            name=name,
-            marker={"color": colour},
-            customdata=[format_value(value, METRICS[metric].unit) for value in values],
-            hovertemplate="%{fullData.name}: %{customdata}<extra></extra>",
-        )
+        add_bars(figure, [result.value(metric) for result in side], axis, name, colour, METRICS[metric].unit)
     figure.update_layout(barmode="group", bargap=0.3)
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(tickvals=rows, ticktext=labels, autorange="reversed", showgrid=False, zeroline=False)
+    name_rows(figure, labels)
     return figure
 
 
