@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from qbench.catalog.gpus import GpuSpec, find_gpu, gpus
 from qbench.catalog.hourly_prices import catalog_hourly_prices
-from qbench.catalog.models import catalog_name
+from qbench.catalog.models import catalog_name, has_experts
 from qbench.errors import QbenchError, ScenarioError
 from qbench.notebook_results import ROWS_SHOWN, table_html
 from qbench.planner.workload import parse_tokens
@@ -132,7 +132,11 @@ def plan(
     made = plans(points, PlanFor(device=device, gpus=_cards(gpu)), PlanCache(reads=cache))
     if len(made) == 1 and made[0].outcome != "ok":
         raise QbenchError(made[0].error)
-    return Records(tuple(made), f"Plans of {model}")
+    no_dropout = has_experts(catalog_name(model)) and not {"lora_dropout", "lora.lora_dropout"} & set(
+        settings
+    )
+    experts = " (without dropout, with which peft adapts no experts)" if no_dropout else ""
+    return Records(tuple(made), f"Plans of {model}{experts}")
 
 
 def fit(
@@ -244,6 +248,8 @@ def _listed(name: str, given: Any) -> list[Any]:
 
 def load_run(path: str | Path) -> Records:
     """Return the records of a run folder, a .jsonl file, or a .json file of `qbench plan --json`.
+
+        qbench.load_run("runs/demo").frame[["precision", "peak_allocated_bytes"]]
 
     A sequence in the order of the file; `frame` has one row for each, sizes in bytes, times in seconds.
     Raises RecordError where there is no such file, or something in it is not a record.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qbench.errors import QbenchError
@@ -79,18 +80,30 @@ class Figures(Mapping[str, "go.Figure"]):
         return f"<table><thead><tr><th>name</th><th>chart</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
-def compare(run: Sequence[Record], baseline: Sequence[Record] | None = None) -> Comparison:
+Run = Sequence[Record] | str | Path
+"""Records, or where they are stored: a run folder, a .jsonl file, a .json file of `qbench plan --json`."""
+
+
+def compare(run: Run, baseline: Run | None = None) -> Comparison:
     """Return QLoRA against LoRA within `run`; with `baseline`, `run` against it, as `qbench check` does.
 
-        qbench.compare(qbench.load_run("runs/new"), qbench.load_run("runs/old")).frame
+        qbench.compare("runs/new", "runs/old").frame        # paths, or records
 
     The frame has one row for each pair of points, or for each metric of each point: sizes in bytes, times in
     seconds, shares in percent. `sentences` say what follows.
 
     Raises NotComparableError where the two runs have no point in common, or were made on different machines
-    or with other settings.
+    or with other settings, and RecordError where a path does not hold records.
     """
-    return _methods(run) if baseline is None else _against(run, baseline)
+    return _methods(_records(run)) if baseline is None else _against(_records(run), _records(baseline))
+
+
+def _records(run: Run) -> Sequence[Record]:
+    if not isinstance(run, (str, Path)):
+        return run
+    from qbench.records.document import read_any
+
+    return read_any(Path(run))
 
 
 def _methods(run: Sequence[Record]) -> Comparison:
@@ -133,10 +146,10 @@ def _against(run: Sequence[Record], baseline: Sequence[Record]) -> Comparison:
     return Comparison(title="Now against before", sentences=said, table=table, rows=rows)
 
 
-def figures(records: Sequence[Record]) -> Figures:
+def figures(records: Run) -> Figures:
     """Return the charts that the records have data for, by name, as plotly figures: those of `qbench report`.
 
-        qbench.figures(qbench.load_run("runs/demo"))["peak"]
+        qbench.figures("runs/demo")["peak"]                 # a path, or records
 
     `captions` has the conditions of each. A name that is not among them raises QbenchError.
     """
@@ -144,7 +157,7 @@ def figures(records: Sequence[Record]) -> Figures:
     from qbench.report.charts.all import charts
 
     drawn, captions = {}, {}
-    for chart in charts(gather(records)):
+    for chart in charts(gather(_records(records))):
         for number, figure in enumerate(chart.figures):
             name = chart.name if number == 0 else f"{chart.name}-{number + 1}"
             drawn[name], captions[name] = _titled(figure, chart.title), chart.caption

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import subprocess
 import sys
 from dataclasses import replace
@@ -164,6 +165,24 @@ def test_a_run_is_compared_within_and_with_a_baseline(tmp_path: Path):
     assert set(worse["metric"]) == {"peak_allocated_bytes"}
     assert (worse["run"] == 2 * worse["baseline"]).all()
     assert "worse" in against._repr_html_()
+
+
+def test_compare_and_figures_take_the_path_of_a_run(tmp_path: Path):
+    write_records(tmp_path / "records.jsonl", sample_run())
+    assert qbench.compare(str(tmp_path)).rows == qbench.compare(sample_run()).rows
+    assert (
+        qbench.compare(tmp_path, tmp_path).sentences == qbench.compare(sample_run(), sample_run()).sentences
+    )
+    assert list(qbench.figures(tmp_path)) == list(qbench.figures(sample_run()))
+    with pytest.raises(RecordError, match="nowhere"):
+        qbench.compare("nowhere")
+
+
+@pytest.mark.parametrize("name", ["plan", "fit", "rank", "load_run", "compare", "figures"])
+def test_help_shows_the_function_with_an_example(name: str):
+    function = getattr(qbench, name)
+    assert pydoc.render_doc(function, renderer=pydoc.plaintext).splitlines()[2].startswith(f"{name}(")
+    assert f"qbench.{name}(" in function.__doc__
 
 
 def test_charts_are_plotly_figures_by_name():

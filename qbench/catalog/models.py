@@ -20,7 +20,8 @@ from qbench.units import MIB
 Verified = Literal["exact", "explained", "rounded"]
 SourceKind = Literal["folder", "gguf", "catalog", "hub"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+"""How an id of the Hugging Face hub is spelt: org/name."""
 
 LARGEST_CONFIG = 4 * MIB
 """Of a config.json; those that exist have some KiB."""
@@ -116,7 +117,7 @@ def resolve_model(name: str) -> ModelSource:
         return ModelSource(name=name, kind="catalog", spec=spec, config=copy.deepcopy(spec.config))
     if os.path.exists(name):
         return _from_path(name)
-    if _HUB_ID.fullmatch(name):
+    if HUB_ID.fullmatch(name):
         return ModelSource(name=name, kind="hub", nearest=_index().nearest(name))
     raise _unknown(name)
 
@@ -132,12 +133,24 @@ def catalog_name(name: str) -> str:
 
 
 def has_experts(name: str) -> bool:
-    """Say whether a model of the catalog or of a folder has experts in stacked parameters."""
+    """Say whether a model has experts in stacked parameters, by its row of the catalog or its config."""
     try:
-        config = resolve_model(name).config or {}
+        source = resolve_model(name)
+        config = _hub_config(name) if source.kind == "hub" else source.config or {}
     except CatalogError:
         return False
-    return any(config.get("text_config", config).get(key) for key in _EXPERT_KEYS)
+    text = config.get("text_config", config)
+    return isinstance(text, dict) and any(text.get(key) for key in _EXPERT_KEYS)
+
+
+def _hub_config(name: str) -> dict[str, Any]:
+    """Return the config of a hub model; an empty one where there is none, of which its plan says why."""
+    from qbench.catalog.hub import hub_config
+
+    try:
+        return _read_config(Path(hub_config(name)).parent)
+    except Exception:  # Of whatever class the hub's client and its network raise.
+        return {}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qbench.cli.console import print_error, print_json, print_note, print_table, print_text
+from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_table, print_text
 from qbench.cli.run import DeviceChoice, check_names, chosen_device
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def _print(sides: Sides, changes: list[PointChange], device: Device) -> None:
     if not sides.same_code:
         print_error("the environments run different qbench code, so a difference may come from qbench itself")
     for change in changes:
-        print_text(f"{point_title(change)}; {device}")
+        print_sentence(f"{point_title(change)}; {device}")
         print_table(point_table(change))
-    for line in summary_lines(changes):
-        print_text(line)
+    for sentence in summary_lines(changes):
+        print_sentence(sentence)
 
 
 def _document(sides: Sides, changes: list[PointChange]) -> dict[str, Any]:

@@ -41,6 +41,13 @@ def print_text(message: str) -> None:
         print(_harmless(line))
 
 
+def print_sentence(sentence: str) -> None:
+    """Print a sentence on stdout, on a terminal as lines that it need not break; a pipe gets one line."""
+    from qbench.report.terminal.table import wrapped
+
+    print_text("\n".join(wrapped(sentence)) if sys.stdout.isatty() else sentence)
+
+
 def print_command(line: str, *, to_stderr: bool = False) -> None:
     """Print a line that a CI system acts on."""
     print(printable(line), file=sys.stderr if to_stderr else sys.stdout)

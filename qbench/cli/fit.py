@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,8 +105,6 @@ def _document(found: Largest) -> dict[str, Any]:
 
 def _print(found: Sequence[Largest]) -> None:
     from qbench.cli.fit_text import fit_lines
-    from qbench.report.terminal.table import WIDTH
+    from qbench.report.terminal.table import line_width
 
-    # A pipe has no width: WIDTH.
-    columns = shutil.get_terminal_size((WIDTH, 24)).columns
-    print_text("\n".join(fit_lines(found, min(WIDTH, columns))))
+    print_text("\n".join(fit_lines(found, line_width())))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qbench.comparison.results import Result, gather, varying_settings
-from qbench.report.terminal.table import GAP, Cells, aligned
+from qbench.report.terminal.table import GAP, NO_BREAK, with_text
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, plain_text
 from qbench.words.fit_verdict import RETRIED_NOTE, left_text
 from qbench.words.phrases import category_name
-from qbench.words.settings import describe_all, short_model
+from qbench.words.settings import change_text, describe_all, short_model
 
 if TYPE_CHECKING:
     from qbench.planner.fit import Axis, Largest
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 MOST_FILLS = 3
 """Categories named as filling a card."""
 
-LEAST_TEXT = 24
-"""Columns reserved for the text at the end of a row, however narrow the terminal."""
-
 _TITLES = {
     "seq_len": ("Longest sequence", "tokens", "{:,} tokens"),
     "per_device_train_batch_size": ("Largest batch", "batch", "batch {:,}"),
@@ -31,7 +28,6 @@ _TITLES = {
 }
 """By setting: what is looked for, its column, one value of it in a sentence."""
 
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 _RETRIED = " *"
 _CHANGES = (
     "Ways to free memory, evaluated one step above the answer: sufficient ones first, then by cost. Each was "
@@ -104,7 +100,7 @@ def _answers(found: Sequence[Largest], labels: Columns, width: int) -> list[str]
     rows = [
         [*(cells[at] for cells in labels.values()), *_answer(largest)] for at, largest in enumerate(found)
     ]
-    lines = _with_text([header, *rows], "<" * len(labels) + "><>", width)
+    lines = with_text([header, *rows], "<" * len(labels) + "><>", width)
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
@@ -116,7 +112,7 @@ def _answer(largest: Largest) -> list[str]:
         left = "-"  # What is free once the cache was emptied is no room to spare.
     total = sum(largest.fills.values())
     shares = {category_name(name): 100 * size / total for name, size in largest.fills.items()}
-    fills = [f"{name} {share:.0f}{_NO_BREAK}%" for name, share in shares.items()]
+    fills = [f"{name} {share:.0f}{NO_BREAK}%" for name, share in shares.items()]
     mark = _RETRIED if _after_retries(largest) else ""
     return [value, largest.limited_by + mark, left, ", ".join(fills[:MOST_FILLS])]
 
@@ -188,27 +184,8 @@ def _changes(largest: Largest, width: int) -> list[str]:
     if not any(ratios):
         del columns["step time"]
     rows = [list(columns), *zip(*columns.values(), strict=True)]
-    lines = [GAP + line for line in _with_text(rows, "<><>"[: len(columns) - 1], width - len(GAP))]
+    lines = [GAP + line for line in with_text(rows, "<><>"[: len(columns) - 1], width - len(GAP))]
     return lines if any(relief.fits for relief in reliefs) else [*lines, "", _NONE_IS_ENOUGH]
-
-
-def change_text(changes: Mapping[str, Any]) -> str:
-    """Return changed settings as the tables name them: 'recipe trainer', 'batch 2, accum 2'."""
-    return ", ".join(
-        "LoRA" if name == "lora" else f"{SETTINGS[name].short} {plain_text(value)}"
-        for name, value in changes.items()
-    )
-
-
-def _with_text(rows: Sequence[Cells], align: str, width: int) -> list[str]:
-    """Return rows as an aligned table whose last column is text, which goes on below itself."""
-    heads = aligned([row[:-1] for row in rows], align)
-    indent = max(map(len, heads)) + len(GAP)
-    lines = []
-    for head, row in zip(heads, rows, strict=True):
-        first, *more = textwrap.wrap(row[-1], max(width - indent, LEAST_TEXT)) or [""]
-        lines += [f"{head:<{indent}}{first}".rstrip(), *(" " * indent + part for part in more)]
-    return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -29,36 +29,82 @@ BUG = 70
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
 
+
+class _Command(NamedTuple):
+    """A command of the overview, which imports none."""
+
+    module: str
+    """Its module in qbench.cli."""
+    summary: str
+    """The first sentence of its help."""
+    example: str
+    """What stands behind its name in the example of its help."""
+
+
 _COMMANDS = {
-    "plan": ("plan", "Plan the memory of a training step without a GPU."),
-    "fit": ("fit", "Find the largest sequence, batch or rank that a card holds."),
-    "rank": ("rank", "Rank the cards of the catalog for a training by cost, time or energy."),
-    "run": ("run", "Plan and measure each point of a scenario."),
-    "run-point": ("run_point", "Measure one point in a fresh process and write its record to a file."),
-    "ab": ("ab", "Compare two environments, for example before and after an upgrade of torch or peft."),
-    "report": ("report", "Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed."),
-    "check": (
+    "plan": _Command(
+        "plan",
+        "Plan the memory of a training step without a GPU.",
+        "Qwen/Qwen2.5-7B --precision nf4-dq --seq 4k --gpu 4090",
+    ),
+    "fit": _Command(
+        "fit",
+        "Find the largest sequence, batch or rank that a card holds.",
+        "Qwen/Qwen2.5-7B --gpu 4090 --precision nf4-dq",
+    ),
+    "rank": _Command(
+        "rank",
+        "Rank the cards of the catalog for a training by cost, time or energy.",
+        "Qwen/Qwen2.5-7B --tokens 10M --epochs 3",
+    ),
+    "run": _Command("run", "Plan and measure each point of a scenario.", "demo.yaml --device cpu"),
+    "run-point": _Command(
+        "run_point",
+        "Measure one point in a fresh process and write its record to a file.",
+        "points/a.point.json points/a.result.json",
+    ),
+    "ab": _Command(
+        "ab",
+        "Compare two environments, for example before and after an upgrade of torch or peft.",
+        "ci.yaml --a .venv-old/bin/python --b .venv-new/bin/python --plan-only",
+    ),
+    "report": _Command(
+        "report",
+        "Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed.",
+        "runs/demo --out report",
+    ),
+    "check": _Command(
         "check",
         "Hold a run against a baseline: exit 1 where it regressed, 2 where they do not compare.",
+        "plan.json --baseline baselines/plan.jsonl",
     ),
-    "gate": (
+    "gate": _Command(
         "gate",
         "Measure this code and a baseline in turn until each point is decided or the budget spent.",
+        "ci.yaml --baseline main --device cpu",
     ),
-    "calibrate": (
+    "calibrate": _Command(
         "calibrate",
         "Measure this machine; the result goes to the settings folder (QBENCH_CONFIG_DIR).",
+        "--device cpu",
     ),
-    "baseline": ("baseline", "Baselines that `qbench check` holds runs against."),
-    "trend": ("trend", "Show how points changed over runs, and the runs with which a new level began."),
-    "validate": ("validate", "Compare plans with published measurements, and with your own on a GPU."),
-    "serve": ("serve", "Serve the planner page on 127.0.0.1 until Ctrl-C."),
-    "models": ("catalog", "List the models of the catalog."),
-    "gpus": ("catalog", "List the GPUs of the catalog."),
-    "scenarios": ("catalog", "List the shipped scenarios and their questions."),
+    "baseline": _Command(
+        "baseline",
+        "Baselines that `qbench check` holds runs against.",
+        'accept plan.json --to baselines/plan.jsonl --reason "first baseline"',
+    ),
+    "trend": _Command(
+        "trend", "Show how points changed over runs, and the runs with which a new level began.", "runs/"
+    ),
+    "validate": _Command(
+        "validate", "Compare plans with published measurements, and with your own on a GPU.", "--out accuracy"
+    ),
+    "serve": _Command("serve", "Serve the planner page on 127.0.0.1 until Ctrl-C.", "runs/demo"),
+    "models": _Command("catalog", "List the models of the catalog.", "llama"),
+    "gpus": _Command("catalog", "List the GPUs of the catalog.", "RTX"),
+    "scenarios": _Command("catalog", "List the shipped scenarios and their questions.", ""),
 }
-"""Each command, in the order of the help: its module in qbench.cli, and the first sentence of its help, so
-that the overview imports none."""
+"""Each command, in the order of the help."""
 
 
 def _print_version(asked: bool) -> None:
@@ -85,19 +131,22 @@ def app_of(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
     """Return the command line with these commands, whose modules are imported for it."""
     app = _empty_app()
     for name in names:
-        module = import_module(f"qbench.cli.{_COMMANDS[name][0]}")
+        command = _COMMANDS[name]
+        module = import_module(f"qbench.cli.{command.module}")
+        example = f"\b\nExample:\n  qbench {name} {command.example}".rstrip()  # \b: kept on one line.
         if name == "baseline":
-            app.add_typer(module.baseline_app)
+            app.add_typer(module.baseline_app, epilog=example)
         else:
-            app.command(name, cls=OnceCommand)(getattr(module, f"{name.replace('-', '_')}_command"))
+            function = getattr(module, f"{name.replace('-', '_')}_command")
+            app.command(name, cls=OnceCommand, epilog=example)(function)
     return app
 
 
 def _overview() -> typer.Typer:
     """Return the command line with the names of all commands, which cannot be called."""
     app = _empty_app()
-    for name, (_, summary) in _COMMANDS.items():
-        app.command(name, help=summary)(lambda: None)
+    for name, command in _COMMANDS.items():
+        app.command(name, help=command.summary)(lambda: None)
     return app
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qbench.cli import options
-from qbench.cli.console import print_error, print_json, print_note, print_text
+from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 from qbench.units import format_bytes
@@ -79,7 +79,9 @@ def plan_command(
     if save_scenario is not None:
         _save_scenario(asked, save_scenario)
     cards = _cards(asked, device)
-    planned, run_id = _planned(asked, cards, device.value, memory, use_cache), run_id_of("plan")
+    memory.check(device.value, len(asked.points))
+    plan_for = _plan_for(device.value, cards, alloc_conf)
+    planned, run_id = _planned(asked, plan_for, memory, use_cache), run_id_of("plan")
     records = [_told(record, asked, run_id) for record in planned]
     if out is not None:
         _store(records, out)
@@ -92,7 +94,7 @@ def plan_command(
         if device is DeviceName.cuda:
             _print_changes(records, cards, memory.alloc_conf)
     if asked.advice and any(record.outcome == "ok" for record in records):
-        print_note(asked.advice)
+        print_note(asked.advice if as_json or len(records) > 1 else _advice(records[0], plan_for, use_cache))
     return _exit_code(records, bool(gpu or gpu_memory))
 
 
@@ -153,25 +155,22 @@ def _told(record: Record, asked: Target, run_id: str) -> Record:
     return replace(record, run_id=run_id, detail={**record.detail, "caveats": caveats})
 
 
-def _planned(
-    target: Target, cards: list[GpuSpec], device: Any, memory: _MemoryOptions, use_cache: bool
-) -> list[Record]:
+def _plan_for(device: Any, cards: list[GpuSpec], alloc_conf: str) -> PlanFor:
+    from qbench.measure.known_speed import usable_calibrations
+    from qbench.runs.plans import PlanFor
+
+    known = usable_calibrations(device)
+    return PlanFor(device=device, gpus=tuple(cards), alloc_conf=alloc_conf, calibrations=known)
+
+
+def _planned(target: Target, settings: PlanFor, memory: _MemoryOptions, use_cache: bool) -> list[Record]:
     from qbench.catalog.models import resolve_model
     from qbench.cli.progress import shown_plans
-    from qbench.measure.known_speed import usable_calibrations
     from qbench.records.plan_cache import PlanCache
-    from qbench.runs.plans import PlanFor, plans
+    from qbench.runs.plans import plans
 
-    memory.check(device, len(target.points))
     for point in target.points:
         resolve_model(point.model)
-
-    settings = PlanFor(
-        device=device,
-        gpus=tuple(cards),
-        alloc_conf=memory.alloc_conf,
-        calibrations=usable_calibrations(device),
-    )
     if memory.snapshot is not None:
         return [_with_snapshot(target.points[0], settings, memory)]
     with shown_plans(len(target.points)) as on_plan:
@@ -223,26 +222,62 @@ def _print_plans(records: list[Record]) -> None:
 
 
 def _print_changes(records: list[Record], cards: list[GpuSpec], alloc_conf: str) -> None:
-    """Print what would make the only point fit the first card, where it fits none of those named."""
-    fits = records[0].fits if len(records) == 1 else ()
+    """Print what would make the smallest of the points fit the first card, where none fits any card."""
+    fits = [fit for record in records for fit in record.fits]
     if not fits or any(fit.fits or fit.verdict == "unknown" for fit in fits):
         return
-    from qbench.cli.fit_text import change_text
     from qbench.cli.progress import shown_steps
+    from qbench.report.terminal.table import GAP, line_width, with_text
     from qbench.runs.sizing import changes_that_fit
+    from qbench.words.settings import change_text
 
+    smallest = min(records, key=lambda record: record.device_bytes or 0)
     with shown_steps() as watch:
         watch(1, 1, "changes that would fit")
-        found = changes_that_fit(records[0], cards[0], alloc_conf)
+        alone, together = changes_that_fit(smallest, cards[0], alloc_conf)
+    which = (
+        f"{smallest.point.precision} fit {cards[0].name}" if len(records) > 1 else f"it fit {cards[0].name}"
+    )
     print_text("")
-    if not found:
-        print_text(f"No single change makes it fit {cards[0].name}: see `qbench fit` for what does.")
-        return
-    print_text(f"Each of these changes alone makes it fit {cards[0].name}:")
-    for relief in found:
-        print_text(
-            f"  {change_text(relief.changes)}: frees {format_bytes(relief.freed_bytes)}; {relief.cost}"
+    if alone:
+        rows = [
+            (change_text(each.changes), f"frees {format_bytes(each.freed_bytes)}", each.cost)
+            for each in alone
+        ]
+        lines = [GAP + line for line in with_text(rows, "<<", line_width() - len(GAP))]
+        print_text("\n".join([f"Each of these changes alone makes {which}:", *lines]))
+    elif together:
+        print_sentence(f"No single change makes {which}, these together do: {change_text(together)}.")
+    else:
+        print_sentence(
+            f"No change of method, batch or rank makes {which}; take a shorter --seq or a larger card."
         )
+
+
+MOVES = 0.1
+"""Share of the peak from which another recipe is worth a word."""
+
+
+def _advice(record: Record, settings: PlanFor, use_cache: bool) -> str:
+    """Return which recipe was planned where none was given, and by how much the common ones move its peak."""
+    from qbench.records.plan_cache import PlanCache
+    from qbench.runs.plans import other_recipes
+
+    first = replace(settings, gpus=settings.gpus[:1])
+    ratios = other_recipes(record, first, PlanCache(reads=use_cache))
+    names = {
+        "trainer": "transformers' Trainer (--recipe trainer --autocast bf16)",
+        "trl": "TRL's SFTTrainer (--recipe trl)",
+    }
+    told = [f"{_moved(ratio)} with {names[recipe]}" for recipe, ratio in ratios.items()]
+    effect = f"; the peak is {', '.join(told)}" if told else ""
+    return f"Planned for a training loop of your own (recipe peft, no autocast){effect}"
+
+
+def _moved(ratio: float) -> str:
+    if abs(ratio - 1) <= MOVES:
+        return f"within {100 * MOVES:.0f} %"
+    return f"{100 * abs(ratio - 1):.0f} % {'lower' if ratio < 1 else 'higher'}"
 
 
 def _exit_code(records: list[Record], gpu_named: bool) -> int:

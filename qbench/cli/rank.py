@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qbench.cli import options
-from qbench.cli.console import print_json, print_note, print_table, print_text
+from qbench.cli.console import print_json, print_note, print_sentence, print_table
 from qbench.cli.progress import shown_steps
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
@@ -224,8 +224,8 @@ def _print(
     best = sorted_rows(best_of_each_card(rows), key)
     if not best:
         # A table of nothing, and notes on what is in it, would say nothing.
-        print_text(title)
-        print_text(_left_note(rows))
+        print_sentence(title)
+        print_sentence(_left_note(rows))
         return
     # Energy, which all but who sorts by it can do without, would break names in 80 columns.
     last = Column("Energy", "kWh") if key == "energy" else Column("Spot", "USD")
@@ -268,8 +268,8 @@ def _varying(points: Sequence[Point]) -> list[str]:
 
 def _method(point: Point, varying: Sequence[str]) -> str:
     """Return the method of a point with its precision, and the settings that tell it from others."""
-    from qbench.cli.fit_text import change_text
     from qbench.scenario.settings import point_settings
+    from qbench.words.settings import change_text
 
     own = {
         name: value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qbench.cli.ci_outputs import append_summary, summary_room
-from qbench.cli.console import print_error, print_json, print_note, print_table, print_text
+from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_table, print_text
 
 if TYPE_CHECKING:
     from qbench.records.store import StoredRecords
@@ -110,14 +110,9 @@ def _write_comment(file: Path, text: str) -> None:
 def _print_summary(content: Content, page: Path) -> None:
     from qbench.report.terminal.run import run_lines
 
-    for line in (
-        *run_lines(content.results, content.pairs),
-        "",
-        *content.sentences,
-        *content.quality,
-        *content.warnings,
-    ):
-        print_text(line)
+    print_text("\n".join((*run_lines(content.results, content.pairs), "")))
+    for sentence in (*content.sentences, *content.quality, *content.warnings):
+        print_sentence(sentence)
     if content.failures is not None:
         print_table(content.failures)
     print_text(f"\nreport: {page}")

@@ -42,6 +42,33 @@ def reliefs(
     return tuple(relief for relief in found if relief is not None and relief.freed_bytes > 0)
 
 
+MOST_TOGETHER = 20
+"""Plans in search of changes that make a step fit together."""
+
+
+def together(record: Record, planned: Callable[[Sequence[Point]], list[Record]]) -> dict[str, Any] | None:
+    """Return changes that together make a plan fit its card, each tried in turn, cheapest first.
+
+    A change stays where it frees memory beside those before. None where all of them do not suffice.
+    """
+    found: dict[str, Any] = {}
+    useless: list[dict[str, Any]] = []
+    for _ in range(MOST_TOGETHER):
+        changes = next((offer for offer, _ in _offers(record.point) if offer not in useless), None)
+        if changes is None:
+            return None
+        point = _changed(record.point, changes)
+        after = planned([point])[0] if point is not None else None
+        relief = None if after is None else _relief(record, after, changes, "")
+        if after is None or relief is None or relief.freed_bytes <= 0:
+            useless.append(changes)
+            continue
+        found, record = found | changes, after
+        if relief.fits:
+            return found
+    return None
+
+
 def _changed(point: Point, changes: dict[str, Any]) -> Point | None:
     try:
         return point_from(point.model_dump(), changes)

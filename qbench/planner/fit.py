@@ -134,10 +134,11 @@ def with_value(point: Point, setting: str, value: Any) -> Point:
     return point_from(point.model_dump(), {setting: value})
 
 
-def largest(point: Point, axis: Axis, planned: Planner) -> Largest:
+def largest(point: Point, axis: Axis, planned: Planner, *, with_reliefs: bool = True) -> Largest:
     """Return the largest value of the axis with which the point fits the card of `planned`.
 
-    Raises StepError when the point cannot be planned with the smallest value.
+    Without `with_reliefs` no changes that free memory are planned. Raises StepError when the point cannot be
+    planned with the smallest value.
     """
     search = _Search(point, axis, planned)
     index = search.boundary()
@@ -158,7 +159,7 @@ def largest(point: Point, axis: Axis, planned: Planner) -> Largest:
         fills=_fills(record),
         grows=grows,
         grows_bytes=grows_bytes,
-        reliefs=() if above is None else reliefs(tight, axis.setting, planned),
+        reliefs=() if above is None or not with_reliefs else reliefs(tight, axis.setting, planned),
     )
 
 

@@ -16,6 +16,8 @@ from qbench.records.facts import input_digests, plan_facts
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record, utc_now
 from qbench.records.software import software
+from qbench.runs.usual import COMMON_RECIPES
+from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Device, Point
 
 if TYPE_CHECKING:
@@ -60,6 +62,14 @@ def plans(
         if on_plan is not None:
             on_plan(index, record)
     return [done[index] for index in range(len(points))]
+
+
+def other_recipes(record: Record, settings: PlanFor, cache: PlanCache) -> dict[str, float]:
+    """Return the peak of each common recipe over that of a plan, by recipe, as far as they can run."""
+    points = [point_from(record.point.model_dump(), changes) for changes in COMMON_RECIPES]
+    peaks = {made.point.train.recipe: made.peak_allocated_bytes for made in plans(points, settings, cache)}
+    mine = record.peak_allocated_bytes
+    return {recipe: peak / mine for recipe, peak in peaks.items() if peak and mine}
 
 
 def each_plan(

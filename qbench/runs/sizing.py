@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qbench.errors import QbenchError, StepError
 from qbench.scenario.settings import flag_of
@@ -115,12 +115,18 @@ def fits(
     return found, failed
 
 
-def changes_that_fit(record: Record, gpu: GpuSpec, alloc_conf: str = "") -> tuple[Relief, ...]:
-    """Return the changes each of which alone makes a plan fit a card, cheapest first."""
-    from qbench.planner.changes import reliefs
+def changes_that_fit(
+    record: Record, gpu: GpuSpec, alloc_conf: str = ""
+) -> tuple[tuple[Relief, ...], dict[str, Any] | None]:
+    """Return the changes each of which alone makes a plan fit a card, cheapest first.
+
+    Where there is none, several that do so together come second; None where these do not suffice either.
+    """
+    from qbench.planner.changes import reliefs, together
 
     planned = _planned_for(gpu, FitFor(gpus=(gpu,), alloc_conf=alloc_conf))
-    return tuple(relief for relief in reliefs(record, "", planned) if relief.fits)
+    alone = tuple(relief for relief in reliefs(record, "", planned) if relief.fits)
+    return alone, None if alone else together(record, planned)
 
 
 def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], list[Record]]:

@@ -9,6 +9,11 @@ from qbench.catalog.models import has_experts
 
 AUTOCAST_OF_TRL = "bf16"
 """trl/trainer/sft_config.py: bf16 is True unless fp16 is set."""
+COMMON_RECIPES: tuple[dict[str, str], ...] = (
+    {"recipe": "trainer", "autocast": "bf16"},
+    {"recipe": "trl", "autocast": AUTOCAST_OF_TRL},
+)
+"""How most people train: transformers' Trainer with bf16=True, and TRL's SFTTrainer."""
 
 
 def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:

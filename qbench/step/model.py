@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from qbench.catalog.hub import hub_config
 from qbench.catalog.models import ModelSource, resolve_model
 from qbench.errors import StepError, first_line, shown
 from qbench.scenario.schema import Point
@@ -38,9 +38,6 @@ LARGEST_NUMBER = 1 << 40
 LARGEST_IN_LIST = 1 << 24
 _LAYERS = re.compile(r"(^|_)(n_?)?(layers?|depth|blocks)$")
 """Ends of the keys that count layers: num_hidden_layers, n_layer, n_layers, depth."""
-
-HUB_TIMEOUT_S = 5.0
-"""How long a hub that does not answer is waited for."""
 
 # fmt: off
 WITH_POSITION_TABLE = frozenset({
@@ -93,19 +90,10 @@ def _read_config(source: ModelSource) -> Any:
     if source.kind == "gguf":
         return AutoConfig.from_pretrained(weights_folder(source), trust_remote_code=False)
     try:
-        _ask_hub(source.name)
+        hub_config(source.name)
         return AutoConfig.from_pretrained(source.name, trust_remote_code=False)
     except Exception as error:
         raise StepError(_hub_miss(source, error)) from error
-
-
-def _ask_hub(name: str) -> None:
-    """Raise at once what the hub answers to a request for a config that is not in the cache.
-
-    transformers would try again for half a minute (huggingface_hub/file_download.py, `retry_on_errors`).
-    """
-    if try_to_load_from_cache(name, "config.json") is None:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_S)
 
 
 def _hub_miss(source: ModelSource, error: Exception) -> str:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from dash import ClientsideFunction, Dash, Input, Output
 from dash.exceptions import PreventUpdate
 
 from qbench.catalog.gpus import GpuSpec, find_gpu
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, StepError
+from qbench.records.record import Record
 from qbench.runs.plans import PlanFor
 from qbench.scenario.schema import PRECISIONS, Point
+from qbench.web.details import details_view, limits_view
 from qbench.web.plan_queue import Part, PlanQueue, Question, Superseded
 from qbench.web.query import State, read_state
 from qbench.web.uploads import Uploads
-from qbench.web.views import answer_view, details_view, overview_view, problem_view
+from qbench.web.views import answer_view, overview_view, problem_view
+
+if TYPE_CHECKING:
+    from qbench.planner.changes import Relief
+    from qbench.planner.fit import Largest
 
 CARDS = (
     "RTX 3060 12GB",
@@ -37,6 +44,10 @@ OVERVIEW_PRECISIONS = ("bf16", "int8", "nf4", "nf4-dq")
 LONGEST_READER = 64
 LARGEST_STAMP = 2**53
 """A stamp is a browser's clock in milliseconds; whole numbers above it are none that a browser counts to."""
+
+
+OnCard = Callable[[Sequence[Point]], list[Record]]
+"""Gives the plan of each point, held against the card of the form."""
 
 
 def add_callbacks(app: Dash, plans: PlanQueue, uploads: Uploads) -> None:
@@ -68,6 +79,10 @@ def add_callbacks(app: Dash, plans: PlanQueue, uploads: Uploads) -> None:
             return []  # The answer says what is wrong.
         return details_view(state, records)
 
+    @app.callback(Output("limits", "children"), Input("answered", "data"))
+    def limits(asked: Any) -> list[Any]:
+        return _limits(asked, plans, uploads)
+
     @app.callback(Output("overview", "children"), Input("surveyed", "data"))
     def overview(asked: Any) -> list[Any]:
         try:
@@ -81,6 +96,43 @@ def add_callbacks(app: Dash, plans: PlanQueue, uploads: Uploads) -> None:
     in_browser(start, Output("asked", "data"), Input("page", "id"))
     rest = ClientsideFunction(namespace="qbench", function_name="answered")
     in_browser(rest, Output("shown", "data"), Input("answered", "data"))
+
+
+def _limits(asked: Any, plans: PlanQueue, uploads: Uploads) -> list[Any]:
+    """Return the view of what a card holds at most, each plan of the search made when it is needed."""
+    query, reader, stamp = _question(asked)
+
+    def one_by_one(settings: PlanFor, points: Sequence[Point]) -> list[Record]:
+        return plans.plan(reader, "limits", stamp, [(point, settings) for point in points])
+
+    try:
+        setting = read_state(query, uploads.resolve).settings[0]
+        on_card = partial(one_by_one, PlanFor(gpus=(find_gpu(setting.gpu),)))
+        (record,) = on_card([setting.point])
+        if record.outcome != "ok" or record.fits[0].verdict == "unknown":
+            return []
+        return limits_view(setting.gpu, _longest(setting.point, on_card), _changes(record, on_card))
+    except Superseded:
+        raise PreventUpdate from None
+    except QbenchError:
+        return []  # The answer says what is wrong.
+
+
+def _longest(point: Point, on_card: OnCard) -> Largest | None:
+    from qbench.planner.fit import axis_of, largest
+
+    try:
+        return largest(point, axis_of(point, "seq_len"), on_card, with_reliefs=False)
+    except StepError:
+        return None
+
+
+def _changes(record: Record, on_card: OnCard) -> list[Relief]:
+    from qbench.planner.changes import reliefs
+
+    if record.fits[0].fits:
+        return []
+    return [relief for relief in reliefs(record, "", on_card) if relief.fits]
 
 
 def _question(asked: Any) -> tuple[str, str, float]:

@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from qbench.catalog.gpus import gpus
 from qbench.catalog.models import models
-from qbench.scenario.settings import SETTINGS
+from qbench.scenario.settings import SETTINGS, plain_default
 from qbench.units import format_bytes
-from qbench.web.query import DEFAULTS, FIELDS, LARGEST, MOST_PINS, Resolve
+from qbench.web.query import DEFAULTS, FIELDS, FOLLOWING, LARGEST, MOST_PINS, Resolve
 from qbench.web.runs import RunFolder, runs_view
 from qbench.web.uploads import LARGEST_CONFIG
 
@@ -30,6 +30,7 @@ def page_layout(runs: Sequence[RunFolder], resolve: Resolve) -> html.Div:
             dcc.Store(id="surveyed"),
             dcc.Store(id="shown"),
             html.Div(html.P("Loading the libraries ...", className="note"), id="answer"),
+            html.Section(id="limits"),
             html.Section(
                 [html.H2("What fits where"), html.P("Planned when it is looked at ...", className="note")],
                 id="overview",
@@ -58,6 +59,7 @@ def index_page() -> str:
         labels={field: SETTINGS[name].label for field, name in FIELDS.items()},
         choices=_choices(),
         defaults=DEFAULTS,
+        usual_dropout=plain_default(SETTINGS["lora_dropout"]),
         largest=LARGEST,
         limits={"pins": MOST_PINS, "config_bytes": LARGEST_CONFIG},
     )
@@ -73,6 +75,8 @@ def _choices() -> dict[str, Sequence[Any]]:
     """Return what each field with a fixed set of values allows."""
     schemas = {field: SETTINGS[name].leaf.json_schema() for field, name in FIELDS.items()}
     named = {field: schema["enum"] for field, schema in schemas.items() if "enum" in schema}
-    return named | {
-        field: ("yes", "no") for field, schema in schemas.items() if schema.get("type") == "boolean"
+    switches = {field: ("yes", "no") for field, schema in schemas.items() if schema.get("type") == "boolean"}
+    return {
+        field: ("", *choices) if field in FOLLOWING else choices
+        for field, choices in (named | switches).items()
     }

@@ -16,8 +16,8 @@ from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plans
 from qbench.scenario.schema import Point
 
-Part = Literal["answer", "details", "overview"]
-"""What a question is for, the most urgent first. An overview is many plans, between which it gives way."""
+Part = Literal["answer", "details", "limits", "overview"]
+"""What a question is for, the most urgent first. The last two are many plans, between which they give way."""
 
 URGENCY: tuple[Part, ...] = get_args(Part)
 

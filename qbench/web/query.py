@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from qbench.catalog.gpus import find_gpu
 from qbench.errors import Problem, QbenchError, ScenarioError
+from qbench.planner.workload import parse_tokens
+from qbench.runs.usual import with_usual
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import SETTINGS, flatten, from_text, plain_default, point_settings
@@ -18,20 +20,26 @@ from qbench.scenario.settings import SETTINGS, flatten, from_text, plain_default
 FIELDS = {row.names.flag or name: name for name, row in SETTINGS.items() if row.names.page}
 """Fields of the form and of a link, spelt as the flags of `qbench plan`, and the setting each stands for."""
 
+FOLLOWING = ("autocast", "lora_dropout")
+"""Fields that follow from the others while they are empty: the recipe's autocast, no dropout with experts."""
+
 LARGEST = {"r": 4096, "batch": 1024, "seq": 2**20}
 """What the page plans at most; a scenario may ask for more."""
 
 DEFAULTS = {
     "model": "meta-llama/Llama-3.1-8B",
     **{field: plain_default(SETTINGS[name]) for field, name in FIELDS.items() if name != "model"},
+    **dict.fromkeys(FOLLOWING, ""),
     "precision": "nf4-dq",
     "gpu": "RTX 4090",
+    "tokens": "10M",
 }
 """What the form holds when a link says nothing."""
 
 MOST_PINS = 4
 LONGEST_QUERY = 8192
 LONGEST_NAME = 200
+LONGEST_NUMBER = 20
 MOST_MODULES = 20
 _YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null")
 
@@ -46,6 +54,8 @@ class Setting:
     point: Point
     gpu: str
     """Name of a GPU of the catalog."""
+    tokens: int
+    """Tokens of the training whose hours and cost are shown."""
     texts: dict[str, str] = field(hash=False)
     """Every field as the form holds it."""
 
@@ -91,15 +101,27 @@ def read_state(query: str, resolve: Resolve) -> State:
     return State(settings=tuple(settings))
 
 
-def setting_of(point: Point, gpu: str, resolve: Resolve) -> Setting | None:
-    """Return the setting of a stored point; None where the form has no field for one of its settings."""
+def setting_of(point: Point, gpu: str, resolve: Resolve) -> tuple[Setting, tuple[str, ...]] | None:
+    """Return the setting of a stored point, and the names of those of its settings that the form has no field
+    for; None where the page cannot plan it."""
+    texts = {**field_texts(point), "gpu": gpu}
+    found: tuple[Setting, tuple[str, ...]] | None = None
+    for given in (texts, texts | dict.fromkeys(FOLLOWING, "")):
+        try:
+            setting = _setting(list(given.items()), resolve)
+        except QbenchError:
+            continue
+        wanted, shown = point_settings(point), point_settings(setting.point)
+        lacking = tuple(name for name, value in wanted.items() if shown[name] != value and name != "model")
+        if found is None or len(lacking) <= len(found[1]):
+            found = setting, lacking
+    return found
+
+
+def field_texts(point: Point) -> dict[str, str]:
+    """Return the settings of a point by field, as the form would hold them if none followed from others."""
     known = point_settings(point)
-    texts = {name: _as_text(known[setting]) for name, setting in FIELDS.items()} | {"gpu": gpu}
-    try:
-        setting = _setting(list(texts.items()), resolve)
-    except QbenchError:
-        return None
-    return setting if setting.point == point else None
+    return {name: _as_text(known[setting]) for name, setting in FIELDS.items()}
 
 
 def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
@@ -112,15 +134,24 @@ def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
             problems.append(Problem((name,), "the text is too long, or not text"))
         else:
             texts[name] = text.strip()
-    changes = {FIELDS[name]: _value(name, texts[name], problems) for name in FIELDS if name != "model"}
+    given = [name for name in FIELDS if name != "model" and (texts[name] or name not in FOLLOWING)]
+    changes = {FIELDS[name]: _value(name, texts[name], problems) for name in given}
     if problems:
         raise ScenarioError(problems)
     gpu = find_gpu(texts["gpu"]).name
+    tokens = _tokens(texts["tokens"])
+    model = resolve(texts["model"])
     try:
-        point = point_from({"model": resolve(texts["model"])}, changes)
+        point = point_from({"model": model}, with_usual(model, changes))
     except ScenarioError as error:
         raise ScenarioError(_as_field(problem) for problem in error.problems) from error
-    return Setting(point=point, gpu=gpu, texts=texts | {"gpu": gpu})
+    return Setting(point=point, gpu=gpu, tokens=tokens, texts=texts | {"gpu": gpu})
+
+
+def _tokens(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise ScenarioError([Problem(("tokens",), f"given {_cut(text)}; allowed: a number, such as 10M")])
+    return parse_tokens(text)
 
 
 def _value(field: str, text: str, problems: list[Problem]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dash import html
 
+from qbench.catalog.gpus import gpus
 from qbench.records.document import read_any
 from qbench.records.record import Record
 from qbench.report.content import Content, gather_content
@@ -16,6 +17,7 @@ from qbench.report.export import csv_text
 from qbench.report.html import html_page
 from qbench.report.markdown import markdown_text
 from qbench.scenario.schema import Point
+from qbench.scenario.settings import SETTINGS
 from qbench.web.query import DEFAULTS, Resolve, setting_of
 
 MOST_LINKS = 100
@@ -83,6 +85,7 @@ def runs_view(runs: Sequence[RunFolder], resolve: Resolve) -> list[Any]:
 def _run_view(number: int, run: RunFolder, resolve: Resolve) -> html.Details:
     content = run.content()
     points = list(dict.fromkeys(record.point for record in run.records()))
+    card = _card(run.records())
     rest = len(points) - MOST_LINKS
     more = [html.P(f"{rest:,} more points are in the report.", className="note")] if rest > 0 else []
     return html.Details(
@@ -102,7 +105,8 @@ def _run_view(number: int, run: RunFolder, resolve: Resolve) -> html.Details:
             ),
             html.H3("Points, to be opened in the form"),
             html.Ul(
-                [html.Li(_point_link(point, resolve)) for point in points[:MOST_LINKS]], className="points"
+                [html.Li(_point_link(point, card, resolve)) for point in points[:MOST_LINKS]],
+                className="points",
             ),
             *more,
         ],
@@ -110,7 +114,20 @@ def _run_view(number: int, run: RunFolder, resolve: Resolve) -> html.Details:
     )
 
 
-def _point_link(point: Point, resolve: Resolve) -> Any:
-    """Return a link to the form where that can ask for the point, else its name."""
-    setting = setting_of(point, DEFAULTS["gpu"], resolve)
-    return point.label if setting is None else html.A(point.label, href=f"/?{setting.query}")
+def _point_link(point: Point, gpu: str, resolve: Resolve) -> Any:
+    """Return a link to the form where that can ask for the point, with what it lacks, else its name."""
+    found = setting_of(point, gpu, resolve)
+    if found is None:
+        return point.label
+    setting, lacking = found
+    names = ", ".join(SETTINGS[name].short for name in lacking)
+    return [
+        html.A(point.label, href=f"/?{setting.query}"),
+        *([html.Span(f" (without its {names})", className="note")] if names else []),
+    ]
+
+
+def _card(records: Sequence[Record]) -> str:
+    """Return the first card that a run was held against and that the form has, else the form's own."""
+    known = {gpu.name for gpu in gpus() if gpu.compute_capability}
+    return next((fit.gpu for record in records for fit in record.fits if fit.gpu in known), DEFAULTS["gpu"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from qbench.catalog.models import find_model
+from qbench.catalog.models import HUB_ID, find_model
 from qbench.catalog.names import nearest_text
 from qbench.errors import CatalogError
 
@@ -47,32 +48,37 @@ class Uploads:
         return name
 
     def resolve(self, name: str) -> str:
-        """Return what a Point calls the model: the hub id of the catalog, or the folder of a dropped config.
+        """Return what a Point calls the model: a hub id, or the folder of a dropped config.
 
-        Raises CatalogError for every other name: the page opens no path and asks no hub.
+        Raises CatalogError for every other name: the page opens no path.
         """
         if not _NAME.fullmatch(name):
-            return self._in_catalog(name)
+            return _hub_id(name)
         if not (self._folder / name / "config.json").is_file():
             raise CatalogError(
                 f"model {name!r} was dropped elsewhere or long ago; drop its config.json again"
             )
         return str(self._folder / name)
 
-    def _in_catalog(self, name: str) -> str:
-        try:
-            return find_model(name).hub_id
-        except CatalogError as error:
-            shown, close = name if len(name) <= 100 else f"{name[:100]}...", nearest_text(error.nearest)
-            raise CatalogError(
-                f"model {shown!r} is not in the catalog{close}; choose one of the list or drop a config.json"
-            ) from error
-
     def _remove_oldest(self) -> None:
         kept = sorted(self._folder.glob("config-*/config.json"), key=lambda file: file.stat().st_mtime)
         for file in kept[:-MOST_KEPT]:
             file.unlink(missing_ok=True)
             file.parent.rmdir()
+
+
+def _hub_id(name: str) -> str:
+    """Return the catalog's id of a model, or a hub id that the catalog does not have."""
+    try:
+        return find_model(name).hub_id
+    except CatalogError as error:
+        if HUB_ID.fullmatch(name) and not os.path.exists(name):  # A path of that name would be opened.
+            return name
+        shown, close = name if len(name) <= 100 else f"{name[:100]}...", nearest_text(error.nearest)
+        raise CatalogError(
+            f"model {shown!r} is not in the catalog{close}; choose one of the list, give a hub id (org/name) "
+            "or drop a config.json"
+        ) from error
 
 
 def _read(content: bytes) -> dict[str, Any]:

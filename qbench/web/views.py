@@ -8,17 +8,15 @@ from typing import Any
 from dash import dcc, html
 
 from qbench.catalog.gpus import find_gpu
-from qbench.comparison.results import gather
 from qbench.errors import Problem
 from qbench.records.fits import Fit
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.record import Record
-from qbench.report.charts import memory, sweep
 from qbench.report.charts.style import Chart
 from qbench.scenario.settings import SETTINGS
-from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_value
+from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_seconds, format_value
 from qbench.web.figures import Bar, memory_chart
-from qbench.web.query import DEFAULTS, FIELDS, Setting, State, command_of, scenario_of
+from qbench.web.query import DEFAULTS, FIELDS, Setting, State, field_texts
 from qbench.words.fit_verdict import heading, memory_sentence, reason_text, room_text
 from qbench.words.phrases import category_name
 from qbench.words.settings import short_model
@@ -45,6 +43,9 @@ OF_CARD: Mapping[str, Callable[[Fit], float | None]] = {
 }
 """Metrics that depend on the card."""
 
+OTHER_TITLES = {"gpu": "GPU", "tokens": "Tokens to train on"}
+"""Fields that are no settings of a step."""
+
 NEEDS_TO_RUN = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
 """Metrics that a card without room for the step does not have."""
 
@@ -70,20 +71,7 @@ def answer_view(state: State, records: Sequence[Record]) -> list[Any]:
     ]
 
 
-def details_view(state: State, records: Sequence[Record]) -> list[Any]:
-    """Return what stands below: the way of the bytes, what the plan does not know, and texts to copy."""
-    if records[0].outcome != "ok":
-        return []
-    result = gather(records[:1])[0]
-    drawn = [memory.waterfall([result]), sweep.timeline([result])]
-    return [
-        *(chart_view(chart) for chart in drawn if chart is not None),
-        *_caveats(records[0]),
-        _copies(state),
-    ]
-
-
-def _attributes(**values: str) -> dict[str, Any]:
+def attributes(**values: str) -> dict[str, Any]:
     """Return attributes whose names have a dash, which Python's keywords cannot have."""
     return {name.replace("_", "-"): value for name, value in values.items()}
 
@@ -105,18 +93,39 @@ def _fit(record: Record, gpu: str) -> Fit | None:
 def _verdict(setting: Setting, record: Record) -> html.Section:
     fit = next(fit for fit in record.fits if fit.gpu == setting.gpu)
     reason = reason_text(fit)
+    notes = [*([f"On the card: {reason}."] if reason else []), *_followed(setting)]
     values = [(METRICS[name].title, value) for name in FIGURES if (value := _text(record, setting.gpu, name))]
+    values += _training(setting, fit)
     return html.Section(
         [
             html.H2([html.Strong(f"{heading(fit)}:"), f" {memory_sentence(fit, record.device_bytes)}"]),
             html.P(_described(setting), className="scope"),
-            *([html.P(f"On the card: {reason}.", className="note")] if reason else []),
-            html.Button("Pin to compare", type="button", **_attributes(data_pin=setting.query)),
+            *(html.P(note, className="note") for note in notes),
+            html.Button("Pin to compare", type="button", **attributes(data_pin=setting.query)),
             html.Dl([html.Div([html.Dt(title), html.Dd(value)]) for title, value in values]),
             *([html.P(_price(fit), className="note")] if fit.fits and fit.usd_per_hour is not None else []),
         ],
         className=f"verdict {'fits' if fit.fits else 'short'}",
     )
+
+
+def _followed(setting: Setting) -> list[str]:
+    """Return what was set where the form says nothing, and is not the default."""
+    lora = setting.point.lora
+    if setting.texts["lora_dropout"] or lora is None or lora.lora_dropout:
+        return []
+    return ["The model has experts, which peft adapts only without dropout: planned with dropout 0."]
+
+
+def _training(setting: Setting, fit: Fit) -> list[tuple[str, str]]:
+    """Return the hours and the cost of the tokens in the form, where the card holds the step."""
+    if not fit.fits or not fit.tokens_per_s:
+        return []
+    title = f"{setting.texts['tokens']} tokens"
+    found = [(f"Time for {title}", format_seconds(setting.tokens / fit.tokens_per_s))]
+    if fit.cost_usd_per_mtok is not None:
+        found.append((f"Cost of {title}", f"${fit.cost_usd_per_mtok * setting.tokens / 1e6:,.2f}"))
+    return found
 
 
 def _price(fit: Fit) -> str:
@@ -136,11 +145,12 @@ def _text(record: Record, gpu: str, metric: str) -> str:
 def _described(setting: Setting) -> str:
     train, lora = setting.point.train, setting.point.lora
     rank = "full" if lora is None else f"rank {lora.r}"
+    autocast = "no autocast" if train.autocast == "none" else f"autocast {train.autocast}"
     checkpointing = "checkpointing" if train.gradient_checkpointing else "no checkpointing"
     return (
         f"{short_model(setting.texts['model'])}, {setting.point.precision}, {rank}, batch "
         f"{train.per_device_train_batch_size}, {train.seq_len:,} tokens, {checkpointing}, {train.optim}, "
-        f"recipe {train.recipe}"
+        f"recipe {train.recipe}, {autocast}"
     )
 
 
@@ -181,13 +191,13 @@ def chart_view(chart: Chart) -> html.Figure:
 def _graph(chart: Chart, figure: Any) -> html.Div:
     height = f"{figure.layout.height}px"
     graph = dcc.Graph(figure=figure, config=GRAPH, style={"height": height}, responsive=True)
-    return html.Div(graph, role="img", className="plot", **_attributes(aria_label=chart.title))
+    return html.Div(graph, role="img", className="plot", **attributes(aria_label=chart.title))
 
 
 def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
     """Return a table with a column for each setting: in what they differ, what they need, where it goes."""
     columns = list(zip(state.settings, records, strict=True))
-    names = [name for name in DEFAULTS if len({setting.texts[name] for setting, _ in columns}) > 1]
+    names = [name for name in DEFAULTS if len({_short(setting, name) for setting, _ in columns}) > 1]
     rows = [_row(_title(name), [_short(setting, name) for setting, _ in columns]) for name in names]
     rows.append(_row("Fits", [room_text(_fit(record, setting.gpu)) for setting, record in columns]))
     for name in FIGURES:
@@ -209,12 +219,12 @@ def _side_by_side(state: State, records: Sequence[Record]) -> html.Section:
 
 
 def _title(field: str) -> str:
-    return "GPU" if field == "gpu" else SETTINGS[FIELDS[field]].label
+    return SETTINGS[FIELDS[field]].label if field in FIELDS else OTHER_TITLES[field]
 
 
 def _short(setting: Setting, name: str) -> str:
     """Return the text of a field as a cell shows it: a model without its owner, a count with separators."""
-    text = setting.texts[name]
+    text = setting.texts[name] or field_texts(setting.point)[name]
     if name == "model":
         return short_model(text)
     return format_count(int(text)) if text.isdecimal() else text
@@ -228,9 +238,9 @@ def _head(number: int, setting: Setting) -> html.Th:
         "remove",
         type="button",
         className="link",
-        **_attributes(data_unpin=str(number - 1), aria_label=f"remove {name}"),
+        **attributes(data_unpin=str(number - 1), aria_label=f"remove {name}"),
     )
-    use = html.A("use", href=f"?{setting.query}", **_attributes(aria_label=f"use {name}"))
+    use = html.A("use", href=f"?{setting.query}", **attributes(aria_label=f"use {name}"))
     return html.Th([name, html.Span([use, remove])], scope="col")
 
 
@@ -243,44 +253,7 @@ def _bytes(size: int | None) -> str:
 
 
 def _scrolling(table: html.Table, label: str) -> html.Div:
-    return html.Div(table, className="scroll", tabIndex="0", role="region", **_attributes(aria_label=label))
-
-
-def _caveats(record: Record) -> list[Any]:
-    said = list(record.caveats)
-    skipped = [
-        f"{_share(share)} of the weights in {item['module']}: {item['reason']}"
-        for item in record.skipped
-        if (share := item.get("share")) is not None
-    ]
-    groups = (("Caveats", said), ("Beyond reach of quantization or LoRA", skipped))
-    return [
-        html.Section([html.H2(title), html.Ul([html.Li(line) for line in lines])])
-        for title, lines in groups
-        if lines
-    ]
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "under 0.1 %"
-
-
-def _copies(state: State) -> html.Section:
-    return html.Section(
-        [
-            html.H2("Take it along"),
-            *_copy("command", "Command of the setting in the form", command_of(state.settings[0])),
-            *_copy("scenario", "Scenario of all settings on the page", scenario_of(state)),
-        ]
-    )
-
-
-def _copy(name: str, title: str, text: str) -> list[Any]:
-    return [
-        html.H3(title),
-        html.Button(f"Copy as {name}", type="button", **_attributes(data_copy=name)),
-        html.Pre(text, id=name, tabIndex="0", role="region", **_attributes(aria_label=title)),
-    ]
+    return html.Div(table, className="scroll", tabIndex="0", role="region", **attributes(aria_label=label))
 
 
 def overview_view(setting: Setting, names: Sequence[str], records: Sequence[Record]) -> list[Any]:

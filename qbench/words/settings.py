@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from qbench.scenario.schema import Point
-from qbench.scenario.settings import point_settings
+from qbench.scenario.settings import SETTINGS, point_settings
 from qbench.units import plain_text
 
 DESCRIBED = (
@@ -62,3 +63,11 @@ def describe_all(point: Point, leave_out: Collection[str] = ()) -> str:
     """Return what `describe_training` does, and the other settings that are no defaults."""
     others = other_settings(point, ("recipe", *leave_out))
     return ", ".join(filter(None, [describe_training(point, leave_out), *others]))
+
+
+def change_text(changes: Mapping[str, Any]) -> str:
+    """Return changed settings as the tables name them: 'recipe trainer', 'batch 2, accum 2'."""
+    return ", ".join(
+        "LoRA" if name == "lora" else f"{SETTINGS[name].short} {plain_text(value)}"
+        for name, value in changes.items()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,19 @@ def test_every_command_and_each_of_its_options_says_what_it_is():
 def test_the_overview_has_the_first_sentence_of_each_commands_help():
     group: Any = typer.main.get_command(app_of())
     firsts = {name: " ".join(one.help.split("\n\n")[0].split()) for name, one in group.commands.items()}
-    assert {name: summary for name, (_, summary) in _COMMANDS.items()} == firsts
+    assert {name: command.summary for name, command in _COMMANDS.items()} == firsts
+
+
+def test_the_help_of_every_command_ends_with_an_example_that_it_can_parse():
+    group: Any = typer.main.get_command(app_of())
+    context = group.make_context("qbench", ["models"])
+    for name, one in group.commands.items():
+        words = shlex.split(_COMMANDS[name].example)
+        assert one.get_help(context).splitlines()[-2:] == [
+            "  Example:",
+            f"    qbench {name} {_COMMANDS[name].example}".rstrip(),
+        ]
+        one.make_context(name, words, parent=context)  # Raises what it raises for a flag that is none.
 
 
 def commands_of(group: Any) -> list[Any]:

@@ -62,7 +62,7 @@ def test_code_of_a_repository_is_never_run(tmp_path: Path, monkeypatch: pytest.M
         "class OwnConfig(PretrainedConfig):\n    model_type = 'own'\n"
     )
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    monkeypatch.setattr("qbench.step.model._ask_hub", lambda name: None)
+    monkeypatch.setattr("qbench.step.model.hub_config", lambda name: None)
     # Stands for an id of the hub: what counts is what AutoConfig does with what it fetches.
     source = ModelSource(name=str(folder), kind="hub")
     with pytest.raises(StepError, match="needs code from its repository, which qbench never runs"):

@@ -119,11 +119,40 @@ def test_the_command_is_one_of_the_command_line(capsys: pytest.CaptureFixture[st
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_a_stored_point_opens_in_the_form_where_the_form_can_say_it():
-    point = point_from({"model": "Qwen/Qwen2.5-0.5B"}, {"r": 8, "lora_dropout": 0.0, "seq_len": 100})
-    setting = setting_of(point, "RTX 4090", same)
-    assert setting is not None
+def test_a_stored_point_opens_in_the_form_with_what_the_form_lacks():
+    base = {"model": "Qwen/Qwen2.5-0.5B"}
+    point = point_from(base, {"r": 8, "lora_dropout": 0.0, "seq_len": 100})
+    found = setting_of(point, "RTX 4090", same)
+    assert found is not None
+    setting, lacking = found
+    assert lacking == ()
     assert read_state(setting.query, same).settings[0].point == point
-    for other in ({"use_dora": True}, {"gradient_accumulation_steps": 4}, {"lora": None}, {"seq_len": 2**22}):
-        changed = point_from({"model": "Qwen/Qwen2.5-0.5B"}, other)
-        assert setting_of(changed, "RTX 4090", same) is None
+    for other, names in (
+        ({"use_dora": True}, ("use_dora",)),
+        ({"gradient_accumulation_steps": 4, "lora_alpha": 7}, ("lora_alpha", "gradient_accumulation_steps")),
+    ):
+        found = setting_of(point_from(base, other), "RTX 4090", same)
+        assert found is not None
+        assert found[1] == names
+    for other in ({"lora": None}, {"seq_len": 2**22}):
+        assert setting_of(point_from(base, other), "RTX 4090", same) is None
+
+
+def test_what_follows_from_other_fields_is_set_as_the_commands_set_it():
+    trl = read_state("recipe=trl", same).settings[0]
+    assert trl.point.train.autocast == "bf16"
+    assert "--autocast" not in command_of(trl)
+    assert read_state("recipe=trl&autocast=none", same).settings[0].point.train.autocast == "none"
+    experts = read_state("model=mistralai/Mixtral-8x7B-v0.1", same).settings[0]
+    assert experts.point.lora is not None
+    assert experts.point.lora.lora_dropout == 0
+    found = setting_of(trl.point, "RTX 4090", same)
+    assert found is not None
+    assert found[0].query == "recipe=trl"
+
+
+@pytest.mark.parametrize("tokens", ["many", "0", "-1", "1" * 21])
+def test_a_number_of_tokens_that_is_none_is_said(tokens: str):
+    with pytest.raises(QbenchError, match="tokens: given"):
+        read_state(f"tokens={tokens}", same)
+    assert read_state("tokens=2.5M", same).settings[0].tokens == 2_500_000

@@ -126,7 +126,7 @@ def test_a_run_is_shown_with_its_report_and_tables(client):
 
 def test_the_settings_of_a_model_path_are_never_opened(client):
     for number, model in enumerate(("/etc", "..", "org/unknown", "%3Cscript%3E")):
-        said = asked(client, f"model={model}", stamp=number).text
+        said = asked(client, f"model={model}", reader="paths", stamp=number).text
         assert "is not in the catalog" in said
 
 

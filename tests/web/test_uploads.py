@@ -56,14 +56,13 @@ def test_other_files_are_refused(tmp_path: Path, bad: bytes, said: str):
         "~",
         "config-../../etc",
         "config-aaaaaaaaaaaa/..",
-        "some-org/some-model",
         "model.gguf",
         "",
         "file:///etc/passwd",
         "x" * 10_000,
     ],
 )
-def test_no_name_leads_to_a_path_or_the_hub(tmp_path: Path, name: str):
+def test_no_name_leads_to_a_path(tmp_path: Path, name: str):
     with pytest.raises(CatalogError) as caught:
         Uploads(tmp_path).resolve(name)
     assert "not in the catalog" in str(caught.value)
@@ -89,3 +88,13 @@ def test_the_oldest_configs_go(tmp_path: Path):
     assert len(kept) == MOST_KEPT
     assert names[0] not in kept
     assert names[1] in kept
+
+
+def test_an_id_of_the_hub_is_taken_and_a_folder_of_that_name_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert Uploads(tmp_path).resolve("some-org/some-model") == "some-org/some-model"
+    (tmp_path / "some-org" / "some-model").mkdir(parents=True)
+    with pytest.raises(CatalogError, match="not in the catalog"):
+        Uploads(tmp_path).resolve("some-org/some-model")

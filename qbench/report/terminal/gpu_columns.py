@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from qbench.comparison.results import Result
 from qbench.records.fits import Fit
-from qbench.report.terminal.table import WIDTH, fitted, width
+from qbench.report.terminal.table import fitted, line_width, width
 from qbench.units import format_seconds
 from qbench.words.fit_verdict import room_in_gib
 
@@ -39,7 +39,7 @@ def gpu_tables(results: Sequence[Result], lead: dict[str, list[str]]) -> list[li
         return []
     tables = [dict(lead)]
     for name, cells in rooms.items():
-        if len(tables[-1]) > len(lead) and width(tables[-1] | {name: cells}) > WIDTH:
+        if len(tables[-1]) > len(lead) and width(tables[-1] | {name: cells}) > line_width():
             tables.append(dict(lead))
         tables[-1][name] = cells
     return [

@@ -1,4 +1,4 @@
-"""Plans as lines of plain text for a terminal: one point at length, several as a table of 100 columns."""
+"""Plans as lines of plain text for a terminal: one point at length, several as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qbench.comparison.results import Result, caveats, gather, varying_settings
 from qbench.records.metrics import BREAKDOWN, METRICS
 from qbench.records.parts import TimeParts
 from qbench.records.record import Record
-from qbench.report.terminal.table import GAP, WIDTH, Cells, aligned, fitted
+from qbench.report.terminal.table import GAP, Cells, aligned, fitted, line_width, with_text, wrapped
 from qbench.scenario.settings import SETTINGS
 from qbench.units import format_bytes, format_count, format_seconds, format_value, plain_text
 from qbench.words.basis import basis
@@ -26,16 +26,18 @@ def plan_lines(records: Sequence[Record]) -> list[str]:
 
 
 def _one(result: Result) -> list[str]:
+    inner = line_width() - len(GAP)
     blocks = {
         "At the peak:": aligned(_breakdown(result), "<>>"),
         "Planned time of a step:": aligned(_time_parts(result), "<>>"),
         "The base model:": aligned(_base_weights(result), "<>"),
-        "GPUs:": aligned(_cards(result), "<><"),
-        "Not reached by quantization or LoRA:": aligned(_skipped(result), "><"),
+        "GPUs:": with_text(_cards(result), "<>", inner),
+        "Not reached by quantization or LoRA:": with_text(_skipped(result), ">", inner),
         "Caveats:": _caveats([result]),
     }
     under_headings = [[heading, *_indented(lines)] for heading, lines in blocks.items() if lines]
-    return _joined([_wrapped(_title([result], ())), aligned(_figures(result), "<>"), *under_headings])
+    figures = with_text(_figures(result), "<>", line_width())
+    return _joined([wrapped(_title([result], ())), figures, *under_headings])
 
 
 def _several(results: Sequence[Result]) -> list[str]:
@@ -48,10 +50,10 @@ def _several(results: Sequence[Result]) -> list[str]:
     several_models = len({result.point.model for result in results}) > 1
     hidden = ("precision", *varying, *(["model"] if several_models else []))
     sentences = [*headline(pair_results(results)), *frontier_sentences(results)]
-    said = [line for sentence in sentences for line in _wrapped(sentence)]
+    said = [line for sentence in sentences for line in wrapped(sentence)]
     caveats = _caveats(results)
     blocks = [
-        _wrapped(_title(results, hidden)),
+        wrapped(_title(results, hidden)),
         fitted(_columns(results, varying, several_models), len(results)),
         *gpu_tables(results, _lead_columns(results, varying, several_models)),
         said,
@@ -68,10 +70,6 @@ def _joined(blocks: Iterable[list[str]]) -> list[str]:
     return lines
 
 
-def _wrapped(sentence: str) -> list[str]:
-    return textwrap.wrap(sentence, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
 def _indented(lines: Iterable[str]) -> list[str]:
     """Return lines under a heading; one that is too long goes on further in."""
     return [
@@ -79,7 +77,7 @@ def _indented(lines: Iterable[str]) -> list[str]:
         for line in lines
         for part in textwrap.wrap(
             line,
-            WIDTH,
+            line_width(),
             initial_indent=GAP,
             subsequent_indent=3 * GAP,
             break_long_words=False,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from qbench.records.record import Record
 from qbench.report.terminal.plan import plan_lines
 from qbench.report.terminal.table import WIDTH
@@ -102,13 +104,15 @@ def test_several_plans_are_a_table_with_what_they_share_above():
     assert any(line.startswith("QLoRA (nf4-dq) of Llama-2-7b-hf needs") for line in lines)
 
 
-def test_nothing_is_wider_than_a_terminal():
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_nothing_is_wider_than_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     caveat = "a caveat that is very long because it explains a matter at length, " * 4
     long = [with_fits(plan(p, r), ("RTX 4090", 24 * GIB, GIB)) for p in ("bf16", "nf4") for r in (8, 64)]
     long = [replace(record, detail=record.detail | {"caveats": [caveat]}) for record in long]
     for records in (long, long[:1]):
         lines = plan_lines(records)
-        assert max(map(len, lines)) <= WIDTH
+        assert max(map(len, lines)) <= min(columns, WIDTH)
         assert caveat.strip(", ").split()[-1] in " ".join(lines)
 
 
