@@ -10,7 +10,7 @@ from qbench.comparison.headline import known as known_pairs
 from qbench.comparison.intervals import LEAST_PROCESSES
 from qbench.comparison.methods import MethodPair, speeds_of
 from qbench.comparison.results import Result, predictions
-from qbench.units import format_bytes
+from qbench.units import format_bytes, format_seconds
 from qbench.words.basis import where
 from qbench.words.phrases import (
     SAME_PERCENT,
@@ -23,6 +23,9 @@ from qbench.words.phrases import (
     span_text,
 )
 from qbench.words.settings import DESCRIBED, describe, short_model
+
+WORTH_A_REASON = 1.02
+"""Ratio of speeds from which a sentence says why the quantized base is the faster one."""
 
 NAMED_DIFFERENCES = 3
 """Factors that a sentence names before it only counts the rest."""
@@ -177,13 +180,38 @@ def _speed(pairs: Pairs) -> str:
     if ratios:
         few = any(pair.has_few_processes for pair in pairs if pair.throughput_ratio is not None)
         doubt = f" (fewer than {LEAST_PROCESSES} processes per side, so its noise is unknown)" if few else ""
-        return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}{doubt}."
+        why = _why_faster(pairs[0]) if len(pairs) == 1 else ""
+        return f"It trains at {ratio_text(ratios)} the speed{f' on {card}' if card else ''}{doubt}{why}."
     doubts = [doubt for pair in pairs if pair.throughput_ratio is not None for doubt in pair.speed_doubts]
     if doubts:
         return f"Its measured speed is in doubt: {listed([*dict.fromkeys(doubts)])}."
     if any(side.is_void("tokens_per_s") for pair in pairs for side in (pair.baseline, pair.candidate)):
         return "Its speed was measured under conditions that do not count (see Validity)."
     return ""
+
+
+def _why_faster(pair: MethodPair) -> str:
+    """Return why a quantized base trains faster, as far as it is known; empty where it does not.
+
+    A plan has the part of the step that shrinks most. On a CPU the upcast of peft's preparation may be why.
+    """
+    ratio, card = pair.throughput_ratio, pair.speed_card
+    if not pair.is_qlora or ratio is None or ratio < WORTH_A_REASON:
+        return ""
+    if card is None:
+        upcast = any(found.name == "dtypes.lm_head" for found in pair.differs)
+        on_cpu = pair.candidate.device == "cpu"
+        why = ": its output head runs in fp32, which a CPU may compute faster than bf16; a GPU does not"
+        return why if upcast and on_cpu else ""
+    times = [
+        next((fit.time for fit in side.fits if fit.gpu == card), None)
+        for side in (pair.baseline, pair.candidate)
+    ]
+    if times[0] is None or times[1] is None:
+        return ""
+    before, after = (time["parts_s"] for time in times if time is not None)
+    part = max(before, key=lambda name: before[name] - after.get(name, 0.0))
+    return f": {part} takes {format_seconds(after.get(part))} instead of {format_seconds(before[part])}"
 
 
 def _costs(pair: MethodPair) -> str:

@@ -216,6 +216,32 @@ def test_planned_speeds_are_compared_on_a_card_that_holds_both():
     assert "times the speed" not in sentences(lora, qlora)[0]
 
 
+def test_a_quantized_base_that_trains_faster_says_why():
+    def timed(gib: float, speed: float, matmul_s: float, **changes: str):
+        parts = {"matmul": matmul_s, "loss": 0.5, "optimizer": 0.1}
+        time = {"parts_s": parts, "bound": "memory", "rates": ""}
+        fits = [{"gpu": "L4", "fits": True, "tokens_per_s": speed, "time": time}]
+        return needs(gib, detail={"fits": fits}, metrics={"tokens_per_s": speed}, **changes)
+
+    (sentence,) = sentences(timed(20, 100.0, 2.0), timed(9, 120.0, 1.5, precision="nf4"))
+    assert "It trains at 1.20 times the speed on L4: matmul takes 1.5 s instead of 2 s." in sentence
+    (sentence,) = sentences(timed(20, 100.0, 2.0), timed(9, 90.0, 2.4, precision="nf4"))
+    assert "It trains at 0.90 times the speed on L4." in sentence
+
+
+def test_a_faster_quantized_base_on_a_cpu_says_what_runs_in_fp32():
+    def measured(gib: float, rate: float, head: str, **changes: str):
+        cpu = ENVIRONMENT | {"device": "cpu"}
+        detail = {"model": {"dtypes": {"lm_head": head}}}
+        speed = {"tokens_per_s": rate}
+        record = needs(gib, kind="measurement", metrics=speed, environment=cpu, detail=detail, **changes)
+        return [replace(record, detail={**record.detail, "repeat": repeat}) for repeat in range(3)]
+
+    records = [*measured(10, 100, "bfloat16"), *measured(9, 109, "float32", precision="nf4")]
+    (sentence,) = sentences(*records)
+    assert "1.09 times the speed: its output head runs in fp32, which a CPU may compute faster" in sentence
+
+
 def test_two_models_of_one_name_are_two():
     records = [
         needs(gib, model=f"{org}/m", precision=p) for org in "ab" for p, gib in (("bf16", 9), ("nf4", 5))
