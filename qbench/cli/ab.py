@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_table, print_text
 from qbench.cli.run import DeviceChoice, check_names, chosen_device
 
@@ -20,7 +21,7 @@ POINT_FAILED = 3
 
 
 def ab_command(
-    scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
+    scenario: options.ScenarioName,
     a: Annotated[str, typer.Option("--a", help="Python of the first environment: .venv-old/bin/python")],
     b: Annotated[str, typer.Option("--b", help="Python of the second environment.")],
     device: Annotated[
@@ -35,8 +36,8 @@ def ab_command(
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Compare plans: takes seconds and needs no GPU.")
     ] = False,
-    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    max_points: options.MaxPoints = 10_000,
+    as_json: options.AsJson = False,
 ) -> int:
     """Compare two environments, for example before and after an upgrade of torch or peft.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_json, print_text
 from qbench.cli.options import OnceCommand
 from qbench.errors import QbenchError
@@ -27,7 +28,7 @@ def accept_command(
     to: Annotated[Path, typer.Option(help="Baseline file (.jsonl); created if missing.")],
     reason: Annotated[str, typer.Option(help="Why the numbers may change; stored with them.")],
     prune: Annotated[bool, typer.Option("--prune", help="Remove points that the run does not have.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Take a run's results into a baseline file; points that did not change keep their lines."""
     from qbench.comparison.baselines import accept

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_text
-from qbench.cli.run import DeviceChoice, chosen_device
+from qbench.cli.run import DeviceChoice, MeasuredOn, chosen_device
 
 if TYPE_CHECKING:
     from qbench.records.calibration import Calibration
@@ -25,10 +26,8 @@ def calibrate_command(
         str | None, typer.Option(help="With --noise: take the first point of this one, not a tiny one.")
     ] = None,
     processes: Annotated[int, typer.Option(help="With --noise: how many to measure.")] = NOISE_PROCESSES,
-    device: Annotated[
-        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")
-    ] = DeviceChoice.auto,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    device: MeasuredOn = DeviceChoice.auto,
+    as_json: options.AsJson = False,
 ) -> int:
     """Measure this machine; the result goes to the settings folder (QBENCH_CONFIG_DIR).
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_json, print_text
 from qbench.units import GIB, format_count
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Search = Annotated[str, typer.Argument(help="Only rows whose name contains this text; case is ignored.")]
 
 
-def models_command(search: Search = "", as_json: AsJson = False) -> None:
+def models_command(search: Search = "", as_json: options.AsJson = False) -> None:
     """List the models of the catalog."""
     from qbench.catalog.models import models
 
@@ -41,7 +41,7 @@ def _model_row(spec: Any) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in (*names, "source", "notes")}
 
 
-def gpus_command(search: Search = "", as_json: AsJson = False) -> None:
+def gpus_command(search: Search = "", as_json: options.AsJson = False) -> None:
     """List the GPUs of the catalog.
 
     The memory is what a program gets of it; the price is the cheapest on demand.
@@ -77,7 +77,7 @@ def _gpu_row(gpu: Any) -> dict[str, Any]:
     return asdict(gpu) | {"cheapest_on_demand": None if price is None else asdict(price)}
 
 
-def scenarios_command(as_json: AsJson = False) -> None:
+def scenarios_command(as_json: options.AsJson = False) -> None:
     """List the shipped scenarios and their questions."""
     from qbench.scenario.load import load_scenario, shipped_scenarios
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.ci_outputs import (
     Annotations,
     AnnotationsOption,
@@ -41,7 +42,7 @@ def check_command(
     junit: JunitOption = None,
     sarif: SarifOption = None,
     annotations: AnnotationsOption = Annotations.none,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Hold a run against a baseline: exit 1 where it regressed, 2 where they do not compare.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.ab import watch_turn
 from qbench.cli.ci_outputs import (
     Annotations,
@@ -20,7 +21,7 @@ from qbench.cli.ci_outputs import (
     SummaryOption,
     tell,
 )
-from qbench.cli.run import DeviceChoice, check_names, chosen_device
+from qbench.cli.run import DeviceChoice, MeasuredOn, check_names, chosen_device
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ MinEffect = Annotated[str, typer.Option(help="Smallest relevant change of speed,
 
 
 def gate_command(
-    scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
+    scenario: options.ScenarioName,
     baseline: Annotated[
         str,
         typer.Option(help="Git ref of the repository here (main, HEAD~1), or another Python."),
@@ -58,19 +59,17 @@ def gate_command(
     max_processes: MaxProcesses = None,
     tolerance: MemoryTolerance = None,
     min_effect: MinEffect = "3%",
-    device: Annotated[
-        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")
-    ] = DeviceChoice.auto,
+    device: MeasuredOn = DeviceChoice.auto,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the runs baseline and run; default runs/NAME-gate.")
     ] = None,
-    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    max_points: options.MaxPoints = 10_000,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on what stays ambiguous, too.")] = False,
     summary: SummaryOption = None,
     junit: JunitOption = None,
     sarif: SarifOption = None,
     annotations: AnnotationsOption = Annotations.none,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Measure this code and a baseline in turn until each point is decided or the budget spent.
 

@@ -69,3 +69,5 @@ UseCache = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+ScenarioName = Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")]
+MaxPoints = Annotated[int, typer.Option(help="Refuse a scenario with more points.")]

@@ -48,7 +48,7 @@ def plan_command(
     gpu: options.Gpu = None,
     gpu_memory: options.GpuMemory = "",
     compute_capability: options.ComputeCapability = "",
-    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    max_points: options.MaxPoints = 10_000,
     alloc_conf: options.AllocConf = "",
     snapshot: SnapshotFile = None,
     out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,

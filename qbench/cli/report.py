@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.ci_outputs import append_summary, summary_room
 from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_table, print_text
 
@@ -29,7 +30,7 @@ def report_command(
     summary: Annotated[
         Path | None, typer.Option(help="Append the same to this file, for example GitHub's step summary.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed.
 

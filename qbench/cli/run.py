@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_text
 from qbench.cli.null_gpu import CudaPython, NullGpus, RunDeviceChoice, Where, null_cards
 
@@ -37,6 +38,7 @@ class ExecutorName(str, Enum):
 ELSEWHERE = "machines that this one does not see; say --device cuda or --device cpu"
 
 
+MeasuredOn = Annotated[DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")]
 MemorySnapshot = Annotated[
     bool,
     typer.Option("--memory-snapshot", help="Then run each point once more for PyTorch's memory visualizer."),
@@ -47,7 +49,7 @@ Profile = Annotated[
 
 
 def run_command(
-    scenario: Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")],
+    scenario: options.ScenarioName,
     device: Where = RunDeviceChoice.auto,
     gpu: NullGpus = None,
     python: CudaPython = None,
@@ -69,13 +71,13 @@ def run_command(
             "for each measurement still to be made.",
         ),
     ] = None,
-    max_points: Annotated[int, typer.Option(help="Refuse a scenario with more points.")] = 10_000,
+    max_points: options.MaxPoints = 10_000,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what would run and why, and run nothing.")
     ] = False,
     memory_snapshot: MemorySnapshot = False,
     profile: Profile = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Plan and measure each point of a scenario.
 

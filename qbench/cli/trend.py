@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_table, print_text
 from qbench.errors import QbenchError, nearest
 
@@ -18,7 +19,7 @@ def trend_command(
     metric: Annotated[
         list[str] | None, typer.Option(help="Metric to follow; can be repeated. Default: memory and time.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Show how points changed over runs, and the runs with which a new level began.
 

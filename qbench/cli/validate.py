@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_table, print_text
 
 
@@ -26,7 +27,7 @@ def validate_command(
         Path | None,
         typer.Option(help="Folder for the report: reports/accuracy, with --null reports/nullgpu."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Compare plans with published measurements, and with your own on a GPU."""
     if null:

@@ -147,7 +147,7 @@ def largest(point: Point, axis: Axis, planned: Planner, *, with_reliefs: bool = 
     above = search.probe(index + 1) if index < axis.count else None
     grows, grows_bytes = search.growth(max(index, 1))
     # One step above, where that can be planned; what fits there is worth its cost.
-    tight = record if above is None or above.reserved_bytes is None else search.record(index + 1)
+    before = record if above is None or above.reserved_bytes is None else search.record(index + 1)
     return Largest(
         axis=axis,
         value=value,
@@ -159,7 +159,7 @@ def largest(point: Point, axis: Axis, planned: Planner, *, with_reliefs: bool = 
         fills=_fills(record),
         grows=grows,
         grows_bytes=grows_bytes,
-        reliefs=() if above is None or not with_reliefs else reliefs(tight, axis.setting, planned),
+        reliefs=() if above is None or not with_reliefs else reliefs(before, axis.setting, planned),
     )
 
 

@@ -50,7 +50,7 @@ class Outline:
     @cached_property
     def phases(self) -> tuple[list[str], Ints]:
         """The phases in which something was allocated, in order, and the number of each allocation's."""
-        return _numbered([made[0] for made in self.made])
+        return numbered([made[0] for made in self.made])
 
     @cached_property
     def category_of(self) -> Ints:
@@ -62,7 +62,7 @@ class Outline:
     @cached_property
     def declared(self) -> tuple[list[str], Ints]:
         """The categories that were told when memory was allocated, and the number of each allocation's."""
-        return _numbered([made[3] for made in self.made])
+        return numbered([made[3] for made in self.made])
 
     def alive_at(self, event: int) -> NDArray[np.bool_]:
         """Say of each allocation whether it is alive before an event."""
@@ -151,7 +151,8 @@ def _category(made: Made, saved: bool) -> str:
     return "temporaries"
 
 
-def _numbered(names: Sequence[Any]) -> tuple[list[Any], Ints]:
+def numbered(names: Sequence[Any]) -> tuple[list[Any], Ints]:
+    """Return the different names in order of their first place, and the number of each name among them."""
     numbers: dict[Any, int] = {}
     found = [numbers.setdefault(name, len(numbers)) for name in names]
     return list(numbers), np.array(found, dtype=np.int64)

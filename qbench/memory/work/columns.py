@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 
 import numpy as np
 
-from qbench.memory.history.events import Ints
+from qbench.memory.history.events import Ints, numbered
 from qbench.memory.work.log import Work, WorkTable
 from qbench.memory.work.op_costs import OpCost, OpKind
 
@@ -48,18 +47,12 @@ class WorkColumns:
 
     def table(self) -> WorkTable:
         """Return the work and how often each is done; equal work is one row, at its first place."""
-        names, numbers = self._numbered
+        names, numbers = numbered(self.ran)
         counted: dict[tuple[int, ...], float] = defaultdict(float)
         rows = np.column_stack([numbers, self.sizes]).tolist()
         for row, times in zip(rows, self.times, strict=True):
             counted[tuple(row)] += times
         return [(_work(names[number], sizes), times) for (number, *sizes), times in counted.items()]
-
-    @cached_property
-    def _numbered(self) -> tuple[list[Ran], Ints]:
-        numbers: dict[Ran, int] = {}
-        found = [numbers.setdefault(ran, len(numbers)) for ran in self.ran]
-        return list(numbers), np.array(found, dtype=np.int64)
 
 
 def columns_of(work: WorkTable) -> WorkColumns:
