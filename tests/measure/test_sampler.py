@@ -17,9 +17,16 @@ MONITORS = "tests.measure.monitors"
 LONG_S = 20.0
 
 
-def test_readings_are_summed_up_and_the_absent_one_stays_absent():
+def test_readings_are_summed_up_and_the_absent_one_stays_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    samples = tmp_path / "samples"
+    monkeypatch.setenv("RISING_SAMPLES", str(samples))
+    deadline = time.monotonic() + 120
     with Sampler(f"{MONITORS}:rising", interval_s=0.01) as sampler:
-        time.sleep(1)  # For its start and some samples; the numbers hold for any count from 3.
+        # The numbers hold for any count from 3; the last sample is taken at the end.
+        while not (samples.exists() and samples.read_text() not in ("", "1")) and time.monotonic() < deadline:
+            time.sleep(0.01)
         found = sampler.stop()
     assert found is not None
     count = found["count"]
