@@ -81,14 +81,14 @@ class Target:
         request = self.request
         cards = []
         if request.describes_card:
-            capability = request.compute_capability
-            if not capability:
-                capability = DEFAULT_CAPABILITY
+            capability = request.compute_capability or DEFAULT_CAPABILITY
+            card = described_gpu(request.gpu_memory, capability)
+            if not request.compute_capability:
                 print_note(
-                    f"{request.gpu_memory} card: taken as compute capability {capability} (Ada); for another "
-                    "give --compute-capability, for example 8.0 (A100), 9.0 (H100), 7.5 (T4)"
+                    f"{card.name}: taken as compute capability {capability} (Ada); for another give "
+                    "--compute-capability, for example 8.0 (A100), 9.0 (H100), 7.5 (T4)"
                 )
-            cards.append(described_gpu(request.gpu_memory, capability))
+            cards.append(card)
         tell_other_variants(self.gpus)
         return [*cards, *map(find_gpu, self.gpus)]
 
@@ -217,14 +217,15 @@ def tell_other_variants(names: Sequence[str]) -> None:
 
 
 def described_gpu(memory: str, compute_capability: str) -> GpuSpec:
-    """Return a card that is not in the catalog, from its memory ('24GiB') and compute capability ('8.9').
+    """Return a card that is not in the catalog, from its memory ('24GiB', '24GB') and capability ('8.9').
 
     Its speed is not known. Raises CatalogError when the memory is missing or one is not what it should be.
     """
     if not memory:
         raise CatalogError("--compute-capability describes a card only with --gpu-memory; give that too")
     try:
-        memory_bytes = parse_bytes(memory)
+        # Cards are sold by the GB, and have as many GiB.
+        memory_bytes = parse_bytes(re.sub(r"(?i)(?<=[\d ])(gb?)?\s*$", "GiB", memory.rstrip()))
     except ValueError as error:
         raise CatalogError(f"--gpu-memory: {error}") from error
     match = re.fullmatch(r"(\d{1,2})\.(\d)", compute_capability)

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from qbench.measure.environment import machine
 from qbench.measure.micro_kernels import MicroKernel, cost_of, kernels
-from qbench.measure.stopwatch import seconds_of
+from qbench.measure.stopwatch import LEAST_RUNS, seconds_of
 from qbench.memory.history.recording import record_steps, without_gc
 from qbench.memory.kernels.replacements import kernels_of
 from qbench.memory.work.log import CostLog
@@ -28,6 +29,8 @@ DTYPES = {
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
 }
 ROUNDS = 3
+SAME_SHARE = 0.03
+"""Two rounds that differ by no more than this share of the time agree."""
 HOST_STEPS = 12
 """Steps of a tiny model that tell what the host does for an operator; the first few warm up."""
 
@@ -51,25 +54,28 @@ def calibrate(device: Device, on_round: Callable[[int], None] = lambda number: N
 def _kernel_times(device: Device, on_round: Callable[[int], None]) -> list[KernelTime]:
     """Return the shortest of what each kernel took in several rounds, which are some twenty seconds apart.
 
-    What else runs on a machine only ever adds time, and does so for a second or more at a stretch.
+    What else runs on a machine only ever adds time, and does so for a second or more at a stretch: a kernel
+    that took as long in two rounds was not disturbed, and is not timed in a third.
     """
     best: list[KernelTime] = []
+    settled: set[int] = set()
     with torch.no_grad(), without_gc():
         for number in range(ROUNDS):
             on_round(number)
-            timed = [
-                _kernel_time(kernel, device) for dtype in DTYPES[device] for kernel in kernels(device, dtype)
-            ]
-            best = [
-                min(pair, key=lambda each: each.seconds) for pair in zip(best or timed, timed, strict=True)
-            ]
+            every = (kernel for dtype in DTYPES[device] for kernel in kernels(device, dtype))
+            for index, kernel in enumerate(every):
+                if number == 0:
+                    best.append(_kernel_time(kernel, device))
+                elif index not in settled:
+                    again, before = _seconds(kernel, device, least_runs=1), best[index].seconds
+                    best[index] = replace(best[index], seconds=min(again, before))
+                    if abs(again - before) <= SAME_SHARE * before:
+                        settled.add(index)
     return best
 
 
 def _kernel_time(kernel: MicroKernel, device: Device) -> KernelTime:
     cost = cost_of(kernel)
-    seconds = seconds_of(kernel.runs, device, keeps=kernel.keeps)
-    empty = 0.0 if kernel.empty is None else seconds_of([kernel.empty], device, budget_s=0.001)
     return KernelTime(
         op=cost.op,
         kind=cost.kind,
@@ -78,9 +84,15 @@ def _kernel_time(kernel: MicroKernel, device: Device) -> KernelTime:
         num_bytes=cost.num_bytes,
         shape=cost.shape,
         layout=cost.layout,
-        # What is as short as noise still takes some time.
-        seconds=max(seconds - empty, seconds / 100),
+        seconds=_seconds(kernel, device, LEAST_RUNS),
     )
+
+
+def _seconds(kernel: MicroKernel, device: Device, least_runs: int) -> float:
+    seconds = seconds_of(kernel.runs, device, keeps=kernel.keeps, least_runs=least_runs)
+    empty = 0.0 if kernel.empty is None else seconds_of([kernel.empty], device, budget_s=0.001)
+    # What is as short as noise still takes some time.
+    return max(seconds - empty, seconds / 100)
 
 
 def host_seconds(device: Device) -> dict[str, float]:

@@ -28,19 +28,26 @@ KEPT_BYTES = 128 * MIB
 
 
 def seconds_of(
-    functions: Sequence[Callable[[], Any]], device: str, budget_s: float = BUDGET_S, *, keeps: bool = True
+    functions: Sequence[Callable[[], Any]],
+    device: str,
+    budget_s: float = BUDGET_S,
+    *,
+    keeps: bool = True,
+    least_runs: int = LEAST_RUNS,
 ) -> float:
     """Return the median seconds of functions that do the same, in turn; the device's work is waited for.
 
-    Without `keeps` each may write where the one before did.
+    Without `keeps` each may write where the one before did. What takes longer than the budget runs
+    `least_runs` times after one to warm up.
     """
     timed = _timed_on_cuda if device == "cuda" else _timed_on_cpu
     timed(functions[0])
     first, made = timed(functions[-1])
     most = max(1, KEPT_BYTES // max(1, _bytes(made))) if keeps else 1
     del made
-    runs = max(LEAST_RUNS, min(MOST_RUNS, int(budget_s / max(first, 1e-9))))
-    seconds: list[float] = []
+    # A run that is longer than the budget counts: cold code and caches are too little of it to matter.
+    seconds = [first] if first >= budget_s else []
+    runs = max(least_runs, min(MOST_RUNS, int(budget_s / max(first, 1e-9)))) - len(seconds)
     kept: list[Any] = []
     for _, function in zip(range(runs), cycle(functions), strict=False):
         if len(kept) >= most:

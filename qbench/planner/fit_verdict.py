@@ -7,7 +7,9 @@ from dataclasses import replace
 from qbench.catalog.capabilities import ContextSize, context_size
 from qbench.catalog.gpus import GpuSpec
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig, ReplayResult, replay
+from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.fast_replay import Pressed, pressed_replay
+from qbench.memory.history.events import Outline, SizedHistory, bytes_asked, event_bytes, outline_of
 from qbench.memory.history.ledger import History, emptied_at
 from qbench.planner.hardware import card_of
 from qbench.planner.trace import Trace
@@ -57,20 +59,18 @@ def fit_on(
     )
     if reserved_bytes <= limit:
         return of_card
-    emptied = emptied_at(history.marks)
-    pressed = replay(history.events, config, limit, emptied)
-    if pressed.fits != "oom":
-        retries = pressed.stats.num_alloc_retries
+    pressed = _pressed(history, config, limit)
+    if pressed.oom_at_event is None:
         return replace(
             of_card,
-            verdict="tight" if retries else "fits",
-            headroom_bytes=limit - pressed.stats.peak_reserved_bytes,
-            num_alloc_retries=retries,
+            verdict="tight" if pressed.num_alloc_retries else "fits",
+            headroom_bytes=limit - pressed.peak_reserved_bytes,
+            num_alloc_retries=pressed.num_alloc_retries,
         )
-    shortage = _shortage(pressed, history)
+    shortage = _shortage(history, pressed.oom_at_event, pressed)
     most = max(0, gpu.memory_bytes - context.least)
     # How much is short says nothing of it: a cache that need not be released may serve what comes later.
-    may_fit = reserved_bytes <= most or replay(history.events, config, most, emptied).fits != "oom"
+    may_fit = reserved_bytes <= most or _pressed(history, config, most).oom_at_event is None
     return replace(
         of_card,
         fits=False,
@@ -81,15 +81,33 @@ def fit_on(
     )
 
 
-def _shortage(pressed: ReplayResult, history: History) -> FitShortage:
-    assert pressed.oom_at_event is not None
-    assert pressed.oom_requested_bytes is not None
-    assert pressed.oom_free_bytes is not None
-    wanted = history.allocations[history.events[pressed.oom_at_event][0]]
+def _pressed(history: History, config: AllocatorConfig, limit: int) -> Pressed:
+    """Return how a history goes on a card of so many bytes."""
+    if config == AllocatorConfig():
+        outline = _outline(history)
+        asked = history.asked if isinstance(history, SizedHistory) else bytes_asked(history)
+        return pressed_replay(outline, event_bytes(outline, asked), limit)
+    found = replay(history.events, config, limit, emptied_at(history.marks))
+    return Pressed(
+        peak_reserved_bytes=found.stats.peak_reserved_bytes,
+        num_alloc_retries=found.stats.num_alloc_retries,
+        oom_at_event=found.oom_at_event,
+        oom_requested_bytes=found.oom_requested_bytes or 0,
+        oom_free_bytes=found.oom_free_bytes or 0,
+    )
+
+
+def _outline(history: History) -> Outline:
+    return history.outline if isinstance(history, SizedHistory) else outline_of(history)
+
+
+def _shortage(history: History, event: int, pressed: Pressed) -> FitShortage:
+    outline = _outline(history)
+    phase, op, module, _, _ = outline.made[outline.handles[event]]
     return {
-        "phase": wanted.phase,
-        "op": wanted.op,
-        "module": wanted.module,
+        "phase": phase,
+        "op": op,
+        "module": module,
         "requested_bytes": pressed.oom_requested_bytes,
         "free_bytes": pressed.oom_free_bytes,
     }

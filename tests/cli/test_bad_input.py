@@ -78,7 +78,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
         (["good", "--gpu", "RTX 409"], ["'RTX 409'", "nearest: RTX 4090"]),
         (["good", "--device", "cpu", "--gpu", "T4"], ["--device cpu"]),
         (["good", "--compute-capability", "8.9"], ["only with --gpu-memory"]),
-        (["good", "--gpu-memory", "24GB", "--compute-capability", "8.9"], ["'24GB' is not a size"]),
+        (["good", "--gpu-memory", "24XB", "--compute-capability", "8.9"], ["'24XB' is not a size"]),
         (["good", "--gpu-memory", "24GiB", "--compute-capability", "Ada"], ["'Ada'", "such as 8.9"]),
         (["good", "--nope"], ["No such option: --nope"]),
         (["good", "--rank", "16"], ["No such option: --rank; use --r"]),

@@ -12,6 +12,7 @@ import pytest
 from tiny import write_tiny_model
 
 from qbench.cli.main import main
+from qbench.cli.target import Target, TargetRequest
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 
@@ -113,6 +114,13 @@ def test_every_flag_reaches_the_point(model: str, capsys: pytest.CaptureFixture[
     }
     assert record["environment"]["device"] == "cpu"
     assert "peak_reserved_bytes" not in record["metrics"]
+
+
+@pytest.mark.parametrize("memory", ["24GiB", "24GB", "24 gb", "24"])
+def test_a_described_card_needs_its_memory_only(memory: str, capsys: pytest.CaptureFixture[str]):
+    (card,) = Target(points=(), request=TargetRequest(name=None, gpu_memory=memory), gpus=()).cards()
+    assert (card.memory_bytes, card.compute_capability) == (24 << 30, (8, 9))
+    assert "24.00 GiB card: taken as compute capability 8.9" in capsys.readouterr().err
 
 
 def test_numbers_and_cards_as_people_write_them(model: str, capsys: pytest.CaptureFixture[str]):

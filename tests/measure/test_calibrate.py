@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -65,6 +66,33 @@ def test_a_stopwatch_counts_what_a_function_takes() -> None:
         return torch.empty(1)
 
     assert 0.002 <= stopwatch.seconds_of([wait], "cpu") < 0.02
+
+
+@pytest.mark.parametrize(("least_runs", "times"), [(1, 2), (3, 4)])
+def test_what_is_longer_than_the_budget_runs_few_times(least_runs: int, times: int) -> None:
+    ran: list[int] = []
+
+    def wait() -> torch.Tensor:
+        ran.append(1)
+        time.sleep(0.002)
+        return torch.empty(1)
+
+    assert stopwatch.seconds_of([wait], "cpu", 1e-4, least_runs=least_runs) >= 0.002
+    assert len(ran) == times
+
+
+def test_a_kernel_that_takes_as_long_in_two_rounds_is_not_timed_in_a_third(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = list(itertools.islice(micro_kernels.kernels("cpu", torch.float32), 2))
+    # The first agrees within 3 %; of the second two rounds were disturbed.
+    scripted = {id(first): [1.00, 1.02], id(second): [2.0, 1.5, 1.2]}
+    monkeypatch.setattr(calibrate, "ROUNDS", 3)
+    monkeypatch.setattr(calibrate, "DTYPES", {"cpu": (torch.float32,)})
+    monkeypatch.setattr(calibrate, "kernels", lambda device, dtype: iter((first, second)))
+    monkeypatch.setattr(calibrate, "_seconds", lambda kernel, *_, **__: scripted[id(kernel)].pop(0))
+    assert [found.seconds for found in calibrate._kernel_times("cpu", lambda number: None)] == [1.0, 1.2]
+    assert scripted == {id(first): [], id(second): []}
 
 
 def test_calibrate_stores_what_plans_then_find(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,30 @@ def test_choose_change_and_restore_from_the_link(page, served):
     assert page.inner_text("#overview thead").split() == ["GPU", "Memory", "bf16", "nf4", "nf4-dq", "int8"]
 
 
+def test_on_a_phone_the_verdict_stands_above_the_form(page, served):
+    page.set_viewport_size({"width": 400, "height": 860})
+    open_page(page, served)
+    tops = [
+        page.locator(part).bounding_box()["y"] for part in (".verdict", "#form", "#chart-memory", "#numbers")
+    ]
+    assert tops == sorted(tops)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_hours_and_cost_of_ones_tokens_and_what_the_card_holds_are_shown(page, served):
+    open_page(page, served)
+    assert "Time for 10M tokens" in page.inner_text(".verdict")
+    page.fill("#tokens", "2M")
+    until(page, "document.querySelector('.verdict').innerText.includes('Cost of 2M tokens')")
+    page.select_option("#recipe", "trl")
+    until(page, "document.querySelector('.verdict .scope').innerText.includes('recipe trl, autocast bf16')")
+    page.wait_for_selector("#limits h2")
+    # The model has 8,192 positions.
+    assert "Longest sequence with these settings: 8,192 tokens" in page.inner_text("#limits")
+    links = page.locator(".points a")
+    assert links.count() == page.locator(".points li").count() > 0
+
+
 def test_settings_stand_side_by_side(page, served):
     open_page(page, served)
     page.click("text=Pin to compare")

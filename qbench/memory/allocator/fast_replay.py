@@ -1,17 +1,20 @@
-"""The replay of `allocator` for its default settings on a card without end, several times as fast.
+"""The replay of `allocator` for its default settings, several times as fast.
 
-A sweep replays a history for each of its points. Without a limit, nothing is released unless the program
-empties the cache, no block is held back and ages do not matter, so that free blocks are all there is: they
-are kept as whole numbers, and found by where they begin and end. What serves a request is decided as
-`BlockPool` does.
+A sweep replays a history for each of its points, and a search for the largest that fits replays it under a
+limit as well. No block is held back and ages do not matter, so that free blocks are all there is: they are
+kept as whole numbers, and found by where they begin and end. What serves a request is decided as `BlockPool`
+and `CachingAllocator` do.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from qbench.memory.allocator.addresses import Addresses
 from qbench.memory.allocator.blocks import MIN_BLOCK_BYTES, SMALL_BYTES, segment_size
+from qbench.memory.allocator.caching import OutOfMemory
 from qbench.memory.history.events import Ints, Outline
 
 _ADDRESS_BITS = 64
@@ -24,9 +27,11 @@ class _Pool:
     Segments have a gap between them: blocks of two segments are no neighbours.
     """
 
-    __slots__ = ("addresses", "ends", "free", "min_remainder", "reserved", "segments", "starts")
+    __slots__ = ("addresses", "ends", "free", "make_room", "min_remainder", "reserved", "segments", "starts")
 
-    def __init__(self, min_remainder: int, addresses: Addresses) -> None:
+    def __init__(self, min_remainder: int, addresses: Addresses, make_room: Callable[[int], None]) -> None:
+        self.make_room = make_room
+        """Is called with the bytes of each new segment before it is made."""
         self.min_remainder = min_remainder
         self.addresses = addresses
         self.free: list[int] = []
@@ -74,6 +79,7 @@ class _Pool:
 
     def _new_segment(self, size: int) -> tuple[int, int]:
         num_bytes = segment_size(size)
+        self.make_room(num_bytes)
         begin = self.addresses.take(num_bytes + MIN_BLOCK_BYTES)
         self.segments[begin] = begin + num_bytes
         self.reserved += num_bytes
@@ -90,26 +96,85 @@ class _Pool:
             self.addresses.give_back(begin, end - begin + MIN_BLOCK_BYTES)
 
 
+class _Pools:
+    """Both pools of a card."""
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        addresses = Addresses()
+        self.small = _Pool(MIN_BLOCK_BYTES, addresses, self._make_room)
+        self.large = _Pool(SMALL_BYTES + MIN_BLOCK_BYTES, addresses, self._make_room)
+        self.peak = 0
+        self.retries = 0
+        self._limit = limit_bytes
+
+    @property
+    def reserved(self) -> int:
+        return self.small.reserved + self.large.reserved
+
+    def release_all(self) -> None:
+        self.large.release_all()
+        self.small.release_all()
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Release the cache where a segment has no room, and raise OutOfMemory where it still has none."""
+        if self._limit is not None and self.reserved + num_bytes > self._limit:
+            self.release_all()
+            self.retries += 1
+            if self.reserved + num_bytes > self._limit:
+                raise OutOfMemory(num_bytes, self._limit - self.reserved)
+        self.peak = max(self.peak, self.reserved + num_bytes)
+
+    def play(self, outline: Outline, sizes: Ints, served: list[int]) -> None:
+        """Serve all events; `served` gets the bytes of each one's block, negative on a free."""
+        emptied = sorted(outline.emptied, reverse=True)
+        next_emptied = emptied.pop() if emptied else -1
+        small, large = self.small, self.large
+        live: dict[int, tuple[int, int]] = {}
+        for handle, size in zip(outline.handles.tolist(), sizes.tolist(), strict=True):
+            if len(served) == next_emptied:
+                self.release_all()
+                next_emptied = emptied.pop() if emptied else -1
+            if size > 0:
+                begin, end = live[handle] = (small if size <= SMALL_BYTES else large).take(size)
+                served.append(end - begin)
+            else:
+                begin, end = live.pop(handle)
+                (small if size >= -SMALL_BYTES else large).give_back(begin, end)
+                served.append(begin - end)
+
+
 def quick_replay(outline: Outline, sizes: Ints) -> tuple[list[int], int]:
     """Return the bytes of each event's block, negative on a free, and the peak of reserved bytes."""
-    addresses = Addresses()
-    small = _Pool(MIN_BLOCK_BYTES, addresses)
-    large = _Pool(SMALL_BYTES + MIN_BLOCK_BYTES, addresses)
-    emptied = sorted(outline.emptied, reverse=True)
-    next_emptied, peak = emptied.pop() if emptied else -1, 0
-    live: dict[int, tuple[int, int]] = {}
-    served: list[int] = []
-    for handle, size in zip(outline.handles.tolist(), sizes.tolist(), strict=True):
-        if len(served) == next_emptied:
-            peak = max(peak, small.reserved + large.reserved)
-            small.release_all()
-            large.release_all()
-            next_emptied = emptied.pop() if emptied else -1
-        if size > 0:
-            begin, end = live[handle] = (small if size <= SMALL_BYTES else large).take(size)
-            served.append(end - begin)
-        else:
-            begin, end = live.pop(handle)
-            (small if size >= -SMALL_BYTES else large).give_back(begin, end)
-            served.append(begin - end)
-    return served, max(peak, small.reserved + large.reserved)
+    pools, served = _Pools(None), list[int]()
+    pools.play(outline, sizes, served)
+    return served, pools.peak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressed:
+    """How a history goes on a card of a limit."""
+
+    peak_reserved_bytes: int
+    num_alloc_retries: int
+    """Segments for which the cache was released, the last of them in vain where memory runs out."""
+    oom_at_event: int | None = None
+    """The event that has no room; None where all have."""
+    oom_requested_bytes: int = 0
+    """The segment that it asks for."""
+    oom_free_bytes: int = 0
+
+
+def pressed_replay(outline: Outline, sizes: Ints, limit_bytes: int) -> Pressed:
+    """Return how the events go on a card of so many bytes."""
+    pools, served = _Pools(limit_bytes), list[int]()
+    try:
+        pools.play(outline, sizes, served)
+    except OutOfMemory as out:
+        return Pressed(
+            peak_reserved_bytes=pools.peak,
+            num_alloc_retries=pools.retries,
+            oom_at_event=len(served),
+            oom_requested_bytes=out.requested_bytes,
+            oom_free_bytes=out.free_bytes,
+        )
+    return Pressed(peak_reserved_bytes=pools.peak, num_alloc_retries=pools.retries)

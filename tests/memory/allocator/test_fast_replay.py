@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
 import pytest
 
 from qbench.memory.allocator.caching import AllocatorConfig, replay
-from qbench.memory.allocator.fast_replay import quick_replay
+from qbench.memory.allocator.fast_replay import pressed_replay, quick_replay
 from qbench.memory.history.events import bytes_asked, event_bytes, outline_of
 from qbench.memory.history.ledger import Ledger
 from qbench.units import KIB, MIB
@@ -68,6 +69,29 @@ def test_a_cache_that_is_emptied_leaves_both_alike(seed: int) -> None:
     expected = replay(ledger.events, AllocatorConfig(), emptied={300, 301, 700})
     assert blocks == [size for _, size in expected.events]
     assert reserved == expected.stats.peak_reserved_bytes
+
+
+def test_under_a_limit_retries_reserve_and_shortage_are_those_of_the_model() -> None:
+    seen = set()
+    for seed, share_of_frees in itertools.product(range(4), (0.35, 0.5)):
+        ledger = random_history(seed, share_of_frees)
+        ledger.marks = [(event, "empty_cache") for event in (300, 301, 700)]
+        outline = outline_of(ledger)
+        sizes = event_bytes(outline, bytes_asked(ledger))
+        _, reserved = quick_replay(outline, sizes)
+        for percent in range(60, 101, 5):
+            limit = reserved * percent // 100
+            expected = replay(ledger.events, AllocatorConfig(), limit, outline.emptied)
+            found = pressed_replay(outline, sizes, limit)
+            assert found.peak_reserved_bytes == expected.stats.peak_reserved_bytes
+            assert found.num_alloc_retries == expected.stats.num_alloc_retries
+            assert found.oom_at_event == expected.oom_at_event
+            assert (found.oom_requested_bytes, found.oom_free_bytes) == (
+                expected.oom_requested_bytes or 0,
+                expected.oom_free_bytes or 0,
+            )
+            seen.add(expected.fits)
+    assert seen == {"fits", "with_retries", "oom"}
 
 
 def test_what_was_emptied_counts_in_the_peak_alone() -> None:
