@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from qbench.measure.executors.local import PRELOAD
@@ -29,17 +30,26 @@ def in_processes(
     `work` and what it raises travel by pickle; an exception of one item ends the iteration. The processes
     see no GPU.
     """
+    with open_pool(num_processes) as pool:
+        futures = {pool.submit(work, item): index for index, item in enumerate(items)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+@contextmanager
+def open_pool(num_processes: int) -> Iterator[Executor]:
+    """Yield an executor of so many processes, which see no GPU; work that waits at the end is given up."""
     context: Any = multiprocessing.get_context()
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
-    with safe_path():  # The first pieces of work start the processes.
-        pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start)
-        futures = {pool.submit(work, item): index for index, item in enumerate(items)}
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start)
     with pool:
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            with safe_path():  # The first pieces of work start the processes.
+                for _ in range(num_processes):
+                    pool.submit(os.getpid)
+            yield pool
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

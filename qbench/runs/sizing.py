@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
     from qbench.catalog.hourly_prices import HourlyPrice
     from qbench.planner.changes import Relief
-    from qbench.planner.fit import Largest, Varied
+    from qbench.planner.fit import Axis, Largest, Varied
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
     from qbench.records.record import Record
@@ -90,29 +90,93 @@ def varied(name: str) -> Varied:
     return setting
 
 
+SEARCHES_WORTH_PROCESSES = 3
+"""Fewer searches end sooner here than the processes have started."""
+
+
 def fits(
     points: Sequence[Point], asked: FitFor, watch: Watch = unwatched
 ) -> tuple[list[Largest], dict[str, StepError]]:
     """Return the largest value for each point and card, and by card and precision why some have none.
 
-    Points that differ in the varied setting only count once. Raises StepError when none can be planned.
+    Points that differ in the varied setting only count once. Many are planned on all cores. Raises StepError
+    when none can be planned.
     """
-    from qbench.planner.fit import axis_of, largest, with_value
+    from qbench.measure.pool import num_cores
+    from qbench.planner.fit import with_value
 
-    axes = [axis_of(point, asked.setting, asked.step) for point in points]
-    questions = {with_value(point, asked.setting, 1): axis for point, axis in zip(points, axes, strict=True)}
+    once = dict.fromkeys(with_value(point, asked.setting, 1) for point in points)
+    searches = [_Search(point, gpu, asked) for point, gpu in itertools.product(once, asked.gpus)]
+    apart = len(searches) >= SEARCHES_WORTH_PROCESSES and num_cores() > 1
     found: list[Largest] = []
     failed: dict[str, StepError] = {}
-    asked_of = list(itertools.product(questions.items(), asked.gpus))
-    for number, ((point, axis), gpu) in enumerate(asked_of, 1):
-        watch(number, len(asked_of), f"{point.precision} on {gpu.name}")
-        try:
-            found.append(largest(point, axis, _planned_for(gpu, asked)))
-        except StepError as error:
-            failed[f"{gpu.name}, {point.precision}"] = error
+    for search, answer in zip(searches, (_together if apart else _in_turn)(searches, watch), strict=True):
+        if isinstance(answer, StepError):
+            failed[f"{search.gpu.name}, {search.point.precision}"] = answer
+        else:
+            found.append(answer)
     if failed and not found:
         raise next(iter(failed.values()))
     return found, failed
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One point and one card."""
+
+    point: Point
+    gpu: GpuSpec
+    asked: FitFor
+
+    @property
+    def name(self) -> str:
+        return f"{self.point.precision} on {self.gpu.name}"
+
+    def axis(self) -> Axis:
+        from qbench.planner.fit import axis_of
+
+        return axis_of(self.point, self.asked.setting, self.asked.step)
+
+    def plan(self, points: Sequence[Point]) -> list[Record]:
+        return _planned_for(self.gpu, self.asked)(points)
+
+
+def _in_turn(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | StepError]:
+    from qbench.planner.fit import largest
+
+    for number, search in enumerate(searches, 1):
+        watch(number, len(searches), search.name)
+        try:
+            yield largest(search.point, search.axis(), search.plan)
+        except StepError as error:
+            yield error
+
+
+def _together(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | StepError]:
+    """Search side by side, with each plan made by the next process that is free."""
+    from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+
+    from qbench.measure.pool import num_cores, open_pool
+    from qbench.planner.fit import largest
+
+    with ThreadPoolExecutor(len(searches)) as threads, open_pool(num_cores()) as pool:
+
+        def answer(search: _Search) -> Largest | StepError:
+            def planned(points: Sequence[Point]) -> list[Record]:
+                made = [pool.submit(search.plan, [point]) for point in points]
+                return [record for future in made for record in future.result()]
+
+            try:
+                return largest(search.point, pool.submit(search.axis).result(), planned)
+            except StepError as error:
+                return error
+            except BrokenExecutor as error:
+                return StepError(f"planning ended its process: {error}")
+
+        answers = threads.map(answer, searches)
+        for number, search in enumerate(searches, 1):
+            watch(number, len(searches), search.name)
+            yield next(answers)
 
 
 def changes_that_fit(
