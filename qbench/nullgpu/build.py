@@ -16,8 +16,8 @@ from qbench.records.files import cache_folder
 
 SOURCES = Path(__file__).with_name("shim")
 LIBRARY = "libnullgpu.so"
-LINKS = ("libcuda.so.1", "libnvidia-ml.so.1")
-"""Names under which programs open the driver and NVML."""
+LINKS = ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1")
+"""Names under which programs open the driver and NVML, and Triton before 3.1 links the former."""
 COMPILE_TIMEOUT_S = 120
 CUDA_FOLDERS = ("nvidia/cu13/include", "nvidia/cuda_runtime/include")
 """Headers of the wheels that a CUDA build of torch depends on, newest first."""
@@ -25,24 +25,29 @@ CRT_FOLDER = "triton/backends/nvidia/include"
 """The headers include crt/, which comes with Triton."""
 
 
-def shim_folder() -> Path:
+def shim_folder(site: Path | None = None) -> Path:
     """Return the folder that holds the compiled shim and its links; compile it where it is not there yet.
+
+    Headers are those of the site-packages that the shim is for; of this Python's where none are given.
 
     Raises QbenchError, in one line that says what to do, where this is not Linux, torch is no CUDA build, or
     there is no compiler.
     """
     if sys.platform != "linux":
         raise QbenchError("the null GPU needs Linux; `qbench plan` works everywhere")
-    headers, compiler = _headers(), _compiler()
+    headers, compiler = _headers(site or _own_site()), _compiler()
     folder = cache_folder() / "nullgpu" / _key(headers, compiler)
     if not (folder / LIBRARY).exists():
         _build(folder, headers, compiler)
     return folder
 
 
-def _headers() -> tuple[Path, ...]:
+def _own_site() -> Path:
     spec = importlib.util.find_spec("torch")
-    site = Path(spec.origin).parents[1] if spec is not None and spec.origin is not None else Path()
+    return Path(spec.origin).parents[1] if spec is not None and spec.origin is not None else Path()
+
+
+def _headers(site: Path) -> tuple[Path, ...]:
     found = [site / name for name in CUDA_FOLDERS if (site / name / "cuda_runtime_api.h").is_file()]
     if not found:
         raise QbenchError(

@@ -17,8 +17,12 @@ BESIDE_DRIVER = "NULLGPU_BESIDE_DRIVER"
 """Set to 1, the null GPU loads although the machine has a driver."""
 
 
-def preload_environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+def preload_environment(
+    variables: Mapping[str, str] = os.environ, site: Path | None = None
+) -> dict[str, str]:
     """Return the variables by which a process started with `variables` loads the shim before all else.
+
+    `site` is the site-packages of the process's Python, where that is another one.
 
     Raises QbenchError where a driver answers and nobody asked for the null GPU beside it, or where the shim
     cannot be compiled.
@@ -27,7 +31,7 @@ def preload_environment(variables: Mapping[str, str] = os.environ) -> dict[str, 
         raise QbenchError(
             f"this machine has an NVIDIA driver; measure with --device cuda, or set {BESIDE_DRIVER}=1"
         )
-    folder = str(shim_folder())
+    folder = str(shim_folder(site))
     return {
         # A name that is found in LD_LIBRARY_PATH, since a path in LD_PRELOAD must not hold a space.
         "LD_PRELOAD": _joined(LIBRARY, variables.get("LD_PRELOAD")),

@@ -24,7 +24,7 @@ def test_a_torch_without_cuda_is_told_to_get_one(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_compiler_gcc_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(build, "_headers", lambda: (tmp_path,))
+    monkeypatch.setattr(build, "_headers", lambda site: (tmp_path,))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(QbenchError, match="no C compiler; install gcc or set CC"):
@@ -38,7 +38,7 @@ def test_what_the_compiler_says_is_passed_on(monkeypatch: pytest.MonkeyPatch, tm
     )
     compiler.chmod(0o755)
     (tmp_path / "cuda.h").touch()
-    monkeypatch.setattr(build, "_headers", lambda: (tmp_path,))
+    monkeypatch.setattr(build, "_headers", lambda site: (tmp_path,))
     monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("CC", str(compiler))
     with pytest.raises(QbenchError, match=r"compiled by .*/cc: x.c:1: error: no luck"):
@@ -48,7 +48,7 @@ def test_what_the_compiler_says_is_passed_on(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_beside_a_driver_it_loads_only_when_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(launcher, "DRIVER_FILE", tmp_path)
-    monkeypatch.setattr(launcher, "shim_folder", lambda: tmp_path / "shim")
+    monkeypatch.setattr(launcher, "shim_folder", lambda site: tmp_path / "shim")
     with pytest.raises(QbenchError, match=r"has an NVIDIA driver; .* set NULLGPU_BESIDE_DRIVER=1"):
         launcher.preload_environment({})
     assert launcher.preload_environment({"NULLGPU_BESIDE_DRIVER": "1"})
@@ -58,7 +58,7 @@ def test_the_shim_comes_before_what_is_preloaded_already(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(launcher, "DRIVER_FILE", tmp_path / "none")
-    monkeypatch.setattr(launcher, "shim_folder", lambda: tmp_path)
+    monkeypatch.setattr(launcher, "shim_folder", lambda site: tmp_path)
     before = {"LD_PRELOAD": "libjemalloc.so", "LD_LIBRARY_PATH": "/opt/lib"}
     found = launcher.preload_environment(before)
     assert found == {

@@ -10,6 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if CUDART_VERSION < 12080 /* which brought libraries to the runtime */
+typedef struct cudaLibrary *cudaLibrary_t;
+enum cudaJitOption { cudaJitMaxRegisters };
+enum cudaLibraryOption { cudaLibraryHostUniversalFunctionAndDataTable };
+#endif
+
 /* A function that programs see; everything else stays inside the library. */
 #define EXPORT __attribute__((visibility("default")))
 #define MIB ((size_t)1 << 20)

@@ -35,6 +35,7 @@ EXPORT int nvmlInit_v2(void) {
     card();
     return NVML_SUCCESS;
 }
+EXPORT int nvmlInit(void) { return nvmlInit_v2(); } /* by which torch counts devices */
 EXPORT int nvmlInitWithFlags(unsigned flags) { return nvmlInit_v2(); }
 EXPORT int nvmlShutdown(void) { return NVML_SUCCESS; }
 EXPORT const char *nvmlErrorString(int result) { return "error of the null GPU"; }

@@ -61,6 +61,9 @@ EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureS
     *status = status_of(s);
     return cudaSuccess;
 }
+EXPORT CUresult cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus *status) {
+    return (CUresult)cudaStreamIsCapturing(s, (enum cudaStreamCaptureStatus *)status);
+}
 
 /* CUDA 12 had a form without edges, _v2, and one with them, _v3, which CUDA 13 calls by the plain name. */
 static cudaError_t capture_info(cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id,
