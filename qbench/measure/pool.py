@@ -43,12 +43,13 @@ def open_pool(num_processes: int) -> Iterator[Executor]:
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start)
+    # The pool starts a process of its own, and its first pieces of work start the others.
+    with safe_path():
+        pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start)
+        for _ in range(num_processes):
+            pool.submit(os.getpid)
     with pool:
         try:
-            with safe_path():  # The first pieces of work start the processes.
-                for _ in range(num_processes):
-                    pool.submit(os.getpid)
             yield pool
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -52,7 +52,7 @@ def page(browser):
     """A page of its own; whatever it writes to the console fails the test, and so does a foreign request."""
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(180_000)
     said, asked = [], []
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
@@ -76,7 +76,7 @@ def answered(page) -> None:
 
 def until(page, condition: str) -> None:
     """Wait for a condition in JavaScript; the page's policy forbids what playwright would do for it."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, condition
         time.sleep(0.02)
