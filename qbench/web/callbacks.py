@@ -15,7 +15,8 @@ from qbench.records.record import Record
 from qbench.runs.plans import PlanFor
 from qbench.scenario.schema import PRECISIONS, Point
 from qbench.web.details import details_view, limits_view
-from qbench.web.plan_queue import Part, PlanQueue, Question, Superseded
+from qbench.web.plan_process import Question, Superseded
+from qbench.web.plan_queue import Part, PlanQueue
 from qbench.web.query import State, read_state
 from qbench.web.uploads import Uploads
 from qbench.web.views import answer_view, overview_view, problem_view

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ LARGEST_CONFIG = 2**20
 """Bytes of a config.json."""
 
 MOST_KEPT = 50
-MOST_LAYERS = 1000
+MOST_LAYERS = 512
+"""As a plan has it."""
 LARGEST_NUMBER = 2**31
 LONGEST_LIST = 4096
 _NAME = re.compile(r"config-[0-9a-f]{12}")
@@ -61,10 +63,20 @@ class Uploads:
         return str(self._folder / name)
 
     def _remove_oldest(self) -> None:
-        kept = sorted(self._folder.glob("config-*/config.json"), key=lambda file: file.stat().st_mtime)
-        for file in kept[:-MOST_KEPT]:
-            file.unlink(missing_ok=True)
-            file.parent.rmdir()
+        files = (
+            file for file in self._folder.glob("config-*/config.json") if _NAME.fullmatch(file.parent.name)
+        )
+        for file in sorted(files, key=_changed_at)[:-MOST_KEPT]:
+            with suppress(OSError):  # Whatever else stands there is not ours, and is in nobody's way.
+                file.unlink(missing_ok=True)
+                file.parent.rmdir()
+
+
+def _changed_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # Another server has just removed it.
+        return 0.0
 
 
 def _hub_id(name: str) -> str:

@@ -11,8 +11,8 @@ from qbench.catalog.gpus import find_gpu
 from qbench.errors import QbenchError
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor
-from qbench.web import plan_queue
-from qbench.web.plan_queue import MOST_READERS, URGENCY, PlanQueue, Superseded
+from qbench.web.plan_process import Superseded
+from qbench.web.plan_queue import MOST_READERS, URGENCY, PlanQueue
 
 SETTINGS = PlanFor(gpus=(find_gpu("RTX 4090"),))
 
@@ -24,28 +24,36 @@ def question(tmp_path_factory: pytest.TempPathFactory):
 
 
 class Gate:
-    """Stands for the planning: it begins, and goes on when it may; counts what was planned."""
+    """Stands for the processes: a plan begins, and goes on when it may; counts what was planned."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.planned = threading.Semaphore(0), threading.Semaphore(0), 0
 
-    def plans(self, points, settings, cache) -> list[Record]:
+    def plan(self, question, wanted) -> Record:
         self.begun.release()
         assert self.go_on.acquire(timeout=10)
         self.planned += 1
-        return [Record(run_id="x", point=points[0], kind="plan", outcome="ok", metrics={}, environment={})]
+        return Record(run_id="x", point=question[0], kind="plan", outcome="ok", metrics={}, environment={})
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
-def gated(monkeypatch: pytest.MonkeyPatch):
+def gated():
     gate = Gate()
-    monkeypatch.setattr(plan_queue, "plans", gate.plans)
-    planner = PlanQueue()
+    planner = PlanQueue(planner=lambda cache: gate)
     planner.start()
     with ThreadPoolExecutor(40) as readers:
         yield planner, gate, readers
         planner.close()
         gate.go_on.release(1000)
+
+
+def other(question, rank: int):
+    point, settings = question
+    lora = point.lora.model_copy(update={"r": rank})
+    return point.model_copy(update={"lora": lora}), settings
 
 
 def ended(future: Future[list[Record]]) -> type[BaseException] | None:
@@ -109,19 +117,61 @@ def test_an_answer_goes_before_the_rest_of_an_overview(gated, question):
     assert len(overview.result(timeout=10)) == 5
 
 
-def test_the_thread_outlives_an_error_of_a_library(question, monkeypatch, caplog):
-    def broken(points, settings, cache):
-        raise RuntimeError("meta kernel\nwith a second line")
+def test_one_reader_has_one_plan_at_a_time_and_another_does_not_wait_for_it(gated, question):
+    planner, gate, readers = gated
+    mine = [
+        readers.submit(planner.plan, "me", part, 1.0, [other(question, rank)])
+        for rank, part in enumerate(URGENCY, 1)
+    ]
+    assert gate.begun.acquire(timeout=10)
+    until(lambda: planner.num_waiting == 3)
+    assert not gate.begun.acquire(timeout=0.2)
+    yours = readers.submit(planner.plan, "you", "overview", 1.0, [other(question, 9)])
+    assert gate.begun.acquire(timeout=10)
+    gate.go_on.release(4)
+    assert [ended(each) for each in (*mine, yours)] == [None] * 4
 
-    monkeypatch.setattr(plan_queue, "plans", broken)
-    planner = PlanQueue()
+
+def test_overviews_take_turns(gated, question):
+    planner, gate, readers = gated
+    names = ("a", "b", "c")
+    all_of_them = [
+        readers.submit(
+            planner.plan, name, "overview", 1.0, [other(question, 10 * number + each) for each in range(1, 4)]
+        )
+        for number, name in enumerate(names)
+    ]
+    until(lambda: planner.num_waiting == 3)
+    gate.go_on.release(5)
+    until(lambda: gate.planned == 5)
+    # Five plans over three readers, two at work: each has had one at least, and none is done.
+    until(lambda: sorted(len(job.answers) for job in planner._jobs.values()) in ([1, 2, 2], [1, 1, 3]))
+    assert sorted(len(job.answers) for job in planner._jobs.values()) == [1, 2, 2]
+    gate.go_on.release(4)
+    assert [ended(each) for each in all_of_them] == [None] * 3
+
+
+def test_what_two_readers_ask_is_planned_once_at_a_time(gated, question):
+    planner, gate, readers = gated
+    both = [readers.submit(planner.plan, name, "answer", 1.0, [question]) for name in ("me", "you")]
+    assert gate.begun.acquire(timeout=10)
+    until(lambda: planner.num_waiting == 2)
+    assert not gate.begun.acquire(timeout=0.2)
+    gate.go_on.release(2)
+    assert [ended(each) for each in both] == [None] * 2
+
+
+def test_an_error_of_a_plan_is_the_readers(question):
+    class Broken(Gate):
+        def plan(self, question, wanted) -> Record:
+            raise QbenchError("planning failed unexpectedly")
+
+    planner = PlanQueue(planner=lambda cache: Broken())
     planner.start()
-    with pytest.raises(QbenchError, match="planning failed unexpectedly: meta kernel; change a setting"):
-        planner.plan("me", "answer", 1.0, [question])
-    monkeypatch.undo()
-    assert planner.plan("me", "answer", 2.0, [question])[0].outcome == "ok"
+    for stamp in (1.0, 2.0):
+        with pytest.raises(QbenchError, match="planning failed unexpectedly"):
+            planner.plan("me", "answer", stamp, [question])
     planner.close()
-    assert "a plan failed" in caplog.text
 
 
 def test_readers_are_forgotten(gated, question):

@@ -36,8 +36,8 @@ def test_a_dropped_config_is_a_model_by_its_name(tmp_path: Path):
         (b"[]", "must be a JSON object with model_type"),
         (b'{"model_type": 3}', "must be a JSON object with model_type"),
         (content(hidden_size=2**40), "hidden_size: a number above"),
-        (content(num_hidden_layers=10**6), "at most 1,000 layers"),
-        (content(text_config={"n_layer": 10**6}), "text_config: n_layer: at most 1,000 layers"),
+        (content(num_hidden_layers=10**6), "at most 512 layers"),
+        (content(text_config={"n_layer": 10**6}), "text_config: n_layer: at most 512 layers"),
         (content(layer_types=["full_attention"] * 5000), "a list of 5,000"),
     ],
 )
@@ -98,3 +98,20 @@ def test_an_id_of_the_hub_is_taken_and_a_folder_of_that_name_is_not(
     (tmp_path / "some-org" / "some-model").mkdir(parents=True)
     with pytest.raises(CatalogError, match="not in the catalog"):
         Uploads(tmp_path).resolve("some-org/some-model")
+
+
+def test_what_is_not_a_kept_config_is_left_alone_and_blocks_none(tmp_path: Path):
+    uploads = Uploads(tmp_path)
+    foreign = tmp_path / "config-of-somebody"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("theirs")
+    os.utime(foreign / "config.json", (0, 0))
+    names = [uploads.keep(content(vocab_size=size)) for size in range(1, MOST_KEPT + 1)]
+    for age, name in enumerate(names):
+        os.utime(tmp_path / name / "config.json", (age, age))
+    (tmp_path / names[0] / "notes.txt").write_text("a file that was put there")
+    name = uploads.keep(content(vocab_size=10_000))
+    assert uploads.resolve(name) == str(tmp_path / name)
+    assert (tmp_path / names[0] / "notes.txt").exists()
+    assert (foreign / "config.json").read_text() == "theirs"
+    uploads.keep(content(vocab_size=10_001))

@@ -92,7 +92,7 @@ class LocalExecutor:
             process = self._context.Process(target=worker_main, args=(*arguments, sender))
             with sender, _environ(preload_environment() if arguments[1] == "null" else {}):
                 if self._context.get_start_method() == "forkserver":
-                    _ensure_server()
+                    ensure_server()
                 process.start()
             try:
                 return _wait_for(process, receiver, timeout_s)
@@ -100,7 +100,7 @@ class LocalExecutor:
                 _end(process)
 
 
-def _ensure_server() -> None:
+def ensure_server() -> None:
     """Start the fork server where there is none, deaf to Ctrl-C, which is the runner's to hear.
 
     The server would end in the midst of its imports, with a traceback on the terminal.
