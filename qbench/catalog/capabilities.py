@@ -54,6 +54,11 @@ def context_size(capability: tuple[int, int]) -> ContextSize:
     )
 
 
+def smallest_context() -> int:
+    """Return the least bytes that a CUDA context was reported to take on any card."""
+    return min(int(row["context_least_bytes"]) for row in _rows().values())
+
+
 def _row(capability: tuple[int, int]) -> dict[str, Any]:
     rows = _rows()
     return rows[max((known for known in rows if known <= capability), default=min(rows))]

@@ -192,7 +192,7 @@ def chosen_device(choice: DeviceChoice) -> Device:
     """Return where to measure; raises QbenchError when CUDA is requested and not available."""
     from qbench.errors import QbenchError
     from qbench.measure import nvml
-    from qbench.measure.environment import torch_has_cuda
+    from qbench.measure.environment import torch_has_cuda, torch_has_rocm
     from qbench.nullgpu import launcher
 
     if choice is DeviceChoice.cpu:
@@ -208,13 +208,15 @@ def chosen_device(choice: DeviceChoice) -> Device:
             print_error(note)
         return "cuda"
     if choice is DeviceChoice.cuda:
-        what = (
-            "the installed torch is built without CUDA" if has_gpu else "the NVIDIA driver shows no GPU here"
-        )
+        what = "the installed torch is built without CUDA" if has_gpu else nvml.why_absent()
         way_out = "install a CUDA build of torch, or use" if has_gpu else "use"
         raise QbenchError(f"--device cuda: {what}; {way_out} --device cpu or auto")
     if has_gpu:
         print_error("there is a GPU, but the installed torch is built without CUDA: measuring on the CPU")
+    elif has_cuda:
+        print_error(f"torch is built for CUDA, but {nvml.why_absent()}: measuring on the CPU")
+    elif torch_has_rocm():
+        print_error("torch is built for ROCm, on which qbench does not measure: measuring on the CPU")
     return "cpu"
 
 

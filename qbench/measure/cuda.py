@@ -8,6 +8,7 @@ card until the memory pass has ended; over the timing pass the driver's own coun
 from __future__ import annotations
 
 import gc
+import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,7 +54,12 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         sampled = sampler.stop()
     timing = _counted_timing_pass(step, task.settings.steps)
     stats = torch.cuda.memory_stats()
-    use = CardUse(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
+    use = CardUse(
+        before=before,
+        now=nvml.card_state(),
+        reserved_bytes=torch.cuda.memory_reserved(),
+        context_bytes=context_bytes,
+    )
     peak_reserved, outside = peaks.reserved_so_far(), use.outside_bytes
     # All that may be disturbed has been read; only now are the losses fetched and the text gone through.
     losses = warm.losses + memory_losses + [loss.item() for loss in timing.losses]
@@ -95,14 +101,17 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
 
 
 def _open_context(before: CardState) -> int | None:
-    """Initialise CUDA; return the device memory that this took, None where NVML is silent."""
+    """Initialise CUDA; return the device memory that this took, None where NVML cannot tell."""
     torch.cuda.init()
     torch.zeros(1, device="cuda")
     torch.cuda.synchronize()
     opened = CardUse(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
     if opened.outside_bytes is not None:
         return opened.outside_bytes
-    return None if opened.grown_bytes is None else opened.grown_bytes - opened.reserved_bytes
+    if opened.grown_bytes is None or os.getpid() not in (opened.now.pids or ()):
+        return None
+    # The driver lists this process without its memory, as on Windows; what grew within a second is its own.
+    return opened.grown_bytes - opened.reserved_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +224,8 @@ class Timing:
     losses: list[torch.Tensor]
     counters: dict[str, float | None] = field(default_factory=dict)
     """How far the driver's counters grew, from just before to just after the window."""
+    reasons: list[str] = field(default_factory=list)
+    """Why clocks were where they were, just before and just after the window."""
     graphs: tuple[int, int] = (0, 0)
     """Graphs that torch.compile had made before and after."""
 
@@ -232,10 +243,12 @@ class Timing:
 def _counted_timing_pass(step: TrainingStep, count: int) -> Timing:
     with nvml_monitor() as monitor:
         before = monitor.counters() if monitor else {}
+        reasons = monitor.event_reasons() if monitor else []
         graphs = validity.compiled_graphs()
         timing = _timing_pass(step, count)
         counters = growth(before, monitor.counters()) if monitor else {}
-    return replace(timing, counters=counters, graphs=(graphs, validity.compiled_graphs()))
+        reasons = [*dict.fromkeys((*reasons, *(monitor.event_reasons() if monitor else ())))]
+    return replace(timing, counters=counters, reasons=reasons, graphs=(graphs, validity.compiled_graphs()))
 
 
 def _timing_pass(step: TrainingStep, count: int) -> Timing:
@@ -283,7 +296,7 @@ def _findings(
         validity.driver_answers(states[-1].used_bytes),
         validity.device_choice(choice.note),
         validity.foreign_processes(*_foreign(states).values()),
-        *validity.throttled(timing.counters, timing.window_s),
+        *validity.throttled(timing.counters, timing.window_s, timing.reasons),
         validity.host_bound(timing.event_s, timing.enqueue_s, timing.window_s),
         validity.compiled(*timing.graphs),
         validity.code(git_state()["git_dirty"]),

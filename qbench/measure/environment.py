@@ -78,15 +78,25 @@ def _card(name: str | None) -> Environment:
 
 def torch_has_cuda() -> bool:
     """Say whether the installed torch was built for CUDA, without importing it; False where it is missing."""
+    return _built_for("cuda", unknown=True)
+
+
+def torch_has_rocm() -> bool:
+    """Say the same of ROCm."""
+    return _built_for("hip", unknown=False)
+
+
+def _built_for(name: str, *, unknown: bool) -> bool:
+    """Say whether torch was built for cuda or hip; `unknown` for a build that does not say."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False
     try:
         text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     except OSError:
-        return True  # A build of another shape: let torch itself say.
-    built_for = re.search(r"^cuda\b[^=\n]*=\s*(.+)$", text, re.MULTILINE)
-    return built_for is None or built_for.group(1).strip() != "None"
+        return unknown  # A build of another shape: let torch itself say.
+    built_for = re.search(rf"^{name}\b[^=\n]*=\s*(.+)$", text, re.MULTILINE)
+    return unknown if built_for is None else built_for.group(1).strip() != "None"
 
 
 def _cpu_name() -> str | None:

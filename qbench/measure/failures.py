@@ -12,21 +12,27 @@ from qbench.measure.task import Measurement, Work
 from qbench.records.parts import Detail, OomFacts
 from qbench.units import GIB, KIB, MIB
 
-OomKind = Literal["torch", "cuda", "bitsandbytes", "cublas", "host", "kernel"]
+OomKind = Literal["torch", "cuda", "bitsandbytes", "cublas", "cudnn", "host", "kernel"]
 """Who had no memory left: torch's CUDA allocator, a bare call of CUDA, bitsandbytes' own library, cuBLAS,
-the host's allocator, or the kernel, which then ended the worker."""
+cuDNN, the host's allocator, or the kernel, which then ended the worker."""
 
 _KINDS: tuple[tuple[OomKind, re.Pattern[str]], ...] = (
     # cuBLAS: torch/csrc/cuda, TORCH_CUDABLAS_CHECK; its handle and workspace are what does not fit.
-    ("cublas", re.compile(r"CUBLAS_STATUS_ALLOC_FAILED")),
+    ("cublas", re.compile(r"CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)")),
+    ("cudnn", re.compile(r"CUDNN_STATUS_(INTERNAL_ERROR_(DEVICE|HOST)_)?ALLOC(ATION)?_FAILED")),
     # bitsandbytes/csrc: CUDA_CHECK_RETURN prints "Error out of memory at line 390 in file ..." and exits.
     ("bitsandbytes", re.compile(r"^Error out of memory at line \d+ in file", re.MULTILINE)),
     # c10/cuda/CUDACachingAllocator.cpp.
     ("torch", re.compile(r"(CUDA|HIP) out of memory\. Tried to allocate")),
+    # The same file, where it asks NVML for the message of having run out, and NVML fails.
+    ("torch", re.compile(r"NVML_SUCCESS == .*INTERNAL ASSERT FAILED.*CUDACachingAllocator")),
     ("cuda", re.compile(r"CUDA.*out of memory|cudaErrorMemoryAllocation", re.IGNORECASE)),
     # c10/core/impl/alloc_cpu.cpp; the C library's text for ENOMEM; C++.
     ("host", re.compile(r"can(no|')t allocate memory|bad_alloc|out of memory", re.IGNORECASE)),
 )
+ROOM_BYTES = GIB
+"""Where so much is free, cuBLAS did not fail for want of memory: its handle takes some hundred MiB."""
+
 _SIZE = r"(\d+(?:\.\d*)?) (bytes|KiB|MiB|GiB|TiB)"
 # torch on the CPU: "you tried to allocate 64 bytes"; on CUDA: "Tried to allocate 2.00 GiB. GPU 0 has a total
 # capacity of 23.64 GiB of which 1.06 GiB is free."; numpy: "Unable to allocate 64. GiB for an array".
@@ -55,11 +61,13 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
     if isinstance(error, QbenchError):
         return Measurement(outcome="error", detail={"error": text})
     kind = "host" if isinstance(error, MemoryError) else oom_kind(text)
+    card = _card_now() if kind not in (None, "host", "kernel") else {}
+    if "CUBLAS_STATUS_NOT_INITIALIZED" in text and (card.get("free_bytes") or 0) > ROOM_BYTES:
+        kind = None
     if kind is not None:
         facts = oom_facts(text, phase, kind)
-        if kind not in ("host", "kernel"):
-            unsaid = {name: value for name, value in _card_now().items() if facts.get(name) is None}
-            facts = cast(OomFacts, {**facts, **unsaid})
+        unsaid = {name: value for name, value in card.items() if facts.get(name) is None}
+        facts = cast(OomFacts, {**facts, **unsaid})
         return Measurement(outcome="oom", detail={"error": text.splitlines()[0], "oom": facts})
     detail: Detail = {
         "error": f"{type(error).__name__}: {text}",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +16,9 @@ import pynvml
 
 from qbench.records.parts import Environment
 
-NO_DEVICE = ("", "-1", "NoDevFiles")
-"""First entries of CUDA_VISIBLE_DEVICES that hide every GPU."""
+_NUMBER = re.compile(r"\s*\+?(\d+)")
+_PARTITION = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")
+"""A MIG device as drivers before R470 name it: its card, GPU instance and compute instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +47,25 @@ class CardState:
 
         `before` is the card before CUDA started in this process, and says that it must be listed now. In a
         container the driver may show the host's ids: then a single one on a card that had none is this
-        process's, and of several none can be told apart from it, so that the answer is None.
+        process's, unless it is that of another process here, and of several none can be told apart from it,
+        so that the answer is None.
         """
         if self.pids is None:
             return None
         if before is None or os.getpid() in self.pids:
             return [pid for pid in self.pids if pid != os.getpid()]
-        return [] if self.is_taken_since(before) else None
+        if self.is_taken_since(before):
+            return []
+        return list(self.pids) if self.pids and all(map(_runs_here, self.pids)) else None
 
     def is_taken_since(self, before: CardState) -> bool:
-        """Say whether nobody was listed before and exactly one process is now."""
-        return before.pids == () and self.pids is not None and len(self.pids) == 1
+        """Say whether nobody was listed before, and now one process is that is no other one here."""
+        alone = before.pids == () and self.pids is not None and len(self.pids) == 1
+        return alone and not any(pid != os.getpid() and _runs_here(pid) for pid in self.pids or ())
+
+
+def _runs_here(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
 
 
 @contextlib.contextmanager
@@ -71,24 +82,46 @@ def device() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def _chosen() -> str:
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+def _chosen() -> str | int | None:
+    """Return the first device that CUDA shows, by its id or number; None where it shows none.
+
+    CUDA reads a number as strtoul does, so that 1gpu is 1, and shows nothing where a device is named twice
+    (torch/cuda/__init__.py, `_parse_visible_devices`).
+    """
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")]
+    if names[0].startswith(("GPU-", "MIG-")):
+        return names[0] if names.count(names[0]) == 1 else None
+    numbers = [_NUMBER.match(name) for name in names]
+    known = [int(number[1]) for number in itertools.takewhile(bool, numbers) if number]
+    return known[0] if known and len(set(known)) == len(known) else None
 
 
-def _handle(chosen: str) -> Any:
-    if chosen in NO_DEVICE:
+def _handle(chosen: str | int | None) -> Any:
+    if chosen is None:
         return None
     try:
+        if isinstance(chosen, int):
+            return _first_mig_device(pynvml.nvmlDeviceGetHandleByIndex(chosen))
         if chosen.startswith("MIG-"):
-            return pynvml.nvmlDeviceGetHandleByUUID(chosen)
-        card = _card_by_uuid(chosen) if chosen.startswith("GPU-") else _card_by_number(int(chosen))
+            return _partition(chosen)
+        card = _card_by_uuid(chosen)
         return None if card is None else _first_mig_device(card)
-    except (pynvml.NVMLError, ValueError):
+    except (pynvml.NVMLError, ValueError, OverflowError):
         return None
 
 
-def _card_by_number(number: int) -> Any:
-    return pynvml.nvmlDeviceGetHandleByIndex(number) if number >= 0 else None
+def _partition(name: str) -> Any:
+    """Return the MIG device of a name; None where its card has no such instances."""
+    parts = _PARTITION.fullmatch(name)
+    if parts is None:
+        return pynvml.nvmlDeviceGetHandleByUUID(name)
+    card = _card_by_uuid(parts[1])
+    instances = int(parts[2]), int(parts[3])
+    return next((found for found in _mig_devices(card) if _instances(found) == instances), None)
+
+
+def _instances(partition: Any) -> tuple[Any, Any]:
+    return asked("nvmlDeviceGetGpuInstanceId", partition), asked("nvmlDeviceGetComputeInstanceId", partition)
 
 
 def _card_by_uuid(start: str) -> Any:
@@ -107,9 +140,14 @@ def _first_mig_device(card: Any) -> Any:
     """Return the card, or the first device on it where it is split by MIG; None where it has none yet."""
     if asked("nvmlDeviceGetMigMode", card, default=(0, 0))[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
         return card
-    count = asked("nvmlDeviceGetMaxMigDeviceCount", card, default=0)
-    devices = (asked("nvmlDeviceGetMigDeviceHandleByIndex", card, number) for number in range(count))
-    return next((found for found in devices if found is not None), None)
+    return next(_mig_devices(card), None)
+
+
+def _mig_devices(card: Any) -> Iterator[Any]:
+    for number in range(asked("nvmlDeviceGetMaxMigDeviceCount", card, default=0)):
+        found = asked("nvmlDeviceGetMigDeviceHandleByIndex", card, number)
+        if found is not None:
+            yield found
 
 
 def whole_card(handle: Any) -> Any:
@@ -133,6 +171,19 @@ def cuda_present() -> bool:
     """Say whether the driver shows a device; CUDA itself is not initialised."""
     with device() as handle:
         return handle is not None
+
+
+def why_absent() -> str:
+    """Return why the driver shows no device."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return f"the NVIDIA driver does not answer ({error})"
+    pynvml.nvmlShutdown()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES={visible} shows no GPU"
+    return "the NVIDIA driver shows no GPU here"
 
 
 def choose_device() -> PinnedDevice:
@@ -165,6 +216,13 @@ def pin_device() -> PinnedDevice:
     if choice.uuid is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = choice.uuid
     return choice
+
+
+def pin_device_of(visible: str) -> PinnedDevice:
+    """Do the same for what a value of CUDA_VISIBLE_DEVICES shows, whatever was pinned before."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    pin_device.cache_clear()
+    return pin_device()
 
 
 def describe_device() -> Environment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qbench.catalog.capabilities import smallest_context
 from qbench.measure.nvml import CardState
 
 
@@ -15,6 +16,8 @@ class CardUse:
     now: CardState
     reserved_bytes: int
     """What torch's caching allocator holds at that instant."""
+    context_bytes: int | None = None
+    """What opening CUDA took, where that is known."""
 
     @property
     def grown_bytes(self) -> int | None:
@@ -28,12 +31,23 @@ class CardUse:
         """Bytes that this process has on the card; None where nothing says so for certain.
 
         The driver's own figure counts where it lists this process. Else it is what the card's use grew by,
-        if nobody else computed on it: no process was listed before, and one, under whatever id, is now.
+        if nobody else computed on it: no process was listed before, and one, under whatever id, is now. In a
+        container that is shown no process at all, use says so: less than a context was in use before, and
+        what is beside the allocator has not grown by another one's since.
         """
         if self.now.own_bytes is not None:
             return self._at_least_reserved(self.now.own_bytes)
-        alone = self.now.is_taken_since(self.before)
+        alone = self.now.is_taken_since(self.before) or self._is_alone_unlisted
         return self._at_least_reserved(self.grown_bytes) if alone else None
+
+    @property
+    def _is_alone_unlisted(self) -> bool:
+        grown, used = self.grown_bytes, self.before.used_bytes
+        if self.before.pids != () or self.now.pids != () or grown is None or used is None:
+            return False
+        another = smallest_context()
+        opened = grown - self.reserved_bytes if self.context_bytes is None else self.context_bytes
+        return used < another and grown - self.reserved_bytes < opened + another
 
     def _at_least_reserved(self, own: int | None) -> int | None:
         # Less than the allocator holds cannot be this process: its id is another's in the driver's list.

@@ -127,8 +127,23 @@ def foreign_processes(*seen: Sequence[int] | None) -> ValidityFinding:
     return _finding("foreign_processes", 0, "the card was this process's alone")
 
 
-def throttled(counters: dict[str, float | None], window_s: float) -> Iterator[ValidityFinding]:
-    """Judge for each reason how long clocks were held down within the timed window."""
+HELD_DOWN = ("sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake")
+"""Reasons of the moment (`monitor.EVENT_REASONS`) for which clocks are below what the work could use."""
+
+
+def throttled(
+    counters: dict[str, float | None], window_s: float, reasons: Sequence[str] = ()
+) -> Iterator[ValidityFinding]:
+    """Judge for each reason how long clocks were held down within the timed window.
+
+    Where the driver counts none of it, only the `reasons` at both ends of the window are known.
+    """
+    if counters and all(counters.get(f"throttled_{name}_s") is None for name in POLICIES):
+        held = [name for name in reasons if name in HELD_DOWN]
+        why = "whether clocks were held down within the timed steps is unknown: the driver does not count it"
+        if held:
+            why = f"clocks were held down at an end of the timed steps: {', '.join(held)}"
+        yield _finding("throttling", True if held else None, why, "warn")
     for name in POLICIES:
         held_s = counters.get(f"throttled_{name}_s")
         if held_s is None:

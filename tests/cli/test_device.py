@@ -15,6 +15,8 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     def put(has_gpu: bool, has_cuda: bool, note: str | None = None) -> None:
         monkeypatch.setattr(nvml, "cuda_present", lambda: has_gpu)
         monkeypatch.setattr(environment, "torch_has_cuda", lambda: has_cuda)
+        monkeypatch.setattr(environment, "torch_has_rocm", lambda: False)
+        monkeypatch.setattr(nvml, "why_absent", lambda: "CUDA_VISIBLE_DEVICES=-1 shows no GPU")
         monkeypatch.setattr(nvml, "choose_device", lambda: PinnedDevice(uuid="GPU-a", note=note))
 
     return put
@@ -24,7 +26,12 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     ("has_gpu", "has_cuda", "device", "told"),
     [
         (True, True, "cuda", ""),
-        (False, True, "cpu", ""),
+        (
+            False,
+            True,
+            "cpu",
+            "torch is built for CUDA, but CUDA_VISIBLE_DEVICES=-1 shows no GPU: measuring on",
+        ),
         (False, False, "cpu", ""),
         (True, False, "cpu", "there is a GPU, but the installed torch is built without CUDA"),
     ],
@@ -42,7 +49,10 @@ def test_auto_takes_a_gpu_that_torch_can_use(
 
 @pytest.mark.parametrize(
     ("has_gpu", "has_cuda", "message"),
-    [(False, True, "shows no GPU here"), (True, False, "built without CUDA; install a CUDA build of torch")],
+    [
+        (False, True, "--device cuda: CUDA_VISIBLE_DEVICES=-1 shows no GPU; use --device"),
+        (True, False, "built without CUDA; install a CUDA build of torch"),
+    ],
 )
 def test_cuda_that_cannot_be_had_is_an_error(machine, has_gpu: bool, has_cuda: bool, message: str):
     machine(has_gpu, has_cuda)
@@ -60,3 +70,12 @@ def test_a_doubt_about_the_card_is_told_before_the_run(machine, capsys: pytest.C
     machine(True, True, note="CUDA_VISIBLE_DEVICES=1 is counted by PCI bus")
     assert chosen_device(DeviceChoice.auto) == "cuda"
     assert capsys.readouterr().err == "qbench: CUDA_VISIBLE_DEVICES=1 is counted by PCI bus\n"
+
+
+def test_a_build_for_rocm_is_told_before_it_measures_on_the_cpu(
+    machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    machine(False, False)
+    monkeypatch.setattr(environment, "torch_has_rocm", lambda: True)
+    assert chosen_device(DeviceChoice.auto) == "cpu"
+    assert "torch is built for ROCm, on which qbench does not measure" in capsys.readouterr().err

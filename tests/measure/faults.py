@@ -150,6 +150,13 @@ def fills_a_cgroup(group: str, num_bytes: int) -> Measurement:
     return Measurement(outcome="ok", metrics={"total_params": len(b"x" * num_bytes)})
 
 
+def is_frozen(group: str) -> Measurement:
+    """Freeze itself, as one that waits within a driver: it hears no signal."""
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    Path(group, "freezer.state").write_text("FROZEN")
+    return hangs()
+
+
 def allocates_in_python() -> Measurement:
     _limit_address_space()
     bytearray(2 * ROOM_BYTES)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qbench.cli.main import main
-from qbench.measure import calibrate, known_speed, micro_kernels, stopwatch
+from qbench.measure import calibrate, known_speed, micro_kernels, nvml, stopwatch
 from qbench.measure.known_speed import usable_calibrations
 from qbench.records.calibration import calibration_file
 from qbench.units import MIB
@@ -113,3 +113,17 @@ def test_a_calibration_of_other_libraries_is_not_used() -> None:
     file = calibration_file("cpu", str(name), torch.get_num_threads())
     file.write_text(file.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
     assert usable_calibrations("cpu") == ()
+
+
+def test_on_cuda_the_device_is_pinned_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else torch times its fastest card, and the calibration carries the name of another."""
+    done: list[str] = []
+    monkeypatch.setattr(nvml, "pin_device", lambda: done.append("pinned"))
+    monkeypatch.setattr(calibrate, "_kernel_times", lambda *_: done.append("timed") or [])
+    monkeypatch.setattr(calibrate, "host_seconds", lambda device: {})
+    monkeypatch.setattr(calibrate, "machine", lambda device: {"device_name": "a card"})
+    calibrate.calibrate("cuda")
+    assert done == ["pinned", "timed"]
+    done.clear()
+    calibrate.calibrate("cpu")
+    assert done == ["timed"]

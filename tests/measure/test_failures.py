@@ -77,6 +77,19 @@ def test_numpy_says_what_was_asked():
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             "cublas",
         ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+            "cublas",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cudnn"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "cudnn"),
+        (
+            RuntimeError(
+                'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":1124, '
+                "please report a bug to PyTorch."
+            ),
+            "torch",
+        ),
     ],
 )
 def test_other_ways_to_say_it_leave_the_sizes_unknown(error: Exception, kind: str):
@@ -98,6 +111,17 @@ def test_where_cuda_runs_the_card_itself_says_what_the_message_does_not(monkeypa
     said = failure(torch.OutOfMemoryError(CUDA_TEXT), "backward").detail["oom"]
     assert said["free_bytes"] == int(57.06 * 1024**2)
     assert failure(MemoryError(), "load").detail["oom"] == unknown(kind="host", phase="load")
+
+
+@pytest.mark.parametrize(("free_mib", "outcome"), [(57, "oom"), (20_000, "error")])
+def test_a_library_that_does_not_start_is_out_of_memory_where_little_is_free(
+    monkeypatch: pytest.MonkeyPatch, free_mib: int, outcome: str
+):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_mib << 20, 24 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 13)
+    text = "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+    assert failure(RuntimeError(text), "forward").outcome == outcome
 
 
 def test_a_card_that_no_longer_answers_leaves_the_sizes_unknown(monkeypatch: pytest.MonkeyPatch):

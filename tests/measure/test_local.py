@@ -148,6 +148,32 @@ def test_the_children_of_a_worker_that_ran_out_of_time_end_with_it(executor: Loc
     assert ended_within(1.0, int(pid_file.read_text()))
 
 
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    """Yield a cgroup whose processes hear no signal once it is frozen; skip where none may be made."""
+    group = Path("/sys/fs/cgroup/freezer") / f"qbench-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no freezer cgroup of version 1 may be made here")
+    yield group
+    (group / "freezer.state").write_text("THAWED")
+    deadline = time.monotonic() + 120
+    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    group.rmdir()
+
+
+def test_a_worker_that_hears_no_signal_holds_the_runner_no_longer_than_the_others(
+    executor: LocalExecutor, freezer: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("qbench.measure.executors.local.END_GRACE_S", 0.5)
+    done = run(executor, partial(faults.is_frozen, str(freezer)), 0.5)
+    assert done.outcome == "timeout"
+    assert "the worker cannot be ended: it waits within a driver" in done.detail["error"]
+    assert run(executor, faults.fine) == faults.fine()
+
+
 def test_no_files_are_left_behind(executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for fault in (faults.fine, faults.segfaults, faults.prints_garbage):

@@ -245,6 +245,29 @@ def test_of_several_cards_the_chosen_one_is_measured_and_who_else_is_on_it_is_to
     assert found["metrics"]["device_bytes"] == found["metrics"]["peak_reserved_bytes"] + 400_000_000
 
 
+CALIBRATES = """
+import os
+from qbench.measure import calibrate, nvml
+calibrate._kernel_times, calibrate.host_seconds = lambda *_: [], lambda device: {}
+calibrate.calibrate("cuda")
+import torch
+print(torch.cuda.device_count(), os.environ["CUDA_VISIBLE_DEVICES"], nvml.choose_device().uuid)
+"""
+
+
+@pytest.mark.parametrize("visible", [None, "2", " 2,1", "2gpu"])
+def test_a_calibration_times_the_card_that_it_names(visible: str | None) -> None:
+    env = {**os.environ, **preload_environment(), **card_environment(find_gpu(CARD), count=3)}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    env |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    done = subprocess.run(
+        [sys.executable, "-c", CALIBRATES], capture_output=True, text=True, timeout=300, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    count, shown, named = done.stdout.split()
+    assert (count, shown) == ("1", named)
+
+
 FAILS_TO_ANSWER = """
 from qbench.measure.null import _in_child
 from qbench.measure.task import Measurement

@@ -11,6 +11,7 @@ import pynvml
 import pytest
 
 from qbench.measure import nvml
+from qbench.measure.executors.ray import _on_gpus
 from qbench.measure.nvml import CardState
 
 UUIDS = ["GPU-aaaa", "GPU-bbbb"]
@@ -24,6 +25,8 @@ ANSWERS = (
     "nvmlDeviceGetMaxMigDeviceCount",
     "nvmlDeviceGetMigDeviceHandleByIndex",
     "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetGpuInstanceId",
+    "nvmlDeviceGetComputeInstanceId",
 )
 
 
@@ -82,6 +85,12 @@ class Driver:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return "mig"
 
+    def nvmlDeviceGetGpuInstanceId(self, partition: Any) -> int:
+        return 7
+
+    def nvmlDeviceGetComputeInstanceId(self, partition: Any) -> int:
+        return 0
+
     def nvmlDeviceGetComputeRunningProcesses(self, card: Any) -> list[Any]:
         return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.running.items()]
 
@@ -112,6 +121,21 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
         ("-2", None),
         ("7", None),
         ("what", None),
+        (" 1 ", "GPU-bbbb"),
+        ("+1", "GPU-bbbb"),
+        ("01", "GPU-bbbb"),
+        ("1gpu0,0", "GPU-bbbb"),  # As strtoul reads it.
+        ("1,-1,0", "GPU-bbbb"),
+        ("0,0", None),  # A device named twice, for which CUDA shows none.
+        ("1, 0,1", None),
+        (" GPU-bbbb , GPU-aaaa", "GPU-bbbb"),
+        ("GPU-bbbb,GPU-bbbb", None),
+        ("MIG-cccc,MIG-dddd", "MIG-cccc"),
+        ("MIG-GPU-aaaa/7/0", "MIG-cccc"),  # Drivers before R470 name a part by its instances.
+        ("MIG-GPU-aaaa/8/0", None),
+        ("NoDevFiles", None),
+        (",1", None),
+        (str(10**30), None),
     ],
 )
 def test_the_first_visible_card_is_the_device(
@@ -124,6 +148,26 @@ def test_the_first_visible_card_is_the_device(
     assert uuid is None or (uuid not in str(nvml.describe_device()) and len(named) == 8)
     assert nvml.choose_device().uuid == uuid
     assert nvml.cuda_present() == (uuid is not None)
+
+
+def test_ray_pins_the_first_card_of_each_of_its_tasks(driver: Driver):
+    """The worker has pinned before, by what its fork server knew; of two cards of a point one is shown."""
+    assert nvml.pin_device().uuid == "GPU-aaaa"
+    assert _on_gpus("1,0", lambda: os.environ["CUDA_VISIBLE_DEVICES"]) == "GPU-bbbb"
+    assert nvml.pin_device().uuid == "GPU-bbbb"
+    assert _on_gpus("0,1", lambda: os.environ["CUDA_VISIBLE_DEVICES"]) == "GPU-aaaa"
+
+
+def test_it_is_said_why_no_device_is_there(driver: Driver, monkeypatch: pytest.MonkeyPatch):
+    assert nvml.why_absent() == "the NVIDIA driver shows no GPU here"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0")
+    assert nvml.why_absent() == "CUDA_VISIBLE_DEVICES=0,0 shows no GPU"
+
+    def no_library() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_library)
+    assert nvml.why_absent() == "the NVIDIA driver does not answer (NVML Shared Library Not Found)"
 
 
 def test_of_a_card_that_is_split_the_first_part_is_the_device(driver: Driver):
@@ -231,3 +275,9 @@ def test_a_container_that_sees_the_ids_of_its_host_knows_one_as_its_own_at_most(
     assert two.foreign(before=one) is None
     # This process computes and is not listed: the list is not to be believed.
     assert none.foreign(before=none) is None
+
+
+def test_a_lone_process_that_runs_here_beside_is_not_taken_for_this_one():
+    before, other = CardState(pids=()), CardState(pids=(os.getppid(),))
+    assert not other.is_taken_since(before)
+    assert other.foreign(before) == [os.getppid()]

@@ -58,7 +58,8 @@ def test_on_a_card_that_was_empty_the_growth_is_ours_under_whatever_id():
     [
         (card(900, pids=(7,)), card(3400, pids=(7, HOST_ID))),  # Somebody was there.
         (card(10), card(3400, pids=(7, HOST_ID))),  # Somebody came.
-        (card(10), card(2510, pids=())),  # The driver's list does not show us.
+        (card(10), card(2510, pids=(os.getppid(),))),  # The one that is listed is another one here.
+        (card(900), card(3400, pids=())),  # Nobody is ever listed, and somebody may have been there.
         (card(10, pids=None), card(2510, pids=(HOST_ID,))),  # Nobody knows who was there.
         (card(10), card(2510, pids=None)),
         (card(None), card(2510, pids=(HOST_ID,))),
@@ -72,6 +73,21 @@ def test_what_nothing_says_for_certain_is_unknown(before: CardState, now: CardSt
     assert found.own_bytes is None
     assert found.outside_bytes is None
     assert reconcile(found, None)["non_torch_bytes"] is None
+
+
+def test_where_no_process_is_ever_listed_use_says_whether_another_one_came():
+    opened = CardUse(before=card(10), now=card(412), reserved_bytes=2 * MIB)
+    assert opened.outside_bytes == 400 * MIB
+
+    def later(used: int) -> CardUse:
+        return CardUse(
+            before=card(10), now=card(used), reserved_bytes=2000 * MIB, context_bytes=opened.outside_bytes
+        )
+
+    # 2500 MiB less 2000 are 100 more than the context: modules that were loaded since.
+    assert later(2510).outside_bytes == 500 * MIB
+    # The least context of any card is 256 MiB, and so is what is there beside the first one: not ours alone.
+    assert later(2666).outside_bytes is None
 
 
 def test_without_a_figure_of_this_process_the_rest_of_the_growth_is_unexplained():

@@ -110,6 +110,25 @@ def test_each_reason_for_lower_clocks_is_judged_by_its_share():
 
 
 @pytest.mark.parametrize(
+    ("reasons", "value", "why"),
+    [
+        ([], None, "is unknown: the driver does not count it"),
+        (["gpu_idle", "sync_boost"], None, "is unknown: the driver does not count it"),
+        (
+            ["gpu_idle", "sw_power_cap", "hw_thermal"],
+            True,
+            "at an end of the timed steps: sw_power_cap, hw_thermal",
+        ),
+    ],
+)
+def test_throttling_that_a_driver_does_not_count_is_noted(reasons: list[str], value: bool | None, why: str):
+    counters = {"energy_j": 9.0, **{f"throttled_{name}_s": None for name in validity.POLICIES}}
+    (found,) = validity.throttled(counters, 2.0, reasons)
+    assert (found["name"], found["value"], found["verdict"]) == ("throttling", value, "warn")
+    assert found["why"].endswith(why)
+
+
+@pytest.mark.parametrize(
     ("enqueue_s", "window_s", "expected"),
     [
         (0.50, 2.000, "ok"),

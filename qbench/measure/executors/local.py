@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.process
 import os
 import pickle
 import signal
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -73,7 +74,7 @@ class LocalExecutor:
             if ended.answer.endswith(b"\n"):
                 return _parsed(ended.answer, log)
             if ended.exit_code is None:
-                return _timeout(timeout_s, log)
+                return _timeout(timeout_s, log, ended.is_left)
             return _crashed(ended.exit_code, _kernel_oom_kills() - kills, log)
 
     def _started_and_ended(self, arguments: tuple[bytes, RunDevice, str], timeout_s: float) -> _Ended:
@@ -95,9 +96,10 @@ class LocalExecutor:
                     ensure_server()
                 process.start()
             try:
-                return _wait_for(process, receiver, timeout_s)
+                ended = _wait_for(process, receiver, timeout_s)
             finally:
-                _end(process)
+                has_ended = _end(process)
+            return ended if has_ended else replace(ended, is_left=True)
 
 
 def ensure_server() -> None:
@@ -143,6 +145,8 @@ class _Ended:
     """What the worker sent; a whole answer ends with a newline."""
     exit_code: int | None
     """Negative for a signal; None while the process ran on."""
+    is_left: bool = False
+    """Whether it cannot be ended."""
 
 
 def _wait_for(process: BaseProcess, receiver: Connection, timeout_s: float) -> _Ended:
@@ -161,14 +165,22 @@ def _wait_for(process: BaseProcess, receiver: Connection, timeout_s: float) -> _
     return _Ended(answer, process.exitcode)
 
 
-def _end(process: BaseProcess) -> None:
-    """Leave neither the worker nor its children behind."""
+def _end(process: BaseProcess) -> bool:
+    """Leave neither the worker nor its children behind; return False for one that cannot be ended.
+
+    A process that waits within a driver (state D) hears no signal, and nobody knows for how long.
+    """
     if process.ident is not None and process.is_alive():
         with contextlib.suppress(ProcessLookupError):  # A worker that has just started has no group yet.
             os.killpg(process.ident, signal.SIGKILL)
         process.kill()
-    process.join()
+    process.join(END_GRACE_S)
+    if process.is_alive():
+        # Else multiprocessing would wait for it when this program ends.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+        return False
     process.close()
+    return True
 
 
 def _log_file() -> IO[bytes]:
@@ -185,8 +197,13 @@ def _parsed(answer: bytes, log: IO[bytes]) -> Measurement:
         return Measurement(outcome="crashed", detail={"error": str(error), "stderr_tail": _tail(log)})
 
 
-def _timeout(timeout_s: float, log: IO[bytes]) -> Measurement:
+def _timeout(timeout_s: float, log: IO[bytes], is_left: bool) -> Measurement:
     error = f"no result within {timeout_s:g} s; raise measure.timeout_s"
+    if is_left:
+        error = (
+            f"no result within {timeout_s:g} s, and the worker cannot be ended: it waits within a driver, "
+            "may hold memory of the device, and disturbs what is measured next"
+        )
     return Measurement(outcome="timeout", detail={"error": error, "stderr_tail": _tail(log)})
 
 

@@ -168,9 +168,8 @@ def _node_id() -> str | None:
 
 
 def _on_gpus(visible: str, work: Work) -> Measurement:
-    # The fork server knows the GPUs of the task that it was started in.
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    nvml.pin_device()
+    # The fork server, and what the worker pinned, knows the GPUs of the task that it was started in.
+    nvml.pin_device_of(visible)
     return work()
 
 
