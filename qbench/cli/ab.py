@@ -106,7 +106,7 @@ def _print(sides: Sides, changes: list[PointChange], device: Device) -> None:
     if sides.packages:
         print_table(packages_table(sides.packages))
     else:
-        print_text("All installed packages have the same version.")
+        print_text("All installed packages have the same version, and torch and its libraries the same code.")
     if not sides.same_code:
         print_error("the environments run different qbench code, so a difference may come from qbench itself")
     for change in changes:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ LAST_LINE_CHARS = 300
 START_GRACE_S = 120.0
 """Time for imports, beyond that of a measurement."""
 STDERR_TAIL_CHARS = 2000
+END_GRACE_S = 10.0
 
 _INSPECTION = """
 import json
@@ -37,9 +38,12 @@ for found in distributions():
     if found.metadata["Name"]:
         packages.setdefault(found.metadata["Name"].lower().replace("_", "-"), found.version)
 facts = {"python": sys.version.split()[0], "packages": packages, "code_id": None, "problem": None}
+facts["fingerprints"] = {}
 try:
     from qbench.records.software import code_id
     facts["code_id"] = code_id()
+    from qbench.records.installed import fingerprints
+    facts["fingerprints"] = fingerprints()
 except ImportError as error:
     facts["problem"] = str(error)
 print(json.dumps(facts))
@@ -71,8 +75,19 @@ class Interpreter:
     """Fingerprint of the qbench that is installed there."""
     packages: dict[str, str]
     """Version by name of every installed distribution."""
+    fingerprints: dict[str, str | None] = field(default_factory=dict)
+    """Digest of what of a library is not as its version has it (`records.installed`); None where all is."""
     code: CodeFolder | None = None
     """Where it looks for modules before all else; None: only where it would by itself."""
+
+    @property
+    def installed(self) -> dict[str, str]:
+        """Version by name, with the digest of what differs from its release: '0.21.2 changed (1f0a...)'."""
+        changed = {name: digest for name, digest in self.fingerprints.items() if digest}
+        return self.packages | {
+            name: f"{self.packages.get(name, 'unknown')} changed ({digest})"
+            for name, digest in changed.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +128,12 @@ def inspect(given: str, code: CodeFolder | None = None) -> Interpreter:
             f"{given} cannot import qbench ({problem}); install it there: {given} -m pip install qbench"
         )
     return Interpreter(
-        path=path, python=facts["python"], code_id=code_id, packages=facts["packages"], code=code
+        path=path,
+        python=facts["python"],
+        code_id=code_id,
+        packages=facts["packages"],
+        fingerprints=facts["fingerprints"],
+        code=code,
     )
 
 
@@ -225,7 +245,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Leave neither the process nor its children behind, also when this one was interrupted."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # It may wait within a driver, deaf to signals.
+        process.wait(END_GRACE_S)
 
 
 def _content(stream: Any) -> str:

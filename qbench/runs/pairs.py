@@ -53,8 +53,8 @@ class Sides:
 
     @property
     def packages(self) -> list[Difference]:
-        """The packages whose versions differ."""
-        return package_changes(self.first.interpreter.packages, self.second.interpreter.packages)
+        """The packages that differ, by their versions or by what of one is not as its version has it."""
+        return package_changes(*(side.interpreter.installed for side in self))
 
     @property
     def same_code(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import venv
 from pathlib import Path
@@ -15,6 +16,7 @@ from tiny import write_tiny_model
 
 from qbench.cli.main import main
 from qbench.records.store import read_records
+from qbench.runs.pairs import environments
 
 ROOT = Path(__file__).parents[2]
 PATCHED_FILE = Path("tuners/lora/layer.py")
@@ -53,8 +55,8 @@ def layered_environment(folder: Path) -> Path:
     return site
 
 
-def put_patched_peft(site: Path) -> None:
-    """Put a copy of peft with one change into an environment, as another version; the rest are links."""
+def put_patched_peft(site: Path, version: str = "99.0") -> None:
+    """Put a copy of peft with one change into an environment, as some version; the rest are links."""
     original, copy = Path(peft.__file__).parent, site / "peft"
     real = [original, *(original / folder for folder in list(PATCHED_FILE.parents)[-2::-1])]
     for folder in real:
@@ -66,9 +68,11 @@ def put_patched_peft(site: Path) -> None:
     assert text.count("class LoraLayer") == 1
     assert BEFORE in text
     (copy / PATCHED_FILE).write_text(text.replace(BEFORE, AFTER, 1), encoding="utf-8")
-    facts = site / "peft-99.0.dist-info"
+    facts = site / f"peft-{version}.dist-info"
     facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 99.0\n")
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: peft\nVersion: {version}\n")
+    (released,) = original.parent.glob("peft-*.dist-info")
+    (facts / "RECORD").write_text((released / "RECORD").read_text())
 
 
 def compared(folder: Path, b: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
@@ -98,7 +102,9 @@ def test_the_same_interpreter_twice_shows_no_difference(folder: Path, capsys: py
 @pytest.mark.slow
 def test_a_package_that_differs_shows_in_memory(folder: Path, capsys: pytest.CaptureFixture[str]):
     document = compared(folder, str(folder / "other" / "bin" / "python"), capsys)
-    assert document["packages"] == [{"name": "peft", "a": peft.__version__, "b": "99.0"}]
+    (package,) = document["packages"]
+    assert (package["name"], package["a"]) == ("peft", peft.__version__)
+    assert re.fullmatch(r"99\.0 changed \([0-9a-f]{12}\)", package["b"])
     # Two layers with one adapter each.
     assert differing(document) == {"static_bytes": 2048, "peak_allocated_bytes": 2048}
     assert document["points"][0]["breakdown_difference_bytes"] == {"weights": 2048}
@@ -110,6 +116,16 @@ def test_plans_tell_the_difference_without_measuring(folder: Path, capsys: pytes
     document = compared(folder, str(folder / "other" / "bin" / "python"), capsys, "--plan-only")
     assert differing(document) == {"static_bytes": 2048, "peak_allocated_bytes": 2048}
     assert document["points"][0]["step_time_s"] is None
+
+
+def test_a_package_that_was_edited_under_its_version_is_told(tmp_path: Path):
+    put_patched_peft(layered_environment(tmp_path / "edited"), peft.__version__)
+    sides = environments(sys.executable, str(tmp_path / "edited" / "bin" / "python"))
+    (package,) = sides.packages
+    assert (package.name, package.a) == ("peft", peft.__version__)
+    assert package.b is not None
+    assert package.b.startswith(f"{peft.__version__} changed (")
+    assert environments(sys.executable, sys.executable).packages == []
 
 
 def refusal(folder: Path, b: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
