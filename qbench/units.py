@@ -8,6 +8,8 @@ from typing import Any
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
+MOST_BYTES = 1 << 50
+"""What no size of a device reaches."""
 
 NOT_AVAILABLE = "n/a"
 
@@ -37,13 +39,15 @@ def format_bytes(num_bytes: float | None) -> str:
 def parse_bytes(text: str) -> int:
     """Return the bytes of a size with a binary unit, such as '24GiB' or '512 MiB'.
 
-    Raises ValueError when the text has no number or no unit of B, KiB, MiB, GiB.
+    Raises ValueError when the text has no number or no unit of B, KiB, MiB, GiB, and from MOST_BYTES on.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|MiB|KiB|B)\s*", text)
     if match is None:
         raise ValueError(f"{text!r} is not a size; write a number with B, KiB, MiB or GiB, such as 24GiB")
-    scale = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}[match.group(2)]
-    return int(float(match.group(1)) * scale)
+    size = float(match.group(1)) * {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}[match.group(2)]
+    if size >= MOST_BYTES:
+        raise ValueError(f"{text[:40]!r} is more than any device has; allowed: less than 1048576GiB")
+    return int(size)
 
 
 def format_seconds(seconds: float | None) -> str:

@@ -139,8 +139,14 @@ def has_experts(name: str) -> bool:
         config = _hub_config(name) if source.kind == "hub" else source.config or {}
     except CatalogError:
         return False
-    text = config.get("text_config", config)
-    return isinstance(text, dict) and any(text.get(key) for key in _EXPERT_KEYS)
+    text = text_part(config)
+    return any(text.get(key) for key in _EXPERT_KEYS)
+
+
+def text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a config.json that describes the language model; all of it where no part does."""
+    part = config.get("text_config")
+    return part if isinstance(part, dict) else config
 
 
 def _hub_config(name: str) -> dict[str, Any]:
@@ -184,6 +190,8 @@ def _from_path(name: str) -> ModelSource:
         raise CatalogError(
             f"model path {name!r} is a file but not .gguf; give the folder that holds config.json"
         )
+    if not os.path.isfile(path):
+        raise CatalogError(f"model path {name!r}: it is a pipe or a device, not a file; give a .gguf file")
     return ModelSource(name=name, kind="gguf", path=path)
 
 

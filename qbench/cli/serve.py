@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +44,9 @@ def serve_command(
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        return 0
+        page.close()
+        # At once: a thread that answers may be within a library, and must not outlive the interpreter.
+        os._exit(0)
     finally:
         page.close()
     return 0

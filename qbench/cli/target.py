@@ -146,14 +146,14 @@ def read_asked(request: TargetRequest) -> Target:
 
 def _language_config(model: str) -> Mapping[str, Any]:
     """Return the config of the language part of a catalog model or a folder; empty for others."""
-    from qbench.catalog.models import resolve_model
+    from qbench.catalog.models import resolve_model, text_part
 
     try:
         config = resolve_model(model).config or {}
     except CatalogError:
         return {}
-    dtypes = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
-    return {**dtypes, **config.get("text_config", config)}
+    dtypes: dict[str, Any] = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    return {**dtypes, **text_part(config)}
 
 
 def _of_model(request: TargetRequest) -> Target:

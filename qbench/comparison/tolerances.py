@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from qbench.comparison.verdicts import Tolerance
-from qbench.errors import QbenchError, nearest
+from qbench.errors import QbenchError, nearest, shown
 from qbench.records.metrics import BREAKDOWN, FACTS, METRICS
 from qbench.units import parse_bytes
+
+MOST_PERCENT = 1e6
 
 
 def parse_tolerance(text: str, flag: str = "--tolerance") -> tuple[str, Tolerance]:
@@ -21,7 +23,7 @@ def parse_tolerance(text: str, flag: str = "--tolerance") -> tuple[str, Toleranc
         hint = f"did you mean {close[0]}? " if close else ""
         raise QbenchError(f"{flag}: {name!r} is not a metric; {hint}give METRIC=1% or METRIC=8MiB")
     share = amount.removesuffix("%").strip()
-    if amount.endswith("%") and _is_number(share):
+    if amount.endswith("%") and _is_number(share) and float(share) <= MOST_PERCENT:
         return name, Tolerance(relative=float(share) / 100)
     try:
         absolute = parse_bytes(amount)
@@ -29,7 +31,8 @@ def parse_tolerance(text: str, flag: str = "--tolerance") -> tuple[str, Toleranc
         absolute = None
     if absolute is None or not name.partition(".")[0].endswith("_bytes"):
         raise QbenchError(
-            f"{flag} {name}: given {amount!r}; allowed: a share such as 1%, or for bytes a size such as 8MiB"
+            f"{flag} {name}: given {shown(amount)}; allowed: a share such as 1%, or for bytes a size such as "
+            "8MiB"
         )
     return name, Tolerance(absolute=absolute)
 

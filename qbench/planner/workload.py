@@ -8,11 +8,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from qbench.errors import QbenchError
+from qbench.errors import QbenchError, shown
 from qbench.files import read_text
 from qbench.scenario.schema import Point
 
 _LENGTH = re.compile(r"0*[1-9][0-9]{0,11}")
+MOST_TOKENS = 10**15
+"""Fifty times what any model was trained on."""
+
 _MOST_PROBLEMS = 10
 """Lines of a file of lengths that are told to be none; the rest is counted."""
 
@@ -38,10 +41,12 @@ class Workload:
 def parse_tokens(text: str) -> int:
     """Return a number of tokens given as 10000000, 10M or 1.5B. Raises QbenchError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmbgt]?)\s*", text.replace("_", ""), re.IGNORECASE)
-    count = round(float(match.group(1)) * _SCALES[match.group(2).lower()]) if match else 0
-    if count < 1:
-        raise QbenchError(f"--tokens: given {text!r}; allowed: a number of at least 1, such as 10M or 1.5B")
-    return count
+    count = float(match.group(1)) * _SCALES[match.group(2).lower()] if match else 0
+    if not 1 <= round(min(count, 2 * MOST_TOKENS)) <= MOST_TOKENS:
+        raise QbenchError(
+            f"--tokens: given {shown(text)}; allowed: a number from 1 to 1000T, such as 10M or 1.5B"
+        )
+    return round(count)
 
 
 def read_lengths(file: Path) -> list[int]:

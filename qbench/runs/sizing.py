@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qbench.errors import QbenchError, StepError
+from qbench.errors import QbenchError, StepError, shown
 from qbench.scenario.settings import flag_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ FIT_PRECISIONS = ("bf16", "nf4", "nf4-dq")
 RANK_PRECISIONS = ("bf16", "nf4")
 """Precisions of a ranking where none is named: LoRA, and QLoRA for the cards that do not hold it."""
 
+MOST_GPUS = 1_000_000
 
 Watch = Callable[[int, int, str], None]
 """Is told of each part of the work before it begins: its number from 1, how many there are, what it is."""
@@ -68,8 +69,10 @@ class RankFor:
 
         if not 0 < self.epochs <= 1_000_000:
             raise QbenchError(f"--epochs: given {self.epochs:g}; allowed: a number above 0, for example 3")
-        if self.num_gpus < 1:
-            raise QbenchError(f"--num-gpus: given {self.num_gpus}; allowed: a whole number of at least 1")
+        if not 1 <= self.num_gpus <= MOST_GPUS:
+            raise QbenchError(
+                f"--num-gpus: given {shown(self.num_gpus)}; allowed: a whole number from 1 to {MOST_GPUS:,}"
+            )
         if self.tokens is not None:
             return {point: of_tokens(self.tokens, self.epochs, point) for point in points}
         lengths = list(self.lengths)

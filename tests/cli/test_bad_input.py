@@ -180,7 +180,15 @@ def test_all_problems_of_a_scenario_are_told_at_once(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "changes", [{"hidden_size": "abc"}, {"num_attention_heads": 0}, {"hidden_act": "gelatine"}]
+    "changes",
+    [
+        {"hidden_size": "abc"},
+        {"num_attention_heads": 0},
+        {"hidden_act": "gelatine"},
+        {"text_config": [1, 2]},
+        {"text_config": "text"},
+        {"text_config": 4},
+    ],
 )
 def test_a_config_that_makes_no_model(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     Path("good/config.json").write_text(json.dumps(tiny_config(MODEL) | changes))
@@ -199,15 +207,64 @@ def test_a_config_that_makes_no_model(changes: dict[str, Any], capsys: pytest.Ca
         ["check", "pipes", "--baseline", "/dev/zero"],
         ["rank", "./good", "--lengths", "pipes/config.json"],
         ["rank", "./good", "--tokens", "10M", "--prices", "/dev/zero"],
+        ["plan", "--from", "pipes/config.json"],
+        ["plan", "--from", "/dev/zero"],
+        ["plan", "./pipes/pipe.gguf"],
+        ["trend", "pipes"],
+        ["trend", "/dev/zero"],
+        ["run-point", "/dev/zero", "out.json"],
+        ["serve", "pipes", "--no-open"],
+        ["baseline", "accept", "pipes", "--to", "base.jsonl", "--reason", "x"],
+        ["baseline", "accept", "empty_run.jsonl", "--to", "pipes/records.jsonl", "--reason", "x"],
     ],
     ids=" ".join,
 )
 def test_a_pipe_or_a_device_is_refused_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     Path("pipes").mkdir()
-    for name in ("config.json", RECORDS_FILE):
+    for name in ("config.json", RECORDS_FILE, "pipe.gguf"):
         os.mkfifo(Path("pipes", name))
+    Path("empty_run.jsonl").touch()
     (line,) = refused(capsys, *arguments)
     assert "it is a pipe or a device, not a file" in line
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["rank", "./good", "--tokens", HUGE], "--tokens"),
+        (["rank", "./good", "--tokens", "9" * 18 + "T"], "--tokens"),
+        (["rank", "./good", "--tokens", "1M", "--num-gpus", HUGE], "--num-gpus"),
+        (["rank", "./good", "--tokens", "1M", "--num-gpus", str(10**9)], "--num-gpus"),
+        (["rank", "./good", "--tokens", "1M", "--epochs", "1e999"], "--epochs"),
+        (["rank", "./good", "--tokens", "1M", "--epochs", "nan"], "--epochs"),
+        (["plan", "./good", "--gpu-memory", f"{HUGE}GiB"], "--gpu-memory"),
+        (["fit", "./good", "--gpu-memory", f"{HUGE}GiB"], "--gpu-memory"),
+        (["plan", "./good", "--gpu-memory", "1048576GiB"], "--gpu-memory"),
+        (["plan", "./good", "--r", HUGE], "--r"),
+        (["plan", "./good", "--batch", HUGE], "--batch"),
+        (["plan", "./good", "--lora-alpha", HUGE], "--lora-alpha"),
+        (["plan", "./good", "--gradient-accumulation-steps", HUGE], "--gradient-accumulation-steps"),
+        (["plan", "./good", "--seq", HUGE], "--seq"),
+        (["fit", "./good", "--gpu", "RTX 4090", "--step", HUGE], "--step"),
+        (["serve", "--port", HUGE], "--port"),
+        (["plan", "good.yaml", "--max-points", f"-{HUGE}"], "--max-points"),
+        (["check", "no_records", "--baseline", "no_records", "--tolerance", f"step_time_s={HUGE}%"], "--tol"),
+        (
+            ["check", "no_records", "--baseline", "no_records", "--tolerance", f"static_bytes={HUGE}GiB"],
+            "--tol",
+        ),
+    ],
+    ids=lambda value: " ".join(value).replace(HUGE, "HUGE") if isinstance(value, list) else value,
+)
+def test_a_number_beyond_all_use_is_one_line(
+    arguments: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+):
+    (line,) = refused(capsys, *arguments)
+    assert flag in line
+    assert len(line) < 600
 
 
 @pytest.mark.parametrize("command", ["report", "run", "plan", "trend"])
