@@ -326,9 +326,10 @@ class Bench:
         from qbench.records.record import Record
 
         now = [records] if isinstance(records, Record) else list(records)
-        before = self._gate.baseline if baseline is None else read_baseline(Path(baseline))
-        if baseline is None and self._gate.path is None:
+        file = self._gate.path if baseline is None else Path(baseline)
+        if file is None:
             return None
+        before = read_baseline(file)
         points = {record.point for record in now}
         tolerances = [f"{metric}={amount}" for metric, amount in (tolerance or {}).items()]
         return self._gate.judge([r for r in before if r.point in points], now, tolerances, self._folder)

@@ -14,7 +14,7 @@ from tiny import write_tiny_model
 
 from qbench.comparison.check import check
 from qbench.pytest_baseline import no_point_is_gone, read_baseline, refuse_missing, remedies
-from qbench.pytest_plugin import _GATE, _Gate
+from qbench.pytest_plugin import _GATE, Bench, _Gate
 from qbench.records.store import encoded, read_records
 from tests.comparison.hand_made import ENVIRONMENT, make_record
 
@@ -136,6 +136,14 @@ def test_a_baseline_that_is_not_there_is_one_line(project: pytest.Pytester):
     with pytest.raises(pytest.fail.Exception, match=r"baseline gone\.jsonl: cannot be read") as raised:
         read_baseline(Path("gone.jsonl"))
     assert not raised.value.pytrace
+
+
+def test_a_baseline_that_cannot_be_read_fails_a_test_of_ones_own_in_one_line(project: pytest.Pytester):
+    (project.path / "base.jsonl").write_text("no record\n")
+    with pytest.raises(pytest.fail.Exception, match=r"baseline base\.jsonl:1: not JSON") as raised:
+        Bench(gate_of(project), project.path).check(make_record())
+    assert not raised.value.pytrace
+    assert "\n" not in str(raised.value)
 
 
 def test_a_baseline_of_another_device_says_what_mends_it():
