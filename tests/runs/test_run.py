@@ -473,9 +473,9 @@ def test_killed_and_continued_nothing_is_lost_torn_or_doubled(tmp_path: Path):
     expected = kill_trials.undisturbed(tmp_path / "undisturbed")
     assert len(expected) == 18
     chance = random.Random()
-    for number in range(4):
+    for number, kind in enumerate(kill_trials.DISTURBANCES):
         folder = tmp_path / str(number)
-        kill_trials.trial(folder, chance)
+        kill_trials.trial(folder, chance, (kind,))
         assert kill_trials.finished(folder) == expected
 
 
