@@ -54,12 +54,7 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
         sampled = sampler.stop()
     timing = _counted_timing_pass(step, task.settings.steps)
     stats = torch.cuda.memory_stats()
-    use = CardUse(
-        before=before,
-        now=nvml.card_state(),
-        reserved_bytes=torch.cuda.memory_reserved(),
-        context_bytes=context_bytes,
-    )
+    use = _card_use(before, context_bytes)
     peak_reserved, outside = peaks.reserved_so_far(), use.outside_bytes
     # All that may be disturbed has been read; only now are the losses fetched and the text gone through.
     losses = warm.losses + memory_losses + [loss.item() for loss in timing.losses]
@@ -100,12 +95,17 @@ def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
     return Measurement(outcome="ok", metrics=metrics, detail=detail)
 
 
+def _card_use(before: CardState, context_bytes: int | None = None) -> CardUse:
+    now, reserved_bytes = nvml.card_state(), torch.cuda.memory_reserved()
+    return CardUse(before=before, now=now, reserved_bytes=reserved_bytes, context_bytes=context_bytes)
+
+
 def _open_context(before: CardState) -> int | None:
     """Initialise CUDA; return the device memory that this took, None where NVML cannot tell."""
     torch.cuda.init()
     torch.zeros(1, device="cuda")
     torch.cuda.synchronize()
-    opened = CardUse(before=before, now=nvml.card_state(), reserved_bytes=torch.cuda.memory_reserved())
+    opened = _card_use(before)
     if opened.outside_bytes is not None:
         return opened.outside_bytes
     if opened.grown_bytes is None or os.getpid() not in (opened.now.pids or ()):

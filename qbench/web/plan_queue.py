@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 from qbench.errors import QbenchError
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
-from qbench.web.plan_process import PlanProcess, Question, Superseded, prepare
+from qbench.web.plan_process import PlanProcess, Question, Superseded
 
 Part = Literal["answer", "details", "limits", "overview"]
 """What a question is for, the most urgent first. The last two are many plans, between which they give way."""
@@ -29,6 +29,9 @@ END_S = 1.0
 
 class Planner(Protocol):
     """Makes one plan at a time, as `PlanProcess` does."""
+
+    def prepare(self) -> None:
+        """Begin to load the libraries; called in the main thread."""
 
     def plan(self, question: Question, wanted: Callable[[], bool]) -> Record:
         """Return the plan of a question, for as long as it is wanted."""
@@ -73,16 +76,18 @@ class PlanQueue:
         self._served: dict[str, int] = {}
         self._changed = threading.Condition()
         self._closed = False
+        self._planners = [planner(cache) for _ in range(PROCESSES)]
         self._threads = [
-            threading.Thread(target=self._work, args=(planner(cache),), name="planner", daemon=True)
-            for _ in range(PROCESSES)
+            threading.Thread(target=self._work, args=(each,), name="planner", daemon=True)
+            for each in self._planners
         ]
         self.num_planned = 0
         """Plans that were made or taken from the cache so far."""
 
     def start(self) -> None:
         """Load the libraries and begin to plan; to be called in the main thread."""
-        prepare()
+        for planner in self._planners:
+            planner.prepare()
         for thread in self._threads:
             thread.start()
 

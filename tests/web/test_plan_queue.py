@@ -36,6 +36,9 @@ class Gate:
         self.planned += 1
         return Record(run_id="x", point=question[0], kind="plan", outcome="ok", metrics={}, environment={})
 
+    def prepare(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
