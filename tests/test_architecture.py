@@ -34,7 +34,7 @@ LAYERS = {
     "memory": {"records"},
     "planner": {"step", "memory"},
     "nullgpu": {"records"},
-    "measure": {"step", "memory", "nullgpu", "quiet"},
+    "measure": {"step", "memory", "nullgpu", "quiet", "quick_imports"},
     "comparison": {"records"},
     "words": {"comparison"},
     "report": {"words"},

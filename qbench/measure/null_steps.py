@@ -11,6 +11,7 @@ from typing import Any, cast
 from qbench.errors import StepError
 from qbench.measure.environment import environment
 from qbench.measure.task import Measurement, Phase
+from qbench.quick_imports import quick_imports
 from qbench.records.parts import Environment, Metrics, OomFacts
 from qbench.records.software import code_id
 from qbench.scenario.schema import Point
@@ -65,11 +66,13 @@ def _attempted(point: Point, shortage: OomFacts, on_phase: Phase) -> Measurement
 def _counted(point: Point, shortage: OomFacts, on_phase: Phase) -> Metrics:
     import torch
 
-    from qbench.step.training_step import build_step
+    with quick_imports():
+        from qbench.step.training_step import build_step
 
     def on_shortage(device: int, requested: int, total: int, free: int) -> None:
         shortage["requested_bytes"], shortage["free_bytes"] = requested, free
 
+    torch.set_num_threads(1)  # Adapters are filled on the host: small tensors, for which threads wait.
     torch.cuda.init()
     c_torch: Any = torch._C
     c_torch._cuda_attach_out_of_memory_observer(on_shortage)

@@ -18,4 +18,4 @@ def card_of(gpu: GpuSpec | None) -> Card:
     """Return what of a GPU decides between kernels; Ampere where none is named, or one without CUDA."""
     if gpu is None or gpu.compute_capability is None:
         return Card()
-    return Card(capability=gpu.compute_capability)
+    return Card(capability=gpu.compute_capability, multiprocessors=gpu.multiprocessors)

@@ -17,6 +17,8 @@ import torch
 from transformers.core_model_loading import dot_natural_key
 
 from qbench.memory.history.ledger import Ledger
+from qbench.memory.kernels.choices import Card
+from qbench.memory.kernels.scratch import reduction_bytes
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
 from qbench.step.model import base_dtype
 from qbench.step.quantize import is_quantized_weight
@@ -26,12 +28,12 @@ _STAGED = "temporaries"
 _CAST = "aten._to_copy.default"
 
 
-def record_loading(ledger: Ledger, model: Any, point: Point) -> None:
+def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None:
     """Tell a ledger all allocations that bring a built model into memory, its own tensors among them."""
     base, adapters = _parameters(model)
     itemsize = base_dtype(point.precision).itemsize
     ledger.begin_phase("load")
-    staged = _load(ledger, base, itemsize, quantized=point.precision in QUANTIZED_PRECISIONS)
+    staged = _load(ledger, base, itemsize, card, quantized=point.precision in QUANTIZED_PRECISIONS)
     for name, buffer in model.named_buffers():
         ledger.name_place(name)
         ledger.register(buffer, "weights")
@@ -98,7 +100,7 @@ def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Te
 
 
 def _load(
-    ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int, quantized: bool
+    ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int, card: Card, *, quantized: bool
 ) -> dict[str, int | None]:
     """Load each weight; return the handles of those that a later upcast will replace.
 
@@ -115,7 +117,7 @@ def _load(
         ledger.name_place(name)
         parameter = base[name]
         if is_quantized_weight(parameter):
-            _quantize(ledger, parameter, itemsize, makes_code_book=parameter is nested)
+            _quantize(ledger, parameter, itemsize, card, makes_code_book=parameter is nested)
         else:
             staged[name] = _stage(ledger, parameter, itemsize, "weights")
     return staged
@@ -159,7 +161,7 @@ def _is_nested(weight: Any) -> bool:
     return state is not None and bool(state.nested)
 
 
-def _quantize(ledger: Ledger, weight: Any, itemsize: int, makes_code_book: bool) -> None:
+def _quantize(ledger: Ledger, weight: Any, itemsize: int, card: Card, *, makes_code_book: bool) -> None:
     """Load a weight, pack it, and free it (transformers/integrations/bitsandbytes.py, `convert`).
 
     With the first nested weight bitsandbytes makes a code book, which it keeps for the process
@@ -171,7 +173,7 @@ def _quantize(ledger: Ledger, weight: Any, itemsize: int, makes_code_book: bool)
         return
     loaded = ledger.allocate(state.shape.numel() * itemsize, _CAST, _STAGED)
     if state.nested:
-        _pack_nested(ledger, weight, state, makes_code_book)
+        _pack_nested(ledger, weight, state, card, makes_code_book=makes_code_book)
     else:
         ledger.register(state.absmax, "quant_state")
         ledger.register(weight, "weights")
@@ -188,13 +190,17 @@ def _register_code(ledger: Ledger, state: Any) -> None:
     ledger.free(largest)
 
 
-def _pack_nested(ledger: Ledger, weight: Any, state: Any, makes_code_book: bool) -> None:
+def _pack_nested(ledger: Ledger, weight: Any, state: Any, card: Card, *, makes_code_book: bool) -> None:
     """Allocate in the order of bitsandbytes/functional.py, `quantize_4bit` with `compress_statistics`."""
     scale_bytes = state.absmax.numel() * 4
     absmax = ledger.allocate(scale_bytes, "bitsandbytes.quantize_4bit.default", _STAGED)
     ledger.register(weight, "weights")
     _register_code(ledger, state)
     ledger.register(state.offset, "quant_state")
+    # The mean of many scales is taken by several blocks of threads.
+    sizes = reduction_bytes(state.absmax.numel(), 4, card)
+    for handle in [ledger.allocate(size, "aten.mean.default", _STAGED) for size in sizes]:
+        ledger.free(handle)
     centred = ledger.allocate(scale_bytes, "aten.sub.Tensor", _STAGED)
     if makes_code_book:
         ledger.allocate(state.state2.code.nbytes, "bitsandbytes.functional.create_dynamic_map", "quant_state")

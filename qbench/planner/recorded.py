@@ -130,7 +130,7 @@ def _record(
     load: Callable[[Ledger], None] | None = None
     buffers = None
     if device == "cuda":
-        load = partial(record_loading, model=step.model, point=point)
+        load = partial(record_loading, model=step.model, point=point, card=card)
         buffers = library_buffers(card)
     recording = record_steps(
         step, device_types, device, buffers, load, card=card, ledger_type=ledger_type, costs=costs

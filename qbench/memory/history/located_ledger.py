@@ -30,6 +30,8 @@ class SitedLedger(Ledger):
         self.sites: list[str] = []
         self.sources: dict[int, int] = {}
         self.parts: dict[int, dict[int | str, float]] = {}
+        self._of_nothing: set[int] = set()
+        """Handles of what was made of no tensor, and not used with one so far."""
 
     def note(self, handle: int, size: int) -> None:
         """Take down one event and where it happens."""
@@ -46,11 +48,29 @@ class SitedLedger(Ledger):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first_new = len(self.allocations)
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        if self.phase not in PHASES_BY_LAYER and len(self.allocations) > first_new:
+        if self.phase in PHASES_BY_LAYER:
+            return out
+        if self._of_nothing:
+            self._adopt(args)
+        if len(self.allocations) > first_new:
             self._derive(out, args, first_new)
             if func is _NORMS and self.allocations[first_new].op != str(func):
                 self._add_parts(first_new, _tensors(args[0]))
+            if not any(True for _ in _nested_tensors(args)):
+                self._of_nothing.update(range(first_new, len(self.allocations)))
         return out
+
+    def _adopt(self, args: Any) -> None:
+        """Say of what was made of nothing that it was made from the first tensor that it is used with.
+
+        The scales of paged states are such, since nothing is seen of the states themselves.
+        """
+        used = [handle for tensor in _tensors(args) if (handle := self.handle(tensor)) is not None]
+        known = [handle for handle in used if handle not in self._of_nothing]
+        if known:
+            adopted = self._of_nothing.intersection(used)
+            self.sources.update(dict.fromkeys(adopted, known[0]))
+            self._of_nothing -= adopted
 
     def _derive(self, out: Any, args: Any, first_new: int) -> None:
         """Note which tensor each new output was made from: its like in a list, else the first there is."""

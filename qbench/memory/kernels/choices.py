@@ -50,7 +50,7 @@ NUM_MULTIPROCESSORS: dict[Capability, int] = {
 }
 """Of one card each: P100, V100, T4, A100, RTX 3090, RTX 4090, H100 SXM, B200, B300, RTX 5090, GB10.
 
-Source: NVIDIA's architecture white papers. Only `fuses_4bit` asks, for products of few tokens.
+Source: NVIDIA's architecture white papers.
 """
 
 HOLDS_128_ROWS = {(7, 0), (8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
@@ -69,11 +69,13 @@ class Card:
     """Compute capability; where no GPU is named, Ampere, the oldest with bf16."""
     has_flash: bool = True
     """Whether torch was built with flash attention; its wheels for Windows are not (USE_FLASH_ATTENTION)."""
+    multiprocessors: int | None = None
+    """None: those of a typical card."""
 
     @property
     def num_multiprocessors(self) -> int:
-        """Return the multiprocessors of a typical card of this capability."""
-        return NUM_MULTIPROCESSORS.get(self.capability, NUM_MULTIPROCESSORS[8, 0])
+        """Return the multiprocessors of the card."""
+        return self.multiprocessors or NUM_MULTIPROCESSORS.get(self.capability, NUM_MULTIPROCESSORS[8, 0])
 
     @property
     def threads_per_multiprocessor(self) -> int:

@@ -28,6 +28,7 @@ from qbench.memory.kernels.autocast import lowered
 from qbench.memory.kernels.choices import Backend, Card, fuses_4bit
 from qbench.memory.kernels.experts import expert_kernels, peft_as_on
 from qbench.memory.kernels.flash_attn import flash_attn_on
+from qbench.memory.kernels.flash_splits import flash_forward
 from qbench.memory.kernels.int8 import int8_operators
 from qbench.memory.kernels.masked import mask_operators
 from qbench.memory.kernels.scratch import operator_scratch
@@ -37,6 +38,7 @@ Decompositions = dict[Any, Callable[..., Any] | tuple[int, ...]]
 
 aten: Any = torch.ops.aten
 _fused_sdp_choice: Any = torch._fused_sdp_choice
+_softmax = F.softmax
 
 FLASH_CHOICE = 1
 """`SDPBackend.FLASH_ATTENTION` as returned by `torch._fused_sdp_choice`."""
@@ -52,7 +54,7 @@ def decompositions(kernels: str, on_meta: bool, card: Card | None = None) -> Dec
     gemm = _gemm_4bit_default_impl if kernels == "cpu" else functools.partial(_gemm_4bit_cuda, card=card)
     replaced: Decompositions = {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
     if kernels == "cuda" and on_meta:
-        replaced |= attention_scratch(card) | operator_scratch() | mask_operators(card)
+        replaced |= attention_scratch(card) | flash_forward(card) | operator_scratch() | mask_operators(card)
     if on_meta:
         replaced |= int8_operators(kernels, card) | expert_kernels()
     return replaced
@@ -106,7 +108,11 @@ def kernels_of(device: str, card: Card | None = None) -> Iterator[set[Backend]]:
     replaced: dict[str, Callable[..., torch.Tensor]] = {"scaled_dot_product_attention": _cpu_attention}
     if device == "cuda":
         attention = functools.partial(cuda_attention, card=card or Card(), used=used)
-        replaced = {"scaled_dot_product_attention": attention, "dropout": _cuda_dropout}
+        replaced = {
+            "scaled_dot_product_attention": attention,
+            "dropout": _cuda_dropout,
+            "softmax": _cuda_softmax,
+        }
     original = {name: getattr(F, name) for name in replaced}
     for name, function in replaced.items():
         setattr(F, name, function)
@@ -177,3 +183,13 @@ def _cuda_dropout(
     if not training or p == 0:
         return x
     return torch.native_dropout(x, p, True)[0]
+
+
+def _cuda_softmax(
+    input: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """CUDA reads fp16 and writes fp32 at once, without a copy (ATen/native/SoftMax.cpp, `softmax`)."""
+    if input.is_meta and dim is not None and (input.dtype, dtype) == (torch.float16, torch.float32):
+        out: torch.Tensor = aten._softmax(input, dim, True)
+        return out
+    return _softmax(input, dim, _stacklevel, dtype)
