@@ -122,6 +122,15 @@ def test_loading_holds_a_weight_beside_its_packed_form(model: str) -> None:
     ]
 
 
+def test_the_mean_of_many_scales_is_taken_in_parts(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "wide", FAMILIES["llama"], intermediate_size=131_072)
+    ledger = traced(model, "nf4-dq").ledger
+    # 64 x 131,072 weights have 131,072 scales: 256 for each of 512 threads. Three such weights in two layers,
+    # with partial results and counters.
+    parts = [a.num_bytes for a in ledger.allocations if a.op == "aten.mean.default" and a.phase == "load"]
+    assert parts == [512] * 12
+
+
 def test_full_fine_tuning_has_no_adapters_to_load(model: str) -> None:
     ledger = traced(model, "bf16", lora=None).ledger
     assert {a.phase for a in ledger.allocations if a.category == "weights"} == {"load"}

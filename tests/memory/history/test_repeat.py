@@ -101,6 +101,13 @@ def test_recipes_and_settings(device: Device, changes: dict[str, Any], tmp_path:
     assert_same(*both_ways(point, device))
 
 
+def test_states_of_which_the_scales_alone_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paged states are out of sight; adapters of 4096 elements and more have some of 8 bit with scales."""
+    monkeypatch.setattr("qbench.step.optimizer.PAGED_MIN_ELEMENTS", 1)
+    model = deep_model(tmp_path / "model", FAMILIES["qwen2"], 7)
+    assert_same(*both_ways(tiny_point(model, "nf4", {"r": 64}, optim="paged_adamw_8bit"), "cuda"))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_precisions(precision: str, tmp_path: Path) -> None:
     model = deep_model(tmp_path / "model", FAMILIES["llama"], 7)
