@@ -48,7 +48,7 @@ NUM_MULTIPROCESSORS: dict[Capability, int] = {
     (12, 0): 170,
     (12, 1): 48,
 }
-"""Of P100, V100, T4, A100, RTX 3090, RTX 4090, H100 SXM, B200, B300, RTX 5090, GB10 (NVIDIA's white papers)."""
+"""Of P100, V100, T4, A100, RTX 3090, RTX 4090, H100 SXM, B200, B300, RTX 5090, GB10 (NVIDIA)."""
 
 HOLDS_128_ROWS = {(7, 0), (8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
 """Capabilities with shared memory for the 128-row kernels of memory-efficient backward; others run 64 rows.
