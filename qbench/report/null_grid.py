@@ -34,6 +34,23 @@ REASONS: tuple[Reason, ...] = (
         "the run fails, and the plan refuses the point",
     ),
     Reason(
+        operator="aten::_grouped_mm, aten::sort, aten::index under experts",
+        source="ATen/native/cuda/GroupMM.cu, bf16bf16_grouped_gemm_impl_sm90_sm100; "
+        "peft/tuners/lora/layer.py:2323",
+        says="grouped products keep tables of their groups, sorting and scattering by expert keep indices, "
+        "and peft folds its factors in another order, which plans leave out: some MiB of what is reserved",
+    ),
+    Reason(
+        operator="autocast in bf16 below capability 8.0",
+        source="torch/cuda/__init__.py:217, _check_bf16_tensor_supported",
+        says="the first autocast makes and frees one value of 512 B, before any peak",
+    ),
+    Reason(
+        operator="aten::_efficient_attention_backward, heads above 128 on capability 12.0",
+        source="ATen/native/transformers/cuda/mem_eff_attention/kernels/cutlassB.h:238",
+        says="the 128x64 kernel keeps 1 KiB less of counters than the 64x64 kernel of the plan",
+    ),
+    Reason(
         operator="cudaMalloc",
         source="c10/cuda/CUDACachingAllocator.cpp, BlockComparatorSize",
         says="among free blocks of one size the lowest address serves; the driver publishes no order of "

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from qbench.comparison.baselines import accept
 from qbench.comparison.check import check
 from qbench.comparison.methods import pair_results
 from qbench.comparison.results import gather, predictions
@@ -19,6 +21,7 @@ from qbench.notebook_results import figures
 from qbench.records.document import RecordPlaces
 from qbench.records.frame import records_frame
 from qbench.records.record import Record
+from qbench.records.store import write_records
 from qbench.report.charts.all import charts
 from qbench.report.ci.check import check_document, point_text, summary_markdown
 from qbench.report.ci.junit import junit_xml
@@ -27,6 +30,7 @@ from qbench.report.content import gather_content
 from qbench.report.export import summary_document, write_report
 from qbench.report.terminal.run import run_lines
 from qbench.report.trend import series_name, trend_document
+from qbench.web.runs import open_runs, runs_view
 from tests.comparison.hand_made import ENVIRONMENT, near_pairs
 from tests.report.sample_run import measurement, plan
 
@@ -156,3 +160,20 @@ def test_a_summary_has_the_device() -> None:
     document = summary_document(gather_content(null_run()))
     assert {pair["device"] for pair in document["comparison"]} == {"cuda", "null"}
     assert said(document["headline"])
+
+
+def test_the_page_of_a_run_says_so(tmp_path: Path) -> None:
+    write_records(tmp_path / "on-null" / "records.jsonl", null_run())
+    runs = open_runs([tmp_path / "on-null"])
+    assert "6 processes on a null GPU" in str(runs_view(runs, str))
+    for suffix in ("html", "md"):
+        assert "on a null GPU" in runs[0].file(suffix)
+
+
+def test_a_baseline_says_so() -> None:
+    made = planned("bf16", 8)
+    kept = accept([], [on_null_gpu(made)], "first")
+    assert [record.device for record in kept.records] == ["null"]
+    found = check(kept.records, [on_null_gpu(made, error=0.1)])
+    assert said(map(point_text, found.findings))
+    assert check(kept.records, [measurement(made, 0)]).exit_code() == 2

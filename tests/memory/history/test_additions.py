@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from qbench.memory.history.ledger import Ledger
+from qbench.memory.kernels.autocast import meta_autocast
+from qbench.memory.kernels.choices import Card
 from qbench.memory.kernels.replacements import decompositions, kernels_of
 
 
@@ -92,4 +94,14 @@ def test_scores_take_the_mask_in_place(device: str) -> None:
         attention = torch.nn.functional.scaled_dot_product_attention
         # Grouped heads leave the CPU's fused kernel aside.
         attention(query, query[:, :1], query[:, :1], attn_mask=mask, enable_gqa=True)
+    assert made(ledger, "aten.add.Tensor") == 0
+
+
+def test_autocast_of_meta_does_not_hide_who_adds() -> None:
+    query = torch.rand(1, 2, 16, 8, dtype=torch.bfloat16, device="meta")
+    card = Card(capability=(7, 5))
+    ledger = Ledger({"meta"}, decompositions("cuda", True, card))
+    with kernels_of("cuda", card), ledger, torch.no_grad(), meta_autocast("cuda", torch.bfloat16):
+        # A T4 has no fused kernel for bf16, and scores take the causal mask.
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
     assert made(ledger, "aten.add.Tensor") == 0
