@@ -15,7 +15,7 @@ OUTCOME = ROOT / "reports/nullgpu/published"
 
 
 def outcome(name: str) -> list[dict[str, str]]:
-    """Return the rows that `python -m benchmarks.published_null NAME` wrote."""
+    """Return the rows that `python -m benchmarks.published_null NAME` wrote, which repeats them."""
     with (OUTCOME / f"{name}.csv").open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
@@ -56,3 +56,15 @@ def test_runs_of_the_a100_are_repeated_to_the_byte(name: str) -> None:
     assert len(found) == {"fms": 14, "fms-liger": 12}[name]
     assert [(row["run"], row["figure"], row["null_up_bytes"]) for row in found] == published
     assert {(row["is_equal"], row["difference_bytes"], row["unit"]) for row in found} == {("True", "0", "B")}
+
+
+def test_runs_of_the_rtx_4080_are_repeated_as_rounded() -> None:
+    published = [
+        (run.name, figure.name, figure.value)
+        for run in read_runs(ROWS / "cift.csv")
+        for figure in run.figures
+    ]
+    found = outcome("cift")
+    assert len(found) == 11 * 7 * 4  # runs, stages, counters
+    assert [(row["run"], row["figure"], row["published"]) for row in found] == published
+    assert {row["is_equal"] for row in found} == {"True"}
