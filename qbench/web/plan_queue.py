@@ -12,7 +12,7 @@ from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
 from qbench.web.plan_process import PlanProcess, Question, Superseded
 
-Part = Literal["answer", "details", "limits", "overview"]
+Part = Literal["answer", "details", "overview", "limits"]
 """What a question is for, the most urgent first. The last two are many plans, between which they give way."""
 
 URGENCY: tuple[Part, ...] = get_args(Part)

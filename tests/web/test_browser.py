@@ -261,6 +261,7 @@ def test_axe_finds_no_serious_fault(browser, served, tmp_path: Path, scheme: str
     report = tmp_path / "report.html"
     report.write_text(render_html(sample_run(), "Sample"), encoding="utf-8")
     opened = browser.new_page(color_scheme=scheme)
+    opened.set_default_timeout(180_000)
     opened.goto(f"{served[1]}?{SMALL}&pin=seq%3D128")
     answered(opened)
     opened.locator("#overview h2").scroll_into_view_if_needed()
