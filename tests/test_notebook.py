@@ -31,7 +31,7 @@ def test_public_names_are_what_they_say_in_whatever_order_packages_are_imported(
         "assert all(getattr(qbench, name) is not None for name in qbench.__all__)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -46,7 +46,7 @@ def test_no_package_is_named_as_a_public_function():
 def test_importing_qbench_loads_nothing():
     code = "import sys, qbench; print(sorted(name for name in sys.modules if name.startswith('qbench')))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == "['qbench', 'qbench.version']"
 
@@ -211,7 +211,7 @@ def test_the_example_runs():
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(EXAMPLE, as_version=4)
     resources = {"metadata": {"path": str(EXAMPLE.parent)}}
-    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     kinds = {kind for output in shown for kind in output.get("data", {})}
     assert {"text/html", "application/vnd.plotly.v1+json"} <= kinds

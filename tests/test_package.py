@@ -39,7 +39,7 @@ def names_on_disk(folder: Path) -> set[str]:
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qbench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_installed_version_is_the_one_in_the_source():

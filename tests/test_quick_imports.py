@@ -20,7 +20,7 @@ HEAVY = {
 def ran(code: str) -> Any:
     """Return what a fresh interpreter prints last, as JSON."""
     child = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
     )
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1])
@@ -55,23 +55,19 @@ from bitsandbytes.backends.default.ops import _dequantize_blockwise_compute as d
 values = (packed.reshape(-1), state.absmax, state.code, 4096, torch.float32)
 once, twice = dequantize(*values), dequantize(*values)
 close = torch.allclose(once.reshape(64, 64), weight, atol=40)
-print(json.dumps([on_import, calls, restored, gc.isenabled(), close and torch.equal(once, twice)]))
+with quick_imports():
+    left_alone = torch.compile is as_before and gc.isenabled()
+right = close and torch.equal(once, twice)
+print(json.dumps([on_import, calls, restored, gc.isenabled(), right, left_alone]))
 """
 
 
 def test_functions_are_compiled_once_when_they_are_called():
-    on_import, calls, restored, collects, right = ran(COMPILED)
+    on_import, calls, restored, collects, right, left_alone = ran(COMPILED)
     assert on_import == []
     assert calls == ["_dequantize_blockwise_compute"]
     assert restored
     assert collects
     assert right
-
-
-def test_loaded_libraries_are_left_alone():
-    assert ran(
-        "import json, gc, torch, bitsandbytes\nfrom qbench.quick_imports import quick_imports\n"
-        "compile_now = torch.compile\n"
-        "with quick_imports():\n    kept = [torch.compile is compile_now, gc.isenabled()]\n"
-        "print(json.dumps(kept))"
-    ) == [True, True]
+    # What is loaded already is not imported again, so nothing is replaced.
+    assert left_alone

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +131,29 @@ def catalog_name(name: str) -> str:
     is_folder = _spelt_as_path(name) or os.path.isfile(os.path.join(name, "config.json"))
     spec = None if is_folder else _index().find(name)
     return name if spec is None else spec.hub_id
+
+
+def stored_precision(settings: Mapping[str, Any] | None) -> str | None:
+    """Return a checkpoint's quantization in the words of `precision` where it has some, else its method."""
+    if settings is None:
+        return None
+    if settings.get("load_in_8bit"):
+        return "int8"
+    if settings.get("load_in_4bit"):
+        double = "-dq" if settings.get("bnb_4bit_use_double_quant") else ""
+        return f"{settings.get('bnb_4bit_quant_type', 'fp4')}{double}"
+    return str(settings.get("quant_method", "an unnamed method"))
+
+
+def precision_of_checkpoint(name: str) -> str | None:
+    """Return the precision that bitsandbytes stored a checkpoint in; None for others."""
+    try:
+        settings = (resolve_model(name).config or {}).get("quantization_config")
+    except CatalogError:
+        return None
+    if not isinstance(settings, dict) or settings.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        return None
+    return stored_precision(settings)
 
 
 def has_experts(name: str) -> bool:

@@ -82,7 +82,7 @@ def plan_command(
     memory.check(device.value, len(asked.points))
     plan_for = _plan_for(device.value, cards, alloc_conf)
     planned, run_id = _planned(asked, plan_for, memory, use_cache), run_id_of("plan")
-    records = [_told(record, asked, run_id) for record in planned]
+    records = [replace(asked.judged(record), run_id=run_id) for record in planned]
     if out is not None:
         _store(records, out)
     if as_json:
@@ -145,14 +145,6 @@ def _save_scenario(asked: Target, file: Path) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise QbenchError(f"--save-scenario: {file} cannot be written ({error.strerror})") from error
-
-
-def _told(record: Record, asked: Target, run_id: str) -> Record:
-    """Return a record as one of a run, with what was not understood of a config among its caveats."""
-    if not asked.caveats:
-        return replace(record, run_id=run_id)
-    caveats = [*record.caveats, *asked.caveats]
-    return replace(record, run_id=run_id, detail={**record.detail, "caveats": caveats})
 
 
 def _plan_for(device: Any, cards: list[GpuSpec], alloc_conf: str) -> PlanFor:

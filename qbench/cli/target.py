@@ -15,8 +15,12 @@ from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
 from qbench.catalog.models import catalog_name
 from qbench.cli.console import print_note
 from qbench.errors import CatalogError, Problem, ScenarioError
+from qbench.records.fits import with_unmodelled
+from qbench.records.parts import Detail
+from qbench.records.record import Record
 from qbench.runs.usual import with_usual
 from qbench.scenario.expand import MAX_POINTS, point_from
+from qbench.scenario.importers.keys import Effect
 from qbench.scenario.schema import Point, Scenario
 from qbench.scenario.settings import SETTINGS, flag_of
 from qbench.units import format_bytes, parse_bytes
@@ -67,6 +71,8 @@ class Target:
     """Names in the catalog: those of the request, else those of the scenario."""
     caveats: tuple[str, ...] = ()
     """What of another tool's config was not understood."""
+    unmodelled: Mapping[str, Effect] = field(default_factory=dict)
+    """Keys of that config that move memory and are not in the plan."""
     advice: str = ""
     """What to print after the answer; empty where there is nothing."""
 
@@ -74,6 +80,16 @@ class Target:
         """Print the caveats of a config on stderr."""
         for caveat in self.caveats:
             print_note(f"{self.request.config}: {caveat}")
+
+    def judged(self, record: Record) -> Record:
+        """Return a plan with what was not understood of a config; its verdicts claim no more than that."""
+        if not self.caveats and not self.unmodelled:
+            return record
+        detail: Detail = {**record.detail, "caveats": [*record.caveats, *self.caveats]}
+        if self.unmodelled:
+            detail["unmodelled"] = sorted(self.unmodelled)
+            detail["fits"] = [with_unmodelled(fit, self.unmodelled).to_values() for fit in record.fits]
+        return replace(record, detail=detail)
 
     def cards(self) -> list[GpuSpec]:
         """Return the described card, if any, and those named of the catalog; how a short name is read goes to
@@ -118,7 +134,25 @@ def read_scenario(target: str, max_points: int) -> tuple[Scenario, tuple[Point, 
         raise ScenarioError(f"--max-points: given {max_points}; allowed: a whole number of at least 1")
     from qbench.scenario import load
 
-    return load.read_scenario(scenario_path(target), max_points)
+    file = scenario_path(target)
+    try:
+        return load.read_scenario(file, max_points)
+    except ScenarioError:
+        _refuse_config(file)
+        raise
+
+
+def _refuse_config(file: Path) -> None:
+    """Raise ScenarioError where a file that is no scenario is a config of a training tool."""
+    from qbench.scenario.importers.configs import tool_of
+    from qbench.scenario.load import load_mapping
+
+    try:
+        values = load_mapping(file)
+    except ScenarioError:
+        return
+    if not {"base", "question", "matrix"} & values.keys() and (tool := tool_of(values)):
+        raise ScenarioError(f"{file}: a config of {tool}, no scenario; read it with --from {file}")
 
 
 def read_asked(request: TargetRequest) -> Target:
@@ -141,7 +175,13 @@ def read_asked(request: TargetRequest) -> Target:
     seq_len = next(iter(request.settings.get("seq_len", ())), None)
     found = import_config(file, _language_config, form, name or "", seq_len)
     points = _points_of(found.settings, request.settings)
-    return Target(points=points, request=request, gpus=request.gpus, caveats=found.caveats)
+    return Target(
+        points=points,
+        request=request,
+        gpus=request.gpus,
+        caveats=found.caveats,
+        unmodelled=found.unmodelled,
+    )
 
 
 def _language_config(model: str) -> Mapping[str, Any]:

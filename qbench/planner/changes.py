@@ -108,7 +108,9 @@ def _free(point: Point) -> Iterator[tuple[dict[str, Any], str]]:
         yield {"recipe": "trainer"}, "nothing: logits are freed before backward"
     if train.attn_implementation == "eager":
         yield {"attn_implementation": "sdpa"}, "nothing: fused attention"
-    if train.recipe != "trl":
+    if train.recipe == "axolotl" and point.choices.loss_type == "full_logits":
+        yield {"loss_type": "cut_cross_entropy"}, "nothing: the loss never has all logits (axolotl's plugin)"
+    elif point.choices.loss_type == "full_logits":
         yield {"recipe": "trl"}, "no fp32 copies of norms and head; the loss in tiles, without all logits"
 
 

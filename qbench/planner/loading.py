@@ -11,6 +11,7 @@ computes from the weights to initialise its magnitudes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,9 +21,9 @@ from qbench.memory.history.ledger import Ledger
 from qbench.memory.kernels.choices import Card
 from qbench.memory.kernels.scratch import reduction_bytes
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
-from qbench.step.model import base_dtype
+from qbench.step.dtypes import base_dtype
 from qbench.step.quantize import is_quantized_weight
-from qbench.step.recipe import prepares_for_kbit
+from qbench.step.recipe import prepares_for_kbit, returns_to_base_dtype
 
 _STAGED = "temporaries"
 _CAST = "aten._to_copy.default"
@@ -33,16 +34,34 @@ def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None
     base, adapters = _parameters(model)
     itemsize = base_dtype(point.precision).itemsize
     ledger.begin_phase("load")
-    staged = _load(ledger, base, itemsize, card, quantized=point.precision in QUANTIZED_PRECISIONS)
+    returning = _returning(model, point, base, itemsize)
+    staged = _load(ledger, base, point, card, returning)
     for name, buffer in model.named_buffers():
         ledger.name_place(name)
         ledger.register(buffer, "weights")
     ledger.begin_phase("prepare")
+    away = {name: _in_fp32(ledger, name, base[name], staged.pop(name)) for name in returning}
     _upcast_all(ledger, base, staged, "weights")
     if prepares_for_kbit(point):
         ledger.empty_cache()  # peft/utils/other.py, `prepare_model_for_kbit_training`, `auto_clear_cache`
+    _upcast_all(ledger, {name: base[name] for name in returning}, away, "weights")
     ledger.begin_phase("adapters")
     _adapt(ledger, base, adapters, itemsize)
+
+
+def _returning(model: Any, point: Point, base: dict[str, torch.Tensor], itemsize: int) -> list[str]:
+    """Return the weights that go to fp32 and come back, in the order of the model's modules."""
+    modules = {name.removeprefix("base_model.model.") for name in returns_to_base_dtype(model, point)}
+    return [name for name in base if itemsize < 4 and name.rpartition(".")[0] in modules]
+
+
+def _in_fp32(ledger: Ledger, name: str, parameter: torch.Tensor, handle: int | None) -> int:
+    """Replace a staged weight by one in fp32; return its handle."""
+    ledger.name_place(name)
+    found = ledger.allocate(parameter.numel() * 4, _CAST, _STAGED)
+    if handle is not None:
+        ledger.free(handle)
+    return found
 
 
 def _adapt(
@@ -100,15 +119,15 @@ def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Te
 
 
 def _load(
-    ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int, card: Card, *, quantized: bool
+    ledger: Ledger, base: dict[str, torch.Tensor], point: Point, card: Card, returning: list[str]
 ) -> dict[str, int | None]:
     """Load each weight; return the handles of those that a later upcast will replace.
 
     Source: transformers/core_model_loading.py, `convert_and_load_state_dict_in_model`: in the natural order
     of names, and one after the other when weights are quantized on the way.
     """
-    names = list(base)
-    if quantized:
+    names, itemsize = list(base), base_dtype(point.precision).itemsize
+    if point.precision in QUANTIZED_PRECISIONS:
         _warm_up(ledger, base, itemsize)
         names.sort(key=dot_natural_key)
     staged: dict[str, int | None] = {}
@@ -119,7 +138,7 @@ def _load(
         if is_quantized_weight(parameter):
             _quantize(ledger, parameter, itemsize, card, makes_code_book=parameter is nested)
         else:
-            staged[name] = _stage(ledger, parameter, itemsize, "weights")
+            staged[name] = _stage(ledger, parameter, itemsize, "weights", stays=name not in returning)
     return staged
 
 
@@ -136,16 +155,18 @@ def _warm_up(ledger: Ledger, base: dict[str, torch.Tensor], itemsize: int) -> No
     ledger.free(ledger.allocate(sum(sizes.values()), "caching_allocator_warmup", _STAGED, sizes))
 
 
-def _stage(ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str) -> int | None:
-    """Bring a tensor in with so many bytes an element; return its handle when an upcast will replace it."""
-    if parameter.element_size() <= itemsize:
+def _stage(
+    ledger: Ledger, parameter: torch.Tensor, itemsize: int, category: str, *, stays: bool
+) -> int | None:
+    """Bring a tensor in with so many bytes an element; return its handle when another will replace it."""
+    if stays and parameter.element_size() <= itemsize:
         ledger.register(parameter, category)
         return None
     return ledger.allocate(parameter.numel() * itemsize, _CAST, _STAGED)
 
 
 def _upcast_all(
-    ledger: Ledger, parameters: dict[str, torch.Tensor], staged: dict[str, int | None], category: str
+    ledger: Ledger, parameters: dict[str, torch.Tensor], staged: Mapping[str, int | None], category: str
 ) -> None:
     """Replace staged tensors by the final ones; both are alive for a moment (peft/utils/other.py)."""
     for name, parameter in parameters.items():

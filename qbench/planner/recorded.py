@@ -22,9 +22,10 @@ from qbench.planner.few_layers import Shallow, shallow
 from qbench.planner.hardware import library_buffers
 from qbench.planner.loading import record_loading
 from qbench.scenario.schema import Device, Point
+from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.optimizer import managed_bytes
 from qbench.step.recipe import Context
-from qbench.step.training_step import AUTOCAST_DTYPES, TrainingStep, build_step
+from qbench.step.training_step import TrainingStep, build_step
 from qbench.step.verify import ModelFacts, model_facts
 
 if TYPE_CHECKING:

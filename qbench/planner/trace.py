@@ -22,9 +22,9 @@ from qbench.planner.account import Account, account_of
 from qbench.planner.recorded import Recorded, record_point
 from qbench.scenario.schema import Device, Point
 from qbench.step.data import accumulation_caveats
-from qbench.step.model import base_dtype, load_config, model_caveats
+from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
+from qbench.step.model import load_config, model_caveats
 from qbench.step.recipe import recipe_caveats
-from qbench.step.training_step import AUTOCAST_DTYPES
 from qbench.step.verify import ModelFacts
 
 if TYPE_CHECKING:
@@ -96,10 +96,12 @@ def record_account(
 def _check_card(point: Point, card: Card) -> None:
     """Raise StepError where a card has no kernel for the loss of trl (trl/kernels/chunked_logprob.py)."""
     autocast = AUTOCAST_DTYPES.get(point.train.autocast)
-    if point.train.recipe == "trl" and not adds_up_in_fp32(card, autocast or base_dtype(point.precision)):
+    if point.choices.loss_type == "chunked" and not adds_up_in_fp32(
+        card, autocast or base_dtype(point.precision)
+    ):
         raise StepError(
             f"{point.label}: trl's loss adds products of bf16 up in fp32, which cuBLAS refuses below compute "
-            "capability 8.0; choose autocast fp16 or recipe trainer"
+            "capability 8.0; choose autocast fp16 or loss_type full_logits"
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 from qbench.records.parts import FitShortage, FitValues, FitVerdict, TimeParts
+from qbench.scenario.importers.keys import Effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Fit:
     """Largest sum of live tensors with the card's own kernels, in bytes, were its memory unlimited."""
     peak_reserved_bytes: int | None = None
     """Largest memory held by the allocator with these kernels, in bytes, were the memory unlimited."""
+    unmodelled: list[str] | None = None
+    """Settings that leave the verdict unknown: they move memory and are not in the plan."""
     usd_per_hour: float | None = None
     """Cheapest price of one card on demand in the catalog, in USD an hour."""
     price_from: str | None = None
@@ -59,6 +62,18 @@ class Fit:
 
 
 _NAMES = tuple(field.name for field in fields(Fit))
+
+
+def with_unmodelled(fit: Fit, effects: Mapping[str, Effect]) -> Fit:
+    """Return a fit that claims no more than was planned: settings left out may turn its verdict over.
+
+    What needs more memory cannot make a step fit, and what needs less cannot make it fail.
+    """
+    harmless = "more" if fit.verdict == "does not fit" else "less"
+    turning = sorted(key for key, effect in effects.items() if effect != harmless)
+    if not turning or fit.verdict == "unknown":
+        return fit
+    return replace(fit, fits=False, verdict="unknown", unmodelled=turning)
 
 
 def fits_of(rows: Iterable[FitValues] | None) -> tuple[Fit, ...]:

@@ -107,6 +107,7 @@ class FitValues(TypedDict):
     error: NotRequired[Words | None]
     peak_allocated_bytes: NotRequired[Whole | None]
     peak_reserved_bytes: NotRequired[Whole | None]
+    unmodelled: NotRequired[list[Words] | None]
     usd_per_hour: NotRequired[Real | None]
     price_from: NotRequired[Words | None]
     step_time_s: NotRequired[Real | None]
@@ -205,6 +206,8 @@ class Detail(TypedDict, total=False):
 
     # Of both.
     caveats: list[Words] | None
+    unmodelled: list[Words] | None
+    """Settings of the source that move memory and are not in the number."""
     error: Words | None
     accepted: Words | None
     """Why a baseline file holds the record."""

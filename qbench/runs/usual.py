@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qbench.catalog.models import has_experts
+from qbench.catalog.models import has_experts, precision_of_checkpoint
 
 AUTOCAST_OF_TRL = "bf16"
 """trl/trainer/sft_config.py: bf16 is True unless fp16 is set."""
@@ -20,7 +20,7 @@ def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by field name with those that follow from them for a model.
 
     SFTTrainer runs under autocast, and peft refuses dropout on stacked experts
-    (peft/tuners/lora/layer.py, `ParamWrapper`).
+    (peft/tuners/lora/layer.py, `ParamWrapper`). A checkpoint that bitsandbytes quantized is loaded so.
     """
     follows: dict[str, Any] = {}
     if given.get("recipe") == "trl":
@@ -31,4 +31,6 @@ def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
         and has_experts(model)
     ):
         follows["lora_dropout"] = 0
+    if "precision" not in given and (stored := precision_of_checkpoint(model)):
+        follows["precision"] = stored
     return follows | dict(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -10,16 +11,33 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from qbench.files import content_digest
+from qbench.scenario.recipes import (
+    RECIPES,
+    AdapterDtype,
+    CheckpointImpl,
+    Choices,
+    Loss,
+    Recipe,
+    Upcast,
+)
 from qbench.units import has_control
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
 Optimizer = Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 Autocast = Literal["none", "bf16", "fp16"]
-Recipe = Literal["plain", "peft", "trainer", "trl"]
 Weights = Literal["random", "pretrained"]
 Method = Literal["lora", "qlora", "full"]
 Device = Literal["cuda", "cpu"]
@@ -49,6 +67,9 @@ MOST_TOKENS = 2**26
 than 2^63, above which torch cannot count them."""
 
 MOST_STEPS = 1_000_000
+
+LATER = ("loss_type", "upcast", "adapter_dtype", "checkpoint_impl")
+"""Settings that came after the first records; auto is not written, so that points keep their ids."""
 
 Rank = Annotated[int, Field(ge=1, le=2**16, strict=True)]
 Tokens = Annotated[int, Field(ge=1, le=2**24, strict=True)]
@@ -105,6 +126,25 @@ class TrainSettings(Strict):
     recipe: Recipe = Field(
         default="peft", description="How the model is prepared and who keeps its outputs alive."
     )
+    loss_type: Literal["auto", Loss] = Field(
+        default="auto", description="How the loss is computed; auto is the recipe's."
+    )
+    upcast: Literal["auto", Upcast] = Field(
+        default="auto",
+        description="Whose preparation unquantized weights go through; auto is the recipe's.",
+    )
+    adapter_dtype: Literal["auto", AdapterDtype] = Field(
+        default="auto", description="dtype of adapters on a quantized base; auto is the recipe's."
+    )
+    checkpoint_impl: Literal["auto", CheckpointImpl] = Field(
+        default="auto",
+        description="Form of gradient checkpointing, as torch.distributed names it; auto is the recipe's.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = values_of(self)
+        return {key: value for key, value in values.items() if key not in LATER or value != "auto"}
 
 
 class PointSettings(Strict):
@@ -153,6 +193,12 @@ class Point(PointSettings):
         if self.lora is None:
             return "full"
         return "qlora" if self.precision in QUANTIZED_PRECISIONS else "lora"
+
+    @property
+    def choices(self) -> Choices:
+        """What the recipe decides where its settings say nothing, and the settings where they say it."""
+        said = {name: getattr(self.train, name) for name in LATER if getattr(self.train, name) != "auto"}
+        return dataclasses.replace(RECIPES[self.train.recipe], **said)
 
     @property
     def tokens_per_step(self) -> int:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from qbench.errors import KeyPath, Problem, ScenarioError, nearest
-from qbench.scenario.schema import Point
+from qbench.scenario.schema import LATER, Point
 from qbench.units import plain_text
 
 
@@ -50,6 +50,9 @@ _OPTIMIZERS = {
     "adamw_bnb_8bit": "adamw_8bit",
     "paged_adamw": "paged_adamw_32bit",
 }
+_LOSSES = {"cce": "cut_cross_entropy", "fused": "chunked"}
+_RECIPES = {"sft": "trl", "sfttrainer": "trl", "llamafactory": "llama-factory"}
+_FORMS = {"re_entrant": "reentrant", "non_reentrant": "no_reentrant", "nonreentrant": "no_reentrant"}
 _ATTENTION = dict.fromkeys(("flash", "fa2", "flash_attn", "flash_attention"), "flash_attention_2")
 
 _NAMES = {
@@ -78,7 +81,13 @@ _NAMES = {
         "Attention", "attn", flag="attn", also=("attention",), page=True, meant=_ATTENTION
     ),
     "autocast": Names("Autocast", flag="autocast", page=True, meant=_DTYPES),
-    "recipe": Names("Recipe", flag="recipe", page=True, meant={"sft": "trl", "sfttrainer": "trl"}),
+    "recipe": Names("Recipe", flag="recipe", page=True, meant=_RECIPES),
+    "loss_type": Names("Loss", flag="loss_type", also=("loss",), meant=_LOSSES),
+    "upcast": Names("Upcast", flag="upcast", meant={"fp32": "peft", "float32": "peft"}),
+    "adapter_dtype": Names("Adapter dtype", flag="adapter_dtype", meant=_DTYPES),
+    "checkpoint_impl": Names(
+        "Checkpointing form", "", "", "checkpoint_impl", ("use_reentrant",), meant=_FORMS
+    ),
 }
 
 
@@ -311,6 +320,7 @@ def from_text(row: Setting, text: str) -> Any:
 def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
+    flat = {f"train.{name}": "auto" for name in LATER} | flat
     return {name: flat.get(row.path) for name, row in SETTINGS.items()}
 
 

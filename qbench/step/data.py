@@ -34,7 +34,7 @@ Batch = dict[str, torch.Tensor]
 
 def batches_held(point: Point) -> int:
     """Return how many batches are in memory at a time: Trainer fetches all of an update in advance."""
-    return point.train.gradient_accumulation_steps if follows_trainer(point.train.recipe) else 1
+    return point.train.gradient_accumulation_steps if follows_trainer(point) else 1
 
 
 def passes_run(point: Point, device: torch.device) -> int:

@@ -1,7 +1,8 @@
-"""The loss of TRL's SFTTrainer: log-probabilities of the labels, never all logits at once.
+"""Losses that never have all logits at once: the head becomes a part of the model's forward.
 
-Followed is trl 1.16, trainer/utils.py, `add_fused_lm_head`: the head becomes a part of the model's forward.
-On a GPU trl's own kernels run; elsewhere, and in a plan, `TiledScores` does.
+chunked is that of TRL's SFTTrainer: log-probabilities of the labels (trl 1.16, trainer/utils.py,
+`add_fused_lm_head`). On a GPU trl's own kernels run; elsewhere, and in a plan, `TiledScores` does. liger and
+cut_cross_entropy stand in step/fused_losses.py.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ import torch
 from transformers.utils import ModelOutput
 
 from qbench.errors import StepError
+from qbench.step.fused_losses import IGNORED, cut_cross_entropy, liger_loss
 from qbench.step.tiled_scores import TILE_WORDS, Logits, TiledScores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-IGNORED = -100
-"""Label that no loss is computed for."""
+
+@dataclass
+class LossOutput(ModelOutput):
+    """A loss, and the cache of keys and values that the backbone returned, if any."""
+
+    loss: torch.Tensor | None = None
+    cache: Any = None
 
 
 @dataclass
@@ -37,16 +44,41 @@ class FusedOutput(ModelOutput):
     aux_loss: torch.Tensor | None = None
 
 
-def fuse_head(model: PreTrainedModel, kernels: str, on_loss: Callable[[], None]) -> None:
-    """Let the model's forward return a FusedOutput, with the kernels of `kernels` (cuda or cpu).
+def fuse_head(model: PreTrainedModel, loss: str, kernels: str, on_loss: Callable[[], None]) -> None:
+    """Let the model's forward compute a loss that has no logits, with the kernels of `kernels` (cuda or cpu).
 
     `on_loss` is called where the backbone has returned and the head begins.
     """
+    if loss == "chunked":
+        model.forward = MethodType(_chunked(model, kernels, on_loss), model)
+        return
+    text = model.config.get_text_config()
+    logits = _logits(text)
+    loss_of = liger_loss if loss == "liger" else cut_cross_entropy
+
+    def forward(
+        self: Any, *args: Any, labels: torch.Tensor, num_items_in_batch: Any = None, **kwargs: Any
+    ) -> LossOutput:
+        backbone = self.base_model(*args, **kwargs)
+        on_loss()
+        hidden = backbone.last_hidden_state
+        found: Any = loss_of(
+            hidden, self.get_output_embeddings(), labels, num_items_in_batch, kernels, logits
+        )
+        # Its name in transformers before 5.24 is past_key_values.
+        cache = backbone.get("cache") if "cache" in backbone else backbone.get("past_key_values")
+        return LossOutput(loss=found, cache=cache)
+
+    model.forward = MethodType(forward, model)
+
+
+def _chunked(model: PreTrainedModel, kernels: str, on_loss: Callable[[], None]) -> Callable[..., FusedOutput]:
+    """Return the forward that trl gives a model, which returns a FusedOutput."""
     text = model.config.get_text_config()
     # `SFTTrainer.__init__`: experts that can report their routing train under a loss that balances them.
     if getattr(text, "router_aux_loss_coef", None) is not None:
         text.output_router_logits = text.router_aux_loss_coef != 0 and hasattr(text, "output_router_logits")
-    logits = Logits(scale=_logit_scale(text), softcap=getattr(text, "final_logit_softcapping", None))
+    logits = _logits(text)
 
     def forward(self: Any, *args: Any, labels: torch.Tensor, **kwargs: Any) -> FusedOutput:
         wants_router = getattr(text, "output_router_logits", False)
@@ -59,7 +91,11 @@ def fuse_head(model: PreTrainedModel, kernels: str, on_loss: Callable[[], None])
             output["loss"] = output["loss"] + text.router_aux_loss_coef * output["aux_loss"]
         return output
 
-    model.forward = MethodType(forward, model)
+    return forward
+
+
+def _logits(text: Any) -> Logits:
+    return Logits(scale=_logit_scale(text), softcap=getattr(text, "final_logit_softcapping", None))
 
 
 def _logit_scale(text: Any) -> float:

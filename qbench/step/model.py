@@ -14,20 +14,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from qbench.catalog.hub import hub_config
-from qbench.catalog.models import ModelSource, resolve_model
+from qbench.catalog.models import ModelSource, resolve_model, stored_precision
 from qbench.errors import StepError, first_line, shown
 from qbench.scenario.schema import Point
+from qbench.step.dtypes import base_dtype
 from qbench.step.gguf import checkpoint_folder, gguf_file
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
 from qbench.step.recipe import keeps_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 MOST_LAYERS = 512
 """The deepest models that exist have some 200."""
@@ -48,11 +47,6 @@ WITH_POSITION_TABLE = frozenset({
 })
 # fmt: on
 """Causal model types of transformers 5.24 that fail beyond max_position_embeddings: each was tried."""
-
-
-def base_dtype(precision: str) -> torch.dtype:
-    """Return the dtype of unquantized weights: the precision itself, bf16 beside a quantized base."""
-    return DTYPES.get(precision, torch.bfloat16)
 
 
 def load_config(point: Point, source: ModelSource | None = None) -> PretrainedConfig:
@@ -78,6 +72,11 @@ def _read_config(source: ModelSource) -> Any:
         _check_numbers(source.config, source.name)
         model_type = source.config["model_type"]
         if model_type not in CONFIG_MAPPING:
+            if source.config.get("auto_map"):
+                raise StepError(
+                    f"{source.name} needs code from its repository (auto_map of its config.json), which "
+                    "qbench never runs; use a model whose type the installed transformers knows"
+                )
             raise StepError(
                 f"model type {model_type!r} of {source.name} is not in the installed transformers; upgrade it"
             )
@@ -198,7 +197,8 @@ def _set_quantization_aside(config: PretrainedConfig, point: Point) -> None:
 
     Raises StepError when the point wants these weights in another form.
     """
-    stored = _stored_precision(getattr(config, "quantization_config", None))
+    settings: Any = getattr(config, "quantization_config", None)
+    stored = stored_precision(settings.to_dict() if hasattr(settings, "to_dict") else settings)
     if stored is None:
         return
     if point.weights == "pretrained" and stored != point.precision:
@@ -208,19 +208,6 @@ def _set_quantization_aside(config: PretrainedConfig, point: Point) -> None:
         )
     del config.quantization_config
     config.stored_precision = stored
-
-
-def _stored_precision(settings: Any) -> str | None:
-    """Return a checkpoint's quantization in the words of `precision` where it has some, else its method."""
-    if settings is None:
-        return None
-    given: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
-    if given.get("load_in_8bit"):
-        return "int8"
-    if given.get("load_in_4bit"):
-        double = "-dq" if given.get("bnb_4bit_use_double_quant") else ""
-        return f"{given.get('bnb_4bit_quant_type', 'fp4')}{double}"
-    return str(given.get("quant_method", "an unnamed method"))
 
 
 def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
@@ -286,9 +273,16 @@ def _from_config(point: Point, config: PretrainedConfig) -> Any:
         raise
     except Exception as error:
         # What a config holds decides where the model's code fails, and with which error.
+        attention = point.train.attn_implementation
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise StepError(
+                f"{point.model} is no text model to transformers ({type(config).__name__}); models that take "
+                "images or sound are planned only where transformers has a text model for them"
+            ) from error
+        hint = "" if attention == "auto" else "; choose another with --attn, for example sdpa or auto"
         raise StepError(
-            f"transformers cannot build {point.model} with attn_implementation "
-            f"{point.train.attn_implementation}: {first_line(error)}"
+            f"transformers cannot build {point.model} with attn_implementation {attention}: "
+            f"{first_line(error)}{hint}"
         ) from error
 
 

@@ -13,7 +13,7 @@ import torch
 from qbench.catalog.models import find_model
 from qbench.errors import CatalogError
 from qbench.scenario.schema import LoraSettings, Optimizer, Point, Precision, TrainSettings
-from qbench.step.model import DTYPES
+from qbench.step.dtypes import DTYPES
 from qbench.step.quantize import is_quantized_weight
 
 _OPTIMIZERS = {

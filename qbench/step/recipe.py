@@ -1,27 +1,31 @@
-"""How each recipe prepares the model, and who keeps its outputs alive.
+"""What a step does to the model before training, and who keeps its outputs alive, by the point's choices.
 
-plain    a hand-written loop over the model as loaded; the outputs stay alive through backward
-peft     the same after peft's `prepare_model_for_kbit_training` where the base is quantized: every
-         unquantized parameter becomes fp32 (peft/utils/other.py)
-trainer  as peft, under transformers' Trainer, whose `compute_loss` drops the outputs before backward
-trl      TRL's SFTTrainer: no upcast, bf16 adapters on a quantized base, a loss that never has all logits
+`Point.choices` holds them: the recipe's row in `scenario/recipes.py`, and the settings that say otherwise.
 
-The last two share Trainer's loop (step/trainer_loop.py): gradients are clipped before each update, and its
-`loss_of` takes the recipe's loss. The others take the model's own, in step/training_step.py.
+loop             by_hand: the outputs stay alive through backward; trainer: `compute_loss` of transformers'
+                 Trainer drops them, and gradients are clipped before each update (step/trainer_loop.py)
+upcast           peft: `prepare_model_for_kbit_training` makes every unquantized parameter fp32; axolotl:
+                 that, and norms, embeddings and head come back to the base's dtype; none: they stay as loaded
+adapter_dtype    what adapters on a quantized base become; on any other base they stay fp32, as peft made them
+checkpoint_impl  the form of torch.utils.checkpoint
+loss_type        full_logits is the model's own; all others never have all logits at once (step/fused_head.py)
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import prepare_model_for_kbit_training
+from torch.utils.checkpoint import checkpoint
 
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
+from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,13 +36,20 @@ Context = Callable[[], contextlib.AbstractContextManager[Any]]
 TRL_VERSION = "1.16"
 """The version whose source recipe trl follows; another one may lay out its loss differently."""
 
-CHECKPOINTING: dict[str, Any] = {"use_reentrant": False}
-"""What transformers 5 and torch recommend; the re-entrant form keeps other tensors alive."""
+_EMBEDDINGS = {
+    "gpt_neox": ("embed_in", "embed_out"),
+    "falcon": ("word_embeddings", "lm_head"),
+    "nemotron_h": ("embeddings", "lm_head"),
+}
+"""Embeddings and head by model type; embed_tokens and lm_head elsewhere.
+
+Source: axolotl 067b021, loaders/utils.py, `get_linear_embedding_layers`.
+"""
 
 
-def keeps_outputs(recipe: str) -> bool:
+def keeps_outputs(point: Point) -> bool:
     """Say whether the caller still holds the model's outputs, logits among them, during backward."""
-    return recipe in ("plain", "peft")
+    return point.choices.loop == "by_hand"
 
 
 def keeps_cache(point: Point) -> bool:
@@ -47,12 +58,12 @@ def keeps_cache(point: Point) -> bool:
     Checkpointing switches that off (modeling_layers.py, `GradientCheckpointingLayer`), and so does Trainer,
     whose `TrainingArguments.use_cache` is False; a hand-written loop leaves it on.
     """
-    return keeps_outputs(point.train.recipe) and not point.train.gradient_checkpointing
+    return keeps_outputs(point) and not point.train.gradient_checkpointing
 
 
-def follows_trainer(recipe: str) -> bool:
+def follows_trainer(point: Point) -> bool:
     """Say whether transformers' Trainer runs the loop."""
-    return recipe in ("trainer", "trl")
+    return point.choices.loop == "trainer"
 
 
 def converts_outputs(point: Point) -> bool:
@@ -61,12 +72,29 @@ def converts_outputs(point: Point) -> bool:
     Source: accelerate/accelerator.py, `prepare_model`: forward is wrapped in autocast and
     `convert_outputs_to_fp32`.
     """
-    return follows_trainer(point.train.recipe) and point.train.autocast != "none"
+    return follows_trainer(point) and point.train.autocast != "none"
 
 
 def prepares_for_kbit(point: Point) -> bool:
     """Say whether peft's `prepare_model_for_kbit_training` runs over the base model."""
-    return point.method == "qlora" and point.train.recipe in ("peft", "trainer")
+    return point.method == "qlora" and point.choices.upcast != "none"
+
+
+def returns_to_base_dtype(model: torch.nn.Module, point: Point) -> set[str]:
+    """Return the modules that go to fp32 and come back before training: norms, embeddings and head.
+
+    Source: axolotl 067b021, loaders/model.py, `_convert_embedding_modules_dtype`; its patterns are parts of
+    names, so a norm within a larger name counts.
+    """
+    if point.choices.upcast != "axolotl" or point.lora is None:
+        return set()
+    model_type = str(getattr(getattr(model, "config", None), "model_type", ""))
+    parts = _EMBEDDINGS.get(model_type, ("embed_tokens", "lm_head"))
+    return {
+        name
+        for name, module in model.named_modules()
+        if "norm" in name or (hasattr(module, "weight") and any(part in name for part in parts))
+    }
 
 
 def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None = None) -> PreTrainedModel:
@@ -79,13 +107,22 @@ def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     elif point.method != "full":
         model.requires_grad_(False)
+    for name in returns_to_base_dtype(model, point):
+        model.get_submodule(name).to(base_dtype(point.precision))
     if point.train.gradient_checkpointing:
-        _enable_checkpointing(model, autocast)
+        _enable_checkpointing(model, point, autocast)
     return model
 
 
-def _enable_checkpointing(model: PreTrainedModel, autocast: Context | None) -> None:
-    settings = dict(CHECKPOINTING)
+def _enable_checkpointing(model: PreTrainedModel, point: Point, autocast: Context | None) -> None:
+    is_reentrant = point.choices.checkpoint_impl == "reentrant"
+    if is_reentrant and point.method != "full":
+        # Without an input that needs a gradient this form has no backward (peft/utils/other.py).
+        model.enable_input_require_grads()
+    if is_reentrant and autocast is not None:
+        model._set_gradient_checkpointing(True, functools.partial(_reentrant_on_meta, autocast))
+        return
+    settings: dict[str, Any] = {"use_reentrant": is_reentrant}
     if autocast is not None:
         settings["context_fn"] = lambda: (contextlib.nullcontext(), autocast())
     with warnings.catch_warnings():
@@ -94,41 +131,57 @@ def _enable_checkpointing(model: PreTrainedModel, autocast: Context | None) -> N
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
-def finish_adapters(model: PeftModel, point: Point) -> None:
-    """Cast the adapters as the recipe does once they exist.
+def _reentrant_on_meta(autocast: Context, function: Callable[..., Any], *args: Any) -> Any:
+    """Checkpoint a layer in the re-entrant form, recomputed under the autocast of meta."""
 
-    Source of trl's cast: trl/trainer/sft_trainer.py, `SFTTrainer.__init__`: what trains on a quantized base
-    becomes bf16, but for DoRA's magnitudes. On any other base adapters stay as peft made them, in fp32.
+    def run(*inputs: Any) -> Any:
+        # The first pass, without gradients, is within the step's own autocast.
+        with autocast() if torch.is_grad_enabled() else contextlib.nullcontext():
+            return function(*inputs)
+
+    return checkpoint(run, *args, use_reentrant=True)
+
+
+def finish_adapters(model: PeftModel, point: Point) -> None:
+    """Cast the adapters on a quantized base once they exist, but for DoRA's magnitudes.
+
+    Source: trl/trainer/sft_trainer.py, `SFTTrainer.__init__`, for bf16.
     """
-    if point.train.recipe == "trl" and point.method == "qlora":
+    dtype = AUTOCAST_DTYPES.get(point.choices.adapter_dtype)
+    if dtype is not None and point.method == "qlora":
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "lora_magnitude_vector" not in name:
-                parameter.data = parameter.data.to(torch.bfloat16)
+                parameter.data = parameter.data.to(dtype)
 
 
 def check_recipe(model: Any, point: Point) -> None:
-    """Raise StepError where a recipe does not apply: trl's loss reads backbone and head apart."""
-    if point.train.recipe != "trl":
+    """Raise StepError where a loss does not apply: all but full_logits read backbone and head apart."""
+    loss = point.choices.loss_type
+    if loss == "full_logits":
         return
     base = model if point.lora is None else model.get_base_model()
     if base.base_model is base:
         raise StepError(
-            f"recipe trl does not apply: trl {TRL_VERSION} finds no backbone in {type(base).__name__} "
-            "and fails; choose recipe trainer"
+            f"loss_type {loss} does not apply: there is no backbone apart from the head in "
+            f"{type(base).__name__}; choose loss_type full_logits"
         )
     if hasattr(base.get_output_embeddings(), "lora_A"):
         raise StepError(
-            "recipe trl takes no adapter on the output head, which its loss would pass over; "
-            "leave the head out of target_modules, or choose recipe trainer"
+            f"loss_type {loss} takes no adapter on the output head, which it would pass over; "
+            "leave the head out of target_modules, or choose loss_type full_logits"
         )
 
 
 def recipe_caveats(point: Point) -> Iterator[str]:
     """Yield where a point departs from what its recipe does by default, and what is left out."""
-    train = point.train
+    train, choices = point.train, point.choices
     if train.recipe == "trl":
         yield f"recipe trl follows trl {TRL_VERSION}: its own loss in tiles, without the logits"
         if train.autocast == "none":
             yield "SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"
-    if follows_trainer(train.recipe) and train.autocast == "fp16":
+    if train.recipe in ("axolotl", "llama-factory"):
+        yield f"recipe {train.recipe} follows {choices.source.partition(',')[0]}"
+        if train.autocast == "none":
+            yield f"{train.recipe} trains under autocast where bf16 or fp16 is on (--autocast bf16)"
+    if follows_trainer(point) and train.autocast == "fp16":
         yield "the gradient scaler of fp16 autocast, some scalars, is left out"

@@ -39,9 +39,9 @@ class TrainerLoop:
             counted: Any = sum(batch["labels"][..., 1:].ne(-100).sum() for batch in batches)
             self.num_items = counted / 1
 
-    def loss_kwargs(self, recipe: str) -> dict[str, torch.Tensor]:
+    def loss_kwargs(self, loss: str) -> dict[str, torch.Tensor]:
         """Return what Trainer hands to the model beside the batch; SFTTrainer divides by itself."""
-        if self.num_items is None or recipe == "trl":
+        if self.num_items is None or loss == "chunked":
             return {}
         return {"num_items_in_batch": self.num_items}
 

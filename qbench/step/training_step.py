@@ -12,6 +12,7 @@ from accelerate.utils import convert_to_fp32
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, passes_run
+from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.fused_head import fuse_head
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import (
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 PHASES = ("forward", "loss", "backward", "optimizer")
 """Phases of one step in order; `loss` starts where the output head does, so logits belong to it."""
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _ignore_phase(phase: str) -> None:
@@ -84,11 +83,11 @@ class TrainingStep:
         head = model.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(self._enter_loss)
-        if follows_trainer(point.train.recipe):
-            base = model.get_base_model() if point.lora is not None else model
+        base = model.get_base_model() if point.lora is not None else model
+        if follows_trainer(point):
             self._loop = TrainerLoop(base, batches[0]["input_ids"].device)
-            if point.train.recipe == "trl":
-                fuse_head(base, kernels, lambda: self.on_phase("loss"))
+        if point.choices.loss_type != "full_logits":
+            fuse_head(base, point.choices.loss_type, kernels, lambda: self.on_phase("loss"))
 
     def _enter_loss(self, *_: Any) -> None:
         self.on_phase("loss")
@@ -193,7 +192,7 @@ class TrainingStep:
     def _outputs_for_trainer(self, batch: Batch, loop: TrainerLoop) -> Any:
         """Return outputs that nobody else holds, so that they are gone before backward."""
         with self._autocast():
-            outputs = self.model(**batch, **loop.loss_kwargs(self.point.train.recipe))
+            outputs = self.model(**batch, **loop.loss_kwargs(self.point.choices.loss_type))
         return convert_to_fp32(outputs) if converts_outputs(self.point) else outputs
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -284,11 +283,11 @@ def build_step(
     check_recipe(model, point)
     kernels = kernels or device
     optimizer = make_optimizer(point.train.optim, _optimized(model, point), kernels)
-    if point.lora is None and follows_trainer(point.train.recipe):
+    if point.lora is None and follows_trainer(point):
         keep_embeddings_in_32_bit(optimizer, model)
     batches = make_batches(point, config, target)
     return TrainingStep(point, model, optimizer, batches, facts, kernels, meta_autocast)
 
 
 def _optimized(model: Any, point: Point) -> Iterable[Any]:
-    return trainer_groups(model) if follows_trainer(point.train.recipe) else model.parameters()
+    return trainer_groups(model) if follows_trainer(point) else model.parameters()

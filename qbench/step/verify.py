@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from qbench.errors import StepError
 from qbench.records.parts import Built, Skipped
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
-from qbench.step.model import base_dtype
+from qbench.step.dtypes import base_dtype
 from qbench.step.quantize import is_quantized_weight, quantization_config
 
 SHARE_WORTH_TELLING = 0.005

@@ -27,6 +27,8 @@ def verdict_text(fit: Fit) -> str:
 def reason_text(fit: Fit) -> str:
     """Return why a fit is tight, fails or cannot be judged; empty where nothing more is known."""
     retries = fit.num_alloc_retries
+    if fit.unmodelled:
+        return f"not in the plan, and they move memory: {', '.join(fit.unmodelled)}"
     if fit.verdict == "unknown":
         return fit.error or ""
     if retries:
@@ -48,7 +50,7 @@ def verdict_line(fit: Fit, peak_bytes: float | None) -> str:
     The card's own peak is named where it is not `peak_bytes`.
     """
     if fit.verdict == "unknown":
-        return "has no kernel for this"
+        return f"unknown ({reason_text(fit)})" if fit.unmodelled else "has no kernel for this"
     room, reason = fit.headroom_bytes, reason_text(fit)
     said: str = "fits" if fit.fits else fit.verdict
     if fit.fits and fit.num_alloc_retries:

@@ -113,7 +113,7 @@ def test_plan_refuses(arguments: list[str], words: list[str], capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["no_lm"], ["no_lm", "causal"]),
+        (["no_lm"], ["no_lm", "is no text model"]),
         (["good", "--target-modules", "query,q_proj"], ["query", "q_proj", "down_proj"]),
         (["good", "--attn", "flash_attention_2", "--precision", "fp32"], ["flash", "float32"]),
     ],

@@ -85,20 +85,20 @@ def test_ctrl_c_ends_all_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: 
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
-        assert wait_for(lambda: "measure #1" in log.read_text(), 60), log.read_text()
-        assert not with_worker or wait_for(lambda: worker_is_there(runner.pid), 60)
+        assert wait_for(lambda: "measure #1" in log.read_text(), 300), log.read_text()
+        assert not with_worker or wait_for(lambda: worker_is_there(runner.pid), 300)
         time.sleep(0.5)
         everyone = set(descendants(runner.pid))
         assert worker_is_there(runner.pid) == with_worker
         assert everyone
         os.killpg(runner.pid, signal.SIGINT)
-        assert runner.wait(timeout=60) == 130, log.read_text()
+        assert runner.wait(timeout=300) == 130, log.read_text()
         lines = log.read_text().splitlines()
         assert lines[-1] == LAST_LINE
         assert len(lines) == 4, lines  # The title, the plan and the measurement stand before it.
         assert [record.kind for record in read_records(tmp_path / "run")] == ["plan"]
         # A server that is still importing ends after that, of its own.
-        assert wait_for(lambda: not everyone & set(_running()), 60)
+        assert wait_for(lambda: not everyone & set(_running()), 300)
     finally:
         runner.kill()
         runner.wait()

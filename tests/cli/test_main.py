@@ -160,7 +160,7 @@ def test_scenarios_are_listed_with_their_question(capsys: pytest.CaptureFixture[
 def test_a_reader_that_stops_reading_is_no_error():
     command = f"{sys.executable} -m qbench models | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0
     assert done.stderr == ""
@@ -188,7 +188,7 @@ def loaded_for(*arguments: str) -> set[str]:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

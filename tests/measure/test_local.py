@@ -223,16 +223,16 @@ def start_runner(work: str) -> subprocess.Popen[str]:
 def test_worker_and_fork_server_end_with_a_killed_runner(tmp_path: Path, holding_the_gil: bool):
     pid_file = tmp_path / "pids"
     with start_runner(f"partial(faults.notes_itself, {str(pid_file)!r}, {holding_the_gil})") as runner:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not pid_file.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         pids = [int(pid) for pid in pid_file.read_text().split()]
         assert all(map(is_running, pids))
         runner.send_signal(signal.SIGKILL)
-        assert ended_within(1.0, *pids)
+        assert ended_within(120.0, *pids)
 
 
 def test_a_killed_fork_server_costs_one_point():
     with start_runner("faults.kills_the_fork_server") as runner:
-        out, err = runner.communicate(timeout=60)
+        out, err = runner.communicate(timeout=300)
     assert out.split() == ["crashed", "ok"], err

@@ -14,7 +14,7 @@ from qbench.measure import sampler as sampler_module
 from qbench.measure.sampler import Sampler
 
 MONITORS = "tests.measure.monitors"
-LONG_S = 20.0
+LONG_S = 120.0
 
 
 def test_readings_are_summed_up_and_the_absent_one_stays_absent(

@@ -34,10 +34,10 @@ def planned(folder: Path, precision: str = "bf16", changes: dict[str, Any] | Non
 def test_micro_batches_that_are_not_run_count_as_if_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, train: dict[str, Any]
 ):
-    """12 micro-batches, of which 4 are run, and all 12: the same bytes, and times but for one operator."""
-    few = planned(tmp_path, precision, gradient_accumulation_steps=12, **train).metrics
-    monkeypatch.setattr(data, "MOST_PASSES", 12)
-    full = planned(tmp_path, precision, gradient_accumulation_steps=12, **train).metrics
+    """7 micro-batches, of which 4 are run, and all 7: the same bytes, and times but for one operator."""
+    few = planned(tmp_path, precision, gradient_accumulation_steps=7, **train).metrics
+    monkeypatch.setattr(data, "MOST_PASSES", 7)
+    full = planned(tmp_path, precision, gradient_accumulation_steps=7, **train).metrics
     speeds = ("step_time_s", "tokens_per_s", "cost_usd_per_mtok")
     assert {name: few[name] for name in few if name not in speeds} == {
         name: full[name] for name in full if name not in speeds
@@ -49,16 +49,16 @@ def test_micro_batches_that_are_not_run_count_as_if_they_were(
 def test_what_is_not_run_is_allocated_block_by_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ):
-    """Batches of 16 KiB and losses are small blocks, which share segments of 2 MiB; a large one would not."""
+    """Batches of 128 KiB and losses are small blocks, which share segments of 2 MiB: 20 x 2 take 5 MiB."""
     changes = {"hidden_size": 32, "vocab_size": 64, "num_hidden_layers": 1}
     train = {
         "recipe": recipe,
-        "seq_len": 2048,
+        "seq_len": 16384,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 100,
+        "gradient_accumulation_steps": 20,
     }
     few = planned(tmp_path, changes=changes, **train).metrics
-    monkeypatch.setattr(data, "MOST_PASSES", 100)
+    monkeypatch.setattr(data, "MOST_PASSES", 20)
     full = planned(tmp_path, changes=changes, **train).metrics
     for name in ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "breakdown_bytes"):
         assert few[name] == full[name], name

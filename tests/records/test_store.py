@@ -45,7 +45,7 @@ def started(script: str, folder: Path) -> subprocess.Popen[str]:
 
 def output_of(script: str, folder: Path) -> list[str]:
     process = started(script, folder)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     return output.splitlines()
 
@@ -101,7 +101,7 @@ with open_store(folder) as store:
     with pytest.raises(RecordError, match=f"process {process.pid} is writing there; wait for it"):
         open_store(tmp_path)
     assert run_ids(tmp_path) == ["run-0"]
-    process.communicate("go on\n", timeout=60)
+    process.communicate("go on\n", timeout=300)
     with open_store(tmp_path) as store:
         store.append(record(1))
     assert run_ids(tmp_path) == ["run-0", "run-1"]
@@ -235,7 +235,7 @@ with open_store(folder) as store:
         acknowledged = [int(process.stdout.readline())]
         time.sleep(seed.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
-        acknowledged += [int(line) for line in process.communicate(timeout=60)[0].splitlines()]
+        acknowledged += [int(line) for line in process.communicate(timeout=300)[0].splitlines()]
         with open_store(tmp_path):
             pass
         stored = run_ids(tmp_path)

@@ -70,17 +70,74 @@ def test_checkpointing_is_the_points_choice_alone(
     assert [layer.gradient_checkpointing for layer in model.model.layers] == [checkpointing] * 2
 
 
-def test_checkpointing_is_not_reentrant(tmp_path: Path) -> None:
-    model = build(tmp_path, "bf16", gradient_checkpointing=True)
+@pytest.mark.parametrize(
+    ("settings", "is_reentrant"),
+    [
+        ({"recipe": "peft"}, False),
+        ({"recipe": "axolotl"}, True),
+        ({"recipe": "llama-factory"}, True),
+        ({"recipe": "axolotl", "checkpoint_impl": "no_reentrant"}, False),
+        ({"recipe": "plain", "checkpoint_impl": "reentrant"}, True),
+    ],
+)
+def test_the_form_of_checkpointing_is_the_recipes_unless_given(
+    tmp_path: Path, settings: dict[str, Any], is_reentrant: bool
+) -> None:
+    model = build(tmp_path, "bf16", gradient_checkpointing=True, **settings)
     # A partial of torch.utils.checkpoint.checkpoint.
-    assert model.model.layers[0]._gradient_checkpointing_func.keywords["use_reentrant"] is False
+    assert model.model.layers[0]._gradient_checkpointing_func.keywords["use_reentrant"] is is_reentrant
+
+
+@pytest.mark.parametrize(
+    ("recipe", "biases", "norms"),
+    [
+        ("peft", torch.float32, torch.float32),
+        ("axolotl", torch.float32, torch.bfloat16),
+        ("llama-factory", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_each_recipe_casts_what_is_not_quantized(
+    tmp_path: Path, recipe: str, biases: torch.dtype, norms: torch.dtype
+) -> None:
+    # Qwen2's products have biases; axolotl takes back norms, embeddings and head alone.
+    model = build(tmp_path, "nf4", recipe=recipe)
+    layer = model.model.layers[0]
+    assert layer.self_attn.q_proj.bias.dtype == biases
+    for weight in (layer.input_layernorm.weight, model.model.embed_tokens.weight, model.lm_head.weight):
+        assert weight.dtype == norms
+
+
+@pytest.mark.parametrize("loss", ["chunked", "liger", "cut_cross_entropy"])
+def test_losses_without_logits_give_the_same_gradients(tmp_path: Path, loss: str) -> None:
+    def gradients(loss: str) -> tuple[float, torch.Tensor]:
+        point = tiny_point(
+            write_tiny_model(tmp_path, FAMILIES["qwen2"]),
+            "fp32",
+            {"lora_dropout": 0.0},
+            recipe="trainer",
+            loss_type=loss,
+        )
+        step = build_step(point, "cpu")
+        found: list[torch.Tensor] = []
+
+        def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            found.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
+
+        step.optimizer.register_step_pre_hook(note)
+        value = step.run().item()
+        return value, torch.cat([each.flatten() for each in found])
+
+    value, gradient = gradients(loss)
+    expected, of_logits = gradients("full_logits")
+    assert value == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(gradient, of_logits, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("recipe", "kept"), [("plain", True), ("peft", True), ("trainer", False), ("trl", False)]
 )
 def test_hand_written_loops_keep_their_outputs(recipe: str, kept: bool) -> None:
-    assert keeps_outputs(recipe) is kept
+    assert keeps_outputs(tiny_point("any", recipe=recipe)) is kept
 
 
 def test_trl_makes_adapters_bf16_on_a_quantized_base_alone(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page with")
 
+# A machine under load takes its time; only a page that hangs reaches this.
+PATIENCE_S = 300
 HOSTILE = "<b onclick=alert(1)>'\"\u202e"
 SMALL = "model=HuggingFaceTB/SmolLM2-135M&seq=256"
 
@@ -52,7 +54,7 @@ def page(browser):
     """A page of its own; whatever it writes to the console fails the test, and so does a foreign request."""
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     opened = context.new_page()
-    opened.set_default_timeout(180_000)
+    opened.set_default_timeout(PATIENCE_S * 1000)
     said, asked = [], []
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
@@ -76,7 +78,7 @@ def answered(page) -> None:
 
 def until(page, condition: str) -> None:
     """Wait for a condition in JavaScript; the page's policy forbids what playwright would do for it."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE_S
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, condition
         time.sleep(0.02)
@@ -261,7 +263,7 @@ def test_axe_finds_no_serious_fault(browser, served, tmp_path: Path, scheme: str
     report = tmp_path / "report.html"
     report.write_text(render_html(sample_run(), "Sample"), encoding="utf-8")
     opened = browser.new_page(color_scheme=scheme)
-    opened.set_default_timeout(180_000)
+    opened.set_default_timeout(PATIENCE_S * 1000)
     opened.goto(f"{served[1]}?{SMALL}&pin=seq%3D128")
     answered(opened)
     opened.locator("#overview h2").scroll_into_view_if_needed()

@@ -1,7 +1,7 @@
 """axolotl's YAML as settings of a scenario.
 
-Source: axolotl/loaders/model.py and utils/schemas/config.py: 4-bit loading is nf4 with double quantization;
-training goes through transformers' Trainer under autocast.
+Source: axolotl/loaders/model.py and utils/schemas/config.py: 4-bit loading is nf4 with double quantization
+unless bnb_config_kwargs says otherwise; training goes through transformers' Trainer under autocast.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ from typing import Any
 
 from qbench.scenario.importers.reader import ATTENTION, Reader
 
-_UPCAST = (
-    "axolotl casts norms and embeddings of a quantized model back to 16 bit; recipe trainer keeps them in "
-    "fp32, so the plan is an upper bound"
+_CUT_CROSS_ENTROPY = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+_LIGER = "axolotl.integrations.liger.LigerPlugin"
+_LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+_LIGER_KERNELS = (
+    "liger_rope",
+    "liger_rms_norm",
+    "liger_layer_norm",
+    "liger_glu_activation",
+    "liger_swiglu",
+    "liger_cross_entropy",
 )
 
 
@@ -27,8 +34,9 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
         "lora": _lora(reader, model),
         "train": _train(reader) | {"autocast": autocast},
     }
-    if precision in ("nf4-dq", "int8"):
-        reader.tell(_UPCAST)
+    _leave_out_kernels(reader, precision)
+    if (rl := reader.get("rl")) is not None:
+        reader.leave_out("rl", "more", f"{rl} runs other passes than training on text; planned as sft")
     if not reader.is_on("sample_packing"):
         reader.tell(
             "sample_packing is off: batches are as long as their longest sequence; the plan assumes full ones"
@@ -49,10 +57,56 @@ def _precision(reader: Reader) -> tuple[str, str]:
     if not (pure_bf16 or pure_fp16):
         autocast = "bf16" if bf16 else "fp16" if fp16 else "none"
     if in_4bit:
-        return "nf4-dq", autocast
+        return _in_4bit(reader), autocast
     if in_8bit:
         return "int8", autocast
     return "bf16" if bf16 or pure_bf16 else "fp16" if fp16 or pure_fp16 else "fp32", autocast
+
+
+def _in_4bit(reader: Reader) -> str:
+    """Return the 4-bit precision: nf4 with double quantization, over which bnb_config_kwargs are laid.
+
+    Source: loaders/model.py, `_set_quantization_config`.
+    """
+    given = reader.nested("bnb_config_kwargs")
+    known = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype", "load_in_4bit")
+    reader.leave_out_others("bnb_config_kwargs", given, known)
+    kind = str(given.get("bnb_4bit_quant_type", "nf4"))
+    if kind not in ("nf4", "fp4"):
+        reader.refuse("bnb_config_kwargs", f"given bnb_4bit_quant_type {kind!r}; allowed: nf4, fp4")
+        kind = "nf4"
+    return f"{kind}-dq" if given.get("bnb_4bit_use_double_quant", True) else kind
+
+
+def _leave_out_kernels(reader: Reader, precision: str) -> None:
+    """Add the fused kernels of adapters, which axolotl switches on by itself where the file is silent.
+
+    Source: utils/schemas/config.py, `check_auto_enable_lora_kernels`.
+    """
+    is_on = [name for name in _LORA_KERNELS if reader.is_on(name)]
+    is_silent = all(reader.get(name) is None for name in _LORA_KERNELS)
+    is_left_alone = precision == "int8" or reader.is_on("trust_remote_code") or reader.get("rl")
+    adapted = reader.get("adapter") in ("lora", "qlora")
+    if is_on or (is_silent and adapted and not is_left_alone):
+        how = ", ".join(is_on) if is_on else "lora kernels, which axolotl switches on by itself"
+        reader.leave_out("lora_mlp_kernel", "less", f"{how}: not planned; they keep fewer activations")
+
+
+def _loss(reader: Reader) -> str:
+    """Return the loss of a plugin; each plugin brings keys of its own, which do nothing without it."""
+    plugins = reader.get("plugins", default=[])
+    named = [str(each) for each in plugins] if isinstance(plugins, list) else [str(plugins)]
+    cut = reader.is_on("cut_cross_entropy", default=True) and _CUT_CROSS_ENTROPY in named
+    fused = reader.is_on("liger_fused_linear_cross_entropy") and _LIGER in named
+    kernels = [name for name in _LIGER_KERNELS if reader.is_on(name) and _LIGER in named]
+    if kernels:
+        reader.leave_out(
+            kernels[0], "less", f"{', '.join(kernels)}: not planned; Liger's kernels keep fewer activations"
+        )
+    others = [name for name in named if name not in (_CUT_CROSS_ENTROPY, _LIGER)]
+    if others:
+        reader.leave_out("plugins", "either", f"{', '.join(others)}: not planned")
+    return "cut_cross_entropy" if cut else "liger" if fused else "auto"
 
 
 def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
@@ -98,16 +152,19 @@ def _train(reader: Reader) -> dict[str, Any]:
         "gradient_checkpointing": _checkpointing(reader),
         "optim": reader.optimizer("optimizer", default="adamw_torch"),
         "attn_implementation": _attention(reader),
-        "recipe": "trainer",
+        "recipe": "axolotl",
+        "loss_type": _loss(reader),
+        # utils/config/__init__.py:383: re-entrant, unless it trains by reinforcement.
+        "checkpoint_impl": reader.checkpoint_impl(default="no_reentrant" if reader.get("rl") else "auto"),
     }
 
 
 def _checkpointing(reader: Reader) -> bool:
-    reader.tell_if_reentrant()
     value = reader.get("gradient_checkpointing", default=False)
     # unsloth is a former name of offload.
     if value in ("offload", "offload_disk", "unsloth"):
-        reader.tell(f"gradient_checkpointing: {value} moves activations off the card; planned as kept on it")
+        caveat = f"{value} moves activations off the card; planned as kept on it"
+        reader.leave_out("gradient_checkpointing", "less", caveat)
         return True
     return reader.is_on("gradient_checkpointing")
 

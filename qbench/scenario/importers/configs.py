@@ -41,8 +41,9 @@ _AXOLOTL_UNNAMED = {"sequence_len", "micro_batch_size"}
 """Keys that tell axolotl where its key of the model is misspelt; files of other tools may have them, too."""
 
 _MARKS = (
+    ("axolotl", {"base_model"}),
     ("trainer", OF_SCRIPTS),
-    ("axolotl", {"base_model"} | _AXOLOTL_UNNAMED),
+    ("axolotl", _AXOLOTL_UNNAMED),
     ("llama-factory", {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"}),
     (
         "trl",
@@ -55,11 +56,24 @@ _MARKS = (
             "dataset_mixture",
             "load_in_4bit",
             "lora_r",
+            "model_init_kwargs",
+            "reward_funcs",
+            "num_generations",
+            "max_prompt_length",
         },
     ),
     ("trainer", {"block_size", "train_file", "do_train", "per_device_train_batch_size"}),
 )
 """Keys that tell a format, asked in this order."""
+
+_OTHERS = (
+    ("AutoTrain", {"base_model", "task"}, {"params", "backend", "project_name"}),
+    ("LLaMA-Factory v1", {"model"}, {"model_class", "peft_config", "quant_config", "train_dataset"}),
+    ("ms-swift", {"model"}, {"tuner_type", "train_type", "tuner_backend", "quant_bits", "lora_rank"}),
+    ("peft (adapter_config.json)", {"peft_type"}, {"base_model_name_or_path", "target_modules"}),
+    ("LitGPT", {"checkpoint_dir"}, {"lora_r", "quantize", "precision"}),
+)
+"""Tools whose files are not read, by the keys that all of them have, and of which they have at least one."""
 
 _SCRIPT = (
     "a Python script or notebook is not read; write what its SFTConfig or TrainingArguments says as "
@@ -84,6 +98,11 @@ def import_config(
     if file.suffix in (".py", ".ipynb") and file.exists():
         raise ScenarioError(f"{file}: {_SCRIPT}")
     values = load_mapping(file)
+    if not form and (tool := other_tool(values)):
+        raise ScenarioError(
+            f"{file}: a config of {tool}, which is not read; allowed: {', '.join(FORMATS)}. Give the model "
+            "and its settings as flags instead: qbench plan MODEL --precision nf4-dq --r 16 --seq 2048"
+        )
     form = form or _format_of(file, values)
     if form not in FORMATS:
         close = nearest(form, FORMATS, count=1)
@@ -104,7 +123,7 @@ def import_config(
         raise ScenarioError(
             [*doubts, *(replace(problem, file=str(file)) for problem in error.problems)]
         ) from error
-    return Imported(format=form, settings=settings, caveats=reader.caveats())
+    return Imported(format=form, settings=settings, caveats=reader.caveats(), unmodelled=reader.unmodelled())
 
 
 def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) -> list[Problem]:
@@ -113,12 +132,32 @@ def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) 
     return [Problem(path=(key,), text=text, file=str(file), line=line or None) for line, key, text in placed]
 
 
-def _format_of(file: Path, values: Mapping[str, Any]) -> str:
+def other_tool(values: Mapping[str, Any]) -> str:
+    """Return the name of the tool whose config this is where it is one that is not read; else empty."""
+    if any(isinstance(value, Mapping) and "_component_" in value for value in values.values()):
+        return "torchtune"
+    return next(
+        (name for name, all_of, one_of in _OTHERS if all_of <= values.keys() and one_of & values.keys()), ""
+    )
+
+
+def tool_of(values: Mapping[str, Any]) -> str:
+    """Return the format that the keys of a config show, the name of a tool that is not read, or nothing."""
+    return other_tool(values) or _shown_by(values)
+
+
+def _shown_by(values: Mapping[str, Any]) -> str:
     named_by_others = {"model_name_or_path", "model_name"} & values.keys()
     keys = values.keys() - _AXOLOTL_UNNAMED if named_by_others else values.keys()
     for form, marks in _MARKS:
         if marks & keys:
             return form
+    return ""
+
+
+def _format_of(file: Path, values: Mapping[str, Any]) -> str:
+    if form := _shown_by(values):
+        return form
     known = sorted({mark for _, marks in _MARKS for mark in marks})
     meant = {key: misspelt(key, known) for key in values}
     hints = "".join(f"; {key}: did you mean {mark}?" for key, mark in meant.items() if mark)

@@ -5,6 +5,11 @@ A key that is in neither list is told as unknown. Names that end in * stand for 
 
 from __future__ import annotations
 
+from typing import Literal
+
+Effect = Literal["more", "less", "either"]
+"""What a step needs for a setting that is not in the plan: more memory than planned, less, or either."""
+
 _LEARNING = """
     adam_beta1 adam_beta2 adam_epsilon assistant_only_loss average_tokens_across_devices
     completion_only_loss cosine_min_lr_ratio data_seed early_stopping_patience
@@ -43,26 +48,34 @@ _SAVING = """
 HARMLESS = frozenset((_LEARNING + _DATA + _SAVING).split())
 """Keys that do not change the memory of a training step. (Evaluation is not planned.)"""
 
-_MEMORY = """
-    activation_checkpointing_kwargs activation_offloading additional_target apollo_*
-    auto_find_batch_size badam_* batch_eval_metrics bf16_full_eval
-    bnb_4bit_quant_storage* chunked_cross_entropy context_parallel_size create_new_adapter
-    cut_cross_entropy ddp_bucket_cap_mb deepspeed device_map double_* ema embeddings_skip_upcast
-    enable_liger_kernel expandable_segments expert_parallel_size flash_attn_* flash_optimum
-    flex_attention fp8 fp8_* freeze_* fsdp fsdp_* full_determinism galore_* gptq* gpu_memory_limit image_*
-    include_for_metrics kernels label_smoothing_factor liger_* lisa_* llama4_linearized_experts
-    loftq* lomo* lora_embedding_kernel lora_mlp_kernel lora_modules_to_save lora_o_kernel
-    lora_on_cpu lora_qkv_kernel lora_target_parameters low_bit_* max_memory mixture_of_depths
-    model_init_kwargs model_max_length moe_* neftune_* noisy_embedding_alpha optim_args
-    optim_target_modules optimizer_kwargs padding_free parallelism_config
-    peft_layers_to_transform plugins precompute_* pref_* processor_type qat quantize_* ref_model
-    reference_model relora* resize_token_embeddings_to_32x resize_vocab reward_model rl
-    rope_scaling router_aux_loss_coef sage_attention sequence_parallel_* shift_attn shrink_embeddings
-    sp_attention tensor_parallel_size tokens torch_compile* torch_empty_cache_steps
-    unfrozen_parameters unsloth_* upcast_* use_adam_mini use_apollo use_badam use_cache
-    use_galore use_liger use_liger_kernel use_llama_pro use_muon use_qlora use_unsloth
-    use_unsloth_gc vision_* xformers_attention
+_MORE = """
+    additional_target batch_eval_metrics bf16_full_eval create_new_adapter ema flex_attention
+    freeze_trainable_* freeze_vision_tower image_* include_for_metrics lora_modules_to_save
+    lora_target_parameters
+    max_completion_length max_pixels max_prompt_length model_max_length moe_* modules_to_save
+    neftune_* new_special_tokens noisy_embedding_alpha num_generations pref_* processor_type ref_model
+    reference_model resize_token_embeddings_to_32x resize_vocab reward_funcs reward_model rl
+    router_aux_loss_coef
+    stage tokens trainer_type unfrozen_parameters upcast_* use_vllm vision_* vllm_*
+"""
+_LESS = """
+    activation_checkpointing_kwargs activation_offloading apollo_* badam_* chunked_cross_entropy
+    context_parallel_size cut_cross_entropy deepspeed device_map embeddings_skip_upcast
+    enable_liger_kernel expert_parallel_size flash_attn_* flash_optimum fp8 fp8_* fsdp
+    fsdp_* galore_* gptq* liger_* lisa_* lomo* lora_embedding_kernel lora_mlp_kernel lora_o_kernel lora_on_cpu
+    lora_qkv_kernel low_bit_* max_memory mixture_of_depths padding_free parallelism_config plugins quantize_*
+    sage_attention sequence_parallel_* shift_attn shrink_embeddings sp_attention tensor_parallel_size
+    torch_empty_cache_steps unsloth_* use_adam_mini use_apollo use_badam use_galore use_liger use_liger_kernel
+    use_unsloth use_unsloth_gc xformers_attention
+"""
+_EITHER = """
+    auto_find_batch_size bnb_4bit_quant_storage* bnb_config_kwargs ddp_bucket_cap_mb double_*
+    expandable_segments freeze_* full_determinism gpu_memory_limit kernels label_smoothing_factor
+    llama4_linearized_experts loftq* model_init_kwargs optim_args optim_target_modules optimizer_kwargs
+    peft_layers_to_transform precompute_* qat relora* rope_scaling torch_compile* use_cache use_llama_pro
+    use_muon use_qlora
 """
 
-MEMORY = frozenset(_MEMORY.split())
-"""Keys that move memory in ways that are not planned."""
+MORE, LESS, EITHER = (frozenset(text.split()) for text in (_MORE, _LESS, _EITHER))
+"""Keys that move memory in ways that are not planned: the step needs more than planned, less, or either."""
+MEMORY = MORE | LESS | EITHER

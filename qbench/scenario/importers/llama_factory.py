@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.scenario.importers.reader import REENTRANT, Reader
+from qbench.scenario.importers.reader import Reader
+from qbench.scenario.importers.trl import fused_loss
 
-_NO_UPCAST = (
-    "LLaMA-Factory leaves norms, embeddings and head of a quantized model in 16 bit; recipe trainer has them "
-    "in fp32, so the plan is an upper bound"
-)
 _ATTENTION = {"auto": "auto", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 
 
@@ -23,7 +20,7 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     kind = reader.choice("finetuning_type", allowed=("lora", "full"), default="lora")
     stage = reader.get("stage", default="sft")
     if stage not in ("sft", "pt"):
-        reader.tell(f"stage: {stage} runs other passes than training on text; planned as sft")
+        reader.leave_out("stage", "more", f"{stage} runs other passes than training on text; planned as sft")
     precision, autocast = _precision(reader, kind)
     settings = {
         "model": model,
@@ -31,8 +28,6 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
         "lora": _lora(reader, model, kind),
         "train": _train(reader) | {"autocast": autocast},
     }
-    if precision not in ("bf16", "fp16", "fp32"):
-        reader.tell(_NO_UPCAST)
     if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
         reader.tell(
             "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
@@ -89,8 +84,7 @@ def _lora(reader: Reader, model: str, kind: str) -> dict[str, Any] | None:
 
 def _train(reader: Reader) -> dict[str, Any]:
     off = reader.is_on("disable_gradient_checkpointing")
-    if reader.is_on("use_reentrant_gc", default=True) and not off:
-        reader.tell(f"use_reentrant_gc is on, LLaMA-Factory's default: {REENTRANT}")
+    is_reentrant = reader.is_on("use_reentrant_gc", default=True)
     return {
         "per_device_train_batch_size": reader.count("per_device_train_batch_size", default=8),
         "seq_len": reader.length("cutoff_len", default=2048),
@@ -98,5 +92,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         "gradient_checkpointing": not off,
         "optim": reader.optimizer("optim"),
         "attn_implementation": reader.attention("flash_attn", _ATTENTION, default="auto"),
-        "recipe": "trainer",
+        "recipe": "llama-factory",
+        "loss_type": fused_loss(reader, "enable_liger_kernel"),
+        "checkpoint_impl": "auto" if is_reentrant else "no_reentrant",
     }

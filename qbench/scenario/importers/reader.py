@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qbench.errors import shown
-from qbench.scenario.importers.keys import HARMLESS, MEMORY
+from qbench.scenario.importers.keys import HARMLESS, LESS, MEMORY, MORE, Effect
 from qbench.scenario.importers.values import (
     LIKE_VALUE,
     SWITCHES,
@@ -21,8 +21,6 @@ from qbench.scenario.settings import SETTINGS
 
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
-
-REENTRANT = "re-entrant checkpointing keeps other tensors than the plan assumes (use_reentrant: false)"
 
 ADAPTED_BY_DEFAULT = {
     "bloom": ("query_key_value",),
@@ -75,6 +73,8 @@ class Imported:
     """Nested settings, as `base` of a scenario."""
     caveats: tuple[str, ...]
     """Keys that move memory and were not understood, unknown keys, and where the plan departs."""
+    unmodelled: Mapping[str, Effect]
+    """Keys that move memory and are not in the plan, and whether the step needs more or less for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class Reader:
     """What is wrong, by key."""
     _taken: set[str] = field(default_factory=set)
     _told: list[str] = field(default_factory=list)
+    _unmodelled: dict[str, Effect] = field(default_factory=dict)
     _doubted: dict[str, str] = field(default_factory=dict)
 
     def spelt_as(self, values: Mapping[str, Any]) -> Reader:
@@ -217,11 +218,13 @@ class Reader:
         return found or "bf16"
 
     def modules(self, model: str, *names: str) -> str | list[str]:
-        """Return target modules from a list, names with commas, `all`, or, for nothing, peft's own choice.
+        """Return target modules from a list, names with commas, a pattern, `all`, or, for nothing, peft's.
 
         What is no names is refused, and nothing where peft's choice for the model is not known.
         """
         value = self.get(*names, default=[])
+        if isinstance(value, str) and set(value) & set("^$*+?()[]|\\"):
+            return value.strip()  # peft reads one string as a pattern over whole names.
         modules = value.split(",") if isinstance(value, str) else value
         if not isinstance(modules, list) or not all(isinstance(it, str) and it.strip() for it in modules):
             self.refuse(self._named(names), f"given {shown(value)}; allowed: names of modules, or all-linear")
@@ -241,20 +244,28 @@ class Reader:
         """Return the config of a model, empty where no model was named."""
         return self.config_of(model) if model else {}
 
-    def tell_if_reentrant(self) -> None:
-        """Add a caveat where the arguments of checkpointing ask for its re-entrant form.
-
-        They may be JSON in text, as TrainingArguments takes them.
-        """
-        name = "gradient_checkpointing_kwargs"
+    def nested(self, name: str) -> Mapping[str, Any]:
+        """Return a nested mapping, also from JSON in text, as TrainingArguments takes it; empty for none."""
         value = self.get(name) or {}
         arguments = read_json(value) if isinstance(value, str) else value
-        if not isinstance(arguments, Mapping):
-            self.refuse(name, f"given {shown(value)}; allowed: arguments by name")
-            arguments = {}
-        asked = self._switch(f"{name}.use_reentrant", arguments.get("use_reentrant"))
-        if self.is_on("use_reentrant") or asked:
-            self.tell(f"use_reentrant: {REENTRANT}")
+        if isinstance(arguments, Mapping):
+            return arguments
+        self.refuse(name, f"given {shown(value)}; allowed: arguments by name")
+        return {}
+
+    def leave_out_others(self, name: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
+        """Add the keys of a nested mapping that are not planned."""
+        for key in sorted(values.keys() - set(known)):
+            self.leave_out(f"{name}.{key}", "either", "not understood, and it may move memory")
+
+    def checkpoint_impl(self, *, default: str = "auto") -> str:
+        """Return the form of checkpointing that use_reentrant asks for; `default` where it says nothing."""
+        name = "gradient_checkpointing_kwargs"
+        arguments = self.nested(name)
+        asked = arguments["use_reentrant"] if "use_reentrant" in arguments else self.get("use_reentrant")
+        if asked is None:
+            return default
+        return "reentrant" if self._switch(f"{name}.use_reentrant", asked) else "no_reentrant"
 
     def refuse(self, key: str, text: str) -> None:
         """Add what is wrong with a key; the first reason is kept, as others may follow from it."""
@@ -264,9 +275,20 @@ class Reader:
         """Return whether one of these keys was refused, so that nothing can be said of what it goes with."""
         return any(name in self.refused for name in names)
 
+    def leave_out(self, key: str, effect: Effect, caveat: str = "") -> None:
+        """Add that what a key says is not in the plan, and whether the step needs more or less for it."""
+        self._unmodelled[key] = effect
+        if caveat:
+            self.tell(f"{key}: {caveat}")
+
+    def unmodelled(self) -> dict[str, Effect]:
+        """Return the keys that move memory and are not in the plan, with the effect of each."""
+        left = {key: _effect(key) for key in self._left() if _is_among(key, MEMORY)}
+        return dict(sorted((left | self._unmodelled).items()))
+
     def tell_unplanned(self, key: str, value: str, known: Iterable[str], instead: str) -> None:
         """Add that a value is not planned and what is instead of it, and the known one that may be meant."""
-        self.tell(f"{key}: {value} is not planned; {instead}")
+        self.leave_out(key, "either", f"{value} is not planned; {instead}")
         if meant := misspelt(value, known, LIKE_VALUE):
             self._doubted[key] = f"given {shown(value)}; did you mean {meant}?"
 
@@ -304,6 +326,10 @@ class Reader:
         meant = {key: misspelt(key, absent) for key in suspects}
         keys = {key: f"unknown key; did you mean {name}?" for key, name in meant.items() if name}
         return self._doubted | keys
+
+
+def _effect(key: str) -> Effect:
+    return "more" if _is_among(key, MORE) else "less" if _is_among(key, LESS) else "either"
 
 
 def _is_set(value: Any) -> bool:

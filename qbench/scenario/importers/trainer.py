@@ -13,19 +13,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qbench.scenario.importers.reader import Reader
-from qbench.scenario.importers.trl import PADDED, lora_settings, quantized_precision, train_settings
+from qbench.scenario.importers.trl import (
+    DTYPE_KEYS,
+    PADDED,
+    fused_loss,
+    lora_settings,
+    quantized_precision,
+    train_settings,
+    with_model_arguments,
+)
 
 _Values = Mapping[str, Any]
 
 
 def from_trainer(reader: Reader) -> dict[str, Any]:
     """Return the settings of a Trainer file, which hold where the reader has no problems."""
-    reader = _as_others_spell(reader)
+    reader = with_model_arguments(_as_others_spell(reader))
     model = reader.model("model_name_or_path", "model_name")
     bf16, fp16 = reader.is_on("bf16"), reader.is_on("fp16")
     autocast = "bf16" if bf16 else "fp16" if fp16 else "none"
     train = train_settings(reader, checkpointing=False) | {
         "seq_len": _length(reader),
+        "loss_type": fused_loss(reader, "use_liger_kernel"),
         "autocast": autocast,
         "recipe": "trainer",
     }
@@ -50,7 +59,7 @@ def _length(reader: Reader) -> int:
 
 
 def _precision(reader: Reader, model: str, default: str) -> str:
-    quantized, given = quantized_precision(reader), reader.dtype(model, "dtype", "torch_dtype")
+    quantized, given = quantized_precision(reader), reader.dtype(model, *DTYPE_KEYS)
     if quantized is None and given is None:
         reader.tell(f"no dtype is set: base weights are planned in {default}")
     return quantized or given or default

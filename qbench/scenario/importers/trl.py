@@ -11,6 +11,9 @@ from typing import Any
 from qbench.scenario.importers.reader import ATTENTION, Reader
 from qbench.scenario.importers.values import dtype_name
 
+DTYPE_KEYS = ("dtype", "torch_dtype", "model_init_kwargs.dtype", "model_init_kwargs.torch_dtype")
+"""Keys that name the dtype of the weights, model_init_kwargs last, as scripts put their own over it."""
+
 PADDED = "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
 """Caveat of scripts that pad each batch."""
 
@@ -23,10 +26,12 @@ _ADAPTED = ("use_peft", "use_peft_lora")
 
 def from_trl(reader: Reader) -> dict[str, Any]:
     """Return the settings of a TRL config, which hold where the reader has no problems."""
+    reader = with_model_arguments(reader)
     model = reader.model("model_name_or_path", "model_name")
     fp16 = reader.is_on("fp16")
     autocast = "bf16" if reader.is_on("bf16", default=not fp16) else "fp16" if fp16 else "none"
     train = train_settings(reader, checkpointing=True) | {
+        "loss_type": fused_loss(reader, "use_liger_kernel", "use_liger"),
         "seq_len": reader.length("max_length", "max_seq_length", default=1024),
         "autocast": autocast,
         "recipe": "trl",
@@ -50,7 +55,7 @@ def from_trl(reader: Reader) -> dict[str, Any]:
 
 
 def _precision(reader: Reader, model: str, quantized: str | None) -> str:
-    given = reader.dtype(model, "dtype", "torch_dtype")
+    given = reader.dtype(model, *DTYPE_KEYS)
     if given is None and quantized != "int8":
         reader.tell(_FLOAT32 if quantized else "no dtype is set: base weights are planned in fp32")
     return quantized or given or "fp32"
@@ -102,7 +107,6 @@ _ADAPTER_KEYS = (
 
 def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
     """Return what TrainingArguments say of a step; `checkpointing` is its default."""
-    reader.tell_if_reentrant()
     return {
         "per_device_train_batch_size": reader.count("per_device_train_batch_size", default=8),
         "gradient_accumulation_steps": reader.count("gradient_accumulation_steps", default=1),
@@ -111,7 +115,33 @@ def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
         ),
         "optim": reader.optimizer("optim"),
         "attn_implementation": _attention(reader),
+        "checkpoint_impl": reader.checkpoint_impl(),
     }
+
+
+def fused_loss(reader: Reader, *names: str) -> str:
+    """Return the loss where a switch turns on all of Liger's kernels, of which only that one is planned."""
+    if not reader.is_on(*names):
+        return "auto"
+    reader.leave_out(names[0], "less", "of Liger's kernels the loss is planned; the others keep less")
+    return "liger"
+
+
+def with_model_arguments(reader: Reader) -> Reader:
+    """Return a reader that also has the keys of model_init_kwargs, as model_init_kwargs.dtype.
+
+    trl/trainer/sft_trainer.py hands them to `from_pretrained`.
+    """
+    given = reader.nested("model_init_kwargs")
+    reader.leave_out_others(
+        "model_init_kwargs",
+        given,
+        ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code", "use_cache"),
+    )
+    within = {f"model_init_kwargs.{key}": value for key, value in given.items()}
+    if "attn_implementation" in given:
+        within = {"attn_implementation": given["attn_implementation"]} | within
+    return reader.spelt_as({**within, **reader.values}) if given else reader
 
 
 def _attention(reader: Reader) -> str:

@@ -68,6 +68,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "precision": "nf4-dq", "r": 16, "lora_alpha": 32, "lora_dropout": 0, "optim": "adamw_torch",
         "gradient_checkpointing": True, "attn_implementation": "flash_attention_2",
         "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj"),
+        "recipe": "axolotl", "loss_type": "cut_cross_entropy",
     },
     "examples/llama-3/qlora-1b.yml": {
         "precision": "nf4-dq", "r": 32, "per_device_train_batch_size": 2, "optim": "adamw_8bit",
@@ -79,7 +80,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "examples/train_lora/llama3_lora_sft.yaml": {
         "precision": "bf16", "r": 8, "lora_alpha": 16, "target_modules": "all-linear", "autocast": "bf16",
-        "gradient_accumulation_steps": 8, "gradient_checkpointing": True, "recipe": "trainer",
+        "gradient_accumulation_steps": 8, "gradient_checkpointing": True, "recipe": "llama-factory",
     },
     "examples/train_qlora/llama3_lora_sft_otfq.yaml": {"precision": "nf4-dq", "r": 8, "lora_dropout": 0},
     "examples/extras/fsdp_qlora/llama3_lora_sft.yaml": {
@@ -161,15 +162,18 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+LORA_KERNELS = (
+    "lora_mlp_kernel: lora kernels, which axolotl switches on by itself: not planned; they keep fewer "
+    "activations"
+)
+CUT_CROSS_ENTROPY = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+LIGER = "axolotl.integrations.liger.LigerPlugin"
+
 TOLD = {
     "examples/gemma3/gemma-3-1b-qlora.yml": "unfrozen_parameters",
     "examples/falcon/config-7b-lora.yml": "xformers_attention",
     "examples/llama-2/fft_optimized.yml": "flash_attn_fuse_mlp, flash_attn_rms_norm",
     "examples/full_multi_gpu/llama3_full_sft.yaml": "deepspeed",
-    "examples/qwen3/32b-qlora.yaml": "lora_mlp_kernel, lora_o_kernel, lora_qkv_kernel, plugins",
-    "recipes/smollm3/sft/sft.yaml": "use_liger_kernel",
-    "huggingface/open-r1@1b6fcac recipes/Qwen2.5-1.5B-Instruct/sft/config_demo.yaml": "use_liger",
-    "huggingface/open-r1@809ea6b recipes/R1-Distill-Qwen-Math-7B/sft/config_v00.00.yaml": "use_liger",
     "huggingface/peft@1715e06 examples/sft/run_peft_qlora_fsdp.sh": "bnb_4bit_quant_storage_dtype",
     "yangjianxin1/Firefly@c561b25 train_args/sft/qlora/llama3-8b-sft-qlora.json": "use_unsloth",
     "yangjianxin1/Firefly@72e8732 train_args/pretrain/qlora/yi-6b-pretrain-qlora.json": "deepspeed",
@@ -243,26 +247,111 @@ def test_keys_are_told_unless_they_are_off_or_harmless(tmp_path: Path):
     }  # fmt: skip
     _, caveats = imported(tmp_path, values)
     assert caveats == (
-        "not understood, and they move memory: fsdp, liger_glu_activation, torch_compile",
+        LORA_KERNELS,
+        "not understood, and they move memory: fsdp, torch_compile",
         "unknown here, and they may move memory: frobnicate",
     )
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "form"),
     [
-        ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": True}}, True),
-        ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": False}}, False),
-        ({"model_name_or_path": "gpt2", "cutoff_len": 9}, True),
-        ({"model_name_or_path": "gpt2", "cutoff_len": 9, "use_reentrant_gc": False}, False),
-        ({"model_name_or_path": "gpt2", "cutoff_len": 9, "disable_gradient_checkpointing": True}, False),
-        (TRL["recipes/smollm3/sft/sft.yaml"], True),
-        (TRL["recipes/smollm2/sft/config.yaml"], False),
+        ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": True}}, "reentrant"),
+        ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": False}}, "no_reentrant"),
+        # What axolotl and LLaMA-Factory do where the file is silent.
+        ({"base_model": "gpt2"}, "reentrant"),
+        ({"model_name_or_path": "gpt2", "cutoff_len": 9}, "reentrant"),
+        ({"model_name_or_path": "gpt2", "cutoff_len": 9, "use_reentrant_gc": False}, "no_reentrant"),
+        (TRL["recipes/smollm3/sft/sft.yaml"], "reentrant"),
+        (TRL["recipes/smollm2/sft/config.yaml"], "no_reentrant"),
     ],
 )
-def test_reentrant_checkpointing_is_told(tmp_path: Path, values: dict[str, Any], told: bool):
-    _, caveats = imported(tmp_path, values)
-    assert any("re-entrant" in text for text in caveats) == told
+def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any], form: str):
+    point, _ = imported(tmp_path, values)
+    assert point.choices.checkpoint_impl == form
+
+
+@pytest.mark.parametrize(
+    ("values", "loss", "left_out"),
+    [
+        ({"plugins": [CUT_CROSS_ENTROPY]}, "cut_cross_entropy", {}),
+        ({"plugins": [CUT_CROSS_ENTROPY], "cut_cross_entropy": False}, "full_logits", {}),
+        ({"plugins": [LIGER], "liger_fused_linear_cross_entropy": True}, "liger", {}),
+        # A key of a plugin that is not loaded does nothing.
+        ({"liger_fused_linear_cross_entropy": True}, "full_logits", {}),
+        (
+            {"plugins": [LIGER], "liger_rope": True, "liger_rms_norm": True},
+            "full_logits",
+            {"liger_rope": "less"},
+        ),
+        ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "full_logits", {"plugins": "either"}),
+        ({"rl": "dpo"}, "full_logits", {"rl": "more"}),
+        ({"lora_modules_to_save": ["embed_tokens"]}, "full_logits", {"lora_modules_to_save": "more"}),
+    ],
+)
+def test_what_moves_memory_is_planned_or_known_to_be_left_out(
+    tmp_path: Path, values: dict[str, Any], loss: str, left_out: dict[str, str]
+):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"base_model": "gpt2", "adapter": "lora", "lora_o_kernel": False} | values))
+    found = import_config(file, config_of)
+    assert found.unmodelled == left_out
+    assert point_from(found.settings, {}).choices.loss_type == loss
+
+
+@pytest.mark.parametrize(
+    ("given", "precision"),
+    [
+        ({}, "nf4-dq"),
+        ({"bnb_4bit_use_double_quant": False}, "nf4"),
+        ({"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}, "fp4"),
+    ],
+)
+def test_arguments_of_bitsandbytes_lie_over_axolotls_own(
+    tmp_path: Path, given: dict[str, Any], precision: str
+):
+    values = {"base_model": "gpt2", "adapter": "qlora", "load_in_4bit": True, "bnb_config_kwargs": given}
+    assert imported(tmp_path, values)[0].precision == precision
+
+
+def test_arguments_of_the_model_are_read(tmp_path: Path):
+    within = {"dtype": "bfloat16", "attn_implementation": "flash_attention_2", "device_map": "auto"}
+    values = {"model_name_or_path": "gpt2", "max_length": 64, "packing": True, "model_init_kwargs": within}
+    point, caveats = imported(tmp_path, values)
+    assert point.precision == "bf16"
+    assert point.train.attn_implementation == "flash_attention_2"
+    assert caveats == ("model_init_kwargs.device_map: not understood, and it may move memory",)
+
+
+def test_one_text_of_targets_is_a_pattern(tmp_path: Path):
+    pattern = r"model.layers.[\d]+.self_attn.(q|k)_proj"
+    values = {"base_model": "gpt2", "adapter": "lora", "lora_target_modules": pattern}
+    point, _ = imported(tmp_path, values)
+    assert point.lora is not None
+    assert point.lora.target_modules == pattern
+
+
+@pytest.mark.parametrize(
+    ("values", "tool"),
+    [
+        ({"task": "llm-sft", "base_model": "gpt2", "project_name": "x", "params": {}}, "AutoTrain"),
+        ({"model": "gpt2", "model_class": "llm", "micro_batch_size": 1}, "LLaMA-Factory v1"),
+        ({"model": "gpt2", "tuner_type": "lora", "max_length": 64}, "ms-swift"),
+        ({"peft_type": "LORA", "r": 8, "target_modules": ["c_attn"]}, "peft"),
+        ({"model": {"_component_": "torchtune.models.llama3"}, "epochs": 1}, "torchtune"),
+    ],
+)
+def test_a_tool_that_is_not_read_is_named(tmp_path: Path, values: dict[str, Any], tool: str):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(ScenarioError, match=f"a config of {tool}"):
+        import_config(file, config_of)
+
+
+def test_a_key_of_scripts_makes_no_script_of_an_axolotl_file(tmp_path: Path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"base_model": "gpt2", "full_finetune": True, "sequence_len": 64}))
+    assert import_config(file, config_of).format == "axolotl"
 
 
 @pytest.mark.parametrize(

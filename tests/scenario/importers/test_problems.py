@@ -175,6 +175,12 @@ def test_a_switch_that_is_refused_says_nothing_of_what_goes_with_it(tmp_path: Pa
     assert problems_of(tmp_path / "a.yml", content) == [f":3: use_peft_lora: given 'ja'; {SWITCH}"]
 
 
+LORA_KERNELS = (
+    "lora_mlp_kernel: lora kernels, which axolotl switches on by itself: not planned; they keep fewer "
+    "activations"
+)
+
+
 def test_a_misspelling_alone_is_a_caveat(tmp_path: Path):
     file = tmp_path / "a.yml"
     file.write_text(
@@ -183,6 +189,7 @@ def test_a_misspelling_alone_is_a_caveat(tmp_path: Path):
     )
     assert import_config(file, config_of).caveats == (
         "optimizer: adamww_8bit is not planned; AdamW stands for it, whose state may be larger",
+        LORA_KERNELS,
         "optimizer: given 'adamww_8bit'; did you mean adamw_8bit?",
         "lora_alpah: unknown key; did you mean lora_alpha?",
         "unknown here, and they may move memory: frobnicate",

@@ -1,0 +1,63 @@
+"""What each recipe decides of a step where its settings say nothing: one row a recipe.
+
+The row names the release whose sources it follows; the code that acts on a choice is in `step/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Loop = Literal["by_hand", "trainer"]
+"""Who runs the passes: a loop by hand, which holds the outputs through backward, or transformers' Trainer."""
+Loss = Literal["full_logits", "chunked", "liger", "cut_cross_entropy"]
+"""How the loss is computed: from all logits at once, or by a function that never has them all."""
+Upcast = Literal["peft", "axolotl", "none"]
+"""Whose preparation unquantized weights go through: peft makes them fp32; axolotl does so too, and takes
+norms, embeddings and head back."""
+AdapterDtype = Literal["fp32", "bf16", "fp16"]
+CheckpointImpl = Literal["reentrant", "no_reentrant"]
+"""Form of torch.utils.checkpoint, as torch.distributed's CheckpointImpl spells it."""
+
+Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """How a step is made, beside its sizes: every choice is made, none is auto."""
+
+    loop: Loop
+    loss_type: Loss = "full_logits"
+    upcast: Upcast = "none"
+    adapter_dtype: AdapterDtype = "fp32"
+    """dtype of adapters on a quantized base; peft makes them fp32 on any base (`autocast_adapter_dtype`)."""
+    checkpoint_impl: CheckpointImpl = "no_reentrant"
+    source: str
+    """The release followed, and where it decides."""
+
+
+_PEFT = "peft 0.21, utils/other.py, prepare_model_for_kbit_training"
+
+RECIPES: dict[str, Choices] = {
+    "plain": Choices(loop="by_hand", source="a loop over the model as transformers loads it"),
+    "peft": Choices(loop="by_hand", upcast="peft", source=_PEFT),
+    "trainer": Choices(loop="trainer", upcast="peft", source=f"transformers 5.24, trainer.py; {_PEFT}"),
+    "trl": Choices(
+        loop="trainer",
+        loss_type="chunked",
+        adapter_dtype="bf16",
+        source="trl 1.16, trainer/sft_trainer.py, SFTTrainer.__init__ and compute_loss",
+    ),
+    "axolotl": Choices(
+        loop="trainer",
+        upcast="axolotl",
+        checkpoint_impl="reentrant",
+        source="axolotl 067b021, loaders/model.py, _configure_embedding_dtypes; utils/config/__init__.py:383",
+    ),
+    "llama-factory": Choices(
+        loop="trainer",
+        checkpoint_impl="reentrant",
+        source="LLaMA-Factory ff6d4d1, model/model_utils/checkpointing.py; model/adapter.py:340",
+    ),
+}
+"""Every recipe by name; a test holds that `Recipe` lists the same ones."""
