@@ -38,7 +38,8 @@ REASONS: tuple[Reason, ...] = (
         source="ATen/native/cuda/GroupMM.cu, bf16bf16_grouped_gemm_impl_sm90_sm100; "
         "peft/tuners/lora/layer.py:2323",
         says="grouped products keep tables of their groups, sorting and scattering by expert keep indices, "
-        "and peft folds its factors in another order, which plans leave out: some MiB of what is reserved",
+        "and peft folds its factors in another order, which plans leave out: of a model with 30B parameters "
+        "0.02 % of the allocated and 0.6 % of the reserved bytes",
     ),
     Reason(
         operator="autocast in bf16 below capability 8.0",
