@@ -3,7 +3,8 @@
 What a GPU alone can tell is left out: times, speed, power, losses, and the size of the CUDA context, which
 here is the plan's own. What remains of the timed steps is how long the host needs to issue one. Reserved
 memory can depend on which free addresses the driver hands out first, so the measurement is made in both
-orders; the metrics are those of the lowest address first.
+orders, in two processes at a time; the metrics are those of the lowest address first. The other one takes
+fewer steps, so that it has ended when the host's time is taken.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from qbench.measure.failures import attempt
 from qbench.measure.task import Measurement, Phase, Task, measurement_from_json
 from qbench.nullgpu import launcher
 from qbench.nullgpu.environment import AddressOrder, card_environment, card_here
+from qbench.quick_imports import quick_imports
 from qbench.records.metrics import scalar
 from qbench.records.parts import Detail, Metrics
 from qbench.records.record import Record
@@ -50,8 +52,11 @@ def measure_null(task: Task, on_phase: Phase) -> Measurement:
     with tempfile.TemporaryDirectory(prefix="qbench-null-") as folder:
         # Memory repeats from step to step, so one timed step is enough where times are not kept.
         once = replace(task, settings=task.settings.model_copy(update={"steps": 1}))
-        down = _in_child(lambda: _measured(once, gpu, "down", Path(folder, "down"), lambda phase: None))
-        up = _measured(task, gpu, "up", Path(folder, "up"), on_phase)
+        of_down = _in_child(lambda: _measured(once, gpu, "down", Path(folder, "down"), lambda phase: None))
+        try:
+            up = _measured(task, gpu, "up", Path(folder, "up"), on_phase)
+        finally:
+            down = of_down()
     ends = [int(scalar(found, "peak_reserved_bytes") or 0) for found in (up, down) if found.outcome == "ok"]
     detail: Detail = {**up.detail, "reserved_range_bytes": [min(ends), max(ends)]}
     if down.outcome != up.outcome:
@@ -63,8 +68,11 @@ def _measured(task: Task, gpu: GpuSpec, order: AddressOrder, state: Path, on_pha
     """Measure on a card of this process; the sampler's process knows of it by `state`, as NVML does."""
     os.environ.update(card_environment(gpu, order=order) | {"NULLGPU_STATE": str(state)})
     # These start CUDA on import, which reads the card.
-    from qbench.measure.cuda import measure_cuda
+    with quick_imports():
+        from qbench.measure.cuda import measure_cuda
+    import torch
 
+    torch.set_num_threads(1)  # Adapters are filled on the host: small tensors, for which threads wait.
     _check_kernels(gpu)
     return on_null(measure_cuda(task, on_phase))
 
@@ -101,8 +109,8 @@ def as_null(record: Record) -> Record:
     return replace(record, metrics=done.metrics, detail=done.detail, environment=where)
 
 
-def _in_child(work: Callable[[], Measurement]) -> Measurement:
-    """Return what becomes of work in a child of this process, which still has not used CUDA afterwards."""
+def _in_child(work: Callable[[], Measurement]) -> Callable[[], Measurement]:
+    """Begin work in a child of this process, which still has not used CUDA; return what waits for its end."""
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
@@ -113,10 +121,14 @@ def _in_child(work: Callable[[], Measurement]) -> Measurement:
         finally:  # Whatever happens, this copy of the process never goes on with its caller's work.
             os._exit(0)
     os.close(sender)
-    with os.fdopen(receiver) as answer:
-        text = answer.read()
-    os.waitpid(child, 0)
-    try:
-        return measurement_from_json(text)
-    except MeasureError:
-        return Measurement(outcome="crashed")
+
+    def ended() -> Measurement:
+        with os.fdopen(receiver) as answer:
+            text = answer.read()
+        os.waitpid(child, 0)
+        try:
+            return measurement_from_json(text)
+        except MeasureError:
+            return Measurement(outcome="crashed")
+
+    return ended

@@ -30,7 +30,7 @@ class Patience:
     least_s: float
     """A GPU's clocks rise for some time after the first work, however equal two steps in a row are."""
     most_s: float
-    """Rehearsals end here, steady or not; STEADY_STEPS of them are made in any case."""
+    """Rehearsals end here, steady or not; STEADY_STEPS of them are made in any case, but none for 0."""
 
 
 PATIENCE: dict[RunDevice, Patience] = {
@@ -77,7 +77,7 @@ def warm_up(step: TrainingStep, count: int, patience: Patience) -> WarmUp:
         done.step_time_s.append(seconds)
         done.losses.append(loss)
     done.steady = is_steady(done.step_time_s)
-    while not (done.steady and time.perf_counter() - start >= patience.least_s):
+    while patience.most_s and not (done.steady and time.perf_counter() - start >= patience.least_s):
         if len(done.rehearsal_time_s) >= STEADY_STEPS and sum(done.rehearsal_time_s) >= patience.most_s:
             break
         done.rehearsal_time_s.append(_timed(step.rehearse)[0])

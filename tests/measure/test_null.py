@@ -272,7 +272,7 @@ FAILS_TO_ANSWER = """
 from qbench.measure.null import _in_child
 from qbench.measure.task import Measurement
 try:
-    print(_in_child(lambda: Measurement(outcome="ok", detail={"caveats": object()})).outcome)
+    print(_in_child(lambda: Measurement(outcome="ok", detail={"caveats": object()}))().outcome)
 finally:
     print("ended", flush=True)
 """
