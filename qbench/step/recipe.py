@@ -80,21 +80,21 @@ def prepares_for_kbit(point: Point) -> bool:
     return point.method == "qlora" and point.choices.upcast != "none"
 
 
-def returns_to_base_dtype(model: torch.nn.Module, point: Point) -> set[str]:
+def returns_to_base_dtype(model: torch.nn.Module, point: Point) -> list[str]:
     """Return the modules that go to fp32 and come back before training: norms, embeddings and head.
 
     Source: axolotl 067b021, loaders/model.py, `_convert_embedding_modules_dtype`; its patterns are parts of
     names, so a norm within a larger name counts.
     """
     if point.choices.upcast != "axolotl" or point.lora is None:
-        return set()
+        return []
     model_type = str(getattr(getattr(model, "config", None), "model_type", ""))
     parts = _EMBEDDINGS.get(model_type, ("embed_tokens", "lm_head"))
-    return {
+    return [
         name
         for name, module in model.named_modules()
         if "norm" in name or (hasattr(module, "weight") and any(part in name for part in parts))
-    }
+    ]
 
 
 def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None = None) -> PreTrainedModel:
@@ -102,12 +102,15 @@ def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None 
 
     `autocast` makes the context that a recomputation on meta needs, since torch's own skips meta.
     """
+    returning = returns_to_base_dtype(model, point)
+    for name in returning:
+        model.get_submodule(name).to(torch.float32)
     if prepares_for_kbit(point):
         # Its own checkpointing switch is left off: the scenario alone decides.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     elif point.method != "full":
         model.requires_grad_(False)
-    for name in returns_to_base_dtype(model, point):
+    for name in returning:
         model.get_submodule(name).to(base_dtype(point.precision))
     if point.train.gradient_checkpointing:
         _enable_checkpointing(model, point, autocast)
