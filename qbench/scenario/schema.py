@@ -124,7 +124,7 @@ class TrainSettings(Strict):
     )
     autocast: Autocast = Field(default="none", description="dtype of torch.autocast around the forward pass.")
     recipe: Recipe = Field(
-        default="peft", description="How the model is prepared and who keeps its outputs alive."
+        default="peft", description="Whose training step it is: loop, preparation, loss and checkpointing."
     )
     loss_type: Literal["auto", Loss] = Field(
         default="auto", description="How the loss is computed; auto is the recipe's."

@@ -178,10 +178,10 @@ def check_recipe(model: Any, point: Point) -> None:
 def recipe_caveats(point: Point) -> Iterator[str]:
     """Yield where a point departs from what its recipe does by default, and what is left out."""
     train, choices = point.train, point.choices
-    if train.recipe == "trl":
+    if train.recipe == "trl" and choices.loss_type == "chunked":
         yield f"recipe trl follows trl {TRL_VERSION}: its own loss in tiles, without the logits"
-        if train.autocast == "none":
-            yield "SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"
+    if train.recipe == "trl" and train.autocast == "none":
+        yield "SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"
     if train.recipe in ("axolotl", "llama-factory"):
         yield f"recipe {train.recipe} follows {choices.source.partition(',')[0]}"
         if train.autocast == "none":
