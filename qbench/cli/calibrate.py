@@ -46,6 +46,12 @@ def calibrate_command(
 
 def _calibrate_speed(device: Device, *, as_json: bool) -> int:
     """Time the device's kernels, store the times, and print where they are and what is fastest."""
+    from qbench.measure import nvml
+
+    if device == "cuda":
+        # Else torch would time its fastest card, and NVML name the first by PCI bus. Before all imports:
+        # bitsandbytes starts CUDA, which then keeps the cards that it has seen.
+        nvml.pin_device()
     from qbench.measure.calibrate import ROUNDS, calibrate
     from qbench.records.calibration import describe, write_calibration
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from qbench.measure import nvml
 from qbench.measure.environment import machine
 from qbench.measure.micro_kernels import MicroKernel, cost_of, kernels
 from qbench.measure.stopwatch import LEAST_RUNS, seconds_of
@@ -39,10 +38,9 @@ HOST_STEPS = 12
 def calibrate(device: Device, on_round: Callable[[int], None] = lambda number: None) -> Calibration:
     """Return how fast the device is; takes about a minute, on an idle machine.
 
-    On the CPU it speaks for the threads that torch has now. `on_round` hears of each round over all kernels.
+    On the CPU it speaks for the threads that torch has now, on CUDA for the card that the caller has pinned
+    before CUDA started (`nvml.pin_device`). `on_round` hears of each round over all kernels.
     """
-    if device == "cuda":
-        nvml.pin_device()  # Else torch would time its fastest card, and NVML name the first by PCI bus.
     found = _kernel_times(device, on_round)
     return Calibration(
         device=device,

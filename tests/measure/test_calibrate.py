@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qbench.cli.calibrate import _calibrate_speed
 from qbench.cli.main import main
 from qbench.measure import calibrate, known_speed, micro_kernels, nvml, stopwatch
 from qbench.measure.known_speed import usable_calibrations
@@ -122,8 +123,8 @@ def test_on_cuda_the_device_is_pinned_before_it_is_timed(monkeypatch: pytest.Mon
     monkeypatch.setattr(calibrate, "_kernel_times", lambda *_: done.append("timed") or [])
     monkeypatch.setattr(calibrate, "host_seconds", lambda device: {})
     monkeypatch.setattr(calibrate, "machine", lambda device: {"device_name": "a card"})
-    calibrate.calibrate("cuda")
+    _calibrate_speed("cuda", as_json=True)
     assert done == ["pinned", "timed"]
     done.clear()
-    calibrate.calibrate("cpu")
+    _calibrate_speed("cpu", as_json=True)
     assert done == ["timed"]
