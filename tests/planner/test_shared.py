@@ -75,11 +75,12 @@ def test_shared_plans_are_those_of_each_point(
     ran = recordings(monkeypatch)
     tracer = SharedTraces(points)
     # The largest, one between samples of both sizes, and one whose rank is not a multiple of eight.
-    for index in (29, 19, 3):
-        together = plan(points[index], device, tracer=tracer)
-        alone = plan(points[index], device)
-        assert (together.metrics, together.detail) == (alone.metrics, alone.detail)
+    chosen = [points[index] for index in (29, 19, 3)]
+    together = [plan(point, device, tracer=tracer) for point in chosen]
     assert len(ran) == num_recorded
+    for found, point in zip(together, chosen, strict=True):
+        alone = plan(point, device)
+        assert (found.metrics, found.detail) == (alone.metrics, alone.detail)
 
 
 @pytest.mark.parametrize(
