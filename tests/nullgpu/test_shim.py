@@ -25,12 +25,16 @@ def run(code: str, gpu: str = "RTX 3090", **variables: str) -> subprocess.Comple
     card = card_environment(find_gpu(gpu)) if gpu else {}
     env = {**os.environ, **preload_environment(), **card, **variables}
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=env
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False, env=env
     )
 
 
+ENDS = "\nimport os, sys; sys.stdout.flush(); os._exit(0)\n"
+"""Ends a program as it stands: on a busy machine torch's threads may still be starting, and abort its exit."""
+
+
 def printed(code: str, gpu: str = "RTX 3090", **variables: str) -> list[str]:
-    done = run(code, gpu, **variables)
+    done = run(code + ENDS, gpu, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]
 

@@ -122,9 +122,9 @@ def test_a_package_that_was_edited_under_its_version_is_told(tmp_path: Path):
     put_patched_peft(layered_environment(tmp_path / "edited"), peft.__version__)
     sides = environments(sys.executable, str(tmp_path / "edited" / "bin" / "python"))
     (package,) = sides.packages
-    assert (package.name, package.a) == ("peft", peft.__version__)
-    assert package.b is not None
-    assert package.b.startswith(f"{peft.__version__} changed (")
+    assert (package.name, package.baseline) == ("peft", peft.__version__)
+    assert package.candidate is not None
+    assert package.candidate.startswith(f"{peft.__version__} changed (")
     assert environments(sys.executable, sys.executable).packages == []
 
 
