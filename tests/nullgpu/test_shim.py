@@ -30,7 +30,7 @@ def run(code: str, gpu: str = "RTX 3090", **variables: str) -> subprocess.Comple
 
 
 ENDS = "\nimport os, sys; sys.stdout.flush(); os._exit(0)\n"
-"""Ends a program as it stands: on a busy machine torch's threads may still be starting, and abort its exit."""
+"""Ends a program as it stands: on a busy machine threads of torch that still start may abort its exit."""
 
 
 def printed(code: str, gpu: str = "RTX 3090", **variables: str) -> list[str]:
