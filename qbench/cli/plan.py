@@ -91,7 +91,8 @@ def plan_command(
         print_json({"records": [record.to_dict() for record in records]})
     else:
         _print_plans(records)
-        if device is DeviceName.cuda:
+        # What needs more than planned may not fit after a change either.
+        if device is DeviceName.cuda and set(asked.unmodelled.values()) <= {"less"}:
             _print_changes(records, cards, memory.alloc_conf)
     if asked.advice and any(record.outcome == "ok" for record in records):
         print_note(asked.advice if as_json or len(records) > 1 else _advice(records[0], plan_for, use_cache))

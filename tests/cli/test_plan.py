@@ -308,3 +308,21 @@ def test_flash_attention_2_is_planned_without_the_package(model: str, capsys: py
     card = ("--gpu-memory", "16GiB", "--compute-capability", "7.5")
     assert main(["plan", model, "--seq", "16", "--attn", "flash_attention_2", *card]) == 2
     assert "needs compute capability 8.0" in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_planned_in_full_leaves_the_verdict_unknown(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "dpo.yml"
+    file.write_text(
+        f"base_model: {model}\nadapter: lora\nlora_target_linear: true\nsequence_len: 16\nrl: dpo\n"
+        "micro_batch_size: 1\nsample_packing: true\n"
+    )
+    assert main(["plan", "--from", str(file), "--gpu", "RTX 4090", "--json"]) == 1
+    (record,) = json.loads(capsys.readouterr().out)["records"]
+    assert record["detail"]["unmodelled"] == ["rl"]
+    assert record["detail"]["fits"][0]["verdict"] == "unknown"
+    assert main(["plan", "--from", str(file), "--gpu", "RTX 4090"]) == 1
+    printed = capsys.readouterr().out
+    assert "unknown (not in the plan, and they move memory: rl)" in " ".join(printed.split())
+    assert "makes it fit" not in printed
