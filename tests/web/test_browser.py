@@ -216,13 +216,15 @@ def test_twenty_quick_changes_leave_no_backlog(page, served):
     )
     until(page, "document.querySelector('.verdict .scope').innerText.includes('rank 20')")
     answered(page)
-    # What follows the last answer, its longest sequence say, may still be in hand.
+    # The first may be in hand when the last comes; those between may slip in before one another.
+    assert plans.num_planned - before < 20
+    # What follows the last answer, its longest sequence and the changes that fit, is asked for once.
     deadline = time.monotonic() + PATIENCE_S
     while plans.num_waiting:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    # The first may be in hand when the last comes; those between may slip in before one another.
-    assert plans.num_planned - before < 10
+    # A search for each of the twenty would take hundreds.
+    assert plans.num_planned - before < 100
 
 
 def test_the_keyboard_reaches_everything(page, served):
