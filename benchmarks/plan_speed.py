@@ -131,7 +131,8 @@ def rows_of_plans() -> Iterator[Row]:
             yield f"{model}, {run}", trace_again(model, all_layers=all_layers)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QBENCH_CACHE_DIR"] = folder
-        arguments = ("-m", "qbench", "plan", MODELS[-1], "--precision", "nf4-dq")
+        # With a recipe, so that nothing follows the answer: else what other recipes need is planned, too.
+        arguments = ("-m", "qbench", "plan", MODELS[-1], "--precision", "nf4-dq", "--recipe", "peft")
         imports, taken = beside_imports(*arguments, "--no-cache")
         yield "the imports, in turns with the next line", imports
         yield f"a process that plans {MODELS[-1]}, {taken / imports:.2f} of the line above", taken
