@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from qbench.errors import StepError
-from qbench.step.tiled_scores import Logits
+from qbench.step.tiled_scores import Logits, slices
 
 IGNORED = -100
 """Label that no loss is computed for."""
@@ -106,11 +105,6 @@ def _valids(labels: torch.Tensor) -> torch.Tensor:
     return index.sum(1)
 
 
-def _slices(length: int, width: int) -> Iterator[slice]:
-    for start in range(0, length, width):
-        yield slice(start, min(start + width, length))
-
-
 class _LigerLoss(torch.autograd.Function):
     """`fused_linear_cross_entropy_forward` and `_backward`: gradients are made in forward and kept."""
 
@@ -135,7 +129,7 @@ class _LigerLoss(torch.autograd.Function):
         has_label = targets != IGNORED
         count = has_label.sum()
         storage = _room(rows, weight, bias, chunk, kernels)
-        for piece in _slices(tokens, chunk):
+        for piece in slices(tokens, chunk):
             if storage is None:
                 products = rows[piece] @ weight.t()
                 if bias is not None:
@@ -217,7 +211,7 @@ class _CutCrossEntropy(torch.autograd.Function):
         del locks
         negative = rows.new_zeros((count,), dtype=torch.float32)
         if kernels == "cpu":
-            for piece in _slices(count, CPU_TOKENS):
+            for piece in slices(count, CPU_TOKENS):
                 z = logits.of(rows[valids[piece]].float() @ weight.float().t())
                 log_sums[piece] = torch.logsumexp(z, -1)
                 negative[piece] = -z.gather(-1, targets[valids[piece] + 1].unsqueeze(-1)).squeeze(-1)
@@ -245,7 +239,7 @@ class _CutCrossEntropy(torch.autograd.Function):
             del locks, order
         else:
             scale = grads[0] / valids.numel() if ctx.is_mean else grads[0]
-            for piece in _slices(valids.numel(), CPU_TOKENS):
+            for piece in slices(valids.numel(), CPU_TOKENS):
                 part = rows[valids[piece]]
                 products = part.float() @ weight.float().t()
                 gradient = products

@@ -111,9 +111,9 @@ class TiledScores(torch.autograd.Function):
         ctx.kernels, ctx.logits = kernels, logits
         statistics = _Statistics(rows.shape[0], rows.device)
         buffer = _tile_buffer(rows, ctx.dtype)
-        for of_rows in _slices(rows.shape[0], TILE_TOKENS):
+        for of_rows in slices(rows.shape[0], TILE_TOKENS):
             hidden = rows[of_rows].to(ctx.dtype)
-            for of_words in _slices(weight.shape[0], TILE_WORDS):
+            for of_words in slices(weight.shape[0], TILE_WORDS):
                 tile = _project(hidden, weight[of_words].to(ctx.dtype), bias, of_words, buffer)
                 if kernels == "cpu":
                     statistics.fold(tile, of_rows, targets[of_rows], of_words.start, logits)
@@ -132,9 +132,9 @@ class TiledScores(torch.autograd.Function):
         ]
         buffer = _tile_buffer(rows, ctx.dtype)
         grad = grads[0].float().contiguous()
-        for of_rows in _slices(rows.shape[0], TILE_TOKENS):
+        for of_rows in slices(rows.shape[0], TILE_TOKENS):
             hidden = rows[of_rows].to(ctx.dtype)
-            for of_words in _slices(weight.shape[0], TILE_WORDS):
+            for of_words in slices(weight.shape[0], TILE_WORDS):
                 part = weight[of_words].to(ctx.dtype)
                 tile = _project(hidden, part, bias, of_words, buffer)
                 if ctx.kernels == "cpu":
@@ -153,7 +153,8 @@ class TiledScores(torch.autograd.Function):
         return (*found, None, None, None)
 
 
-def _slices(length: int, width: int) -> Iterator[slice]:
+def slices(length: int, width: int) -> Iterator[slice]:
+    """Yield slices of `width`, the last as long as is left of `length`."""
     for start in range(0, length, width):
         yield slice(start, min(start + width, length))
 
