@@ -80,6 +80,11 @@ class Target:
         """Print the caveats of a config on stderr."""
         for caveat in self.caveats:
             print_note(f"{self.request.config}: {caveat}")
+        if more := [key for key, effect in self.unmodelled.items() if effect != "less"]:
+            keys = ", ".join(more)
+            print_note(
+                f"{self.request.config}: what fits is not certain: {keys} may need more than is planned"
+            )
 
     def judged(self, record: Record) -> Record:
         """Return a plan with what was not understood of a config; its verdicts claim no more than that."""
