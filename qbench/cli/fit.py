@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,7 +69,8 @@ def fit_command(
         raise QbenchError("no card to fit: give --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
     search = FitFor(gpus=tuple(cards), setting=setting, step=step, alloc_conf=alloc_conf, cache=use_cache)
     with shown_steps() as watch:
-        found, failed = fits(asked.points, search, watch)
+        planned, failed = fits(asked.points, search, watch)
+    found = [replace(largest, record=asked.judged(largest.record)) for largest in planned]
     for name, why in failed.items():
         print_error(f"{name}: {why}")
     if as_json:
@@ -78,7 +79,7 @@ def fit_command(
         _print(found)
     if asked.advice:
         print_note(asked.advice)
-    return 0 if any(largest.value is not None for largest in found) else 1
+    return 0 if any(fit.fits for largest in found for fit in largest.record.fits) else 1
 
 
 def _document(found: Largest) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def _document(found: Largest) -> dict[str, Any]:
         "changes": [asdict(relief) for relief in found.reliefs],
         "probes": [asdict(probe) for probe in found.probes],
         "caveats": list(found.record.caveats),
+        "unmodelled": found.record.detail.get("unmodelled", []),
     }
 
 

@@ -114,7 +114,8 @@ def _answer(largest: Largest) -> list[str]:
     shares = {category_name(name): 100 * size / total for name, size in largest.fills.items()}
     fills = [f"{name} {share:.0f}{NO_BREAK}%" for name, share in shares.items()]
     mark = _RETRIED if _after_retries(largest) else ""
-    return [value, largest.limited_by + mark, left, ", ".join(fills[:MOST_FILLS])]
+    unknown = " (unknown)" if _fit(largest).unmodelled else ""
+    return [value + unknown, largest.limited_by + mark, left, ", ".join(fills[:MOST_FILLS])]
 
 
 def _after_retries(largest: Largest) -> bool:
@@ -132,6 +133,11 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
         least = _at(axis, axis.step)
         notes.append(
             f"none: even the smallest value ({least}) does not fit; the rest of the row describes it."
+        )
+    unmodelled = {key: None for largest in found for key in _fit(largest).unmodelled or ()}
+    if unmodelled:
+        notes.append(
+            f"unknown: the answers are for the step as planned, which leaves out {', '.join(unmodelled)}."
         )
     limits = {largest.axis.why: None for largest in found if largest.limited_by != "memory"}
     notes += [f"The search ends at a limit other than memory: {why}." for why in limits]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qbench.catalog.hourly_prices import HourlyPrice, PriceSource
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
+    from qbench.records.fits import Fit
+    from qbench.scenario.importers.keys import Effect
     from qbench.scenario.schema import Point
 
 
@@ -103,12 +105,23 @@ def rank_command(
     with shown_steps() as watch:
         rows = ranks(asked.points, training, watch)
     if as_json:
-        print_json(_document(rows, key, workloads, training))
+        print_json(_document(rows, key, workloads, training, asked.unmodelled))
     else:
         _print(rows, key, workloads, num_gpus, None if show_all else MOST_ROWS)
+        if any(_judged(row, asked.unmodelled).unmodelled for row in rows):
+            print_sentence(
+                "unknown: rows are for the step as planned, which leaves out "
+                f"{', '.join(sorted(asked.unmodelled))}."
+            )
     if asked.advice:
         print_note(asked.advice)
-    return 0 if any(row.fits for row in rows) else 1
+    return 0 if any(_judged(row, asked.unmodelled).fits for row in rows) else 1
+
+
+def _judged(row: Ranked, unmodelled: Mapping[str, Effect]) -> Fit:
+    from qbench.records.fits import with_unmodelled
+
+    return with_unmodelled(row.fit, unmodelled)
 
 
 def _dataset(tokens: str, lengths: Path | None, packing: bool) -> dict[str, Any]:
@@ -161,6 +174,7 @@ def _document(
     key: str,
     workloads: Mapping[Point, Workload],
     training: RankFor,
+    unmodelled: Mapping[str, Effect],
 ) -> dict[str, Any]:
     from qbench.planner.ranking import best_of_each_card, sorted_rows
 
@@ -174,8 +188,12 @@ def _document(
             {"point": point.model_dump(mode="json"), **_workload_row(workload)}
             for point, workload in workloads.items()
         ],
-        "cards": [_row_document(row) | {"is_first_to_fit": id(row) in best} for row in fitting],
-        "not_fitting": [_row_document(row) for row in rows if not row.fits],
+        "unmodelled": sorted(unmodelled),
+        "cards": [
+            _row_document(row, _judged(row, unmodelled)) | {"is_first_to_fit": id(row) in best}
+            for row in fitting
+        ],
+        "not_fitting": [_row_document(row, _judged(row, unmodelled)) for row in rows if not row.fits],
         "notes": [*_NOTES, _NO_SHARDING, *([_SHARED] if training.num_gpus > 1 else [])],
     }
 
@@ -186,7 +204,7 @@ def _workload_row(workload: Workload) -> dict[str, Any]:
     return values
 
 
-def _row_document(row: Ranked) -> dict[str, Any]:
+def _row_document(row: Ranked, fit: Fit) -> dict[str, Any]:
     from qbench.words.fit_verdict import verdict_text
 
     return {
@@ -195,8 +213,9 @@ def _row_document(row: Ranked) -> dict[str, Any]:
         "method": row.point.method,
         "precision": row.point.precision,
         "seq_len": row.point.train.seq_len,
-        "fits": row.fits,
-        "why": verdict_text(row.fit),
+        "fits": fit.fits,
+        "verdict": fit.verdict,
+        "why": verdict_text(fit),
         "step_time_s": row.step_time_s,
         "bound": row.bound,
         "bound_share": row.bound_share,

@@ -205,3 +205,23 @@ def test_an_imported_config_is_planned_and_its_scenario_gives_the_same_plan(
     assert code == 0
     assert again["records"][0]["point"] == record["point"]
     assert again["records"][0]["metrics"] == record["metrics"]
+
+
+@pytest.mark.parametrize("command", [["fit"], ["rank", "--tokens", "1M"]])
+def test_what_is_not_planned_leaves_answers_unknown(
+    command: list[str], model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    config = tmp_path / "config.yml"
+    config.write_text(f"base_model: {model}\nadapter: lora\nlora_target_linear: true\nrl: ipo\nbf16: true\n")
+    arguments = [*command, "--from", str(config), "--gpu", "L4"]
+    arguments += ["--vary", "r", "--step", "16"] if command == ["fit"] else []
+    code, found = document(capsys, *arguments)
+    (row,) = found["fits" if command == ["fit"] else "cards"]
+    assert (code, (row.get("fit") or row)["verdict"], (row.get("fit") or row)["fits"]) == (
+        1,
+        "unknown",
+        False,
+    )
+    assert (row if command == ["fit"] else found)["unmodelled"] == ["rl"]
+    assert main(arguments) == 1
+    assert "for the step as planned, which leaves out rl" in " ".join(capsys.readouterr().out.split())
