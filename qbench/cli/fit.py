@@ -101,7 +101,7 @@ def _document(found: Largest) -> dict[str, Any]:
         "changes": [asdict(relief) for relief in found.reliefs],
         "probes": [asdict(probe) for probe in found.probes],
         "caveats": list(found.record.caveats),
-        "unmodelled": found.record.detail.get("unmodelled", []),
+        "unmodelled": fit.unmodelled or [],
     }
 
 
