@@ -57,6 +57,11 @@ _COMMANDS = {
         "Rank the cards of the catalog for a training by cost, time or energy.",
         "Qwen/Qwen2.5-7B --tokens 10M --epochs 3",
     ),
+    "import": _Command(
+        "import_files",
+        "Show what configs of training tools are and which of their keys a plan takes.",
+        "axolotl/examples",
+    ),
     "run": _Command("run", "Plan and measure each point of a scenario.", "demo.yaml --device cpu"),
     "run-point": _Command(
         "run_point",

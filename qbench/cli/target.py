@@ -178,7 +178,7 @@ def read_asked(request: TargetRequest) -> Target:
     if is_scenario(name or ""):
         raise ScenarioError(f"--from {file}: conflicts with the scenario {name}; omit one of the two")
     seq_len = next(iter(request.settings.get("seq_len", ())), None)
-    found = import_config(file, _language_config, form, name or "", seq_len)
+    found = import_config(file, language_config, form, name or "", seq_len)
     points = _points_of(found.settings, request.settings)
     return Target(
         points=points,
@@ -189,7 +189,7 @@ def read_asked(request: TargetRequest) -> Target:
     )
 
 
-def _language_config(model: str) -> Mapping[str, Any]:
+def language_config(model: str) -> Mapping[str, Any]:
     """Return the config of the language part of a catalog model or a folder; empty for others."""
     from qbench.catalog.models import resolve_model, text_part
 

@@ -209,6 +209,11 @@ def test_commands_that_must_be_quick_load_little(arguments: tuple[str, ...], lig
     assert loaded_for(*arguments) & (heavy | light) == set()
 
 
+def test_an_import_without_a_plan_loads_little(tmp_path: Path):
+    (tmp_path / "a.yml").write_text("base_model: gpt2\nadapter: lora\nlora_target_linear: true\n")
+    assert loaded_for("import", str(tmp_path), "--json") & {"torch", "transformers", "rich"} == set()
+
+
 def test_a_plan_from_the_cache_loads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("QBENCH_CACHE_DIR", str(tmp_path))
     asked = ("plan", "gpt2", "--precision", "nf4-dq", "--seq", "64")

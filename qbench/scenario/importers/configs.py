@@ -123,7 +123,7 @@ def import_config(
         raise ScenarioError(
             [*doubts, *(replace(problem, file=str(file)) for problem in error.problems)]
         ) from error
-    return Imported(format=form, settings=settings, caveats=reader.caveats(), unmodelled=reader.unmodelled())
+    return reader.imported(form, settings)
 
 
 def _located(file: Path, lines: Mapping[str, int], problems: Mapping[str, str]) -> list[Problem]:

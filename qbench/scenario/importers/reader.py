@@ -75,6 +75,10 @@ class Imported:
     """Keys that move memory and were not understood, unknown keys, and where the plan departs."""
     unmodelled: Mapping[str, Effect]
     """Keys that move memory and are not in the plan, and whether the step needs more or less for them."""
+    unknown: tuple[str, ...] = ()
+    """Keys that ask for something and are not known here."""
+    planned: tuple[str, ...] = ()
+    """Keys whose values are in the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,20 @@ class Reader:
         """Return the keys that move memory and are not in the plan, with the effect of each."""
         left = {key: _effect(key) for key in self._left() if _is_among(key, MEMORY)}
         return dict(sorted((left | self._unmodelled).items()))
+
+    def imported(self, form: str, settings: dict[str, Any]) -> Imported:
+        """Return what was made of the file, for the tool of this name."""
+        unmodelled = self.unmodelled()
+        left_out = {key.partition(".")[0] for key in unmodelled}
+        planned = sorted(self._taken & self.values.keys() - left_out)
+        return Imported(
+            format=form,
+            settings=settings,
+            caveats=self.caveats(),
+            unmodelled=unmodelled,
+            unknown=tuple(self._unknown()),
+            planned=tuple(key for key in planned if self.values[key] is not None),
+        )
 
     def tell_unplanned(self, key: str, value: str, known: Iterable[str], instead: str) -> None:
         """Add that a value is not planned and what is instead of it, and the known one that may be meant."""
