@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.scenario.importers.reader import ATTENTION, Reader
+from qbench.scenario.importers.defaults import ATTENTION
+from qbench.scenario.importers.reader import Reader
 
 _CUT_CROSS_ENTROPY = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
 _LIGER = "axolotl.integrations.liger.LigerPlugin"

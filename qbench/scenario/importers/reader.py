@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qbench.errors import shown
+from qbench.scenario.importers.defaults import ADAPTED_BY_DEFAULT, OPTIMIZERS
 from qbench.scenario.importers.keys import HARMLESS, LESS, MEMORY, MORE, Effect
 from qbench.scenario.importers.values import (
     LIKE_VALUE,
@@ -21,44 +22,6 @@ from qbench.scenario.settings import SETTINGS
 
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
-
-ADAPTED_BY_DEFAULT = {
-    "bloom": ("query_key_value",),
-    "falcon": ("query_key_value",),
-    "gemma": ("q_proj", "v_proj"),
-    "gemma2": ("q_proj", "v_proj"),
-    "gemma3_text": ("q_proj", "v_proj"),
-    "gpt2": ("c_attn",),
-    "gpt_neox": ("query_key_value",),
-    "gptj": ("q_proj", "v_proj"),
-    "llama": ("q_proj", "v_proj"),
-    "mistral": ("q_proj", "v_proj"),
-    "mixtral": ("q_proj", "v_proj"),
-    "opt": ("q_proj", "v_proj"),
-    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "qwen2": ("q_proj", "v_proj"),
-    "qwen3": ("q_proj", "v_proj"),
-}
-"""Modules that peft adapts where none are named, by model type.
-
-Source: peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING; a test compares them.
-"""
-
-OPTIMIZERS = {
-    "adamw_torch": "adamw_torch",
-    "adamw_torch_fused": "adamw_torch",
-    "adamw_hf": "adamw_torch",
-    "adamw_8bit": "adamw_8bit",
-    "adamw_bnb_8bit": "adamw_8bit",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "paged_adamw_32bit": "paged_adamw_32bit",
-    "paged_adamw": "paged_adamw_32bit",
-    "sgd": "sgd",
-}
-"""Names of optimizers in transformers.OptimizerNames that keep the same state as one that is planned."""
-
-ATTENTION = {name: name for name in ("auto", "eager", "sdpa", "flash_attention_2")}
-"""Attention that is planned, by transformers' name."""
 
 EVALUATION = ("do_eval", "eval_strategy", "evaluation_strategy", "per_device_eval_batch_size", "val_set_size")
 """Keys that have a model evaluated between steps of training."""

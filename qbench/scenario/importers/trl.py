@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qbench.scenario.importers.reader import ATTENTION, Reader
+from qbench.scenario.importers.defaults import ATTENTION
+from qbench.scenario.importers.reader import Reader
 from qbench.scenario.importers.values import dtype_name
 
 DTYPE_KEYS = ("dtype", "torch_dtype", "model_init_kwargs.dtype", "model_init_kwargs.torch_dtype")

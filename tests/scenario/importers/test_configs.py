@@ -12,7 +12,7 @@ import yaml
 from qbench.errors import ScenarioError
 from qbench.scenario.expand import expand, point_from
 from qbench.scenario.importers.configs import import_config, scenario_of
-from qbench.scenario.importers.reader import ADAPTED_BY_DEFAULT
+from qbench.scenario.importers.defaults import ADAPTED_BY_DEFAULT
 from qbench.scenario.load import load_scenario, scenario_text
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
