@@ -24,14 +24,14 @@ def quick_imports() -> Iterator[None]:
     if "bitsandbytes" in sys.modules:
         yield
         return
-    with _without_collections():
+    with without_collections():
         with suppress(ImportError), _compiled_when_called():
             importlib.import_module("bitsandbytes")
         yield
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """Keep the garbage collector off: what imports make stays, and it would go over it again and again."""
     was_on = gc.isenabled()
     gc.disable()

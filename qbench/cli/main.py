@@ -17,6 +17,7 @@ import typer
 from qbench.cli.console import print_error, print_note, print_text
 from qbench.cli.options import OnceCommand
 from qbench.errors import QbenchError
+from qbench.quick_imports import without_collections
 from qbench.quiet import quiet_libraries
 
 UsageError: Any = typer.BadParameter.__bases__[0]
@@ -186,7 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app = _app_for(sys.argv[1:] if argv is None else argv)
+        with without_collections():
+            app = _app_for(sys.argv[1:] if argv is None else argv)
         code = app(args=argv, standalone_mode=False, prog_name="qbench")
         sys.stdout.flush()
     except QbenchError as error:

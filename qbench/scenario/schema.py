@@ -147,7 +147,7 @@ class TrainSettings(Strict):
         return {key: value for key, value in values.items() if key not in LATER or value != "auto"}
 
 
-class PointSettings(Strict):
+class PointSettings(Strict, defer_build=True):
     """The settings of a training step, each for itself."""
 
     model: Name = Field(description="Catalog id, hub id, or a folder that holds config.json.")
@@ -162,7 +162,7 @@ class PointSettings(Strict):
     train: TrainSettings = Field(default_factory=TrainSettings, description="The training step.")
 
 
-class Point(PointSettings):
+class Point(PointSettings, defer_build=False):
     """One training step, fully described: what a plan or a measurement is of. Immutable and hashable.
 
     Raises pydantic.ValidationError for an unknown key, a value out of range, and settings that contradict

@@ -115,7 +115,7 @@ class Leaf:
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the field's values."""
-        return _adapter(self).json_schema()
+        return _properties(self.model)[self.name]
 
     @property
     def default(self) -> Any:
@@ -134,6 +134,16 @@ class Leaf:
         folded = value.casefold()
         meant = names.meant.get(folded.replace("-", "_")) or names.meant.get(folded.replace("-", ""))
         return replace(complaint, hint=meant or next(iter(nearest(value, schema.get("enum", ()))), ""))
+
+
+@cache
+def _properties(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each leaf of a class: all at once, since one for each takes as long again."""
+    said = ("title", "description", "default")
+    return {
+        name: {key: value for key, value in schema.items() if key not in said}
+        for name, schema in model.model_json_schema()["properties"].items()
+    }
 
 
 @cache
