@@ -70,7 +70,6 @@ def record_steps(
     """
     ledger = ledger_type(device_types, decompositions(kernels, "meta" in device_types, card))
     ledger.workspaces = dict(library_buffers or {})
-    ledger.costs = costs
     if load is not None:
         load(ledger)
     for name, category, tensor in step.static_tensors():
@@ -80,9 +79,8 @@ def record_steps(
         step.on_times = costs.begin_repeated
     losses: list[float] = []
     with recorded(step, ledger):
-        for _ in range(num_steps):
-            if costs is not None:
-                costs.begin_step()
+        for index in range(num_steps):
+            ledger.costs = costs if index == num_steps - 1 else None
             losses.append(step.run().item())
             for tensor in step.optimizer_tensors():
                 ledger.register(tensor, "optimizer")

@@ -56,7 +56,7 @@ class _Entry(NamedTuple):
 
 
 class CostLog:
-    """What a ledger notes of each operator, of the latest step only."""
+    """What a ledger notes of each operator, of one step."""
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
@@ -67,13 +67,9 @@ class CostLog:
         """Count what is noted next so many times."""
         self._times = times
 
-    def begin_step(self) -> None:
-        """Forget the step before."""
-        self._entries.clear()
-
     @property
     def num_entries(self) -> int:
-        """Operators noted so far in this step."""
+        """Operators noted so far."""
         return len(self._entries)
 
     def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:

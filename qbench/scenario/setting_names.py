@@ -1,0 +1,77 @@
+"""The names of settings: one row for each field of a Point, by the name of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a setting is called beside the name of its field."""
+
+    title: str
+    """Head of a column."""
+    short: str = ""
+    """Head of a narrow column, and name in a sentence; empty where it is the field's own."""
+    label: str = ""
+    """Name in a form; empty where it is the title."""
+    flag: str = ""
+    """Flag of the commands, with underscores, and keyword in Python; empty where there is none."""
+    also: tuple[str, ...] = ()
+    """Names that people and other tools use. They are refused, with the right one."""
+    page: bool = False
+    """Whether the planner page has a field for it."""
+    meant: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Values that people and other tools write, to what is meant. They are refused, with the right one."""
+
+
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "16bit": "bf16"}
+_PRECISIONS = _DTYPES | {"4bit": "nf4", "int4": "nf4", "qlora": "nf4", "8bit": "int8", "32bit": "fp32"}
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adam": "adamw_torch",
+    "adamw_torch_fused": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+}
+_LOSSES = {"cce": "cut_cross_entropy", "fused": "chunked"}
+_RECIPES = {"sft": "trl", "sfttrainer": "trl", "llamafactory": "llama-factory"}
+_FORMS = {"re_entrant": "reentrant", "non_reentrant": "no_reentrant", "nonreentrant": "no_reentrant"}
+_ATTENTION = dict.fromkeys(("flash", "fa2", "flash_attn", "flash_attention"), "flash_attention_2")
+
+NAMES = {
+    "model": Names("Model", page=True),
+    "weights": Names("Weights"),
+    "precision": Names(
+        "Precision", flag="precision", also=("quantization", "dtype"), page=True, meant=_PRECISIONS
+    ),
+    "data": Names("Data"),
+    "r": Names("Rank", flag="r", also=("rank", "lora_r", "lora_rank"), page=True),
+    "lora_alpha": Names("Alpha", "alpha", also=("alpha",)),
+    "lora_dropout": Names("Dropout", "dropout", "LoRA dropout", "lora_dropout", ("dropout",), page=True),
+    "target_modules": Names("Targets", "targets", "Target modules", "target_modules", page=True),
+    "use_dora": Names("DoRA"),
+    "use_rslora": Names("rsLoRA"),
+    "per_device_train_batch_size": Names(
+        "Batch", "batch", "Batch (sequences)", "batch", ("batch_size", "micro_batch_size"), page=True
+    ),
+    "seq_len": Names(
+        "Tokens", "tokens", "Sequence (tokens)", "seq", ("max_length", "max_seq_length", "sequence_len"), True
+    ),
+    "gradient_accumulation_steps": Names("Accumulation", "accum", also=("grad_accum",)),
+    "gradient_checkpointing": Names("Checkpointing", "ckpt", flag="gradient_checkpointing", page=True),
+    "optim": Names("Optimizer", flag="optim", also=("optimizer",), page=True, meant=_OPTIMIZERS),
+    "attn_implementation": Names(
+        "Attention", "attn", flag="attn", also=("attention",), page=True, meant=_ATTENTION
+    ),
+    "autocast": Names("Autocast", flag="autocast", page=True, meant=_DTYPES),
+    "recipe": Names("Recipe", flag="recipe", page=True, meant=_RECIPES),
+    "loss_type": Names("Loss", flag="loss_type", also=("loss",), meant=_LOSSES),
+    "upcast": Names("Upcast", flag="upcast", meant={"fp32": "peft", "float32": "peft"}),
+    "adapter_dtype": Names("Adapter dtype", flag="adapter_dtype", meant=_DTYPES),
+    "checkpoint_impl": Names(
+        "Checkpointing form", "", "", "checkpoint_impl", ("use_reentrant",), meant=_FORMS
+    ),
+}
