@@ -19,6 +19,9 @@ AdapterDtype = Literal["fp32", "bf16", "fp16"]
 CheckpointImpl = Literal["reentrant", "no_reentrant"]
 """Form of torch.utils.checkpoint, as torch.distributed's CheckpointImpl spells it."""
 
+LoraKernels = Literal["none", "axolotl", "attention", "mlp"]
+"""Whose fused kernels run adapters with their base layer: axolotl's, or those of attention or MLP alone."""
+
 Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory"]
 
 
@@ -32,6 +35,8 @@ class Choices:
     adapter_dtype: AdapterDtype = "fp32"
     """dtype of adapters on a quantized base; peft makes them fp32 on any base (`autocast_adapter_dtype`)."""
     checkpoint_impl: CheckpointImpl = "no_reentrant"
+    lora_kernels: LoraKernels = "none"
+    """For adapters without DoRA on a base that is not in 8 bit and computes in its own dtype."""
     source: str
     """The release followed, and where it decides."""
 
@@ -52,7 +57,9 @@ RECIPES: dict[str, Choices] = {
         loop="trainer",
         upcast="axolotl",
         checkpoint_impl="reentrant",
-        source="axolotl 067b021, loaders/model.py, _configure_embedding_dtypes; utils/config/__init__.py:383",
+        lora_kernels="axolotl",
+        source="axolotl 067b021, loaders/model.py, _configure_embedding_dtypes; utils/config/__init__.py:383 "
+        "and utils/schemas/config.py, check_auto_enable_lora_kernels",
     ),
     "llama-factory": Choices(
         loop="trainer",

@@ -28,6 +28,7 @@ from qbench.scenario.recipes import (
     AdapterDtype,
     CheckpointImpl,
     Choices,
+    LoraKernels,
     Loss,
     Recipe,
     Upcast,
@@ -68,7 +69,7 @@ than 2^63, above which torch cannot count them."""
 
 MOST_STEPS = 1_000_000
 
-LATER = ("loss_type", "upcast", "adapter_dtype", "checkpoint_impl")
+LATER = ("loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels")
 """Settings that came after the first records; auto is not written, so that points keep their ids."""
 
 Rank = Annotated[int, Field(ge=1, le=2**16, strict=True)]
@@ -140,6 +141,10 @@ class TrainSettings(Strict):
         default="auto",
         description="Form of gradient checkpointing, as torch.distributed names it; auto is the recipe's.",
     )
+    lora_kernels: Literal["auto", LoraKernels] = Field(
+        default="auto",
+        description="Fused kernels of adapters, axolotl's or those of one part alone; auto is the recipe's.",
+    )
 
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -195,9 +200,17 @@ class Point(PointSettings, defer_build=False):
         return "qlora" if self.precision in QUANTIZED_PRECISIONS else "lora"
 
     @property
+    def _is_of_one_dtype(self) -> bool:
+        """Whether products are computed in the dtype that the base's layers give and take."""
+        base = "bf16" if self.precision in QUANTIZED_PRECISIONS else self.precision
+        return self.train.autocast in ("none", base)
+
+    @property
     def choices(self) -> Choices:
         """What the recipe decides where its settings say nothing, and the settings where they say it."""
         said = {name: getattr(self.train, name) for name in LATER if getattr(self.train, name) != "auto"}
+        if self.lora is None or self.lora.use_dora or self.precision == "int8" or not self._is_of_one_dtype:
+            said = {"lora_kernels": "none"} | said
         return dataclasses.replace(RECIPES[self.train.recipe], **said)
 
     @property

@@ -74,4 +74,5 @@ NAMES = {
     "checkpoint_impl": Names(
         "Checkpointing form", "", "", "checkpoint_impl", ("use_reentrant",), meant=_FORMS
     ),
+    "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
 }

@@ -14,6 +14,7 @@ from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, passes_run
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.fused_head import fuse_head
+from qbench.step.lora_kernels import fuse_adapters
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import (
     is_paged,
@@ -282,6 +283,7 @@ def build_step(
     facts = verify_model(model, point)
     check_recipe(model, point)
     kernels = kernels or device
+    fuse_adapters(model, point, kernels)
     optimizer = make_optimizer(point.train.optim, _optimized(model, point), kernels)
     if point.lora is None and follows_trainer(point):
         keep_embeddings_in_32_bit(optimizer, model)

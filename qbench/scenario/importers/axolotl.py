@@ -35,7 +35,6 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
         "lora": _lora(reader, model),
         "train": _train(reader) | {"autocast": autocast},
     }
-    _leave_out_kernels(reader, precision)
     if (rl := reader.get("rl")) is not None:
         reader.leave_out("rl", "more", f"{rl} runs other passes than training on text; planned as sft")
     if not reader.is_on("sample_packing"):
@@ -79,18 +78,23 @@ def _in_4bit(reader: Reader) -> str:
     return f"{kind}-dq" if given.get("bnb_4bit_use_double_quant", True) else kind
 
 
-def _leave_out_kernels(reader: Reader, precision: str) -> None:
-    """Add the fused kernels of adapters, which axolotl switches on by itself where the file is silent.
+def _lora_kernels(reader: Reader) -> str:
+    """Return the fused kernels of adapters; axolotl switches them on by itself where the file is silent.
 
-    Source: utils/schemas/config.py, `check_auto_enable_lora_kernels`.
+    Source: utils/schemas/config.py, `check_auto_enable_lora_kernels`; `auto` is the recipe's, without those
+    in 8 bit.
     """
-    is_on = [name for name in _LORA_KERNELS if reader.is_on(name)]
-    is_silent = all(reader.get(name) is None for name in _LORA_KERNELS)
-    is_left_alone = precision == "int8" or reader.is_on("trust_remote_code") or reader.get("rl")
-    adapted = reader.get("adapter") in ("lora", "qlora")
-    if is_on or (is_silent and adapted and not is_left_alone):
-        how = ", ".join(is_on) if is_on else "lora kernels, which axolotl switches on by itself"
-        reader.leave_out("lora_mlp_kernel", "less", f"{how}: not planned; they keep fewer activations")
+    is_on = {name: reader.is_on(name) for name in _LORA_KERNELS}
+    if all(reader.get(name) is None for name in _LORA_KERNELS):
+        is_left_alone = reader.is_on("trust_remote_code") or reader.get("rl")
+        return "none" if is_left_alone else "auto"
+    mlp, qkv, output, _ = is_on.values()
+    if qkv != output:
+        name = "lora_qkv_kernel" if qkv else "lora_o_kernel"
+        reader.leave_out(name, "less", "planned only with both lora_qkv_kernel and lora_o_kernel")
+    return {(True, True): "axolotl", (True, False): "mlp", (False, True): "attention"}.get(
+        (mlp, qkv and output), "none"
+    )
 
 
 def _loss(reader: Reader) -> str:
@@ -156,6 +160,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         "recipe": "axolotl",
         "loss_type": _loss(reader),
         # utils/config/__init__.py:383: re-entrant, unless it trains by reinforcement.
+        "lora_kernels": _lora_kernels(reader),
         "checkpoint_impl": reader.checkpoint_impl(default="no_reentrant" if reader.get("rl") else "auto"),
     }
 

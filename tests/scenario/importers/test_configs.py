@@ -162,10 +162,6 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-LORA_KERNELS = (
-    "lora_mlp_kernel: lora kernels, which axolotl switches on by itself: not planned; they keep fewer "
-    "activations"
-)
 CUT_CROSS_ENTROPY = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
 LIGER = "axolotl.integrations.liger.LigerPlugin"
 
@@ -247,7 +243,6 @@ def test_keys_are_told_unless_they_are_off_or_harmless(tmp_path: Path):
     }  # fmt: skip
     _, caveats = imported(tmp_path, values)
     assert caveats == (
-        LORA_KERNELS,
         "not understood, and they move memory: fsdp, torch_compile",
         "unknown here, and they may move memory: frobnicate",
     )

@@ -12,7 +12,8 @@ from transformers.training_args import OptimizerNames
 
 from qbench.errors import ScenarioError
 from qbench.scenario.importers.configs import FORMATS, import_config
-from qbench.scenario.importers.reader import OPTIMIZERS, Reader
+from qbench.scenario.importers.defaults import OPTIMIZERS
+from qbench.scenario.importers.reader import Reader
 from qbench.scenario.importers.values import LIKE_VALUE, misspelt
 
 AXOLOTL = """\
@@ -175,12 +176,6 @@ def test_a_switch_that_is_refused_says_nothing_of_what_goes_with_it(tmp_path: Pa
     assert problems_of(tmp_path / "a.yml", content) == [f":3: use_peft_lora: given 'ja'; {SWITCH}"]
 
 
-LORA_KERNELS = (
-    "lora_mlp_kernel: lora kernels, which axolotl switches on by itself: not planned; they keep fewer "
-    "activations"
-)
-
-
 def test_a_misspelling_alone_is_a_caveat(tmp_path: Path):
     file = tmp_path / "a.yml"
     file.write_text(
@@ -189,7 +184,6 @@ def test_a_misspelling_alone_is_a_caveat(tmp_path: Path):
     )
     assert import_config(file, config_of).caveats == (
         "optimizer: adamww_8bit is not planned; AdamW stands for it, whose state may be larger",
-        LORA_KERNELS,
         "optimizer: given 'adamww_8bit'; did you mean adamw_8bit?",
         "lora_alpah: unknown key; did you mean lora_alpha?",
         "unknown here, and they may move memory: frobnicate",
