@@ -33,7 +33,8 @@ _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "enable_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One model of the catalog. Counts are for the class that AutoModelForCausalLM builds."""
+    """One model of the catalog. Counts are for the class that AutoModelForCausalLM builds, or, where there is
+    none, AutoModelForImageTextToText."""
 
     hub_id: str
     """Name on the Hugging Face hub."""
@@ -42,7 +43,7 @@ class ModelSpec:
     family: str
     """Architecture, by the name of its package in transformers, such as llama."""
     model_class: str
-    """Class of transformers that AutoModelForCausalLM builds."""
+    """Class of transformers that is built."""
     num_params: int
     """All parameters; tied weights count once."""
     linear_weight_params: int

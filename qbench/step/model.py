@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from qbench.catalog.hub import hub_config
 from qbench.catalog.models import ModelSource, resolve_model, stored_precision
@@ -212,6 +215,8 @@ def _set_quantization_aside(config: PretrainedConfig, point: Point) -> None:
 
 def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
     """Yield what a reader should know about the plan of this model before trusting it."""
+    if _is_image_text(config):
+        yield "the model takes images: planned on text alone, with the weights of the tower but no pixels"
     if getattr(config, "default_sizes", ""):
         yield (
             f"the config of {point.model} leaves out sizes; planned with the defaults of transformers: "
@@ -263,7 +268,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
 
 def _from_config(point: Point, config: PretrainedConfig) -> Any:
     try:
-        return AutoModelForCausalLM.from_config(
+        return _auto_class(config).from_config(
             config,
             dtype=base_dtype(point.precision),
             attn_implementation=_attention(point),
@@ -274,16 +279,26 @@ def _from_config(point: Point, config: PretrainedConfig) -> Any:
     except Exception as error:
         # What a config holds decides where the model's code fails, and with which error.
         attention = point.train.attn_implementation
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not _is_image_text(config):
             raise StepError(
                 f"{point.model} is no text model to transformers ({type(config).__name__}); models that take "
-                "images or sound are planned only where transformers has a text model for them"
+                "sound are planned only where transformers has a text model for them"
             ) from error
         hint = "" if attention == "auto" else "; choose another with --attn, for example sdpa or auto"
         raise StepError(
             f"transformers cannot build {point.model} with attn_implementation {attention}: "
             f"{first_line(error)}{hint}"
         ) from error
+
+
+def _is_image_text(config: PretrainedConfig) -> bool:
+    """Say whether transformers has no class for text alone, but one that takes images, too."""
+    found = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return found and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    return AutoModelForImageTextToText if _is_image_text(config) else AutoModelForCausalLM
 
 
 def _attention(point: Point) -> str | None:
@@ -303,7 +318,7 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         # Weights are quantized on the device, one after the other; any other model is moved there as a whole.
         arguments |= {"quantization_config": quantization, "device_map": {"": str(device)}}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(weights_folder(source), **arguments)
+        model: Any = _auto_class(config).from_pretrained(weights_folder(source), **arguments)
     except (OSError, ValueError, ImportError) as error:
         raise StepError(
             f"weights: pretrained, but those of {point.model} could not be loaded ({first_line(error)}); "

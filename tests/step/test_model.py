@@ -328,3 +328,12 @@ def test_sizes_that_a_config_leaves_out_are_told(tmp_path: Path) -> None:
     assert told.endswith("planned with the defaults of transformers: hidden_size 768, vocab_size 50257")
     whole = tiny_point(folder_with(tmp_path))
     assert not any("leaves out sizes" in text for text in model_caveats(load_config(whole), whole))
+
+
+def test_a_model_without_a_class_for_text_alone_is_built_with_its_tower() -> None:
+    point = tiny_point("Qwen/Qwen2.5-VL-3B-Instruct")
+    config = load_config(point)
+    model = build_base_model(point, META, config)
+    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert model.num_parameters() == 3_754_622_976  # The hub's total of its safetensors.
+    assert any("planned on text alone" in caveat for caveat in model_caveats(config, point))
