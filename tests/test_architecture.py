@@ -16,6 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "qbench"
 
 TORCH_STACK = {"torch", "transformers", "peft", "bitsandbytes"}
 TORCH_FREE = ("catalog", "scenario", "records", "comparison", "words", "report", "nullgpu")
+# Runs in processes of programs that need not have qbench, and follows torch there.
+AGENT = "dryrun/agent/"
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
 
@@ -35,10 +37,11 @@ LAYERS = {
     "planner": {"step", "memory"},
     "nullgpu": {"records"},
     "measure": {"step", "memory", "nullgpu", "quiet", "quick_imports"},
+    "dryrun": {"measure"},
     "comparison": {"records"},
     "words": {"comparison"},
     "report": {"words"},
-    "runs": {"planner", "measure", "comparison", "quick_imports"},
+    "runs": {"planner", "measure", "dryrun", "comparison", "quick_imports"},
     "callback": {"measure"},
     "notebook_results": {"report"},
     "notebook": {"notebook_results", "runs"},
@@ -60,11 +63,11 @@ MAY_IMPORT = {layer: below(layer) for layer in LAYERS}
 OWNERS: dict[str, str | tuple[str, ...]] = {
     "yaml": "scenario/load.py",
     "ray": "measure/",
-    "subprocess": ("measure/", "nullgpu/"),
+    "subprocess": ("measure/", "nullgpu/", "dryrun/"),
     "multiprocessing": "measure/",
     "torch.multiprocessing": "measure/",
     "concurrent.futures.ProcessPoolExecutor": "measure/",
-    "signal": "measure/",
+    "signal": ("measure/", "dryrun/"),
 }
 
 
@@ -92,6 +95,8 @@ def import_problems(path: str, line: int, layer: str, target: str) -> Iterator[s
         yield f"{path}:{line}: {layer} must not import {target}"
     if top in TORCH_STACK and layer in TORCH_FREE:
         yield f"{path}:{line}: {layer} must not import {top}"
+    if path.startswith(AGENT) and top == "qbench" and not target.startswith("qbench.dryrun.agent"):
+        yield f"{path}:{line}: the agent must not import {target}"
     for name, owner in OWNERS.items():
         if f"{target}.".startswith(f"{name}.") and not path.startswith(owner):
             places = owner if isinstance(owner, str) else " and ".join(owner)
@@ -226,8 +231,12 @@ def function_of(lines: int) -> str:
             {"planner/a.py": "import torch.multiprocessing as mp"},
             "only measure/ imports torch.multiprocessing",
         ),
-        ({"cli/a.py": "import subprocess"}, "only measure/ and nullgpu/ imports subprocess"),
-        ({"planner/a.py": "from signal import SIGINT"}, "only measure/ imports signal"),
+        ({"cli/a.py": "import subprocess"}, "only measure/ and nullgpu/ and dryrun/ imports subprocess"),
+        ({"planner/a.py": "from signal import SIGINT"}, "only measure/ and dryrun/ imports signal"),
+        (
+            {"dryrun/agent/a.py": "from qbench.dryrun import run"},
+            "a.py:1: the agent must not import qbench.dryrun.run",
+        ),
         ({"planner/a.py": "print(1)"}, "only cli prints or exits, not print"),
         ({"runs/run.py": "run(log=print)"}, "only cli prints or exits, not print"),
         ({"measure/a.py": "import sys\nsys.exit(1)"}, "a.py:2: only cli prints or exits, not sys.exit"),

@@ -74,6 +74,11 @@ _COMMANDS = {
         "Compare two environments, for example before and after an upgrade of torch or peft.",
         "ci.yaml --a .venv-old/bin/python --b .venv-new/bin/python --plan-only",
     ),
+    "dryrun": _Command(
+        "dryrun",
+        "Run any training command for a few steps on a GPU that you do not have, and read its memory.",
+        '--gpu "RTX 4090" -- python train.py --config my.yaml',
+    ),
     "report": _Command(
         "report",
         "Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed.",

@@ -109,7 +109,7 @@ def trend(
 
 
 def _machine(record: Record, metric: str) -> str:
-    if record.kind == "measurement":
+    if record.kind != "plan":
         return str(record.device_name)
     card, capability = record.metrics_fit, record.compute_capability
     if METRICS[metric].gate == "statistical" and card is not None:

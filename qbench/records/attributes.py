@@ -10,6 +10,7 @@ from qbench.records.metrics import scalar
 
 if TYPE_CHECKING:
     from qbench.records.parts import (
+        Alive,
         AllocatorSettings,
         BaseWeights,
         Built,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         OomFacts,
         PeakAt,
         Quality,
+        RankMemory,
         Skipped,
         StepCounts,
         TimeParts,
@@ -170,6 +172,41 @@ class Attributes:
     def quality(self) -> Quality | None:
         """What a run with trained weights did to them and to the loss."""
         return self.detail.get("quality")
+
+    @property
+    def phases(self) -> Mapping[str, int]:
+        """Largest allocated bytes by phase; empty when unknown."""
+        return self.detail.get("phases") or {}
+
+    @property
+    def reserved_phases(self) -> Mapping[str, int]:
+        """Largest reserved bytes by phase of a dry run; empty when unknown."""
+        return self.detail.get("reserved_phases") or {}
+
+    @property
+    def ranks(self) -> Sequence[RankMemory]:
+        """Memory of each process on each card, where several train together."""
+        return self.detail.get("ranks") or ()
+
+    @property
+    def alive(self) -> Sequence[Alive]:
+        """Largest places of what was alive at the peak of a dry run."""
+        return self.detail.get("alive") or ()
+
+    @property
+    def stand_ins(self) -> Sequence[str]:
+        """What was missing in a dry run and stood in for."""
+        return self.detail.get("stand_ins") or ()
+
+    @property
+    def alloc_retries(self) -> int | None:
+        """How often the allocator emptied its cache to go on."""
+        return self.detail.get("num_alloc_retries")
+
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Memory of the card that was measured."""
+        return self.environment.get("device_memory_bytes")
 
     @property
     def model(self) -> Built | None:

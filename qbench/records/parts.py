@@ -182,6 +182,34 @@ class OomFacts(TypedDict, total=False):
     free_bytes: Whole | None
     total_bytes: Whole | None
     reserved_bytes: Whole | None
+    place: Words | None
+    """Line and module that asked for it in a dry run; `user` is the line of the program on the way to it."""
+    user: Words | None
+
+
+class RankMemory(TypedDict):
+    """Memory of one process on one card, where several train together."""
+
+    rank: Whole
+    static_bytes: NotRequired[Whole | None]
+    peak_allocated_bytes: NotRequired[Whole | None]
+    peak_reserved_bytes: NotRequired[Whole | None]
+    device: NotRequired[Whole | None]
+    """Number of the card, of a dry run."""
+
+
+class Alive(TypedDict):
+    """Memory alive at the peak of a dry run, from one line of code."""
+
+    bytes: Whole
+    blocks: Whole
+    category: Words
+    module: Words | None
+    """Class and function that called PyTorch; `place` is its file and line, `user` that of the program."""
+    place: Words | None
+    user: Words | None
+    is_backward: Flag
+    """Whether the backward pass of that line asked for it."""
 
 
 class Quality(TypedDict, total=False):
@@ -272,6 +300,18 @@ class Detail(TypedDict, total=False):
     loss_steps: list[Whole] | None
     batch_shapes: list[list[Whole]] | None
     step_peak_bytes: list[Whole] | None
+
+    # Of a dry run.
+    ranks: list[RankMemory] | None
+    alive: list[Alive] | None
+    """Largest places of what was alive at the peak, or when memory ran out."""
+    reserved_phases: dict[str, Whole] | None
+    steps: Whole | None
+    """Updates that were seen."""
+    assumed: dict[str, Whole] | None
+    """How often an operation's answer was assumed, because it depends on values."""
+    stand_ins: list[Words] | None
+    host_peak_bytes: Whole | None
 
     files: list[Words] | None
     """Of a diagnosis."""

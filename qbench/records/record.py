@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 # 1: first version. 2: a fit's verdict is one of four values, with the numbers behind it.
 
-Kind = Literal["plan", "measurement"]
+Kind = Literal["plan", "measurement", "dryrun"]
 Outcome = Literal["ok", "oom", "timeout", "crashed", "error"]
 
 _KEYS = (
@@ -73,7 +73,7 @@ class Record(Attributes):
     point: Point
     """The training step that was planned or measured."""
     kind: Kind
-    """plan, or measurement of one process."""
+    """plan, measurement of one process, or dryrun of a program on a null GPU."""
     outcome: Outcome
     """ok, oom, timeout, crashed or error; oom is a result like any other, `error` explains the others."""
     metrics: Metrics

@@ -13,11 +13,13 @@ from qbench.records.parts import Skipped
 from qbench.records.record import Record, run_name
 from qbench.records.store import collector_paused
 from qbench.report import fact_tables, quality, tables
+from qbench.report.dryruns import dry_runs_table
 from qbench.report.fits import fits_table
 from qbench.report.provenance import record_numbers, records_table
 from qbench.report.table import Table
 from qbench.report.tables import Numbers
 from qbench.words.capacity import sentence
+from qbench.words.dryrun import dry_run_sentence
 from qbench.words.headline import accuracy_sentence, headline
 from qbench.words.phrases import Statement, counted, listed
 from qbench.words.quality import quality_sentences
@@ -63,6 +65,8 @@ class Content:
     """Where the memory of a GPU went."""
     comparison: Table | None
     near: Table | None
+    programs: Table | None
+    """Dry runs of programs."""
     points: Table | None
     fits: Table | None
     losses: Table | None
@@ -83,7 +87,9 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
 
     `places` says for each record where it is stored, as 'records.jsonl:12'.
     """
-    results = gather(records)
+    # A program of somebody's own has no settings to compare or to draw: dry runs stand apart.
+    programs = [result for result in gather(records) if result.kind == "dryrun"]
+    results = gather(record for record in records if record.kind != "dryrun")
     # QLoRA first, as in the sentences.
     pairs = sorted(pair_results(results), key=lambda pair: not pair.is_qlora)
     numbers = record_numbers(records)
@@ -96,7 +102,13 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
         results=results,
         pairs=pairs,
         scope=_scope(records),
-        sentences=[*unfinished, *map(sentence, ahead), *compared, *map(sentence, equal)],
+        sentences=[
+            *(Statement(dry_run_sentence(result.latest)) for result in programs),
+            *unfinished,
+            *map(sentence, ahead),
+            *compared,
+            *map(sentence, equal),
+        ],
         unfinished=unfinished,
         headline=compared,
         capacity=[*map(sentence, ahead), *map(sentence, equal)],
@@ -108,6 +120,7 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
         card=fact_tables.card_table(results),
         comparison=tables.comparison_table(pairs, numbers),
         near=fact_tables.near_table(near_results(results)),
+        programs=dry_runs_table(programs, numbers),
         points=tables.points_table(results, numbers),
         fits=fits_table(results, numbers),
         losses=quality.losses_table(results, numbers),
@@ -115,7 +128,7 @@ def gather_content(records: Sequence[Record], places: Sequence[str] = ()) -> Con
         failures=fact_tables.failures_table(results),
         caveats=fact_tables.caveats_table(results),
         skipped=fact_tables.skipped_table(results),
-        environment=fact_tables.environment_table(results),
+        environment=fact_tables.environment_table([*results, *programs]),
         records=records_table(records, places),
         numbers=numbers,
     )
@@ -130,7 +143,9 @@ def _scope(records: Sequence[Record]) -> str:
     named = ", ".join(models) if len(models) <= NAMED_MODELS else f"{len(models)} models"
     latest = max(record.created_at for record in records)[:16].replace("T", " ")
     made = [_counted(kinds["plan"], "plan")] if kinds["plan"] else []
-    on_null = sum(record.device == "null" for record in records)
+    if kinds["dryrun"]:
+        made.append(_counted(kinds["dryrun"], "dry run"))
+    on_null = sum(record.device == "null" and record.kind == "measurement" for record in records)
     if kinds["measurement"] > on_null:
         made.append(_counted(kinds["measurement"] - on_null, "measured process", "measured processes"))
     if on_null:
@@ -224,7 +239,7 @@ def _largest(skipped: Sequence[Skipped]) -> str:
 def _validity(records: Sequence[Record], results: Sequence[Result]) -> list[str]:
     measured = [result for result in results if result.kind == "measurement"]
     said = [_endings(records), _processes(measured), _checked(measured), _machines(measured), _dirty(records)]
-    if not measured:
+    if not measured and results:
         said.insert(0, "Nothing was measured: every number is planned.")
     return [sentence for sentence in said if sentence]
 

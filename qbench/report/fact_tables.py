@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from qbench.comparison.methods import NearPair
 from qbench.comparison.results import Result, caveats
 from qbench.records.facts import environment_facts
 from qbench.records.metrics import METRICS
 from qbench.records.parts import OomFacts
+from qbench.records.record import Kind
 from qbench.report.table import Draft, Table, plain_table
 from qbench.report.tables import method_text, rounded
 from qbench.units import plain_text
@@ -152,12 +153,13 @@ def environment_table(results: Sequence[Result]) -> Table | None:
                 continue  # Records of one run hardly differ here, and there may be thousands.
             last[record.kind] = record.environment
             for name, value in environment_facts(record.environment).items():
-                by_kind = values.setdefault(name, {"plan": {}, "measurement": {}})
+                by_kind = values.setdefault(name, {kind: {} for kind in get_args(Kind)})
                 by_kind[record.kind][plain_text(value)] = None
     draft = Draft()
     draft.add("Fact", values)
     draft.add("Plans", [_listed(by_kind["plan"]) for by_kind in values.values()])
     draft.add("Measurements", [_listed(by_kind["measurement"]) for by_kind in values.values()])
+    draft.add("Dry runs", [_listed(by_kind["dryrun"]) for by_kind in values.values()])
     return draft.table()
 
 

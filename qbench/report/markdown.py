@@ -95,6 +95,7 @@ def _lead(content: Content, title: str, most_rows: int = MOST_ROWS) -> list[str]
 def _folded(content: Content) -> list[str]:
     folded = {
         "Not compared: more than precision differs": content.near,
+        "Dry runs of programs": content.programs,
         "Points, planned and measured": content.points,
         "Quality: losses on one text, and errors of quantized weights": content.losses,
         "Modules that quantization moved most": content.worst,

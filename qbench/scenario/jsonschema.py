@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from qbench.scenario.schema import Point, Scenario
+from qbench.scenario.schema import PointSettings, Scenario
 from qbench.scenario.settings import GROUPS, LEAVES, SETTINGS
 
 _DEFINITION = "#/$defs/{model}"
@@ -15,11 +15,14 @@ _DEFINITION = "#/$defs/{model}"
 def scenario_json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a scenario file, built from the scenario classes."""
     schema = Scenario.model_json_schema(ref_template=_DEFINITION)
-    point = Point.model_json_schema(ref_template=_DEFINITION)
+    point = PointSettings.model_json_schema(ref_template=_DEFINITION)
     schema["$defs"] |= point.pop("$defs")
     # A model may stand in base or vary in the matrix, so neither place alone requires it.
     del point["required"]
-    schema["$defs"]["Settings"] = point | {"description": "Settings that all points share."}
+    schema["$defs"]["Settings"] = point | {
+        "title": "Point",
+        "description": "Settings that all points share.",
+    }
     schema["$defs"]["Changes"] = _changes()
     changes = {"type": "array", "items": {"$ref": "#/$defs/Changes"}}
     properties = schema["properties"]
@@ -52,7 +55,7 @@ def _changes() -> dict[str, Any]:
 
 def _each_name(wrapped: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """Return a property for each short name, dotted path and group of a Point."""
-    properties = Point.model_json_schema(ref_template=_DEFINITION)["properties"]
+    properties = PointSettings.model_json_schema(ref_template=_DEFINITION)["properties"]
     values = {path: _leaf_value(path) for path in LEAVES} | {name: properties[name] for name in GROUPS}
     names = {name: row.path for name, row in SETTINGS.items()} | {path: path for path in values}
     return {name: wrapped(values[path]) for name, path in names.items()}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
@@ -167,12 +168,35 @@ class PointSettings(Strict, defer_build=True):
     train: TrainSettings = Field(default_factory=TrainSettings, description="The training step.")
 
 
+class Program(Strict):
+    """A training command of somebody's own, which a dry run is of."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Program and arguments, without folders of this machine and without secrets."
+    )
+    gpus: Annotated[int, Field(ge=1, strict=True)] = Field(default=1, description="Cards that it sees.")
+
+    @property
+    def label(self) -> str:
+        """The command as a person writes it, with the number of cards where there are several."""
+        return f"{shlex.join(self.command)}{f' on {self.gpus} GPUs' if self.gpus > 1 else ''}"
+
+
 class Point(PointSettings, defer_build=False):
     """One training step, fully described: what a plan or a measurement is of. Immutable and hashable.
 
     Raises pydantic.ValidationError for an unknown key, a value out of range, and settings that contradict
     each other, such as a quantized base without an adapter.
     """
+
+    program: Program | None = Field(default=None, description="What a dry run started.")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_program(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = values_of(self)
+        if self.program is None:
+            del values["program"]  # So that points keep their ids.
+        return values
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Point:
@@ -233,7 +257,9 @@ class Point(PointSettings, defer_build=False):
 
     @property
     def label(self) -> str:
-        """Short text for a person: model, precision, rank, batch and sequence length."""
+        """Short text for a person: model, precision, rank, batch and sequence length; or the program."""
+        if self.program is not None:
+            return self.program.label
         rank = "full" if self.lora is None else f"r={self.lora.r}"
         train = self.train
         return (

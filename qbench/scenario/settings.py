@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from qbench.errors import KeyPath, Problem, ScenarioError, nearest
-from qbench.scenario.schema import LATER, Point
+from qbench.scenario.schema import LATER, Point, PointSettings
 from qbench.scenario.setting_names import NAMES, Names
 from qbench.units import plain_text
 
@@ -108,11 +108,13 @@ def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Lea
             yield from _leaves(group, f"{prefix}{name}.")
 
 
-LEAVES: dict[str, Leaf] = dict(_leaves(Point))
+LEAVES: dict[str, Leaf] = dict(_leaves(PointSettings))
 """Every plain setting of a Point by its dotted path."""
 
 GROUPS: dict[str, type[BaseModel]] = {
-    name: group for name in Point.model_fields if (group := group_model(Point, name)) is not None
+    name: group
+    for name in PointSettings.model_fields
+    if (group := group_model(PointSettings, name)) is not None
 }
 """The settings that hold settings: lora and train."""
 

@@ -16,7 +16,9 @@ def device_text(device: str | None) -> str:
 
 
 def kind_text(kind: Kind, device: str | None) -> str:
-    """Return 'planned', 'measured' or 'on a null GPU'."""
+    """Return 'planned', 'measured', 'on a null GPU' or 'dry run'."""
+    if kind == "dryrun":
+        return "dry run"
     if kind == "plan":
         return "planned"
     return "on a null GPU" if device == "null" else "measured"
@@ -24,6 +26,8 @@ def kind_text(kind: Kind, device: str | None) -> str:
 
 def basis_text(kind: Kind, device: str | None, card: str | None = None) -> str:
     """Return 'planned for cuda', 'measured on cpu', 'measured on a null GPU (RTX 4090)'."""
+    if kind == "dryrun":
+        return f"dry run on a {device_text(device)}{f' ({card})' if card else ''}"
     preposition = "for" if kind == "plan" else "on a" if device == "null" else "on"
     how = "planned" if kind == "plan" else "measured"
     return f"{how} {preposition} {device_text(device)}{f' ({card})' if card else ''}"

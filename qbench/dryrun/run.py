@@ -1,0 +1,91 @@
+"""Runs a command on a null GPU with the agent in its processes, and returns its record."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qbench.catalog.gpus import GpuSpec
+from qbench.dryrun.command import Environment, environment_of
+from qbench.dryrun.process import run
+from qbench.dryrun.result import Ran, read_reports, record_of
+from qbench.errors import QbenchError
+from qbench.nullgpu.environment import card_environment
+from qbench.nullgpu.launcher import preload_environment
+from qbench.records.record import Record, run_id_of
+
+SITE = Path(__file__).with_name("site")
+LOG_FILE = "output.log"
+COPIED_BYTES = 4 << 20
+"""Largest copy to the card that is made: as many int64 as `agent/values.py` keeps true."""
+QUIET: dict[str, str] = {
+    "WANDB_MODE": "disabled",
+    "COMET_MODE": "disabled",
+    "NEPTUNE_MODE": "debug",
+    "CLEARML_OFFLINE_MODE": "1",
+    "MLFLOW_TRACKING_URI": "",
+    "DISABLE_MLFLOW_INTEGRATION": "TRUE",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "AXOLOTL_DO_NOT_TRACK": "1",
+}
+"""Nothing of a dry run is sent to a tracker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A command, and the cards that it is to see."""
+
+    command: Sequence[str]
+    gpu: GpuSpec
+    gpus: int = 1
+    steps: int = 3
+    timeout_s: float | None = None
+    python: str | None = None
+
+
+def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.environ) -> Record:
+    """Run a command until its last step; return its record. Its output is in output.log of the folder.
+
+    What qbench writes is below the folder. Raises QbenchError where the command cannot be run here.
+    """
+    if len(asked.command) == 0:
+        raise QbenchError("no command; give one after --, for example -- python train.py")
+    found = environment_of(asked.command, asked.python, variables)
+    preload = preload_environment(variables, found.site)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dryrun-", dir=folder) as work:
+        state = Path(work).resolve()
+        changed = {**variables, **_variables(asked, found, state, variables), **preload}
+        ended = run(asked.command, changed, folder / LOG_FILE, asked.timeout_s)
+        reports = read_reports(state)
+    ran = Ran(
+        command=asked.command, gpu=asked.gpu, gpus=asked.gpus, steps=asked.steps, ended=ended, reports=reports
+    )
+    return record_of(ran, run_id_of("dryrun"))
+
+
+def _variables(
+    asked: Request, found: Environment, state: Path, variables: Mapping[str, str]
+) -> dict[str, str]:
+    before = variables.get("PYTHONPATH")
+    made = {
+        "PYTHONPATH": str(SITE) + (os.pathsep + before if before else ""),
+        "QBENCH_DRYRUN_DIR": str(state),
+        "QBENCH_DRYRUN_STEPS": str(asked.steps),
+        "NULLGPU_STATE": str(state / "cards"),
+        "NULLGPU_COPY": str(COPIED_BYTES),
+        # Caches of code that is compiled for a card, which the card's own must not find.
+        "TRITON_CACHE_DIR": str(state / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(state / "torchinductor"),
+        **card_environment(asked.gpu, count=asked.gpus),
+    }
+    own = {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1", **QUIET}
+    made |= {name: value for name, value in own.items() if name not in variables}
+    # Which of the cards of this machine are to be seen says nothing of those that are not there.
+    if "CUDA_VISIBLE_DEVICES" in variables:
+        made["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(asked.gpus)))
+    return made
