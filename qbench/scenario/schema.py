@@ -37,7 +37,16 @@ from qbench.scenario.recipes import (
 from qbench.units import has_control
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
-Optimizer = Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"]
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "sgd",
+]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 Autocast = Literal["none", "bf16", "fp16"]
 Weights = Literal["random", "pretrained"]

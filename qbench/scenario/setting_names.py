@@ -31,7 +31,6 @@ _PRECISIONS = _DTYPES | {"4bit": "nf4", "int4": "nf4", "qlora": "nf4", "8bit": "
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adam": "adamw_torch",
-    "adamw_torch_fused": "adamw_torch",
     "adamw_hf": "adamw_torch",
     "adamw_bnb_8bit": "adamw_8bit",
     "paged_adamw": "paged_adamw_32bit",

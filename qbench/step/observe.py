@@ -23,9 +23,6 @@ _OPTIMIZERS = {
 }
 """`TrainingArguments.optim` -> the optimizer of a point."""
 
-_SAME_FOR_MEMORY = {"adamw_torch_fused": "adamw_torch"}
-"""Optimizers with the same state as another, but with other temporary tensors."""
-
 _MOVES_MEMORY: dict[str, Any] = {
     "label_smoothing_factor": 0.0,
     "neftune_noise_alpha": None,
@@ -176,7 +173,7 @@ def _optimizer(arguments: Any, unmapped: list[str]) -> str:
     name = str(getattr(arguments.optim, "value", arguments.optim))
     known = _OPTIMIZERS.get(name)
     if known is None:
-        known = _SAME_FOR_MEMORY.get(name, "adamw_torch")
+        known = "adamw_torch"
         unmapped.append(f"optim {name}; the point has {known}")
     return known
 

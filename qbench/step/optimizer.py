@@ -9,6 +9,8 @@ import bitsandbytes as bnb
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from qbench.step.low_bit_adam import low_bit_adamw
+
 LEARNING_RATE = 2e-4
 """Rate of the QLoRA paper for 7B and 13B models (arXiv 2305.14314, table 9); it moves no byte and no time."""
 
@@ -33,8 +35,12 @@ def make_optimizer(
     foreach = kernels == "cuda"
     if name == "sgd":
         return torch.optim.SGD(trainable, lr=LEARNING_RATE, foreach=foreach)
+    if name == "adamw_torch_fused":
+        return _fused(trainable)
     if name == "adamw_torch":
         return torch.optim.AdamW(trainable, lr=LEARNING_RATE, foreach=foreach)
+    if name in ("adamw_torch_8bit", "adamw_torch_4bit"):
+        return low_bit_adamw(trainable, LEARNING_RATE, 8 if name.endswith("8bit") else 4, kernels)
     bits = 32 if name.endswith("32bit") else 8
     optimizer: torch.optim.Optimizer = bnb.optim.AdamW(
         trainable, lr=LEARNING_RATE, optim_bits=bits, is_paged=name.startswith("paged_")
@@ -44,6 +50,31 @@ def make_optimizer(
     if name.startswith("paged_") and any(p.is_meta for g in optimizer.param_groups for p in g["params"]):
         _page_on_meta(optimizer)
     return optimizer
+
+
+def _fused(trainable: list[Any]) -> torch.optim.Optimizer:
+    """Return torch's AdamW in one kernel, on meta with what it keeps: torch refuses the form there."""
+    groups = [each["params"] if isinstance(each, dict) else [each] for each in trainable]
+    if any(parameter.is_meta for group in groups for parameter in group):
+        return _FusedOnMeta(trainable, {})
+    return torch.optim.AdamW(trainable, lr=LEARNING_RATE, fused=True)
+
+
+class _FusedOnMeta(torch.optim.Optimizer):
+    """The state of torch/optim/adamw.py with `fused`: its step counters are on the device."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update each parameter that has a gradient, without temporaries."""
+        for parameter in (
+            one for group in self.param_groups for one in group["params"] if one.grad is not None
+        ):
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(parameter) for _ in range(2))
+            state["step"].add_(1)
+            parameter.addcdiv_(state["exp_avg"], state["exp_avg_sq"])
 
 
 def _manager() -> Any:

@@ -87,7 +87,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
         (["good", "--seq", "4,096"], ["--seq: given '4,096'; write 4096, or repeat the flag"]),
         (["good", "--seq", "4kb"], ["--seq: given '4kb'; allowed: a whole number"]),
         (["good", "--optim", "adamw"], ["--optim: given 'adamw'", "did you mean adamw_torch?"]),
-        (["good", "--optim", "adamw_torch_fused"], ["did you mean adamw_torch?"]),
+        (["good", "--optim", "adamw_torch_fusd"], ["did you mean adamw_torch_fused?"]),
         (["good", "--optim", "adamw_bnb_8bit"], ["did you mean adamw_8bit?"]),
         (["good", "--precision", "4bit"], ["--precision: given '4bit'", "did you mean nf4?"]),
         (["good", "--precision", "8-bit"], ["did you mean int8?"]),

@@ -109,3 +109,35 @@ def test_what_another_training_of_the_process_asked_for_is_not_taken_over():
         assert optimizer.get_config(0, 0, optimizer.param_groups[0])["optim_bits"] == 8
     finally:
         manager.initialize()
+
+
+@pytest.mark.parametrize("name", ["adamw_torch_fused", "adamw_torch_8bit", "adamw_torch_4bit"])
+@pytest.mark.parametrize("kernels", ["cpu", "cuda"])
+def test_state_on_meta_is_that_of_a_run(name: str, kernels: str) -> None:
+    here, planned = states(run_one_step(name)), states(run_one_step(name, "meta", kernels))
+    sizes = [
+        [{key: value.nbytes for key, value in state.items()} for state in each] for each in (here, planned)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_torchaos_state_in_bytes() -> None:
+    # 64 x 64 is a multiple of both blocks, 64 x 63 is too small.
+    _, medium, small = states(run_one_step("adamw_torch_8bit"))
+    assert medium["exp_avg.codes"].nbytes == 4096
+    assert medium["exp_avg.scale"].nbytes == 4096 // 256 * 4
+    assert medium["exp_avg.qmap"].nbytes == 256 * 4
+    assert small["exp_avg"].nbytes == 64 * 63 * 4
+    _, medium, _ = states(run_one_step("adamw_torch_4bit"))
+    assert medium["exp_avg_sq.codes"].nbytes == 2048
+    assert medium["exp_avg_sq.scale"].nbytes == 4096 // 128 * 4
+    assert medium["exp_avg_sq.qmap"].nbytes == 16 * 4
+
+
+@pytest.mark.parametrize("name", ["adamw_torch_fused", "adamw_torch_8bit", "adamw_torch_4bit"])
+def test_a_first_step_goes_against_the_gradient_by_the_rate(name: str) -> None:
+    given = parameters()
+    optimizer = make_optimizer(name, given, "cpu")
+    given[1].grad = torch.ones_like(given[1])
+    optimizer.step()
+    assert given[1][0, 0].item() == pytest.approx(1 - LEARNING_RATE * (1 + 0.01), abs=2e-6)

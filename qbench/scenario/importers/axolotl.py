@@ -155,7 +155,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         "seq_len": reader.length("sequence_len", default=512),
         "gradient_accumulation_steps": accumulation,
         "gradient_checkpointing": _checkpointing(reader),
-        "optim": reader.optimizer("optimizer", default="adamw_torch"),
+        "optim": reader.optimizer("optimizer"),
         "attn_implementation": _attention(reader),
         "recipe": "axolotl",
         "loss_type": _loss(reader),

@@ -26,8 +26,12 @@ Source: peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 
 OPTIMIZERS = {
     "adamw_torch": "adamw_torch",
-    "adamw_torch_fused": "adamw_torch",
+    "adamw_torch_fused": "adamw_torch_fused",
     "adamw_hf": "adamw_torch",
+    "adamw_torch_8bit": "adamw_torch_8bit",
+    "adamw_torch_4bit": "adamw_torch_4bit",
+    "ao_adamw_8bit": "adamw_torch_8bit",
+    "ao_adamw_4bit": "adamw_torch_4bit",
     "adamw_8bit": "adamw_8bit",
     "adamw_bnb_8bit": "adamw_8bit",
     "paged_adamw_8bit": "paged_adamw_8bit",

@@ -142,7 +142,7 @@ class Reader:
         self.refuse(self._named(names), f"{given}; allowed: {allowed}")
         return ""
 
-    def optimizer(self, *names: str, default: str = "adamw_torch") -> str:
+    def optimizer(self, *names: str, default: str = "adamw_torch_fused") -> str:
         """Return the optimizer by qbench's name; one that is not planned is told and stands as AdamW."""
         value = str(self.get(*names, default=default))
         if value not in OPTIMIZERS:

@@ -63,9 +63,9 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "examples/llama-2/fft_optimized.yml": {"precision": "bf16", "r": None, "seq_len": 4096},
     "examples/archived/tiny-llama/lora.yml": {"precision": "int8", "seq_len": 4096},
-    # A 4-bit AdamW is not planned, nor is offloading: AdamW and checkpoints on the card stand for them.
+    # Offloading is not planned: checkpoints on the card stand for it.
     "examples/qwen3/32b-qlora.yaml": {
-        "precision": "nf4-dq", "r": 16, "lora_alpha": 32, "lora_dropout": 0, "optim": "adamw_torch",
+        "precision": "nf4-dq", "r": 16, "lora_alpha": 32, "lora_dropout": 0, "optim": "adamw_torch_4bit",
         "gradient_checkpointing": True, "attn_implementation": "flash_attention_2",
         "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "up_proj"),
         "recipe": "axolotl", "loss_type": "cut_cross_entropy",
@@ -126,7 +126,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
     # Trainer's defaults: no checkpointing, weights in fp32; run_clm.py makes blocks of 1,024 tokens.
     "huggingface/transformers@00aff44 examples/pytorch/language-modeling/README.md": {
         "precision": "fp32", "r": None, "per_device_train_batch_size": 8, "seq_len": 1024,
-        "gradient_checkpointing": False, "autocast": "none", "optim": "adamw_torch", "recipe": "trainer",
+        "gradient_checkpointing": False, "autocast": "none", "recipe": "trainer",
+        "optim": "adamw_torch_fused",
     },
     # Firefly's train_mode is qlora unless it is named: nf4 with double quantization, all linear layers.
     "yangjianxin1/Firefly@c561b25 train_args/sft/qlora/llama3-8b-sft-qlora.json": {
