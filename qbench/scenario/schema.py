@@ -6,8 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import re
 import shlex
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
@@ -23,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from qbench.files import content_digest
+from qbench.scenario.portable import portable_model
 from qbench.scenario.recipes import (
     RECIPES,
     AdapterDtype,
@@ -286,7 +284,7 @@ def portable(point: Point, config_digest: str | None = None) -> Point:
     """
     if point.is_stored:
         return point
-    model, data = _portable_model(point.model, config_digest), PurePath(point.data).name
+    model, data = portable_model(point.model, config_digest), PurePath(point.data).name
     if (model, data) == (point.model, point.data):
         return point
     return point.model_copy(update={"model": model, "data": data})
@@ -300,22 +298,6 @@ def stored_point(point: Point, config_digest: str) -> Point:
     point = portable(point, config_digest)
     vars(point)["is_stored"] = True
     return point
-
-
-def _portable_model(name: str, digest: str | None) -> str:
-    if _FOLDER.fullmatch(name):
-        return name
-    if digest is None:
-        digest = content_digest(os.path.join(os.path.expanduser(name), "config.json"))
-    is_path = name.startswith((".", "/", "~")) or os.path.isabs(name) or name.endswith(".gguf")
-    if not digest and not is_path:
-        return name
-    last = re.split(r"[/\\]", os.path.abspath(os.path.expanduser(name)).rstrip("/\\"))[-1]
-    return f"{last}@{digest}" if digest else f"./{last}"
-
-
-_FOLDER = re.compile(r"[^/\\]+@[0-9a-f]{12}")
-"""A model's folder as `portable` names it."""
 
 
 class PlanSettings(Strict, defer_build=True):
