@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log
+from typing import Literal, TypeVar
 
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.rows import catalog_rows
 from qbench.errors import CatalogError
 
 QUANTITIES: dict[str, str] = {
-    "matmul": "Matrix products, of the peak of their dtype.",
-    "attention_forward": "Fused attention in 16 bit, forward, of the tensor cores' peak.",
-    "attention_backward": "The same, backward.",
+    "matmul": "Large matrix products in 16 bit, of the peak of their dtype.",
+    "matmul_fp32": "Large matrix products in fp32 without TF32, of the peak of fp32.",
+    "matmul_fixed": "Time of a matrix product beside its arithmetic and its bytes.",
     "bandwidth": "Reading and writing memory in large pieces, of its peak.",
+    "eager": "Pointwise operators, reductions and copies in transformers' models, of `bandwidth`.",
     "launch": "Shortest time from one kernel to the next.",
     "dispatch": "The host's time for an operator of a PyTorch training step.",
 }
 """What the table has a figure for."""
 
+Direction = Literal["forward", "backward"]
+AttentionKernel = Literal["flash", "cudnn"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """One measured figure."""
+    """One measured figure, and between which two it lies on other shapes or cards."""
 
     quantity: str
     scope: str
     """Name of a GPU, an architecture, or `any`."""
     value: float
+    least: float
+    most: float
     unit: str
-    """`share of peak`, or `s`."""
+    """`share of peak`, `share of bandwidth`, or `s`."""
+    source: str
+    notes: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShare:
+    """What a kernel of fused attention in 16 bit reaches of the peak at one length, causal work counted."""
+
+    kernel: str
+    scope: str
+    """An architecture, or `any`."""
+    direction: str
+    tokens: int
+    share: float
     source: str
     notes: str
 
@@ -37,7 +61,13 @@ class Efficiency:
 @functools.cache
 def efficiencies() -> tuple[Efficiency, ...]:
     """Return the whole table."""
-    return catalog_rows("efficiencies.csv", Efficiency, value=float)
+    return catalog_rows("efficiencies.csv", Efficiency, value=float, least=float, most=float)
+
+
+@functools.cache
+def attention_shares() -> tuple[AttentionShare, ...]:
+    """Return the whole table of attention."""
+    return catalog_rows("attention_shares.csv", AttentionShare, tokens=int, share=float)
 
 
 def efficiency(quantity: str, gpu: GpuSpec) -> Efficiency:
@@ -45,8 +75,33 @@ def efficiency(quantity: str, gpu: GpuSpec) -> Efficiency:
 
     Raises CatalogError when the table has none.
     """
-    rows = {row.scope: row for row in efficiencies() if row.quantity == quantity}
-    for scope in (gpu.name, gpu.architecture, "any"):
-        if scope in rows:
-            return rows[scope]
-    raise CatalogError(f"no efficiency {quantity!r} for {gpu.name}; known: {', '.join(QUANTITIES)}")
+    found = _most_special([row for row in efficiencies() if row.quantity == quantity], gpu)
+    if not found:
+        raise CatalogError(f"no efficiency {quantity!r} for {gpu.name}; known: {', '.join(QUANTITIES)}")
+    return found[0]
+
+
+def attention_share(kernel: AttentionKernel, direction: Direction, gpu: GpuSpec, tokens: int) -> float:
+    """Return the share of the peak that attention over so many keys reaches.
+
+    Between two lengths of the table it grows with the logarithm; beyond its ends it stays.
+    """
+    rows = [row for row in attention_shares() if (row.kernel, row.direction) == (kernel, direction)]
+    shares = {row.tokens: row.share for row in _most_special(rows, gpu)}
+    lengths = sorted(shares)
+    after = bisect_left(lengths, tokens)
+    if after in (0, len(lengths)):
+        return shares[lengths[min(after, len(lengths) - 1)]]
+    short, long = lengths[after - 1], lengths[after]
+    way = log(tokens / short) / log(long / short)
+    return shares[short] + way * (shares[long] - shares[short])
+
+
+_Scoped = TypeVar("_Scoped", Efficiency, AttentionShare)
+
+
+def _most_special(rows: Iterable[_Scoped], gpu: GpuSpec) -> list[_Scoped]:
+    """Return the rows of the GPU, else those of its architecture, else the general ones."""
+    rows = list(rows)
+    by_scope = ([row for row in rows if row.scope == scope] for scope in (gpu.name, gpu.architecture, "any"))
+    return next(filter(None, by_scope), [])

@@ -12,6 +12,7 @@ import typer
 from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_sentence, print_table
 from qbench.cli.progress import shown_steps
+from qbench.cli.rank_notes import NO_SHARDING, NOTES, SHARED, close_note, left_note, notes, source_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 from qbench.runs.sizing import RANK_PRECISIONS, RankFor, ranks
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qbench.catalog.gpus import GpuSpec
-    from qbench.catalog.hourly_prices import HourlyPrice, PriceSource
+    from qbench.catalog.hourly_prices import HourlyPrice
     from qbench.planner.ranking import Ranked
     from qbench.planner.workload import Workload
     from qbench.records.fits import Fit
@@ -158,17 +159,6 @@ def _hourly_prices(cards: Sequence[GpuSpec], file: Path | None, must: bool) -> d
     return prices
 
 
-_NOTES = (
-    "Times are planned, from datasheet rates unless the card was calibrated here; energy is the board's "
-    "power limit over the whole time, host left out.",
-    "'Bound by' names what takes most of a step's time, and its share: arithmetic (compute), memory traffic, "
-    "or waiting for the host; where that is memory, bandwidth counts for more than peak arithmetic.",
-    "A price is the lowest known for one GPU of an instance: a guide, not a quote.",
-)
-_SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
-_NO_SHARDING = "Models that do not fit on one card are not planned: qbench does not model sharding yet."
-
-
 def _document(
     rows: Sequence[Ranked],
     key: str,
@@ -194,7 +184,7 @@ def _document(
             for row in fitting
         ],
         "not_fitting": [_row_document(row, _judged(row, unmodelled)) for row in rows if not row.fits],
-        "notes": [*_NOTES, _NO_SHARDING, *([_SHARED] if training.num_gpus > 1 else [])],
+        "notes": [*NOTES, NO_SHARDING, *([SHARED] if training.num_gpus > 1 else [])],
     }
 
 
@@ -220,6 +210,7 @@ def _row_document(row: Ranked, fit: Fit) -> dict[str, Any]:
         "bound": row.bound,
         "bound_share": row.bound_share,
         "hours": row.hours,
+        "hours_range": row.hours_range,
         "cost_usd": row.cost_usd,
         "spot_cost_usd": row.spot_cost_usd,
         "energy_kwh": row.energy_kwh,
@@ -244,7 +235,7 @@ def _print(
     if not best:
         # A table of nothing, and notes on what is in it, would say nothing.
         print_sentence(title)
-        print_sentence(_left_note(rows))
+        print_sentence(left_note(rows))
         return
     # Energy, which all but who sorts by it can do without, would break names in 80 columns.
     last = Column("Energy", "kWh") if key == "energy" else Column("Spot", "USD")
@@ -273,8 +264,8 @@ def _print(
         if hidden
         else []
     )
-    notes = (*more, *_notes(rows, workloads, num_gpus))
-    print_table(Table(columns=columns, rows=cells, notes=notes), title)
+    below = (*close_note(best, key), *more, *notes(rows, workloads, num_gpus))
+    print_table(Table(columns=columns, rows=cells, notes=below), title)
 
 
 def _varying(points: Sequence[Point]) -> list[str]:
@@ -300,51 +291,6 @@ def _method(point: Point, varying: Sequence[str]) -> str:
 
 def _price_values(price: HourlyPrice) -> dict[str, Any]:
     return asdict(price) | {
-        "on_demand_from": _source(price.on_demand_from),
-        "spot_from": _source(price.spot_from),
+        "on_demand_from": source_text(price.on_demand_from),
+        "spot_from": source_text(price.spot_from),
     }
-
-
-def _source(source: PriceSource | None) -> str | None:
-    return None if source is None else f"{source.seller} ({source.date or 'undated'})"
-
-
-def _sources(rows: Sequence[Ranked]) -> str:
-    prices = [row.hourly_price for row in rows if row.hourly_price is not None and row.fits]
-    sources = {source for price in prices for source in (price.on_demand_from, price.spot_from) if source}
-    texts = sorted(filter(None, map(_source, sources)))
-    return f"Prices: {'; '.join(texts)}." if texts else "No prices are known."
-
-
-def _notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:
-    from qbench.words.phrases import counted
-
-    notes = [*_NOTES, _sources(rows)]
-    workload = next(iter(workloads.values()))
-    if workload.num_truncated:
-        cut = counted(workload.num_truncated, "sequence")
-        notes.append(f"Longer than seq_len, and cut to it: {cut}.")
-    if workload.padded_tokens > workload.tokens:
-        share = 1 - workload.tokens / workload.padded_tokens
-        notes.append(f"{100 * share:.0f} % of the computed tokens are padding.")
-    if num_gpus > 1:
-        notes.append(_SHARED)
-    if any(row.fits and row.hours is None for row in rows):
-        notes.append(
-            "Hours are n/a where a dtype of the step has no known rate, for example bf16 before Ampere."
-        )
-    if left := _left_note(rows):
-        notes.append(left)
-    return notes
-
-
-def _left_note(rows: Sequence[Ranked]) -> str:
-    """Return which cards hold none of the points; empty where each holds one."""
-    from qbench.words.phrases import counted
-
-    held = {row.gpu.name for row in rows if row.fits}
-    left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))
-    precisions = " or ".join(dict.fromkeys(row.point.precision for row in rows))
-    verb = "does" if len(left) == 1 else "do"
-    told = f"{counted(len(left), 'card')} {verb} not hold it in {precisions}: {', '.join(left)}."
-    return f"{told} {_NO_SHARDING}" if left else ""

@@ -17,8 +17,8 @@ from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.planner.fit_verdict import fit_of
 from qbench.planner.hardware import card_of
 from qbench.planner.shared import SharedTraces
-from qbench.planner.step_time import Bound, Rates, StepTime, step_time
-from qbench.planner.times_on_cards import rates_of
+from qbench.planner.step_time import Bound, step_time
+from qbench.planner.times_on_cards import rates_of, seconds_between
 from qbench.planner.trace import Trace
 from qbench.planner.workload import Workload
 from qbench.records.calibration import Calibration
@@ -45,6 +45,8 @@ class Ranked:
     bound_share: float | None = None
     """Share of that time which goes to it."""
     hours: float | None = None
+    hours_range: tuple[float, float] | None = None
+    """Least and most hours by the spread of published rates; None where the card's rates were measured."""
     hourly_price: HourlyPrice | None = None
     """Price of an hour, with its source; None where there is none."""
     cost_usd: float | None = None
@@ -139,7 +141,8 @@ def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> di
 def _with_times(row: Ranked, traces: Mapping[int, Trace], workload: Workload, terms: Terms) -> Ranked:
     point = row.point
     rates = rates_of(row.gpu, terms.calibrations)
-    times = {length: _timed(traced, rates) for length, traced in traces.items()}
+    works = {length: traced.work for length, traced in traces.items() if traced.work is not None}
+    times = {length: step_time(work, rates) for length, work in works.items()}
     longest = times[point.train.seq_len]
     if longest is not None:
         row = replace(row, step_time_s=longest.seconds, bound=longest.bound, bound_share=longest.bound_share)
@@ -148,18 +151,20 @@ def _with_times(row: Ranked, traces: Mapping[int, Trace], workload: Workload, te
         return row
     price, num_gpus = row.hourly_price, terms.num_gpus
     hours = _hours(known, workload, point, num_gpus)
+    between = {length: seconds_between(work, row.gpu, rates) for length, work in works.items()}
+    ends = [{length: both[end] for length, both in between.items() if both is not None} for end in (0, 1)]
     return replace(
         row,
         hours=hours,
+        hours_range=(
+            (_hours(ends[0], workload, point, num_gpus), _hours(ends[1], workload, point, num_gpus))
+            if len(ends[0]) == len(times)
+            else None
+        ),
         cost_usd=_cost(hours, None if price is None else price.on_demand_usd_per_hour, num_gpus),
         spot_cost_usd=_cost(hours, None if price is None else price.spot_usd_per_hour, num_gpus),
         energy_kwh=hours * num_gpus * row.gpu.tdp_w / 1000,
     )
-
-
-def _timed(traced: Trace, rates: Rates) -> StepTime | None:
-    assert traced.work is not None
-    return step_time(traced.work, rates)
 
 
 def _hours(times: Mapping[int, float], workload: Workload, point: Point, num_gpus: int) -> float:
@@ -190,6 +195,21 @@ def sorted_rows(rows: Sequence[Ranked], key: str) -> list[Ranked]:
         return value is None, value or 0.0, row.hours if row.hours is not None else float("inf")
 
     return sorted((row for row in rows if row.fits), key=order)
+
+
+def like_the_first(rows: Sequence[Ranked], key: str) -> list[Ranked]:
+    """Return which of sorted rows lie within the range of the first, so that they may as well be better.
+
+    The range is that of its hours, by the spread of published rates; what is sorted by grows with them.
+    """
+    if not rows or rows[0].hours_range is None or not rows[0].hours:
+        return []
+    first, *others = rows
+    best, longest = getattr(first, SORT_KEYS[key]), rows[0].hours_range[1] / rows[0].hours
+    if best is None:
+        return []
+    values = ((row, getattr(row, SORT_KEYS[key])) for row in others)
+    return [row for row, value in values if value is not None and value < best * longest]
 
 
 def best_of_each_card(rows: Sequence[Ranked]) -> list[Ranked]:

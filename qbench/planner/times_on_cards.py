@@ -49,7 +49,8 @@ def gpu_times(
             timed.append(fit)
             continue
         rates = rates_of(gpu, calibrations)
-        fit = _timed_fit(fit, step_time(found.work, rates), point)
+        between = seconds_between(found.work, gpu, rates)
+        fit = _timed_fit(fit, step_time(found.work, rates), point, between)
         timed.append(fit)
         if isinstance(rates, CalibratedRates):
             caveats += [f"{gpu.name}: {caveat}" for caveat in calibration_caveats(found.work, rates)]
@@ -62,16 +63,31 @@ def gpu_times(
     return Timed(metrics=metrics, fits=tuple(timed), caveats=tuple(caveats))
 
 
-def _timed_fit(fit: Fit, timed: StepTime | None, point: Point) -> Fit:
+def seconds_between(work: WorkTable, gpu: GpuSpec, rates: Rates) -> tuple[float, float] | None:
+    """Return the least and the most seconds of a step by the spread of published rates.
+
+    None where the card's rates were measured, or one is not known.
+    """
+    if not isinstance(rates, DatasheetRates):
+        return None
+    ends = [step_time(work, DatasheetRates(gpu, case)) for case in ("fastest", "slowest")]
+    fastest, slowest = (None if end is None else end.seconds for end in ends)
+    return None if fastest is None or slowest is None else (fastest, slowest)
+
+
+def _timed_fit(fit: Fit, timed: StepTime | None, point: Point, between: tuple[float, float] | None) -> Fit:
     if timed is None:
         return fit
     rate, price = point.tokens_per_step / timed.seconds, fit.usd_per_hour
+    time = timed.to_values()
+    if between is not None:
+        time["range_s"] = list(between)
     return replace(
         fit,
         step_time_s=timed.seconds,
         tokens_per_s=rate,
         cost_usd_per_mtok=None if price is None else price / 3600 / rate * 1e6,
-        time=timed.to_values(),
+        time=time,
     )
 
 

@@ -80,6 +80,8 @@ class TimeParts(TypedDict):
     mfu: NotRequired[Real | None]
     rates: Words
     """Where the rates come from: a datasheet, a calibration."""
+    range_s: NotRequired[list[Real]]
+    """Least and most seconds by the spread of published rates; absent where rates were measured."""
 
 
 class FitShortage(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,15 @@ from qbench.catalog.hourly_prices import HourlyPrice
 from qbench.errors import StepError
 from qbench.memory.allocator.caching import AllocatorConfig
 from qbench.memory.kernels.choices import Card, heard
-from qbench.planner.ranking import Ranked, Terms, best_of_each_card, planned_lengths, ranked, sorted_rows
+from qbench.planner.ranking import (
+    Ranked,
+    Terms,
+    best_of_each_card,
+    like_the_first,
+    planned_lengths,
+    ranked,
+    sorted_rows,
+)
 from qbench.planner.trace import trace
 from qbench.planner.workload import Workload, of_lengths, of_tokens
 from qbench.records.fits import Fit
@@ -57,6 +66,8 @@ def test_hours_money_and_energy(model: str):
     assert one.hours is not None
     # 12,800 tokens in steps of 128.
     assert one.hours == pytest.approx(100 * one.step_time_s / 3600)
+    assert one.hours_range is not None
+    assert one.hours_range[0] < one.hours < one.hours_range[1]
     assert one.cost_usd == pytest.approx(one.hours * 2.0)
     assert one.spot_cost_usd == pytest.approx(one.hours * 0.5)
     assert one.energy_kwh == pytest.approx(one.hours * gpu.tdp_w / 1000)
@@ -133,3 +144,16 @@ def test_unknown_values_come_last_and_lora_comes_before_qlora():
         ("T4", "bf16"),
     ]
     assert math.isclose(sorted_rows(best, "time")[0].hours or 0, 1.0)
+
+
+def test_cards_within_the_range_of_the_first_may_as_well_be_better():
+    point = point_from({"model": "gpt2"}, {})
+    first = replace(row("T4", point, hours=1.0, cost_usd=2.0), hours_range=(0.8, 1.5))
+    # At 1.5 h the first would cost 3 USD.
+    close, far = (
+        row("L4", point, hours=2.0, cost_usd=2.9),
+        row("A10", point, hours=1.2, cost_usd=3.1),
+    )
+    assert like_the_first([first, close, far], "cost") == [close]
+    assert like_the_first([replace(first, hours_range=None), close], "cost") == []
+    assert like_the_first([], "cost") == []

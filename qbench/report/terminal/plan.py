@@ -162,8 +162,10 @@ def _time_remarks(result: Result) -> dict[str, str]:
     device = "this CPU" if card is None else card.gpu
     mfu = time.get("mfu")
     shared = "" if mfu is None else f"{_percent(mfu)} of the peak arithmetic (MFU)"
+    ends = [format_seconds(seconds) for seconds in time.get("range_s", ())]
+    between = f"{' to '.join(ends)}; " if ends else ""
     return {
-        "step_time_s": f"planned for {device}, bound by {time['bound']}; {time['rates']}",
+        "step_time_s": f"{between}planned for {device}, bound by {time['bound']}; {time['rates']}",
         "tokens_per_s": shared,
     }
 

@@ -1,0 +1,85 @@
+"""What `qbench rank` says below its table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbench.words.phrases import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qbench.catalog.hourly_prices import PriceSource
+    from qbench.planner.ranking import Ranked
+    from qbench.planner.workload import Workload
+    from qbench.scenario.schema import Point
+
+
+MOST_NAMED = 10
+"""Cards that are named of those that may as well be the first."""
+
+NOTES = (
+    "Times are planned, from datasheet rates unless the card was calibrated here; energy is the board's "
+    "power limit over the whole time, host left out.",
+    "'Bound by' names what takes most of a step's time, and its share: arithmetic (compute), memory traffic, "
+    "or waiting for the host; where that is memory, bandwidth counts for more than peak arithmetic.",
+    "A price is the lowest known for one GPU of an instance: a guide, not a quote.",
+)
+SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
+NO_SHARDING = "Models that do not fit on one card are not planned: qbench does not model sharding yet."
+
+
+def close_note(best: Sequence[Ranked], key: str) -> list[str]:
+    """Say which cards may as well be the first."""
+    from qbench.planner.ranking import like_the_first  # The heavy libraries.
+
+    close = [row.gpu.name for row in like_the_first(best, key)]
+    if not close:
+        return []
+    named = ", ".join(close[:MOST_NAMED])
+    more = f" and {counted(len(close) - MOST_NAMED, 'more card')}" if len(close) > MOST_NAMED else ""
+    return [
+        f"Any of these may be better than {best[0].gpu.name}, whose range by the spread of published rates "
+        f"reaches to theirs: {named}{more}."
+    ]
+
+
+def source_text(source: PriceSource | None) -> str | None:
+    return None if source is None else f"{source.seller} ({source.date or 'undated'})"
+
+
+def _sources(rows: Sequence[Ranked]) -> str:
+    prices = [row.hourly_price for row in rows if row.hourly_price is not None and row.fits]
+    sources = {source for price in prices for source in (price.on_demand_from, price.spot_from) if source}
+    texts = sorted(filter(None, map(source_text, sources)))
+    return f"Prices: {'; '.join(texts)}." if texts else "No prices are known."
+
+
+def notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:
+    notes = [*NOTES, _sources(rows)]
+    workload = next(iter(workloads.values()))
+    if workload.num_truncated:
+        cut = counted(workload.num_truncated, "sequence")
+        notes.append(f"Longer than seq_len, and cut to it: {cut}.")
+    if workload.padded_tokens > workload.tokens:
+        share = 1 - workload.tokens / workload.padded_tokens
+        notes.append(f"{100 * share:.0f} % of the computed tokens are padding.")
+    if num_gpus > 1:
+        notes.append(SHARED)
+    if any(row.fits and row.hours is None for row in rows):
+        notes.append(
+            "Hours are n/a where a dtype of the step has no known rate, for example bf16 before Ampere."
+        )
+    if left := left_note(rows):
+        notes.append(left)
+    return notes
+
+
+def left_note(rows: Sequence[Ranked]) -> str:
+    """Return which cards hold none of the points; empty where each holds one."""
+    held = {row.gpu.name for row in rows if row.fits}
+    left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))
+    precisions = " or ".join(dict.fromkeys(row.point.precision for row in rows))
+    verb = "does" if len(left) == 1 else "do"
+    told = f"{counted(len(left), 'card')} {verb} not hold it in {precisions}: {', '.join(left)}."
+    return f"{told} {NO_SHARDING}" if left else ""
