@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from transformers.core_model_loading import dot_natural_key
 
 from qbench.memory.history.ledger import Ledger
@@ -46,7 +47,8 @@ def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None
         ledger.empty_cache()  # peft/utils/other.py, `prepare_model_for_kbit_training`, `auto_clear_cache`
     _upcast_all(ledger, {name: base[name] for name in returning}, away, "weights")
     ledger.begin_phase("adapters")
-    _adapt(ledger, base, adapters, itemsize)
+    wrappers = {name for name, module in model.named_modules() if isinstance(module, ParamWrapper)}
+    _adapt(ledger, base, adapters, wrappers, itemsize)
 
 
 def _returning(model: Any, point: Point, base: dict[str, torch.Tensor], itemsize: int) -> list[str]:
@@ -65,7 +67,11 @@ def _in_fp32(ledger: Ledger, name: str, parameter: torch.Tensor, handle: int | N
 
 
 def _adapt(
-    ledger: Ledger, base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], itemsize: int
+    ledger: Ledger,
+    base: dict[str, torch.Tensor],
+    adapters: dict[str, torch.Tensor],
+    wrappers: set[str],
+    itemsize: int,
 ) -> None:
     """Make the adapters: moved in the dtype of their layers, in fp32 from then on, but bf16 under trl.
 
@@ -75,16 +81,20 @@ def _adapt(
     what trl makes bf16 again (`recipe.finish_adapters`), peft had made fp32.
     """
     held: dict[str, int] = {}
-    for name, parameter in adapters.items():
+    # `inject_adapter` there: those of parameters, as of experts, come last.
+    for name in sorted(adapters, key=lambda name: _module_of(name) in wrappers):
         ledger.name_place(name)
+        parameter = adapters[name]
         arrival = _itemsize_on_arrival(name, base, itemsize)
         if arrival == parameter.element_size() == 4:
             ledger.register(parameter, "adapters")
         else:
             held[name] = ledger.allocate(parameter.numel() * arrival, _CAST, _STAGED)
-    for name, handle in held.items():
+    for name, parameter in adapters.items():
+        handle = held.get(name)
+        if handle is None:
+            continue
         ledger.name_place(name)
-        parameter = adapters[name]
         in_fp32 = parameter.numel() * 4
         if parameter.element_size() == 4:
             ledger.register(parameter, "adapters")
@@ -100,9 +110,12 @@ def _lowered(adapters: dict[str, torch.Tensor]) -> list[str]:
     return [name for name, parameter in adapters.items() if parameter.element_size() < 4]
 
 
+def _module_of(adapter: str) -> str:
+    return adapter.partition(".lora_")[0]
+
+
 def _itemsize_on_arrival(name: str, base: dict[str, torch.Tensor], itemsize: int) -> int:
-    layer = name.removeprefix("base_model.model.").partition(".lora_")[0]
-    weight = base.get(f"{layer}.weight")
+    weight = base.get(f"{_module_of(name).removeprefix('base_model.model.')}.weight")
     return 4 if weight is not None and weight.dtype == torch.int8 else itemsize
 
 

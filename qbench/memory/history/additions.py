@@ -1,10 +1,12 @@
-"""Where torch adds in place, but not under a dispatch mode such as the ledger.
+"""Where torch writes in place, but not under a dispatch mode such as the ledger.
 
 While such a mode is on, every tensor counts as a subclass (ATen/TensorSubclassLikeUtils.h,
 `isTensorSubclassLike`), and for subclasses torch makes a new tensor in these places:
 
 - torch/csrc/autograd/input_buffer.cpp, `accumulate` and `can_accumulate_inplace`: of the gradients that meet
   at an operator, the one that came first takes the next one if nobody else holds it;
+- torch/csrc/autograd/FunctionsManual.cpp, `index_backward`, `value_selecting_reduction_backward` and
+  `gather_backward`: gradients are put into new zeros;
 - ATen/native/transformers/attention.cpp, `_scaled_dot_product_attention_math`: scores take the mask.
 """
 
@@ -33,6 +35,23 @@ _ENGINE = "_engine_run_backward"
 
 _ATTENTION = "attention_on_scores"
 """Name of the function that alone calls torch's attention where it works on scores."""
+
+
+_PUTS = {
+    torch.ops.aten.index_put.default: torch.ops.aten.index_put_.default,
+    torch.ops.aten.scatter.src: torch.ops.aten.scatter_.src,
+    torch.ops.aten.scatter_add.default: torch.ops.aten.scatter_add_.default,
+}
+"""Operators by which the engine puts gradients into zeros -> those that do so in place."""
+
+
+def put_in_place(func: Any, args: Any) -> Any:
+    """Return what torch would run where the engine puts gradients into new zeros, else `func`."""
+    found = _PUTS.get(func)
+    if found is None or torch.is_grad_enabled() or _caller(sys._getframe(1)) != _ENGINE:
+        return func
+    # Without accumulation it is the gradient of `index_put` itself, which is a new tensor.
+    return func if func is torch.ops.aten.index_put.default and not (args[3:] and args[3]) else found
 
 
 def adds_in_place(first: Any, second: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbench.errors import StepError
-from qbench.memory.history.additions import adds_in_place
+from qbench.memory.history.additions import adds_in_place, put_in_place
 from qbench.memory.kernels.meta_cache import MetaKernelCache
 from qbench.memory.kernels.replacements import Decompositions
 from qbench.units import round_up
@@ -195,11 +195,14 @@ class Ledger(TorchDispatchMode):
             self._track_all(args[1], func)
         if func is _ADD and adds_in_place(args[0], args[1]):
             func = _ADD_IN_PLACE
+        func = put_in_place(func, args)
         decomposition = self._decompositions.get(func)
         order = decomposition if isinstance(decomposition, tuple) else None
         if callable(decomposition):
             opened = self._run_opened(decomposition, func, args, kwargs)
             if opened is not NotImplemented:
+                if self.workspaces and func in _CUBLAS:
+                    self._take_workspace()
                 return opened
         out = self._run(func, args, kwargs)
         self._track_all(out if order is None else [out[place] for place in order], func)

@@ -214,16 +214,13 @@ def _cudnn_backward(
     """ATen/native/cudnn/MHA.cpp, run_cudnn_SDP_bprop; the workspace is one buffer.
 
     cudnn-frontend's include/cudnn_frontend/node/scaled_dot_product_flash_attention.h names what is in it: the
-    row sums and the gradient of the query in fp32, and for grouped heads the gradients of all heads of key
-    and value. What a kernel of cuDNN asks beyond that is not published.
+    row sums and the gradient of the query in fp32; gradients of grouped heads are virtual there. What a
+    kernel of cuDNN asks beyond that is not published.
     """
     grads = tuple(torch.empty_like(state) for state in (query, key, value))
-    like_out = grad_out if grad_out.stride() == out.stride() else torch.empty_like(out)
+    like_out = grad_out if grad_out.stride(-1) == 1 else torch.empty_like(out)
     batch, heads, length, head_dim = query.shape
-    num_bytes = 4 * batch * heads * length * (1 + head_dim)
-    if key.shape[1] != heads:
-        num_bytes += 2 * batch * heads * key.shape[2] * (head_dim + value.shape[-1])
-    workspace = query.new_empty((num_bytes,), dtype=torch.uint8)
+    workspace = query.new_empty((4 * batch * heads * length * (1 + head_dim),), dtype=torch.uint8)
     del workspace, like_out
     return grads
 

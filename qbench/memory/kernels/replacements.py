@@ -26,11 +26,11 @@ from qbench.memory.kernels.attention import (
 )
 from qbench.memory.kernels.autocast import lowered
 from qbench.memory.kernels.choices import Backend, Card, fuses_4bit
-from qbench.memory.kernels.experts import expert_kernels, peft_as_on
+from qbench.memory.kernels.experts import expert_kernels, experts_as_on
 from qbench.memory.kernels.flash_attn import flash_attn_on
 from qbench.memory.kernels.flash_splits import flash_forward
+from qbench.memory.kernels.indexing import indexing_operators
 from qbench.memory.kernels.int8 import int8_operators
-from qbench.memory.kernels.masked import mask_operators
 from qbench.memory.kernels.scratch import operator_scratch
 
 Decompositions = dict[Any, Callable[..., Any] | tuple[int, ...]]
@@ -54,9 +54,10 @@ def decompositions(kernels: str, on_meta: bool, card: Card | None = None) -> Dec
     gemm = _gemm_4bit_default_impl if kernels == "cpu" else functools.partial(_gemm_4bit_cuda, card=card)
     replaced: Decompositions = {torch.ops.bitsandbytes.gemm_4bit.default: gemm}
     if kernels == "cuda" and on_meta:
-        replaced |= attention_scratch(card) | flash_forward(card) | operator_scratch() | mask_operators(card)
+        replaced |= attention_scratch(card) | flash_forward(card) | operator_scratch()
+        replaced |= indexing_operators(card)
     if on_meta:
-        replaced |= int8_operators(kernels, card) | expert_kernels()
+        replaced |= int8_operators(kernels, card) | expert_kernels(kernels, card)
     return replaced
 
 
@@ -105,9 +106,10 @@ def kernels_of(device: str, card: Card | None = None) -> Iterator[set[Backend]]:
     `card` is the one to run on, for CUDA. Gives the set of CUDA's attention backends that were taken so far.
     """
     used: set[Backend] = set()
+    card = card or Card()
     replaced: dict[str, Callable[..., torch.Tensor]] = {"scaled_dot_product_attention": _cpu_attention}
     if device == "cuda":
-        attention = functools.partial(cuda_attention, card=card or Card(), used=used)
+        attention = functools.partial(cuda_attention, card=card, used=used)
         replaced = {
             "scaled_dot_product_attention": attention,
             "dropout": _cuda_dropout,
@@ -117,7 +119,11 @@ def kernels_of(device: str, card: Card | None = None) -> Iterator[set[Backend]]:
     for name, function in replaced.items():
         setattr(F, name, function)
     try:
-        with peft_as_on(device), _packages(device, card or Card(), used), _multi_tensor_clipping():
+        with (
+            experts_as_on(device, card or Card()),
+            _packages(device, card or Card(), used),
+            _multi_tensor_clipping(),
+        ):
             yield used
     finally:
         for name, function in original.items():

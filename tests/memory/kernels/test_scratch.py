@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.integrations import moe
 
 from qbench.memory.history.ledger import Ledger
 from qbench.memory.kernels.choices import Card
 from qbench.memory.kernels.flash_splits import num_splits
-from qbench.memory.kernels.masked import reduce_scratch_bytes, sort_scratch_bytes
+from qbench.memory.kernels.indexing import reduce_scratch_bytes, sort_scratch_bytes
 from qbench.memory.kernels.replacements import decompositions, kernels_of
 from qbench.memory.kernels.scratch import reduction_bytes, scan_scratch_bytes
 
@@ -103,9 +104,12 @@ def test_counting_and_sorting_many() -> None:
     assert reduce_scratch_bytes(16_380, RTX_3090) == 9984 + 255
     assert reduce_scratch_bytes(4096, RTX_3090) == 1
     # Copies of keys and values, 2 passes of 256 bins, 2 blocks of 3840 pairs with 256 states, counters.
-    assert sort_scratch_bytes(4094, RTX_3090) == 2 * 32_768 + 4096 + 2048 + 256 + 255
-    assert sort_scratch_bytes(4094, H100) == 2 * 32_768 + 4096 + 1024 + 256 + 255
-    assert sort_scratch_bytes(2000, T4) == 1
+    assert sort_scratch_bytes(4094, 12, RTX_3090) == 2 * 32_768 + 4096 + 2048 + 256 + 255
+    assert sort_scratch_bytes(4094, 12, H100) == 2 * 32_768 + 4096 + 1024 + 256 + 255
+    assert sort_scratch_bytes(2000, 11, T4) == 1
+    # Eight bits are one pass, without copies; 64 are eight. 400,000 pairs are 143 times 2816.
+    assert sort_scratch_bytes(4094, 8, H100) == 2048 + 1024 + 256 + 255
+    assert sort_scratch_bytes(400_000, 64, T4) == 2 * 3_200_000 + 16_384 + 143 * 1024 + 256 + 255
 
 
 def test_indices_of_several_dimensions_get_the_same_strides() -> None:
@@ -160,3 +164,62 @@ def test_softmax_reads_fp16_and_writes_fp32_at_once() -> None:
     for dtype, expected in ((torch.float16, [16_384]), (torch.bfloat16, [16_384, 16_384, -16_384])):
         scores = empty(64, 64, dtype=dtype)
         assert events(lambda: F.softmax(scores, dim=-1, dtype=torch.float32)) == expected  # noqa: B023
+
+
+def test_tokens_are_sorted_by_expert() -> None:
+    few, many = empty(4096, dtype=torch.int64), empty(5000, dtype=torch.int64)
+    # Values, indices, and the positions that a block swaps along.
+    assert events(lambda: torch.sort(few)) == [32_768, 32_768, 32_768, -32_768]
+    # 40,192 B of keys and of values, 8 passes of 256 bins of 8 B, 2 blocks with 256 states, and counters.
+    made = events(lambda: torch.sort(many), H100)
+    assert made[:4] == [40_000, 40_000, 40_000, 2 * 40_192 + 16_384 + 2048 + 256 + 255]
+
+
+def test_rows_that_were_selected_get_their_gradients_in_order() -> None:
+    rows, index = empty(512, 8).requires_grad_(), empty(4096, dtype=torch.int64)
+    selected = rows[index]
+    made = [size for size in events(lambda: selected.sum().backward()) if size > 2]
+    # Zeros, which are the gradient; the index, which the ledger had not seen, within bounds and times its
+    # stride; the gradient that a sum spread; the index sorted, where each came from and positions; and the
+    # temporary: 512 rows have 9 bits, so two passes.
+    zeros, spread, longs = 512 * 8 * 2, 4096 * 8 * 2, 4096 * 8
+    temporary = 2 * longs + 4096 + 2048 + 256 + 255
+    assert made == [zeros, longs, longs, longs, spread, longs, longs, longs, temporary]
+
+
+@pytest.mark.parametrize(
+    ("card", "rows", "expected"),
+    [
+        # 128 groups: pointers of 8 B, strides of 8 B and sizes of 4 B, three of each. Descriptors by tile.
+        (H100, 4096, [7680, 132 * 512]),
+        (Card(capability=(10, 0)), 4096, [7680, 148 * 5376]),  # 32 rows a group are few
+        (Card(capability=(10, 0)), 32_768, [7680, 148 * 5888]),
+        (A100, 4096, []),
+    ],
+)
+def test_grouped_products_keep_tables_of_their_groups(card: Card, rows: int, expected: list[int]) -> None:
+    tokens, weight, ends = empty(rows, 64), empty(128, 64, 256), empty(128, dtype=torch.int32)
+    made = [size for size in events(lambda: F.grouped_mm(tokens, weight, offs=ends), card) if size > 0]
+    assert made == [rows * 256 * 2, *expected]
+
+
+def test_batched_products_copy_what_cublas_cannot_read() -> None:
+    first, second = empty(4, 8, 16), empty(4, 16, 32)
+    assert events(lambda: torch.bmm(first, second)) == [2048]
+    # Expert last, as peft keeps the second factor: no dimension of a matrix is dense.
+    spread = empty(8, 16, 4).permute(2, 0, 1)
+    assert events(lambda: torch.bmm(spread, second))[:3] == [2048, 1024, -1024]
+    sums = empty(4, 8, 32)
+    assert events(lambda: torch.baddbmm(sums, spread, second))[:3] == [2048, 1024, -1024]
+
+
+def test_experts_are_multiplied_one_by_one_below_compute_capability_8() -> None:
+    tokens, weight, ends = empty(64, 32), empty(4, 32, 16), empty(4, dtype=torch.int32)
+    for card, expected in ((T4, False), (A100, True)):
+        with kernels_of("cuda", card):
+            assert moe._can_use_grouped_mm(tokens, weight, ends) is expected
+    # Its backward makes the gradient of all experts, trained or not (transformers/integrations/moe.py).
+    tokens.requires_grad_()
+    with kernels_of("cuda", T4):
+        out = moe._grouped_mm(tokens, weight, ends)
+    assert weight.numel() * 2 in events(lambda: out.sum().backward(), T4)

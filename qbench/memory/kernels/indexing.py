@@ -1,4 +1,4 @@
-"""Selecting and scattering by indices and masks on CUDA, on meta tensors: a mask is taken to be all true.
+"""Sorting, selecting and scattering on CUDA, on meta tensors: a mask is taken to be all true.
 
 Of masks, meta kernels refuse these operators, whose outputs depend on data. The batches here have a label
 for each token, so that a mask of labels selects all. `NATIVE` in a source is aten/src/ATen/native.
@@ -36,14 +36,18 @@ _SELECT_BYTES = 1023
 _SORT_ALONE = 2304
 """Elements that one block of cub's radix sort takes alone: 9 for each of 256 threads."""
 
+_SMALL_SORT = 4096
+"""Elements up to which one block sorts in place (NATIVE/cuda/Sort.cu, should_use_small_sort)."""
+
 _RADIX_BITS = 8
 
 
-def mask_operators(card: Card) -> dict[Any, Callable[..., Any]]:
-    """Return the operators that select or scatter by a mask, as a card allocates in them."""
+def indexing_operators(card: Card) -> dict[Any, Callable[..., Any]]:
+    """Return the operators that sort, select or scatter, as a card allocates in them."""
     return {
         aten.index.Tensor: functools.partial(_index, card=card),
-        aten.index_put.default: functools.partial(_index_put, card=card),
+        aten.index_put_.default: functools.partial(_index_put, card=card),
+        aten.sort.default: functools.partial(_sort, card=card),
         aten.masked_scatter.default: _masked_scatter,
         aten.masked_scatter_backward.default: functools.partial(_masked_scatter_backward, card=card),
     }
@@ -80,26 +84,48 @@ def _index_put(
     *,
     card: Card,
 ) -> Any:
-    """NATIVE/cuda/Indexing.cu, computeLinearIndex and index_put_with_sort_kernel, in place as in backward.
-
-    Backward adds in place but under a dispatch mode (FunctionsManual.cpp, `index_backward`).
-    """
-    mask = _mask(indices)
-    if mask is None or not accumulate:
+    """NATIVE/cuda/Indexing.cu, index_put_with_sort_kernel: rows that meet are added up in order."""
+    if not accumulate or not self.is_contiguous():
         return NotImplemented
-    count = mask.numel()
-    positions = _nonzero(mask, card)
-    linear = None
-    for _ in range(mask.dim()):
-        wrapped, scaled = _longs(mask, count), _longs(mask, count)
-        del wrapped
-        linear = linear if linear is not None else scaled
-        del scaled
-    del positions
-    held = [_longs(mask, count) for _ in range(3)]
-    _temporary = _bytes(mask, sort_scratch_bytes(count, card))
-    del held, linear
+    mask, first = _mask(indices), next(place for place, index in enumerate(indices) if index is not None)
+    if mask is not None:
+        given = list(_nonzero(mask, card))
+    else:
+        given = list(torch.broadcast_tensors(*(index for index in indices if index is not None)))
+    if mask is None and any(index is None for index in indices[first : first + len(given)]):
+        return NotImplemented  # They would have to be brought together first.
+    linear = _linear_index(self, first, given)
+    count, rows = linear.numel(), self.shape[: first + len(given)].numel()
+    del given
+    _contiguous = values.contiguous()
+    held = [_longs(self, count) for _ in range(3)]
+    _temporary = _bytes(self, sort_scratch_bytes(count, (rows - 1).bit_length(), card))
+    del held
     return self
+
+
+def _linear_index(self: torch.Tensor, first: int, indices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """NATIVE/cuda/Indexing.cu, computeLinearIndex: one number for a place along all indexed dimensions."""
+    linear: torch.Tensor | None = None
+    for dim, index in enumerate(indices, first):
+        scaled = torch.remainder(index, self.shape[dim]) * self.stride(dim)
+        linear = scaled if linear is None else linear.add_(scaled)
+        del scaled
+    assert linear is not None
+    return linear
+
+
+def _sort(self: torch.Tensor, dim: int = -1, descending: bool = False, *, card: Card) -> Any:
+    """NATIVE/cuda/Sort.cpp, sort_cuda_kernel; of long rows only a single one of integers, as experts sort."""
+    count = self.shape[dim] if self.dim() else 0
+    if not count or (count > _SMALL_SORT and (self.dim() > 1 or self.dtype != torch.int64)):
+        return NotImplemented
+    values, indices = torch.empty_like(self), torch.empty_like(self, dtype=torch.int64)
+    _positions = _longs(self, count)
+    if count > _SMALL_SORT:
+        _temporary = _bytes(self, sort_scratch_bytes(count, 64, card))
+        del _temporary
+    return values, indices
 
 
 def _masked_scatter(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -144,18 +170,18 @@ def reduce_scratch_bytes(count: int, card: Card) -> int:
 
 
 @chosen_by_card
-def sort_scratch_bytes(count: int, card: Card) -> int:
-    """Return the bytes that cub's radix sort takes for pairs of 64-bit numbers below their count.
+def sort_scratch_bytes(count: int, bits: int, card: Card) -> int:
+    """Return the bytes that cub's radix sort takes for so many pairs of 64-bit numbers, by their lowest bits.
 
     Source: cub/device/dispatch/dispatch_radix_sort.cuh, `InvokeOnesweep`: bins of each pass, states of the
-    blocks, a second copy of keys and values, and counters.
+    blocks, a second copy of keys and values unless one pass is enough, and counters.
     """
     if count <= _SORT_ALONE:
         return 1
-    passes = -(-(count - 1).bit_length() // _RADIX_BITS)
+    passes = max(1, -(-bits // _RADIX_BITS))
     digits = 1 << _RADIX_BITS
     blocks = -(-count // _sort_tile(card.capability))
-    copies = 2 * round_up(8 * count, _ALIGNMENT)
+    copies = 2 * round_up(8 * count, _ALIGNMENT) if passes > 1 else 0
     return copies + 8 * digits * passes + 4 * digits * blocks + _ALIGNMENT + _SLACK
 
 
