@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING
 
 from qbench.words.phrases import counted
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from qbench.planner.workload import Workload
     from qbench.scenario.schema import Point
 
+
+OLD_PRICE_DAYS = 90
+"""Age from which a price is told with it."""
 
 MOST_NAMED = 10
 """Cards that are named of those that may as well be the first."""
@@ -44,8 +48,16 @@ def close_note(best: Sequence[Ranked], key: str) -> list[str]:
     ]
 
 
-def source_text(source: PriceSource | None) -> str | None:
-    return None if source is None else f"{source.seller} ({source.date or 'undated'})"
+def source_text(source: PriceSource | None, today: date | None = None) -> str | None:
+    """Return who sells at a price and when it was seen, with its age once that is worth a second look."""
+    if source is None:
+        return None
+    try:
+        days = ((today or date.today()) - date.fromisoformat(source.date)).days
+    except ValueError:  # Undated, or a span of months.
+        days = 0
+    age = f", {days} days old" if days > OLD_PRICE_DAYS else ""
+    return f"{source.seller} ({source.date or 'undated'}{age})"
 
 
 def _sources(rows: Sequence[Ranked]) -> str:

@@ -196,6 +196,11 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
             f"{', '.join(without_cuda)}: planned with CUDA's kernels of compute capability {version}; "
             "ROCm may choose others"
         )
+    said += [
+        f"{gpu.name}: planned at its full clocks, which the maker's power limit may hold down"
+        for gpu in (one for one, _ in held)
+        if gpu.name.endswith(("Laptop", "Max-Q"))
+    ]
     uses_bf16 = point.precision not in ("fp32", "fp16") or point.train.autocast == "bf16"
     slow = [gpu.name for gpu, _ in held if gpu.peak_flops.get("bf16") is None]
     if slow and uses_bf16:

@@ -152,3 +152,12 @@ def test_made_once_for_cards_that_answer_alike() -> None:
     assert [on_card(ampere), on_card(Card(capability=(8, 6))), on_card(hopper)] == ["flash", "flash", "cudnn"]
     assert on_card(ampere) == "flash"
     assert made == [ampere, hopper]
+
+
+def test_a_laptop_says_that_its_maker_sets_its_power(model: Path) -> None:
+    point = tiny_point(model, "bf16")
+    record = plan(point, "cuda", [find_gpu("RTX 4090"), find_gpu("RTX 4090 Laptop")])
+    told = [text for text in record.detail["caveats"] if "power limit" in text]
+    assert told == [
+        "RTX 4090 Laptop: planned at its full clocks, which the maker's power limit may hold down"
+    ]
