@@ -21,6 +21,9 @@ _CHUNK_ELEMENTS = 65_536
 _REDUCE_THREADS, _LEAST_PER_THREAD, _MOST_PER_THREAD = 512, 16, 256
 """NATIVE/cuda/Reduce.cuh: threads of a block, and the elements that each takes at least and at most."""
 
+_SOLVED_ONE_BY_ONE, _LARGE_MATRIX = 8, 64
+"""So few matrices of so many rows are solved one by one (NATIVE/cuda/linalg/BatchLinearAlgebra.cpp)."""
+
 _SCAN_TILES = {8: 128 * 7, 4: 128 * 15}
 """Bytes of an element -> elements that a block of cub's scan takes: 15 of four bytes for each of 128 threads.
 
@@ -40,6 +43,8 @@ def operator_scratch() -> dict[Any, Callable[..., Any] | tuple[int, ...]]:
         aten.cumsum.default: _cumsum,
         aten.sum.default: _sum,
         aten._foreach_norm.Scalar: _foreach_norm,
+        aten.linalg_solve_triangular.default: _solve_triangular,
+        aten.convolution.default: _convolution,
     }
 
 
@@ -100,6 +105,24 @@ def _foreach_norm(
     norms = [tensor.new_empty((), dtype=dtype) for tensor in self]
     del partial
     return norms
+
+
+def _solve_triangular(self: torch.Tensor, B: torch.Tensor, **settings: Any) -> torch.Tensor:
+    """NATIVE/cuda/linalg/BatchLinearAlgebra.cpp, triangular_solve_kernel: pointers to batched matrices."""
+    shape = torch.broadcast_shapes(self.shape[:-2], B.shape[:-2])
+    out = torch.empty((*shape, *B.shape[-2:]), dtype=B.dtype, device=B.device)
+    count = shape.numel()
+    if count > _SOLVED_ONE_BY_ONE or self.shape[-1] < _LARGE_MATRIX:
+        _pointers = [out.new_empty((count,), dtype=torch.int64) for _ in range(2)]
+    return out
+
+
+def _convolution(self: torch.Tensor, weight: torch.Tensor, *rest: Any) -> Any:
+    """NATIVE/Convolution.cpp, _convolution: the kernels read and write memory without gaps."""
+    if self.is_contiguous() or self.dim() != 3:
+        return NotImplemented
+    _dense = self.contiguous()
+    return torch.ops.aten.convolution.default(_dense, weight, *rest)
 
 
 @chosen_by_card

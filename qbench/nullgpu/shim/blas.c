@@ -52,6 +52,7 @@ CALL(cublasSgemmStridedBatched) CALL(cublasDgemmStridedBatched)
 CALL(cublasCgemmStridedBatched) CALL(cublasZgemmStridedBatched)
 CALL(cublasSgemv_v2) CALL(cublasDgemv_v2) CALL(cublasCgemv_v2) CALL(cublasZgemv_v2)
 CALL(cublasSdot_v2) CALL(cublasDdot_v2) CALL(cublasDotEx) CALL(cublasStrsm_v2) CALL(cublasDtrsm_v2)
+CALL(cublasStrsmBatched) CALL(cublasDtrsmBatched)
 /* clang-format on */
 
 EXPORT size_t cublasLtGetVersion(void) { return 130101; }

@@ -117,8 +117,9 @@ EXPORT cudaError_t cudaLaunchCooperativeKernel(const void *function, dim3 grid, 
 EXPORT cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *function) {
     memset(out, 0, sizeof *out);
     out->maxThreadsPerBlock = 1024, out->numRegs = 32;
-    /* A kernel built for 8.6 is what runs on 8.9; the wheels have no other gap. */
-    int minor = card()->major == 8 && card()->minor == 9 ? 6 : card()->minor;
+    /* What runs is the kernel of the next lower capability that the wheels are built for: 8.6 on 8.9,
+     * 10.0 on 10.3, 12.0 on 12.1. cub refuses one that it was not built for. */
+    int minor = card()->major > 8 ? 0 : card()->major == 8 && card()->minor > 6 ? 6 : card()->minor;
     out->binaryVersion = out->ptxVersion = card()->major * 10 + minor;
     out->maxDynamicSharedSizeBytes = 48 << 10;
     return cudaSuccess;

@@ -223,3 +223,13 @@ def test_experts_are_multiplied_one_by_one_below_compute_capability_8() -> None:
     with kernels_of("cuda", T4):
         out = moe._grouped_mm(tokens, weight, ends)
     assert weight.numel() * 2 in events(lambda: out.sum().backward(), T4)
+
+
+def test_linear_attention_solves_matrices_by_pointers_and_convolves_dense_rows() -> None:
+    triangles, sides = empty(4, 3, 16, 16, dtype=torch.float32), empty(4, 3, 16, 8, dtype=torch.float32)
+    made = events(lambda: torch.linalg.solve_triangular(triangles, sides, upper=False))
+    assert made == [12 * 16 * 8 * 4, 12 * 8, 12 * 8, -512, -512]  # two pointers for each of 12 matrices
+    rows, taps = empty(1, 40, 32).transpose(1, 2), empty(32, 1, 4)
+    found = events(lambda: F.conv1d(rows, taps, padding=3, groups=32))
+    # The rows of each channel together, and 40 + 3 places.
+    assert found[:3] == [40 * 32 * 2, 43 * 32 * 2, -40 * 32 * 2]
