@@ -33,6 +33,16 @@ def dryrun_command(
         str | None,
         typer.Option(help="The command's Python, where it is not found behind the command."),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Hub id that the program loads, where neither the command nor its files spell it out; "
+            "can be repeated."
+        ),
+    ] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Let a tokenizer of bytes stand in where one is missing.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the record and the program's output.")] = DEFAULT_OUT,
     as_json: options.AsJson = False,
 ) -> int:
@@ -52,7 +62,16 @@ def dryrun_command(
     if timeout <= 0:
         raise QbenchError(f"--timeout: given {timeout:g}; allowed: seconds above 0")
     card = find_gpu(gpu)
-    asked = Request(command=command, gpu=card, gpus=gpus, steps=steps, timeout_s=timeout, python=python)
+    asked = Request(
+        command=command,
+        gpu=card,
+        gpus=gpus,
+        steps=steps,
+        timeout_s=timeout,
+        python=python,
+        models=tuple(model or ()),
+        synthetic=synthetic,
+    )
     with open_store(out) as store:
         print_note(f"{command[0]} on {gpus} x {card.name} (null GPU); its output is in {out}/output.log")
         record = dry_run(asked, out)

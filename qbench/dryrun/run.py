@@ -12,6 +12,7 @@ from qbench.catalog.gpus import GpuSpec
 from qbench.dryrun.command import Environment, environment_of
 from qbench.dryrun.process import run
 from qbench.dryrun.result import Ran, read_reports, record_of
+from qbench.dryrun.stand_ins import named_models, view_of_hub
 from qbench.errors import QbenchError
 from qbench.nullgpu.environment import card_environment
 from qbench.nullgpu.launcher import preload_environment
@@ -45,6 +46,10 @@ class Request:
     steps: int = 3
     timeout_s: float | None = None
     python: str | None = None
+    models: Sequence[str] = ()
+    """Ids of the hub that the command loads, beside those that it names."""
+    synthetic: bool = False
+    """Let tokenizers stand in, too."""
 
 
 def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.environ) -> Record:
@@ -59,11 +64,19 @@ def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.envi
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dryrun-", dir=folder) as work:
         state = Path(work).resolve()
-        changed = {**variables, **_variables(asked, found, state, variables), **preload}
+        names = [*asked.models, *named_models(asked.command)]
+        view = view_of_hub(names, found.python, state, variables, tokenizers=asked.synthetic)
+        changed = {**variables, **_variables(asked, found, state, variables), **preload, **view.variables}
         ended = run(asked.command, changed, folder / LOG_FILE, asked.timeout_s)
         reports = read_reports(state)
     ran = Ran(
-        command=asked.command, gpu=asked.gpu, gpus=asked.gpus, steps=asked.steps, ended=ended, reports=reports
+        command=asked.command,
+        gpu=asked.gpu,
+        gpus=asked.gpus,
+        steps=asked.steps,
+        ended=ended,
+        reports=reports,
+        stand_ins=view.made,
     )
     return record_of(ran, run_id_of("dryrun"))
 
@@ -81,6 +94,8 @@ def _variables(
         # Caches of code that is compiled for a card, which the card's own must not find.
         "TRITON_CACHE_DIR": str(state / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(state / "torchinductor"),
+        "UNSLOTH_COMPILE_LOCATION": str(state / "unsloth"),
+        "HF_MODULES_CACHE": str(state / "modules"),
         **card_environment(asked.gpu, count=asked.gpus),
     }
     own = {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1", **QUIET}
