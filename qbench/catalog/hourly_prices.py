@@ -7,9 +7,11 @@ import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from qbench.catalog.cloud_catalogs import Offer, offers_of
 from qbench.catalog.gpus import find_gpu
 from qbench.catalog.prices import Price, cheapest_on_demand, prices
 from qbench.errors import CatalogError
@@ -71,15 +73,20 @@ def _source(price: Price) -> PriceSource:
 
 
 def read_hourly_prices(file: Path) -> dict[str, HourlyPrice]:
-    """Return the prices of a CSV file by the catalog's name of the GPU.
+    """Return the prices of a CSV file by the catalog's name of the GPU, in USD an hour.
 
+    The file is one of COLUMNS, or a price list of SkyPilot or dstack, of which the lowest prices are taken.
     Raises CatalogError for the first line that is no price.
     """
     try:
         with io.StringIO(read_text(file), newline="") as lines:
             rows = csv.DictReader(lines)
-            _check_columns(file, rows.fieldnames)
+            offers = offers_of(rows.fieldnames or ())
             found: dict[str, HourlyPrice] = {}
+            if offers is not None:
+                found = _lowest(chain.from_iterable(map(offers, rows)), PriceSource(file.name, ""))
+            else:
+                _check_columns(file, rows.fieldnames)
             for row in rows:
                 name, price = _row(f"{file}:{rows.line_num}", file, row)
                 if name in found:
@@ -93,6 +100,25 @@ def read_hourly_prices(file: Path) -> dict[str, HourlyPrice]:
             f"{file}: no prices in it; write a line for each GPU below {','.join(COLUMNS[:2])}"
         )
     return found
+
+
+def _lowest(offers: Iterable[Offer], source: PriceSource) -> dict[str, HourlyPrice]:
+    """Return the lowest price of each GPU, on demand and spot."""
+    demand: dict[str, float] = {}
+    spot: dict[str, float] = {}
+    for offer in offers:
+        for amounts, amount in ((demand, offer.on_demand), (spot, offer.spot)):
+            if amount is not None:
+                amounts[offer.gpu] = min(amount, amounts.get(offer.gpu, amount))
+    return {
+        gpu: HourlyPrice(
+            on_demand_usd_per_hour=demand.get(gpu),
+            spot_usd_per_hour=spot.get(gpu),
+            on_demand_from=source if gpu in demand else None,
+            spot_from=source if gpu in spot else None,
+        )
+        for gpu in {**demand, **spot}
+    }
 
 
 def _check_columns(file: Path, names: Iterable[str] | None) -> None:

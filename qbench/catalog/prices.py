@@ -16,6 +16,8 @@ class Price:
 
     gpu: str
     """Name of the catalog GPU."""
+    accelerator: str
+    """What the source calls it."""
     cloud: str
     """Who rents it out."""
     on_demand_usd_per_hour: float
@@ -71,6 +73,5 @@ def all_prices() -> tuple[Price, ...]:
     )
 
 
-def _price(old: bool, accelerator: str, **known: Any) -> Price:
-    """Return a price; `accelerator` is what the source calls the GPU."""
+def _price(old: bool, **known: Any) -> Price:
     return Price(is_old=old, **known)

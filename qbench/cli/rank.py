@@ -51,7 +51,10 @@ Sort = Annotated[SortName, typer.Option(help="What the best card has least of.")
 Spot = Annotated[bool, typer.Option(help="Sort by the price of spot instances.")]
 Prices = Annotated[
     Path | None,
-    typer.Option(help="CSV of prices that replace the catalog's: gpu,usd_per_hour[,spot_usd_per_hour]."),
+    typer.Option(
+        help="CSV of prices that replace the catalog's: gpu,usd_per_hour[,spot_usd_per_hour], or a price "
+        "list of SkyPilot (vms.csv) or dstack (gpuhunt)."
+    ),
 ]
 NumGpus = Annotated[int, typer.Option(help="Cards that share the batches; communication is left out.")]
 

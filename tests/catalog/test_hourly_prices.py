@@ -73,3 +73,45 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, content: str, message: st
 def test_a_missing_file_is_told(tmp_path: Path):
     with pytest.raises(CatalogError, match=r"--prices: .* cannot be read"):
         read_hourly_prices(tmp_path / "none.csv")
+
+
+def test_a_price_list_of_skypilot_gives_the_lowest_price_of_one_gpu(tmp_path: Path):
+    file = tmp_path / "vms.csv"
+    file.write_text(
+        "InstanceType,vCPUs,MemoryGiB,AcceleratorName,AcceleratorCount,GpuInfo,Region,Price,SpotPrice\n"
+        "1L4,8.0,32.0,L4,1.0,,A,0.80,0.30\n"
+        "4L4,32.0,128.0,L4,4.0,,A,2.80,\n"
+        "8A100,96.0,680.0,A100,8.0,,A,,9.6\n"
+        "TPU,96.0,680.0,tpu-v5e-8,8.0,,A,9.0,4.0\n"
+        "CPU,4.0,16.0,,,,A,0.1,0.05\n"
+    )
+    found = read_hourly_prices(file)
+    # 2.80 / 4 is less than 0.80; the A100 of SkyPilot has 40 GB and 9.6 / 8.
+    assert found["L4"].on_demand_usd_per_hour == pytest.approx(0.70)
+    assert found["L4"].spot_usd_per_hour == pytest.approx(0.30)
+    assert found["A100-SXM4-40GB"].on_demand_usd_per_hour is None
+    assert found["A100-SXM4-40GB"].spot_usd_per_hour == pytest.approx(1.2)
+    assert found["L4"].on_demand_from == ("vms.csv", "")
+    assert len(found) == 2
+
+
+def test_a_price_list_of_dstack_tells_cards_by_their_memory(tmp_path: Path):
+    file = tmp_path / "gpuhunt.csv"
+    file.write_text(
+        "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size\n"
+        "a,x,20.0,96,680,8,A100,80,False,\n"
+        "a,x,8.0,96,680,8,A100,80,True,\n"
+        "b,x,1.5,8,32,1,L40S,48,False,\n"
+        "c,x,0.1,8,32,0,,,False,\n"
+    )
+    found = read_hourly_prices(file)
+    assert found["A100-SXM4-80GB"].on_demand_usd_per_hour == pytest.approx(2.5)
+    assert found["A100-SXM4-80GB"].spot_usd_per_hour == pytest.approx(1.0)
+    assert found["L40S"].on_demand_usd_per_hour == pytest.approx(1.5)
+
+
+def test_a_price_list_without_a_known_card_says_so(tmp_path: Path):
+    file = tmp_path / "vms.csv"
+    file.write_text("AcceleratorName,AcceleratorCount,Price\ntpu-v5e,1,3\n")
+    with pytest.raises(CatalogError, match="no prices in it"):
+        read_hourly_prices(file)
