@@ -77,6 +77,9 @@ than 2^63, above which torch cannot count them."""
 
 MOST_STEPS = 1_000_000
 
+Task = Literal["sft", "dpo", "orpo"]
+"""What is learnt from: text, or pairs of a chosen and a rejected answer."""
+
 LATER = ("loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels")
 """Settings that came after the first records; auto is not written, so that points keep their ids."""
 
@@ -135,6 +138,9 @@ class TrainSettings(Strict):
     recipe: Recipe = Field(
         default="peft", description="Whose training step it is: loop, preparation, loss and checkpointing."
     )
+    task: Task = Field(
+        default="sft", description="What is learnt from: text, or pairs of answers, two sequences each."
+    )
     loss_type: Literal["auto", Loss] = Field(
         default="auto", description="How the loss is computed; auto is the recipe's."
     )
@@ -157,7 +163,8 @@ class TrainSettings(Strict):
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = values_of(self)
-        return {key: value for key, value in values.items() if key not in LATER or value != "auto"}
+        unset = dict.fromkeys(LATER, "auto") | {"task": "sft"}
+        return {key: value for key, value in values.items() if key not in unset or value != unset[key]}
 
 
 class PointSettings(Strict, defer_build=True):

@@ -73,5 +73,6 @@ NAMES = {
     "checkpoint_impl": Names(
         "Checkpointing form", "", "", "checkpoint_impl", ("use_reentrant",), meant=_FORMS
     ),
+    "task": Names("Task", flag="task", also=("stage", "rl")),
     "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
 }

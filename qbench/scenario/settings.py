@@ -262,7 +262,7 @@ def from_text(row: Setting, text: str) -> Any:
 def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
-    flat = {f"train.{name}": "auto" for name in LATER} | flat
+    flat = {f"train.{name}": "auto" for name in LATER} | {"train.task": "sft"} | flat
     return {name: flat.get(row.path) for name, row in SETTINGS.items()}
 
 

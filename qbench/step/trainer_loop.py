@@ -24,10 +24,11 @@ MAX_GRAD_NORM = 1.0
 class TrainerLoop:
     """The scalars that Trainer's loop keeps on the device, and what it does with them."""
 
-    def __init__(self, base: PreTrainedModel, device: torch.device) -> None:
+    def __init__(self, base: PreTrainedModel, device: torch.device, task: str = "sft") -> None:
         self.total_loss = torch.zeros((), device=device)
         self.num_items: torch.Tensor | None = None
-        self._counts_items = _accepts_loss_kwargs(base)
+        # trl/trainer/dpo_trainer.py: `self.model_accepts_loss_kwargs = False`.
+        self._counts_items = task == "sft" and _accepts_loss_kwargs(base)
         self._router_coefficient = _router_coefficient(base)
         self._last_loss: torch.Tensor | None = None
         self._norm: torch.Tensor | None = None

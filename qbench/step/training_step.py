@@ -23,6 +23,7 @@ from qbench.step.optimizer import (
     managed_bytes,
     trainer_groups,
 )
+from qbench.step.preference import check_task, disable_dropout, preference_loss
 from qbench.step.quantize import is_quantized_weight
 from qbench.step.recipe import (
     Context,
@@ -86,7 +87,7 @@ class TrainingStep:
             head.register_forward_pre_hook(self._enter_loss)
         base = model.get_base_model() if point.lora is not None else model
         if follows_trainer(point):
-            self._loop = TrainerLoop(base, batches[0]["input_ids"].device)
+            self._loop = TrainerLoop(base, batches[0]["input_ids"].device, point.train.task)
         if point.choices.loss_type != "full_logits":
             fuse_head(base, point.choices.loss_type, kernels, lambda: self.on_phase("loss"))
 
@@ -183,7 +184,10 @@ class TrainingStep:
 
     def _pass_by_trainer(self, batch: Batch, num_batches: int, loop: TrainerLoop) -> torch.Tensor:
         self.on_phase("forward")
-        loss = loop.loss_of(self._outputs_for_trainer(batch, loop), num_batches)
+        if self.point.train.task == "sft":
+            loss = loop.loss_of(self._outputs_for_trainer(batch, loop), num_batches)
+        else:
+            loss = preference_loss(self._forward, self.model, batch, self.point) / num_batches
         self.on_phase("backward")
         # accelerate/accelerator.py, `backward`, divides by its own count, which Trainer leaves at 1.
         divided = loss / 1
@@ -192,8 +196,11 @@ class TrainingStep:
 
     def _outputs_for_trainer(self, batch: Batch, loop: TrainerLoop) -> Any:
         """Return outputs that nobody else holds, so that they are gone before backward."""
+        return self._forward(**batch, **loop.loss_kwargs(self.point.choices.loss_type))
+
+    def _forward(self, **inputs: Any) -> Any:
         with self._autocast():
-            outputs = self.model(**batch, **loop.loss_kwargs(self.point.choices.loss_type))
+            outputs = self.model(**inputs)
         return convert_to_fp32(outputs) if converts_outputs(self.point) else outputs
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -269,6 +276,7 @@ def build_step(
     `meta_autocast` makes the autocast context of a point that asks for one there, where torch has none.
     Raises StepError when the libraries cannot build it, or built something else than the point says.
     """
+    check_task(point)
     torch.manual_seed(SEED)
     config = config or load_config(point)
     target = torch.device(device)
@@ -279,6 +287,8 @@ def build_step(
         with target if device == "meta" else contextlib.nullcontext():
             model = add_adapters(base, point.lora)
         finish_adapters(model, point)
+    if point.train.task != "sft":
+        disable_dropout(model)
     model.train()
     facts = verify_model(model, point)
     check_recipe(model, point)

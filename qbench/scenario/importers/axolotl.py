@@ -35,8 +35,6 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
         "lora": _lora(reader, model),
         "train": _train(reader) | {"autocast": autocast},
     }
-    if (rl := reader.get("rl")) is not None:
-        reader.leave_out("rl", "more", f"{rl} runs other passes than training on text; planned as sft")
     if not reader.is_on("sample_packing"):
         reader.tell(
             "sample_packing is off: batches are as long as their longest sequence; the plan assumes full ones"
@@ -150,7 +148,7 @@ def _train(reader: Reader) -> dict[str, Any]:
     # axolotl makes as many passes as an update's sequences need, unless their number is said.
     sequences = reader.whole("batch_size", of="per_device_train_batch_size", default=batch)
     accumulation = reader.count("gradient_accumulation_steps", default=max(1, sequences // batch))
-    return {
+    return _rl(reader) | {
         "per_device_train_batch_size": batch,
         "seq_len": reader.length("sequence_len", default=512),
         "gradient_accumulation_steps": accumulation,
@@ -163,6 +161,18 @@ def _train(reader: Reader) -> dict[str, Any]:
         "lora_kernels": _lora_kernels(reader),
         "checkpoint_impl": reader.checkpoint_impl(default="no_reentrant" if reader.get("rl") else "auto"),
     }
+
+
+def _rl(reader: Reader) -> dict[str, Any]:
+    """Return the task, and what its trainer of TRL decides; ipo is a loss of DPO's."""
+    rl = reader.get("rl", default="sft")
+    reader.get("rl_beta", "dpo_beta", "beta")
+    if rl in ("dpo", "ipo") and reader.get("adapter"):
+        # trl 1.8, trainer/dpo_trainer.py: adapters on a quantized base become bf16.
+        return {"task": "dpo", "adapter_dtype": "bf16"}
+    if rl != "sft":
+        reader.leave_out("rl", "more", f"{rl} runs other passes than training on text; planned as sft")
+    return {}
 
 
 def _checkpointing(reader: Reader) -> bool:

@@ -19,20 +19,35 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     model = reader.model("model_name_or_path")
     kind = reader.choice("finetuning_type", allowed=("lora", "full"), default="lora")
     stage = reader.get("stage", default="sft")
-    if stage not in ("sft", "pt"):
-        reader.leave_out("stage", "more", f"{stage} runs other passes than training on text; planned as sft")
+    task = _task(reader, stage, kind)
     precision, autocast = _precision(reader, kind)
     settings = {
         "model": model,
         "precision": precision,
         "lora": _lora(reader, model, kind),
-        "train": _train(reader) | {"autocast": autocast},
+        "train": _train(reader) | {"autocast": autocast, "task": task},
     }
     if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
         reader.tell(
             "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
         )
     return settings
+
+
+def _task(reader: Reader, stage: str, kind: str) -> str:
+    """Return what is learnt from: preferences with adapters, under the losses of DPO and ORPO."""
+    if stage == "dpo" and kind == "lora":
+        reader.get("pref_beta")
+        loss = reader.get("pref_loss", default="sigmoid")
+        if loss in ("sigmoid", "hinge", "ipo", "kto_pair"):
+            return "dpo"
+        if loss == "orpo":
+            return "orpo"
+        reader.leave_out("pref_loss", "less", f"{loss} is not planned; the plan takes a pass of reference")
+        return "dpo"
+    if stage not in ("sft", "pt"):
+        reader.leave_out("stage", "more", f"{stage} runs other passes than training on text; planned as sft")
+    return "sft"
 
 
 def _precision(reader: Reader, kind: str) -> tuple[str, str]:

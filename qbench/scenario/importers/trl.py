@@ -38,6 +38,7 @@ def from_trl(reader: Reader) -> dict[str, Any]:
         "recipe": "trl",
     }
     quantized, has_adapter = quantized_precision(reader), reader.is_on(*_ADAPTED)
+    train["task"] = preference_task(reader, has_adapter)
     if quantized and not has_adapter and not reader.has_refused(*_ADAPTED):
         reader.refuse(
             _ADAPTED[0],
@@ -118,6 +119,31 @@ def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
         "attn_implementation": _attention(reader),
         "checkpoint_impl": reader.checkpoint_impl(),
     }
+
+
+_OF_DPO = (
+    "max_prompt_length",
+    "precompute_ref_log_probs",
+    "ref_model_init_kwargs",
+    "label_smoothing",
+    "beta",
+)
+_OF_GRPO = ("num_generations", "reward_funcs", "max_completion_length", "use_vllm")
+
+
+def preference_task(reader: Reader, is_adapted: bool) -> str:
+    """Return dpo where the keys are those of DPOConfig alone: a file does not name its trainer."""
+    if any(reader.values.get(key) is not None for key in _OF_GRPO):
+        return "sft"  # These keys are left out as they stand.
+    if not is_adapted or not any(reader.values.get(key) is not None for key in _OF_DPO):
+        return "sft"
+    reader.get("beta", "label_smoothing", "max_prompt_length")
+    if reader.is_on("precompute_ref_log_probs"):
+        reader.leave_out(
+            "precompute_ref_log_probs", "less", "the plan takes the pass of reference in each step"
+        )
+    reader.tell("its keys are those of DPOTrainer: planned as task dpo, two sequences for each sample")
+    return "dpo"
 
 
 def fused_loss(reader: Reader, *names: str) -> str:

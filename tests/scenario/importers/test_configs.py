@@ -281,7 +281,8 @@ def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any
             {"liger_rope": "less"},
         ),
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "full_logits", {"plugins": "either"}),
-        ({"rl": "dpo"}, "full_logits", {"rl": "more"}),
+        ({"rl": "kto"}, "full_logits", {"rl": "more"}),
+        ({"rl": "dpo"}, "full_logits", {}),
         ({"lora_modules_to_save": ["embed_tokens"]}, "full_logits", {"lora_modules_to_save": "more"}),
     ],
 )
