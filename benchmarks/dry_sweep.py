@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from qbench.measure.failures import attempt
-from qbench.measure.task import Measurement, Task, Work
+from qbench.measure.task import Attempt, Measurement, Task
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plan_record
 from qbench.runs.run import Job, Progress, run_scenario
@@ -40,7 +40,7 @@ SCENARIO = Scenario(
 class InThisProcess:
     """Stands where an executor does, without a process."""
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: Device) -> Measurement:
         """Return the measurement of work done in this process."""
         return attempt(work)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.measure.executors.local import LocalExecutor
-from qbench.measure.task import Measurement, Task, Work
+from qbench.measure.task import Attempt, Measurement, Task
 from qbench.measure.worker import run_task
 from qbench.scenario.schema import LoraSettings, MeasureSettings, Point, TrainSettings
 
@@ -103,7 +103,7 @@ def rounds(seconds: float) -> Iterator[dict[str, Any]]:
         number += 1
 
 
-def _planted(repeat: int, slowdown: float = 0.0, growth_bytes: int = 0) -> Work:
+def _planted(repeat: int, slowdown: float = 0.0, growth_bytes: int = 0) -> Attempt:
     task = Task(point=POINT, device="cpu", settings=SETTINGS, repeat=repeat)
     return partial(planted, task, slowdown, growth_bytes)
 

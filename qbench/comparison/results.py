@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbench.records.facts import Content, Machine, machine_of, named_content
+from qbench.records.facts import FileDigests, Machine, machine_of, named_content
 from qbench.records.fits import Fit
 from qbench.records.metrics import METRICS, SCALARS, scalar
 from qbench.records.parts import ValidityFinding
@@ -230,7 +230,7 @@ def predictions(results: Iterable[Result]) -> list[Prediction]:
     ]
 
 
-def planned_for(result: Result) -> tuple[str | None, str | None, Point, Content]:
+def planned_for(result: Result) -> tuple[str | None, str | None, Point, FileDigests]:
     """Return kernels, card, point and files of a plan, or of the plan that a measurement is compared with."""
     device = "cuda" if result.device == "null" else result.device
     return device, result.records[-1].card, result.point, named_content(result.records[-1])

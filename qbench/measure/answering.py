@@ -29,7 +29,7 @@ PATIENCE_S = 2.0
 POLL_S = 0.05
 END_S = 10.0
 
-Answer = Callable[[Any], Any]
+Handler = Callable[[Any], Any]
 """Returns the answer to a question; both it and they travel by pickle."""
 
 
@@ -41,7 +41,7 @@ class TooLong(Exception):
     """The answer takes longer than it may; the text says how long that is."""
 
 
-class Ended(Exception):
+class ProcessEnded(Exception):
     """The process has ended amid a question."""
 
 
@@ -51,7 +51,7 @@ class AnsweringProcess:
     It sees no GPU. `preload` is the module with the libraries, which the fork server imports.
     """
 
-    def __init__(self, answer: Answer, preload: str, most_s: float = MOST_S) -> None:
+    def __init__(self, answer: Handler, preload: str, most_s: float = MOST_S) -> None:
         self._answer = answer
         self._preload = preload
         self._most_s = most_s
@@ -64,7 +64,7 @@ class AnsweringProcess:
             ensure_server()
 
     def ask(self, question: Any, wanted: Callable[[], bool]) -> Any:
-        """Return the answer. Raises GivenUp once it is not `wanted`, TooLong, Ended, or QbenchError.
+        """Return the answer. Raises GivenUp once it is not `wanted`, TooLong, ProcessEnded, or QbenchError.
 
         The last says that the answer's function failed, in the words of its exception.
         """
@@ -105,7 +105,9 @@ class AnsweringProcess:
         process.join(END_S)
         exit_code = process.exitcode
         self.close()
-        return TooLong(f"{self._most_s:g} s") if exit_code == -getattr(signal, "SIGPROF", 0) else Ended()
+        if exit_code == -getattr(signal, "SIGPROF", 0):
+            return TooLong(f"{self._most_s:g} s")
+        return ProcessEnded()
 
     def _wait(self, connection: Connection, wanted: Callable[[], bool], patience_s: float = 0.0) -> None:
         """Return when there is an answer. Raises GivenUp or TooLong; the process has ended then."""
@@ -128,7 +130,7 @@ def _context(preload: str) -> Any:
     return context
 
 
-def serve_answers(connection: Connection, answer: Answer, preload: str) -> None:
+def serve_answers(connection: Connection, answer: Handler, preload: str) -> None:
     """Serve as the target of the process: answer questions until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # It is its starter's to hear.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -143,7 +145,7 @@ def serve_answers(connection: Connection, answer: Answer, preload: str) -> None:
             connection.send(answered)
 
 
-def _answered(answer: Answer, question: Any) -> tuple[str | None, Any]:
+def _answered(answer: Handler, question: Any) -> tuple[str | None, Any]:
     try:
         return None, answer(question)
     except Exception as error:  # The process must outlive a question that breaks a library.

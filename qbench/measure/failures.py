@@ -8,7 +8,7 @@ import traceback
 from typing import Any, Literal, cast
 
 from qbench.errors import QbenchError
-from qbench.measure.task import Measurement, Work
+from qbench.measure.task import Attempt, Measurement
 from qbench.records.parts import Detail, OomFacts
 from qbench.units import GIB, KIB, MIB
 
@@ -44,7 +44,7 @@ _UNUSED = re.compile(rf"{_SIZE} is reserved by PyTorch but unallocated")
 _SCALE = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
 
 
-def attempt(work: Work) -> Measurement:
+def attempt(work: Attempt) -> Measurement:
     """Return the measurement of work done in this process; whatever it raises is its outcome."""
     try:
         return work()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from qbench.measure.environment import environment
-from qbench.measure.task import Measurement, Task, Work
+from qbench.measure.task import Attempt, Measurement, Task
 from qbench.measure.worker import run_task
 from qbench.records.parts import Detail, StepCounts
 from qbench.records.record import Record
@@ -23,7 +23,7 @@ Engine = Callable[[Task], Measurement]
 class Executor(Protocol):
     """Whoever runs work in a fresh process: this machine, or a cluster."""
 
-    def run(self, work: Work, timeout_s: float, device: RunDevice) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of one piece of work; never raises for what the work does.
 
         For `device` cpu the process sees no GPU.
@@ -35,7 +35,7 @@ class Streaming(Protocol):
     """An executor that does several pieces of work at the same time."""
 
     def stream(
-        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: RunDevice
+        self, works: Iterable[tuple[Key, Attempt]], timeout_s: float, device: RunDevice
     ) -> Iterator[tuple[Key, Measurement]]:
         """Yield the key and the measurement of each piece of work as it ends.
 
@@ -44,7 +44,7 @@ class Streaming(Protocol):
 
 
 def results(
-    executor: Executor, works: Iterable[tuple[Key, Work]], timeout_s: float, device: RunDevice
+    executor: Executor, works: Iterable[tuple[Key, Attempt]], timeout_s: float, device: RunDevice
 ) -> Generator[tuple[Key, Measurement]]:
     """Yield key and measurement of each piece of work, as many at a time as the executor can do."""
     if isinstance(executor, Streaming):

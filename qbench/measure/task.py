@@ -43,7 +43,7 @@ class Measurement(Attributes):
         return json.dumps({name: getattr(self, name) for name in _FIELDS})
 
 
-Work = Callable[[], Measurement]
+Attempt = Callable[[], Measurement]
 """What a worker runs. It travels by pickle, so it is a module's function or a partial of one."""
 
 _FIELDS = ("outcome", "metrics", "detail", "environment")

@@ -35,7 +35,7 @@ GROWTH = 8
 """How many times the largest value known to fit the next one is, where no model bounds it: the largest values
 would take minutes to plan, and no card holds them."""
 
-Planner = Callable[[Sequence[Point]], list[Record]]
+PlanPoints = Callable[[Sequence[Point]], list[Record]]
 """Gives the plan of each point, held against one card (the first of detail.fits)."""
 
 
@@ -134,7 +134,7 @@ def with_value(point: Point, setting: str, value: Any) -> Point:
     return point_from(point.model_dump(), {setting: value})
 
 
-def largest(point: Point, axis: Axis, planned: Planner, *, with_reliefs: bool = True) -> Largest:
+def largest(point: Point, axis: Axis, planned: PlanPoints, *, with_reliefs: bool = True) -> Largest:
     """Return the largest value of the axis with which the point fits the card of `planned`.
 
     Without `with_reliefs` no changes that free memory are planned. Raises StepError when the point cannot be
@@ -166,7 +166,7 @@ def largest(point: Point, axis: Axis, planned: Planner, *, with_reliefs: bool = 
 class _Search:
     """The values of an axis, each planned once; they are numbered from 1."""
 
-    def __init__(self, point: Point, axis: Axis, planned: Planner) -> None:
+    def __init__(self, point: Point, axis: Axis, planned: PlanPoints) -> None:
         self._point = point
         self._axis = axis
         self._planned = planned

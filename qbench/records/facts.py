@@ -29,7 +29,7 @@ Named = Mapping[str, object]
 Machine = tuple[tuple[str, str], ...]
 """Fingerprint of where a measurement was made: device name and library versions."""
 
-Content = tuple[tuple[str, str], ...]
+FileDigests = tuple[tuple[str, str], ...]
 """Digests of files, by name."""
 
 OF_THE_MACHINE = frozenset(("machine", "driver", "number of CPUs", "calibrations"))
@@ -147,7 +147,7 @@ def file_facts(digests: Mapping[str, str]) -> Named:
     return {f"content of {name}": digest for name, digest in digests.items()}
 
 
-def named_content(record: Record) -> Content:
+def named_content(record: Record) -> FileDigests:
     """Return the digests of files of which the record's point holds the name alone: a GGUF, a text.
 
     That of config.json is part of the model's name.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from qbench.errors import QbenchError
-from qbench.measure.answering import AnsweringProcess, Ended, GivenUp, TooLong
+from qbench.measure.answering import AnsweringProcess, GivenUp, ProcessEnded, TooLong
 from qbench.records.plan_cache import PlanCache
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plans
@@ -42,7 +42,7 @@ class PlanProcess:
             raise QbenchError(
                 f"no plan within {most}; change a setting, or plan it in a terminal (`qbench plan`)"
             ) from None
-        except Ended:
+        except ProcessEnded:
             raise QbenchError(
                 "planning ended its process, perhaps for want of memory; change a setting"
             ) from None

@@ -48,7 +48,7 @@ Resolve = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class PageColumn:
     """One column of the page: what to train, and the card to hold it against."""
 
     point: Point
@@ -69,7 +69,7 @@ class Setting:
 class State:
     """All columns of the page: the setting in the form, then those that were pinned."""
 
-    settings: tuple[Setting, ...]
+    settings: tuple[PageColumn, ...]
 
     @property
     def query(self) -> str:
@@ -101,11 +101,11 @@ def read_state(query: str, resolve: Resolve) -> State:
     return State(settings=tuple(settings))
 
 
-def setting_of(point: Point, gpu: str, resolve: Resolve) -> tuple[Setting, tuple[str, ...]] | None:
+def setting_of(point: Point, gpu: str, resolve: Resolve) -> tuple[PageColumn, tuple[str, ...]] | None:
     """Return the setting of a stored point, and the names of those of its settings that the form has no field
     for; None where the page cannot plan it."""
     texts = {**field_texts(point), "gpu": gpu}
-    found: tuple[Setting, tuple[str, ...]] | None = None
+    found: tuple[PageColumn, tuple[str, ...]] | None = None
     for given in (texts, texts | dict.fromkeys(FOLLOWING, "")):
         try:
             setting = _setting(list(given.items()), resolve)
@@ -124,7 +124,7 @@ def field_texts(point: Point) -> dict[str, str]:
     return {name: _as_text(known[setting]) for name, setting in FIELDS.items()}
 
 
-def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
+def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> PageColumn:
     texts, problems = dict(DEFAULTS), list[Problem]()
     for name, text in pairs:
         if name not in DEFAULTS:
@@ -145,7 +145,7 @@ def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> Setting:
         point = point_from({"model": model}, with_usual(model, changes))
     except ScenarioError as error:
         raise ScenarioError(_as_field(problem) for problem in error.problems) from error
-    return Setting(point=point, gpu=gpu, tokens=tokens, texts=texts | {"gpu": gpu})
+    return PageColumn(point=point, gpu=gpu, tokens=tokens, texts=texts | {"gpu": gpu})
 
 
 def _tokens(text: str) -> int:
@@ -189,7 +189,7 @@ def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def command_of(setting: Setting) -> str:
+def command_of(setting: PageColumn) -> str:
     """Return the command that plans a setting in a terminal."""
     point, texts = setting.point, setting.texts
     words = ["qbench", "plan", point.model]

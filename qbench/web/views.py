@@ -16,7 +16,7 @@ from qbench.report.charts.style import Chart
 from qbench.scenario.settings import SETTINGS
 from qbench.units import NOT_AVAILABLE, format_bytes, format_count, format_seconds, format_value
 from qbench.web.figures import Bar, memory_chart
-from qbench.web.query import DEFAULTS, FIELDS, Setting, State, field_texts
+from qbench.web.query import DEFAULTS, FIELDS, PageColumn, State, field_texts
 from qbench.words.fit_verdict import heading, memory_sentence, reason_text, room_text
 from qbench.words.phrases import category_name
 from qbench.words.settings import short_model
@@ -90,7 +90,7 @@ def _fit(record: Record, gpu: str) -> Fit | None:
     return next((fit for fit in record.fits if fit.gpu == gpu), None)
 
 
-def _verdict(setting: Setting, record: Record) -> html.Section:
+def _verdict(setting: PageColumn, record: Record) -> html.Section:
     fit = next(fit for fit in record.fits if fit.gpu == setting.gpu)
     reason = reason_text(fit)
     notes = [*([f"On the card: {reason}."] if reason else []), *_followed(setting)]
@@ -109,7 +109,7 @@ def _verdict(setting: Setting, record: Record) -> html.Section:
     )
 
 
-def _followed(setting: Setting) -> list[str]:
+def _followed(setting: PageColumn) -> list[str]:
     """Return what was set where the form says nothing, and is not the default."""
     lora = setting.point.lora
     if setting.texts["lora_dropout"] or lora is None or lora.lora_dropout:
@@ -117,7 +117,7 @@ def _followed(setting: Setting) -> list[str]:
     return ["The model has experts, which peft adapts only without dropout: planned with dropout 0."]
 
 
-def _training(setting: Setting, fit: Fit) -> list[tuple[str, str]]:
+def _training(setting: PageColumn, fit: Fit) -> list[tuple[str, str]]:
     """Return the hours and the cost of the tokens in the form, where the card holds the step."""
     if not fit.fits or not fit.tokens_per_s:
         return []
@@ -142,7 +142,7 @@ def _text(record: Record, gpu: str, metric: str) -> str:
     return "" if value is None else format_value(value, METRICS[metric].unit)
 
 
-def _described(setting: Setting) -> str:
+def _described(setting: PageColumn) -> str:
     train, lora = setting.point.train, setting.point.lora
     rank = "full" if lora is None else f"rank {lora.r}"
     autocast = "no autocast" if train.autocast == "none" else f"autocast {train.autocast}"
@@ -222,7 +222,7 @@ def _title(field: str) -> str:
     return SETTINGS[FIELDS[field]].label if field in FIELDS else OTHER_TITLES[field]
 
 
-def _short(setting: Setting, name: str) -> str:
+def _short(setting: PageColumn, name: str) -> str:
     """Return the text of a field as a cell shows it: a model without its owner, a count with separators."""
     text = setting.texts[name] or field_texts(setting.point)[name]
     if name == "model":
@@ -230,7 +230,7 @@ def _short(setting: Setting, name: str) -> str:
     return format_count(int(text)) if text.isdecimal() else text
 
 
-def _head(number: int, setting: Setting) -> html.Th:
+def _head(number: int, setting: PageColumn) -> html.Th:
     if number == 0:
         return html.Th("now", scope="col")
     name = _column_name(number)
@@ -256,7 +256,7 @@ def _scrolling(table: html.Table, label: str) -> html.Div:
     return html.Div(table, className="scroll", tabIndex="0", role="region", **attributes(aria_label=label))
 
 
-def overview_view(setting: Setting, names: Sequence[str], records: Sequence[Record]) -> list[Any]:
+def overview_view(setting: PageColumn, names: Sequence[str], records: Sequence[Record]) -> list[Any]:
     """Return a table of what fits where: a row for each card by its name, a column for each precision.
 
     The plans of one precision may each be held against other cards.

@@ -12,7 +12,7 @@ from qbench.cli.main import main
 from qbench.measure.diagnostics import Diagnostics, diagnose
 from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.failures import attempt
-from qbench.measure.task import Measurement, Work
+from qbench.measure.task import Attempt, Measurement
 from qbench.records.store import RECORDS_FILE, read_records
 from qbench.scenario.schema import Device, Point
 
@@ -22,7 +22,7 @@ BOTH = Diagnostics(memory_snapshot=True, profile=True)
 class InThisProcess:
     """An executor that saves the start of a process."""
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: Device) -> Measurement:
         return attempt(work)
 
 

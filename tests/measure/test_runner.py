@@ -6,7 +6,7 @@ import pytest
 
 from qbench.measure.environment import environment
 from qbench.measure.runner import measure
-from qbench.measure.task import Measurement, Task, Work
+from qbench.measure.task import Attempt, Measurement, Task
 from qbench.scenario.schema import Device, MeasureSettings, Point
 
 TASK = Task(
@@ -24,7 +24,7 @@ class Answers:
         self.answer = answer
         self.asked: list[tuple[float, Device]] = []
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: Device) -> Measurement:
         self.asked.append((timeout_s, device))
         return self.answer
 

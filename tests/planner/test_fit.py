@@ -9,7 +9,7 @@ import pytest
 
 from qbench.cli.target import described_gpu
 from qbench.errors import QbenchError, StepError
-from qbench.planner.fit import Axis, Largest, Planner, axis_of, largest, with_value
+from qbench.planner.fit import Axis, Largest, PlanPoints, axis_of, largest, with_value
 from qbench.records.record import Record
 from qbench.runs.plans import PlanFor, plan_or_error
 from qbench.scenario.expand import point_from
@@ -19,7 +19,7 @@ from tests.tiny import write_tiny_model
 POINT = point_from({"model": "gpt2"}, {})
 
 
-def by_formula(fits: Callable[[int], bool]) -> Planner:
+def by_formula(fits: Callable[[int], bool]) -> PlanPoints:
     """Return a planner whose steps need 1 MiB, and 10 B of logits and 3 B of activations a token.
 
     Whether they fit has nothing to do with that.
@@ -33,7 +33,7 @@ def by_formula(fits: Callable[[int], bool]) -> Planner:
     return planned
 
 
-def on_card(growing: Callable[[int], int], edge: int) -> Planner:
+def on_card(growing: Callable[[int], int], edge: int) -> PlanPoints:
     """Return a planner for a card that 1 MiB and the growing bytes fill up at the edge."""
 
     def planned(points: Sequence[Point]) -> list[Record]:

@@ -22,7 +22,7 @@ from qbench.comparison.results import gather
 from qbench.errors import MeasureError, RecordError, StepError
 from qbench.measure import nvml
 from qbench.measure.failures import attempt
-from qbench.measure.task import Measurement, Task, Work
+from qbench.measure.task import Attempt, Measurement, Task
 from qbench.records.calibration import Calibration, KernelTime, write_calibration
 from qbench.records.record import Record
 from qbench.records.software import library_versions
@@ -54,7 +54,7 @@ class InThisProcess:
     def __init__(self) -> None:
         self.devices: list[Device] = []
 
-    def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: Device) -> Measurement:
         self.devices.append(device)
         return attempt(work)
 
@@ -222,7 +222,7 @@ def test_out_of_memory_is_a_result(lab: Lab):
 
 def test_when_no_worker_can_run_at_all_the_run_ends_and_keeps_what_it_has(lab: Lab):
     class Broken(InThisProcess):
-        def run(self, work: Work, timeout_s: float, device: Device) -> Measurement:
+        def run(self, work: Attempt, timeout_s: float, device: Device) -> Measurement:
             raise MeasureError("no temporary file")
 
     lab.executor = Broken()

@@ -26,7 +26,7 @@ from typing import IO, Any, Literal
 from qbench.errors import MeasureError
 from qbench.measure.failures import oom_facts, oom_kind
 from qbench.measure.start import safe_path
-from qbench.measure.task import Measurement, Work, measurement_from_json
+from qbench.measure.task import Attempt, Measurement, measurement_from_json
 from qbench.measure.worker import worker_main
 from qbench.nullgpu.launcher import preload_environment
 from qbench.records.parts import Detail
@@ -57,7 +57,7 @@ class LocalExecutor:
         self._context: Any = multiprocessing.get_context(start_method)
         self._context.set_forkserver_preload(list(preload))
 
-    def run(self, work: Work, timeout_s: float, device: RunDevice) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of work done in a fresh process; a dead or hung worker is an outcome too.
 
         For `device` cpu the worker sees no GPU, for null it has the shim. Raises MeasureError when no

@@ -24,7 +24,7 @@ from qbench.measure.executors.local import LocalExecutor
 from qbench.measure.failures import oom_facts
 from qbench.measure.runner import Key
 from qbench.measure.settings import take_settings
-from qbench.measure.task import Measurement, Work
+from qbench.measure.task import Attempt, Measurement
 from qbench.records.software import software
 from qbench.scenario.schema import RunDevice
 
@@ -56,12 +56,12 @@ class RayExecutor:
                 "lower --gpus-per-point, start nodes that have them, or take --device cpu"
             )
 
-    def run(self, work: Work, timeout_s: float, device: RunDevice) -> Measurement:
+    def run(self, work: Attempt, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of one piece of work, done on this machine and not on the cluster."""
         return self._here.run(work, timeout_s, device)
 
     def stream(
-        self, works: Iterable[tuple[Key, Work]], timeout_s: float, device: RunDevice
+        self, works: Iterable[tuple[Key, Attempt]], timeout_s: float, device: RunDevice
     ) -> Iterator[tuple[Key, Measurement]]:
         """Yield the key and the measurement of each piece of work as it ends; closing it ends what runs.
 
@@ -144,7 +144,7 @@ def slots(needed: dict[str, float], nodes: list[dict[str, float]]) -> int:
 
 
 def run_on_node(
-    work: Work, timeout_s: float, device: RunDevice, surroundings: tuple[str, dict[str, str]]
+    work: Attempt, timeout_s: float, device: RunDevice, surroundings: tuple[str, dict[str, str]]
 ) -> Measurement:
     """Return the measurement of work done in a fresh process on the node that this is called on.
 
@@ -167,7 +167,7 @@ def _node_id() -> str | None:
     return None if context.get_task_id() is None else str(context.get_node_id())[:8]
 
 
-def _on_gpus(visible: str, work: Work) -> Measurement:
+def _on_gpus(visible: str, work: Attempt) -> Measurement:
     # The fork server, and what the worker pinned, knows the GPUs of the task that it was started in.
     nvml.pin_device_of(visible)
     return work()

@@ -15,7 +15,7 @@ import torch
 MAX_ENTRIES = 100_000
 """More is a sweep over very many shapes; forgetting all then costs little."""
 
-Recipe = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 _UNCACHEABLE = object()
 
