@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,38 @@ from qbench.cli.console import print_json, print_note, print_table, print_text
 
 if TYPE_CHECKING:
     from qbench.report.null_grid import Row
-    from qbench.runs.null_grid import GridResult
+    from qbench.runs.null_grid import GridResult, GridRow
 
 
-def validate_null(out: Path, python: str | None, every: int, as_json: bool) -> int:
-    """Run one point out of `every` of the grid and write a report into a folder; return 0.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullRows:
+    """Which points to run: one out of so many of the grid or, where `random` is not 0, so many outside it."""
+
+    every: int = 1
+    random: int = 0
+    seed: int = 0
+
+    def chosen(self) -> tuple[GridRow, ...]:
+        """Return the points."""
+        from qbench.runs.null_grid import grid_rows, random_rows
+
+        return random_rows(self.random, self.seed) if self.random else grid_rows(self.every)
+
+    def described(self, count: int) -> str:
+        """Return what the first `count` points are, and the command that repeats them."""
+        from qbench.runs.null_grid import grid_rows
+
+        if self.random:
+            options = f" --random {self.random} --seed {self.seed}"
+            return f"`qbench validate --null{options}` repeats it: {count} points outside the grid"
+        options = f" --every {self.every}" if self.every > 1 else ""
+        return (
+            f"`qbench validate --null{options}` repeats it: {count} of the grid's {len(grid_rows())} points"
+        )
+
+
+def validate_null(out: Path, python: str | None, rows: NullRows, as_json: bool) -> int:
+    """Run points on null GPUs and write a report into a folder; return 0.
 
     What the null GPU measured is kept there, so that a second run only makes the plans anew. The command goes
     on in a Python with a CUDA build of torch, and there in a process that has the shim. Raises QbenchError
@@ -25,16 +52,18 @@ def validate_null(out: Path, python: str | None, every: int, as_json: bool) -> i
     _move_to_null_gpu(python)
     from qbench.records.software import library_versions
     from qbench.report.null_grid import summary_table, write_null_grid
-    from qbench.runs.null_grid import grid_rows, run_grid
+    from qbench.runs.null_grid import run_grid
 
-    rows, found = grid_rows(every), []
+    chosen, found = rows.chosen(), []
     versions = {name: version for name, version in library_versions().items() if version}
     environment = ", ".join(f"{name} {version}" for name, version in versions.items())
     path = out / "null_grid.md"
-    for number, result in enumerate(run_grid(rows, out), 1):
+    for number, result in enumerate(run_grid(chosen, out), 1):
         found.append(_row(result))
-        print_note(f"[{number}/{len(rows)}] {result.row.gpu} {result.row.point.label}: {_difference(result)}")
-        path = write_null_grid(found, environment, len(grid_rows()), out)
+        print_note(
+            f"[{number}/{len(chosen)}] {result.row.gpu} {result.row.point.label}: {_difference(result)}"
+        )
+        path = write_null_grid(found, environment, rows.described(len(found)), out)
     if as_json:
         print_json({"versions": versions, "points": found})
         return 0

@@ -22,6 +22,10 @@ def validate_command(
     every: Annotated[
         int, typer.Option(min=1, help="Run one point out of so many of the grid, for --null.")
     ] = 1,
+    random: Annotated[
+        int, typer.Option(min=0, help="Run so many random points outside the grid instead, for --null.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random points, for --null.")] = 0,
     python: Annotated[str | None, typer.Option(help="Python with a CUDA build of torch, for --null.")] = None,
     out: Annotated[
         Path | None,
@@ -31,9 +35,10 @@ def validate_command(
 ) -> int:
     """Compare plans with published measurements, and with your own on a GPU."""
     if null:
-        from qbench.cli.null_grid import validate_null
+        from qbench.cli.null_grid import NullRows, validate_null
 
-        return validate_null(out or Path("reports/nullgpu"), python, every, as_json)
+        rows = NullRows(every=every, random=random, seed=seed)
+        return validate_null(out or Path("reports/nullgpu"), python, rows, as_json)
     from qbench.records.store import read_records
 
     stored = {str(run): read_records(run) for run in runs or []}

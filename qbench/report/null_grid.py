@@ -34,14 +34,6 @@ REASONS: tuple[Reason, ...] = (
         "the run fails, and the plan refuses the point",
     ),
     Reason(
-        operator="aten::_grouped_mm, aten::sort, aten::index under experts",
-        source="ATen/native/cuda/GroupMM.cu, bf16bf16_grouped_gemm_impl_sm90_sm100; "
-        "peft/tuners/lora/layer.py:2323",
-        says="grouped products keep tables of their groups, sorting and scattering by expert keep indices, "
-        "and peft folds its factors in another order, which plans leave out: of a model with 30B parameters "
-        "0.02 % of the allocated and 0.6 % of the reserved bytes",
-    ),
-    Reason(
         operator="autocast in bf16 below capability 8.0",
         source="torch/cuda/__init__.py:217, _check_bf16_tensor_supported",
         says="the first autocast makes and frees one value of 512 B, before any peak",
@@ -60,15 +52,15 @@ REASONS: tuple[Reason, ...] = (
 )
 
 
-def write_null_grid(rows: Sequence[Row], environment: str, total: int, out: Path) -> Path:
+def write_null_grid(rows: Sequence[Row], environment: str, described: str, out: Path) -> Path:
     """Write null_grid.md and null_grid.csv into a folder; return the path of the first.
 
-    `total` is the number of points in the grid, of which `rows` may be some.
+    `described` says what the points are and how to repeat them.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "null_grid.csv", rows_csv(list(rows)))
     path = out / "null_grid.md"
-    write_whole(path, "\n".join(_lines(rows, environment, total)) + "\n")
+    write_whole(path, "\n".join(_lines(rows, environment, described)) + "\n")
     return path
 
 
@@ -89,15 +81,15 @@ def summary_table(rows: Sequence[Row]) -> Table:
     return Table(columns=columns, rows=tuple(found))
 
 
-def _lines(rows: Sequence[Row], environment: str, total: int) -> Iterator[str]:
+def _lines(rows: Sequence[Row], environment: str, described: str) -> Iterator[str]:
     yield "# Plans beside the null GPU"
     yield ""
     yield (
         "Each point was planned, and run on a null GPU: PyTorch's own CUDA code on a card that is not there. "
-        "No figure here was measured on a GPU. `qbench validate --null` repeats it."
+        "No figure here was measured on a GPU."
     )
     yield ""
-    yield f"{len(rows)} of the grid's {total} points, both with {escaped(environment)}."
+    yield f"{described}, both with {escaped(environment)}."
     yield ""
     yield table_text(summary_table(rows))
     yield ""

@@ -10,12 +10,14 @@ import functools
 import gc
 import json
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qbench.catalog.capabilities import context_size
-from qbench.catalog.gpus import GpuSpec, find_gpu
+from qbench.catalog.gpus import GpuSpec, find_gpu, gpus
+from qbench.catalog.models import models
 from qbench.catalog.rows import catalog_rows, yes_or_no
 from qbench.errors import StepError
 from qbench.measure.null_steps import FIGURES, STEPS, measure_steps, steps_environment
@@ -27,6 +29,11 @@ from qbench.records.metrics import scalar
 from qbench.records.record import Record, run_id_of
 from qbench.records.store import each_record, open_store
 from qbench.scenario.schema import MeasureSettings, Point
+
+_MOST_PARAMS = 9_000_000_000
+"""Of a model that is drawn, so that a point takes seconds."""
+
+_BYTES_OF_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.5, "nf4-dq": 0.5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +118,38 @@ def grid_rows(every: int = 1) -> tuple[GridRow, ...]:
     numbers: dict[str, Callable[[str], object]] = dict.fromkeys(("r", "seq_len", "batch"), int)
     rows = catalog_rows("null_grid.csv", GridRow, checkpointing=yes_or_no, lora_dropout=float, **numbers)
     return rows[::every]
+
+
+def random_rows(count: int, seed: int) -> tuple[GridRow, ...]:
+    """Return points that are not in the grid: cards, models and settings drawn with a seed.
+
+    Lengths, batches and ranks are none of the grid's. Weights take at most half of the card.
+    """
+    draw = random.Random(seed)
+    cards = [gpu for gpu in gpus() if (gpu.compute_capability or (0, 0)) >= (7, 5) and gpu.multiprocessors]
+    small = [model for model in models() if model.num_params < _MOST_PARAMS]
+    rows: list[GridRow] = []
+    while len(rows) < count:
+        gpu, model = draw.choice(cards), draw.choice(small)
+        recipe = draw.choice(("plain", "peft", "trainer", "trl"))
+        half = "fp16" if (gpu.compute_capability or (0, 0)) < (8, 0) else "bf16"
+        row = GridRow(
+            gpu=gpu.name,
+            model=model.hub_id,
+            precision=draw.choice(("fp32", half, "nf4", "nf4-dq", "int8")),
+            recipe=recipe,
+            checkpointing=draw.random() < 0.5,
+            attn="auto",
+            r=draw.choice((4, 12, 24, 48, 128)),
+            lora_dropout=0 if model.expert_params else draw.choice((0, 0.1)),
+            seq_len=draw.choice((300, 777, 1023, 1500, 3000)),
+            batch=draw.choice((1, 3, 5)),
+            optim=draw.choice(("adamw_torch", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd")),
+            autocast=half if recipe in ("trainer", "trl") else "none",
+        )
+        if 2 * model.num_params * _BYTES_OF_WEIGHT[row.precision] < gpu.memory_bytes:
+            rows.append(row)
+    return tuple(rows)
 
 
 def run_grid(rows: Sequence[GridRow], folder: Path) -> Iterator[GridResult]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qbench.catalog.gpus import find_gpu
+from qbench.cli.null_grid import NullRows
 from qbench.measure.null_steps import steps_environment
 from qbench.measure.runner import record_of
 from qbench.measure.task import Measurement
@@ -13,7 +14,7 @@ from qbench.records.parts import Environment
 from qbench.records.record import Record
 from qbench.records.store import open_store
 from qbench.report.null_grid import summary_table, write_null_grid
-from qbench.runs.null_grid import Answer, GridResult, GridRow, _kept, grid_rows
+from qbench.runs.null_grid import Answer, GridResult, GridRow, _kept, grid_rows, random_rows
 
 
 def answer(outcome: str = "ok", phase: str | None = None, **figures: int) -> Answer:
@@ -81,7 +82,18 @@ def test_the_report_says_that_no_gpu_measured_it(tmp_path: Path) -> None:
     rows[1] |= {"null_peak_reserved_bytes": 1250, "is_equal": False, "difference": "peak_reserved_bytes +250"}
     # 250 of 1250 bytes.
     assert summary_table(rows).rows[2] == ("peak_reserved_bytes", 2, 1, "20.000 %")
-    text = write_null_grid(rows, "torch 2.13", 268, tmp_path).read_text(encoding="utf-8")
+    text = write_null_grid(rows, "torch 2.13", NullRows().described(2), tmp_path).read_text(encoding="utf-8")
     assert "No figure here was measured on a GPU" in text
     assert "peak_reserved_bytes +250" in text
-    assert "2 of the grid's 268 points" in text
+    assert "`qbench validate --null` repeats it: 2 of the grid's 268 points" in text
+    assert "--null --random 3 --seed 7` repeats it: 2 points" in NullRows(random=3, seed=7).described(2)
+
+
+def test_points_outside_the_grid_are_drawn_by_a_seed() -> None:
+    rows = random_rows(40, 1)
+    assert rows == random_rows(40, 1) != random_rows(40, 2)
+    grid = grid_rows()
+    assert not {row.seq_len for row in rows} & {row.seq_len for row in grid}
+    assert not {row.r for row in rows} & {row.r for row in grid}
+    assert all(row.point.lora.r == row.r for row in rows)
+    assert len({row.model for row in rows}) > 20
