@@ -1,7 +1,8 @@
 """qbench: memory planning and benchmarking of LoRA and QLoRA fine-tuning.
 
 In Python and notebooks: `qbench.plan`, `fit`, `rank`, `load_run`, `compare`, `figures`; they give
-`Record`s of `Point`s, and `Fit`s of cards. Nothing is loaded before it is used.
+`Record`s of `Point`s, and `Fit`s of cards. `with qbench.null_gpu(NAME):` watches memory on a null GPU.
+Nothing is loaded before it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from typing import Any
 
 from qbench.version import __version__
 
-__all__ = ["Fit", "Point", "Record", "__version__", "compare", "figures", "fit", "load_run", "plan", "rank"]
+__all__ = [
+    "Fit",
+    "Point",
+    "Record",
+    "__version__",
+    "compare",
+    "figures",
+    "fit",
+    "load_run",
+    "null_gpu",
+    "plan",
+    "rank",
+]
 
 _HOMES = {
     "Fit": "qbench.records.fits",
@@ -21,6 +34,7 @@ _HOMES = {
     "figures": "qbench.notebook_results",
     "fit": "qbench.notebook",
     "load_run": "qbench.notebook",
+    "null_gpu": "qbench.dryrun.in_process",
     "plan": "qbench.notebook",
     "rank": "qbench.notebook",
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qbench.scenario.schema import Device, Point, Scenario
 
 BOTH: tuple[Kind, ...] = ("plan", "measurement")
+pytest_plugins = ["qbench.pytest_null_gpu"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -47,6 +47,7 @@ LAYERS = {
     "notebook": {"notebook_results", "runs"},
     "web": {"report", "runs"},
     "pytest_baseline": {"comparison", "records"},
+    "pytest_null_gpu": {"dryrun"},
     "pytest_plugin": {"report", "runs", "pytest_baseline"},
     "cli": {"web"},
     "__main__": {"cli"},

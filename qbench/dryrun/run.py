@@ -81,16 +81,23 @@ def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.envi
     return record_of(ran, run_id_of("dryrun"))
 
 
+def agent_variables(state: Path, steps: int, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which a Python starts the agent; with 0 steps it only keeps values true."""
+    before = variables.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": str(SITE) + (os.pathsep + before if before else ""),
+        "QBENCH_DRYRUN_DIR": str(state),
+        "QBENCH_DRYRUN_STEPS": str(steps),
+        "NULLGPU_COPY": str(COPIED_BYTES),
+    }
+
+
 def _variables(
     asked: Request, found: Environment, state: Path, variables: Mapping[str, str]
 ) -> dict[str, str]:
-    before = variables.get("PYTHONPATH")
     made = {
-        "PYTHONPATH": str(SITE) + (os.pathsep + before if before else ""),
-        "QBENCH_DRYRUN_DIR": str(state),
-        "QBENCH_DRYRUN_STEPS": str(asked.steps),
+        **agent_variables(state, asked.steps, variables),
         "NULLGPU_STATE": str(state / "cards"),
-        "NULLGPU_COPY": str(COPIED_BYTES),
         # Caches of code that is compiled for a card, which the card's own must not find.
         "TRITON_CACHE_DIR": str(state / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(state / "torchinductor"),

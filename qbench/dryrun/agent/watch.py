@@ -39,7 +39,9 @@ class Watch:
     """What is known of one process; `report` writes it to a file of the run."""
 
     def __init__(self, folder: str, steps: int) -> None:
-        self.folder, self.wanted = folder, steps
+        self.folder = folder
+        self.wanted = steps
+        """Updates after which the process ends; 0: it is not followed, only values are kept true."""
         self.steps = 0
         self.step_times: list[float] = []
         self.marks: list[dict[str, Any]] = []
@@ -71,6 +73,8 @@ class Watch:
 
         self._values = Values()
         self._values.__enter__()
+        if not self.wanted:
+            return
         places.keep_lines_of_forward(torch)
         optimizer.register_optimizer_step_pre_hook(self._before_step)
         optimizer.register_optimizer_step_post_hook(self._after_step)
