@@ -24,7 +24,7 @@ from qbench.memory.kernels.scratch import reduction_bytes
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Point
 from qbench.step.dtypes import base_dtype
 from qbench.step.quantize import is_quantized_weight
-from qbench.step.recipe import prepares_for_kbit, returns_to_base_dtype
+from qbench.step.recipe import empties_cache, prepares_for_kbit, returns_to_base_dtype
 
 _STAGED = "temporaries"
 _CAST = "aten._to_copy.default"
@@ -49,6 +49,8 @@ def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None
     ledger.begin_phase("adapters")
     wrappers = {name for name, module in model.named_modules() if isinstance(module, ParamWrapper)}
     _adapt(ledger, base, adapters, wrappers, itemsize)
+    if empties_cache(point):
+        ledger.empty_cache()
 
 
 def _returning(model: Any, point: Point, base: dict[str, torch.Tensor], itemsize: int) -> list[str]:

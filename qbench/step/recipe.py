@@ -80,6 +80,14 @@ def prepares_for_kbit(point: Point) -> bool:
     return point.method == "qlora" and point.choices.upcast != "none"
 
 
+def empties_cache(point: Point) -> bool:
+    """Say whether the allocator's cache is emptied once the adapters are there.
+
+    Source: axolotl 067b021, loaders/model.py, `_apply_post_lora_load_setup`.
+    """
+    return point.choices.upcast == "axolotl"
+
+
 def returns_to_base_dtype(model: torch.nn.Module, point: Point) -> list[str]:
     """Return the modules that go to fp32 and come back before training: norms, embeddings and head.
 

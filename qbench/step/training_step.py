@@ -29,6 +29,7 @@ from qbench.step.recipe import (
     Context,
     check_recipe,
     converts_outputs,
+    empties_cache,
     finish_adapters,
     follows_trainer,
     prepare_base,
@@ -287,6 +288,8 @@ def build_step(
         with target if device == "meta" else contextlib.nullcontext():
             model = add_adapters(base, point.lora)
         finish_adapters(model, point)
+    if empties_cache(point) and target.type == "cuda":
+        torch.cuda.empty_cache()
     if point.train.task != "sft":
         disable_dropout(model)
     model.train()
