@@ -21,29 +21,41 @@ EXIT_CODES = {"ok": 0, "oom": 1}
 FAILED = 3
 
 
+Command = Annotated[list[str], typer.Argument(help="The training command, after --, as you run it yourself.")]
+Gpu = Annotated[str, typer.Option(help="Card of the catalog, as `qbench gpus` lists them.")]
+Gpus = Annotated[int, typer.Option(help="Number of these cards that the command sees.")]
+RankOnly = Annotated[
+    bool, typer.Option("--rank-only", help="Run rank 0 of --gpus alone, which takes less time and memory.")
+]
+Steps = Annotated[int, typer.Option(help="Optimizer steps after which the program is ended.")]
+Timeout = Annotated[float, typer.Option(help="Seconds after which the program is ended.")]
+Python = Annotated[
+    str | None, typer.Option(help="The command's Python, where it is not found behind the command.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Hub id that the program loads, where neither the command nor its files spell it out; "
+        "can be repeated."
+    ),
+]
+Synthetic = Annotated[
+    bool, typer.Option("--synthetic", help="Let a tokenizer of bytes stand in where one is missing.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the record and the program's output.")]
+
+
 def dryrun_command(
-    command: Annotated[
-        list[str], typer.Argument(help="The training command, after --, as you run it yourself.")
-    ],
-    gpu: Annotated[str, typer.Option(help="Card of the catalog, as `qbench gpus` lists them.")] = LARGE_CARD,
-    gpus: Annotated[int, typer.Option(help="Number of these cards that the command sees.")] = 1,
-    steps: Annotated[int, typer.Option(help="Optimizer steps after which the program is ended.")] = 3,
-    timeout: Annotated[float, typer.Option(help="Seconds after which the program is ended.")] = 1800.0,
-    python: Annotated[
-        str | None,
-        typer.Option(help="The command's Python, where it is not found behind the command."),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Hub id that the program loads, where neither the command nor its files spell it out; "
-            "can be repeated."
-        ),
-    ] = None,
-    synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Let a tokenizer of bytes stand in where one is missing.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the record and the program's output.")] = DEFAULT_OUT,
+    command: Command,
+    gpu: Gpu = LARGE_CARD,
+    gpus: Gpus = 1,
+    rank_only: RankOnly = False,
+    steps: Steps = 3,
+    timeout: Timeout = 1800.0,
+    python: Python = None,
+    model: Models = None,
+    synthetic: Synthetic = False,
+    out: Out = DEFAULT_OUT,
     as_json: options.AsJson = False,
 ) -> int:
     """Run any training command for a few steps on a GPU that you do not have, and read its memory.
@@ -53,12 +65,14 @@ def dryrun_command(
     out of memory, 2 when it cannot be run here, 3 when the program fails for another reason.
     """
     from qbench.catalog.gpus import find_gpu
-    from qbench.dryrun.run import Request, dry_run
+    from qbench.dryrun.run import MOST_GPUS, Request, dry_run
     from qbench.records.store import open_store
 
     for name, given in (("--gpus", gpus), ("--steps", steps)):
         if given < 1:
             raise QbenchError(f"{name}: given {given}; allowed: a whole number of at least 1")
+    if gpus > MOST_GPUS and not rank_only:
+        raise QbenchError(f"--gpus: given {gpus}; allowed: up to {MOST_GPUS}, and more with --rank-only")
     if timeout <= 0:
         raise QbenchError(f"--timeout: given {timeout:g}; allowed: seconds above 0")
     card = find_gpu(gpu)
@@ -70,6 +84,7 @@ def dryrun_command(
         timeout_s=timeout,
         python=python,
         models=tuple(model or ()),
+        rank_only=rank_only,
         synthetic=synthetic,
     )
     with open_store(out) as store:

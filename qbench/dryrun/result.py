@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from qbench.scenario.schema import Point, Program
 CODE = ("catalog", "nullgpu", "dryrun")
 """What of qbench moves a dry run's numbers."""
 TAIL_LINES = 25
+MOST_LINES = 1000
+_NAMES_ERROR = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt|Exit)\b")
 NEVER_USED = "the program ended without using the card"
 NO_STEP = "the program ended before its first optimizer step"
 
@@ -41,6 +44,7 @@ class Ran:
     reports: Sequence[Mapping[str, Any]]
     """What the agent in each process wrote that used the card, by rank."""
     stand_ins: Sequence[str] = ()
+    rank_only: bool = False
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:
@@ -52,7 +56,7 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
 def record_of(ran: Ran, run_id: str) -> Record:
     """Return the record of a run, whose metrics are those of its largest rank."""
     trained = _ranks(ran.reports)
-    largest = max(trained, key=lambda rank: rank.peak_reserved, default=None)
+    largest = max(trained, key=lambda rank: (rank.peak_reserved, rank.peak_allocated), default=None)
     outcome = _outcome(ran)
     return Record(
         run_id=run_id,
@@ -223,8 +227,10 @@ def _caveats(ran: Ran) -> list[str]:
     problems = [
         report["problems"][0].strip().splitlines()[-1] for report in ran.reports if report["problems"]
     ]
+    if ran.rank_only:
+        found.append(f"rank 0 of {ran.gpus} ran alone: the others are taken to send what it sends")
     return [
-        *dict.fromkeys(found),
+        *found,
         *(f"the agent missed something: {private_text(each)}" for each in problems[:1]),
     ]
 
@@ -254,9 +260,16 @@ def _why(ran: Ran, outcome: Outcome) -> str:
     code = ran.ended.exit_code or 0
     if not code:
         return NO_STEP if ran.reports else NEVER_USED
-    last = last_lines(ran.ended.tail, 1)
+    last = _naming_line(ran.ended.tail)
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return f"the program {how}{f': {last}' if last else ''}"
+
+
+def _naming_line(text: str) -> str:
+    """Return the last line that names an error, else the last line; launchers add lines of their own."""
+    lines = last_lines(text, MOST_LINES).splitlines()
+    named = [line.strip() for line in lines if _NAMES_ERROR.match(line) and "ChildFailedError" not in line]
+    return named[-1] if named else lines[-1].strip() if lines else ""
 
 
 def last_lines(text: str, count: int = TAIL_LINES) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from qbench.nullgpu.launcher import preload_environment
 from qbench.records.record import Record, run_id_of
 
 SITE = Path(__file__).with_name("site")
+MOST_GPUS = 8
+"""MAX_DEVICES of qbench/nullgpu/shim."""
 LOG_FILE = "output.log"
 COPIED_BYTES = 4 << 20
 """Largest copy to the card that is made: as many int64 as `agent/values.py` keeps true."""
@@ -48,6 +51,8 @@ class Request:
     python: str | None = None
     models: Sequence[str] = ()
     """Ids of the hub that the command loads, beside those that it names."""
+    rank_only: bool = False
+    """Run the first of `gpus` ranks alone, in one process."""
     synthetic: bool = False
     """Let tokenizers stand in, too."""
 
@@ -77,6 +82,7 @@ def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.envi
         ended=ended,
         reports=reports,
         stand_ins=view.made,
+        rank_only=asked.rank_only,
     )
     return record_of(ran, run_id_of("dryrun"))
 
@@ -92,6 +98,24 @@ def agent_variables(state: Path, steps: int, variables: Mapping[str, str]) -> di
     }
 
 
+def _one_rank(ranks: int) -> dict[str, str]:
+    """Return the variables of rank 0 of several, as torchrun sets them, for a process without the others."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    size = str(ranks)
+    return {
+        "NULLGPU_ALONE": "1",
+        "QBENCH_DRYRUN_RANKS": size,
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
 def _variables(
     asked: Request, found: Environment, state: Path, variables: Mapping[str, str]
 ) -> dict[str, str]:
@@ -103,7 +127,8 @@ def _variables(
         "TORCHINDUCTOR_CACHE_DIR": str(state / "torchinductor"),
         "UNSLOTH_COMPILE_LOCATION": str(state / "unsloth"),
         "HF_MODULES_CACHE": str(state / "modules"),
-        **card_environment(asked.gpu, count=asked.gpus),
+        **card_environment(asked.gpu, count=min(asked.gpus, MOST_GPUS)),
+        **(_one_rank(asked.gpus) if asked.rank_only else {}),
     }
     own = {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1", **QUIET}
     made |= {name: value for name, value in own.items() if name not in variables}

@@ -128,6 +128,49 @@ for batch, in torch.utils.data.DataLoader(data, batch_size=8, num_workers=2, per
     assert len(record.ranks) == 1
 
 
+RANKS = """
+import os
+import torch
+import torch.distributed as dist
+dist.init_process_group("nccl")
+rank, size = dist.get_rank(), dist.get_world_size()
+torch.cuda.set_device(rank)
+told = [None] * size
+dist.all_gather_object(told, rank)
+total = torch.tensor([1.5], device="cuda")
+dist.all_reduce(total)
+assert total.item() == 1.5 * size == 3.0 and len(told) == 2 and told[0] == 0
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1024, 4096).cuda())
+optimizer = torch.optim.SGD(model.parameters())
+for _ in range(4):
+    model(torch.ones(8 + 8 * rank, 1024, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("rank_only", [False, True])
+def test_each_rank_is_read_and_the_first_can_run_alone(tmp_path: Path, rank_only: bool) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(RANKS)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    asked = Request(
+        command=[sys.executable, *launch, str(script)],
+        gpu=find_gpu("RTX 4090"),
+        gpus=2,
+        rank_only=rank_only,
+        timeout_s=300,
+    )
+    record = dry_run(asked, tmp_path / "out")
+    assert record.outcome == "ok", record.stderr_tail
+    peaks = [int(rank["peak_allocated_bytes"] or 0) for rank in record.ranks]
+    # Weights, gradients and DDP's bucket have 16 MiB and 16 KiB each, the workspaces 16.25 MiB together.
+    assert peaks[0] >= 3 * (16 * MIB + 16 * 1024) + 16.25 * MIB
+    assert len(peaks) == (1 if rank_only else 2)
+    assert record.peak_allocated_bytes == max(peaks)
+    # Rank 1 has 8 rows more, of 16 KiB of output each.
+    assert rank_only or 8 * 16 * 1024 <= peaks[1] - peaks[0] < MIB
+
+
 VALUES = """
 x = torch.arange(10, device="cuda")
 assert (x * 2 + 1)[::2].tolist() == [1, 5, 9, 13, 17]

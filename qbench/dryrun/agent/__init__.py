@@ -11,8 +11,12 @@ import os
 
 def start() -> None:
     """Wait for the program to import torch, and follow it from then on."""
-    from . import imports, watch
+    from . import imports, ranks, watch
 
+    if ranks.RANKS in os.environ:
+        ranks.be_first()
+        imports.after("torch.distributed.launcher.api", ranks.start_one)
+        imports.after("torch.distributed.rendezvous", ranks.wait_for_none)
     follower = watch.Watch(os.environ["QBENCH_DRYRUN_DIR"], int(os.environ.get("QBENCH_DRYRUN_STEPS", "3")))
     imports.after("torch", follower.begin)
     imports.after("deepspeed.runtime.engine", follower.follow_deepspeed)

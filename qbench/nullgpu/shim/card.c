@@ -13,6 +13,7 @@
  *   NULLGPU_CUDNN_WORKSPACE bytes that each cuDNN plan says it needs (0: not published)
  *   NULLGPU_STATE           file by which processes share the cards and see one another in NVML
  *   NULLGPU_TRACE           1: kernels, library calls and device allocations on stderr; 2: further calls, too
+ *   NULLGPU_ALONE           1: one rank of several, whose collectives wait for no other
  *   NULLGPU_BESIDE_DRIVER   1: load although the machine has an NVIDIA driver
  */
 #include "nullgpu.h"
