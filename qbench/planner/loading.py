@@ -33,6 +33,7 @@ _CAST = "aten._to_copy.default"
 def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None:
     """Tell a ledger all allocations that bring a built model into memory, its own tensors among them."""
     base, adapters = _parameters(model)
+    saved = {name: base.pop(name) for name in list(base) if ".modules_to_save." in name}
     itemsize = base_dtype(point.precision).itemsize
     ledger.begin_phase("load")
     returning = _returning(model, point, base, itemsize)
@@ -49,6 +50,9 @@ def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None
     ledger.begin_phase("adapters")
     wrappers = {name for name, module in model.named_modules() if isinstance(module, ParamWrapper)}
     _adapt(ledger, base, adapters, wrappers, itemsize)
+    for name, parameter in saved.items():  # Copies of modules, which peft makes last.
+        ledger.name_place(name)
+        ledger.register(parameter, "weights")
     if empties_cache(point):
         ledger.empty_cache()
 
@@ -129,7 +133,8 @@ def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Te
         if "lora_" in name:
             adapters[name] = parameter
         else:
-            base[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = parameter
+            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            base[plain.replace(".original_module.", ".")] = parameter
     return base, adapters
 
 

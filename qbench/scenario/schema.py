@@ -113,6 +113,14 @@ class LoraSettings(Strict):
     )
     use_dora: Flag = Field(default=False, description="Weight-decomposed LoRA (DoRA).")
     use_rslora: Flag = Field(default=False, description="Scale by lora_alpha / sqrt(r) (rsLoRA).")
+    modules_to_save: tuple[Name, ...] = Field(
+        default=(), description="Modules trained in full beside the adapters, for example embed_tokens."
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = values_of(self)
+        return {key: value for key, value in values.items() if key != "modules_to_save" or value}
 
 
 class TrainSettings(Strict):

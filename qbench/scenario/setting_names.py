@@ -53,6 +53,7 @@ NAMES = {
     "target_modules": Names("Targets", "targets", "Target modules", "target_modules", page=True),
     "use_dora": Names("DoRA"),
     "use_rslora": Names("rsLoRA"),
+    "modules_to_save": Names("Trained modules", flag="modules_to_save"),
     "per_device_train_batch_size": Names(
         "Batch", "batch", "Batch (sequences)", "batch", ("batch_size", "micro_batch_size"), page=True
     ),

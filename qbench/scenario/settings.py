@@ -136,7 +136,8 @@ class Setting:
     @property
     def kind(self) -> str:
         """integer, number, boolean, string, or names where a list of names is allowed."""
-        return str(self.leaf.json_schema().get("type", "names"))
+        found = str(self.leaf.json_schema().get("type", "names"))
+        return "names" if found == "array" else found
 
     @property
     def is_switch(self) -> bool:
@@ -263,6 +264,8 @@ def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
     flat = {f"train.{name}": "auto" for name in LATER} | {"train.task": "sft"} | flat
+    if point.lora is not None:
+        flat = {"lora.modules_to_save": ()} | flat
     return {name: flat.get(row.path) for name, row in SETTINGS.items()}
 
 

@@ -49,6 +49,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         target_modules=_checked_targets(model, lora.target_modules),
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
+        modules_to_save=_checked_saved(model, lora.modules_to_save),
         task_type="CAUSAL_LM",
     )
     try:
@@ -57,6 +58,8 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             # all-linear makes patterns for stacked experts that some models have under another name.
             warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+            # A tied module that is trained is not tied any more, which matters where it is saved.
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
             return get_peft_model(model, config)
     except ValueError as error:
         hint = "; set lora_dropout: 0 (--lora-dropout 0)" if "lora_dropout" in str(error) else ""
@@ -92,6 +95,16 @@ def _checked_targets(model: PreTrainedModel, given: str | tuple[str, ...]) -> st
             f"target_modules {', '.join(missing)} match no layer; the model has {', '.join(have)}{hint}"
         )
     return wanted
+
+
+def _checked_saved(model: PreTrainedModel, names: tuple[str, ...]) -> list[str] | None:
+    """Return the modules that peft copies and trains; it passes over a name that is not there."""
+    have = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    for missing in (name for name in names if name.rsplit(".", 1)[-1] not in have):
+        near = nearest(missing, sorted(have))
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise StepError(f"modules_to_save {missing} is no module of the model{hint}")
+    return list(names) or None
 
 
 def _is_plain(text: str) -> bool:

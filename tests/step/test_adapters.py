@@ -11,6 +11,7 @@ import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
 from qbench.errors import StepError
+from qbench.planner.trace import trace
 from qbench.step.training_step import TrainingStep, build_step
 
 LAYERS = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
@@ -129,3 +130,16 @@ def test_a_repeated_group_adapts_what_it_matches(tmp_path: Path) -> None:
     """Alternatives of which one begins the other, repeated: quick here, and for ever with `re`."""
     by_group = build(tmp_path, target_modules=r"(\w+\.|\w)*q_proj")
     assert adapted(by_group) == adapted(build(tmp_path, target_modules=["q_proj"])) != []
+
+
+def test_modules_to_save_are_copied_and_trained(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path, FAMILIES["qwen2"])
+    plain, saved = (
+        trace(tiny_point(model, lora={"modules_to_save": names}), "cuda") for names in ((), ("embed_tokens",))
+    )
+    # 512 words of 64 dimensions.
+    assert saved.facts.trainable_params - plain.facts.trainable_params == 512 * 64
+    assert saved.memory.phases["load"] == plain.memory.phases["load"]
+    assert saved.memory.phases["adapters"] - plain.memory.phases["adapters"] == 512 * 64 * 2
+    with pytest.raises(StepError, match="modules_to_save embed_token is no module"):
+        build_step(tiny_point(model, lora={"modules_to_save": ("embed_token",)}), "meta")

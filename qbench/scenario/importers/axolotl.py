@@ -129,6 +129,7 @@ def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
         "target_modules": "all-linear" if everything else reader.modules(model, "lora_target_modules"),
         "use_dora": reader.is_on("peft_use_dora"),
         "use_rslora": reader.is_on("peft_use_rslora"),
+        "modules_to_save": reader.names("lora_modules_to_save"),
     }
 
 
@@ -138,6 +139,7 @@ _ADAPTER_KEYS = (
     "lora_dropout",
     "lora_target_modules",
     "lora_target_linear",
+    "lora_modules_to_save",
     "peft_use_dora",
     "peft_use_rslora",
 )

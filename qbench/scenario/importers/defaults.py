@@ -42,4 +42,14 @@ OPTIMIZERS = {
 """Names of optimizers in transformers.OptimizerNames that keep the same state as one that is planned."""
 
 ATTENTION = {name: name for name in ("auto", "eager", "sdpa", "flash_attention_2")}
-"""Attention that is planned, by transformers' name."""
+ATTENTION |= dict.fromkeys(
+    (
+        "flash_attention_3",
+        "kernels-community/flash-attn2",
+        "kernels-community/flash-attn3",
+        "kernels-community/vllm-flash-attn3",
+    ),
+    "flash_attention_2",
+)
+ATTENTION["xformers"] = "sdpa"
+"""Attention that is planned, by transformers' name and axolotl's; those of one kind keep the same tensors."""

@@ -94,6 +94,7 @@ def _lora(reader: Reader, model: str, kind: str) -> dict[str, Any] | None:
         "target_modules": "all-linear" if everything else reader.modules(model, "lora_target"),
         "use_dora": reader.is_on("use_dora"),
         "use_rslora": reader.is_on("use_rslora"),
+        "modules_to_save": reader.names("additional_target"),
     }
 
 

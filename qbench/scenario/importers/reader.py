@@ -207,6 +207,15 @@ class Reader:
             )
         return list(ADAPTED_BY_DEFAULT.get(model_type, ()))
 
+    def names(self, *names: str) -> list[str]:
+        """Return names from a list or from text with commas; what is no names is refused."""
+        value = self.get(*names, default=[])
+        listed = value.split(",") if isinstance(value, str) else value
+        if isinstance(listed, list) and all(isinstance(each, str) and each.strip() for each in listed):
+            return [each.strip() for each in listed]
+        self.refuse(self._named(names), f"given {shown(value)}; allowed: names of modules")
+        return []
+
     def _config(self, model: str) -> Mapping[str, Any]:
         """Return the config of a model, empty where no model was named."""
         return self.config_of(model) if model else {}

@@ -92,6 +92,7 @@ def lora_settings(reader: Reader, model: str, is_adapted: bool) -> dict[str, Any
         "target_modules": reader.modules(model, "lora_target_modules", "lora_modules"),
         "use_dora": reader.is_on("use_dora"),
         "use_rslora": reader.is_on("use_rslora"),
+        "modules_to_save": reader.names("lora_modules_to_save", "modules_to_save"),
     }
 
 
@@ -102,6 +103,8 @@ _ADAPTER_KEYS = (
     "lora_dropout",
     "lora_target_modules",
     "lora_modules",
+    "lora_modules_to_save",
+    "modules_to_save",
     "use_dora",
     "use_rslora",
 )

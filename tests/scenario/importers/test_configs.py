@@ -283,7 +283,8 @@ def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "full_logits", {"plugins": "either"}),
         ({"rl": "kto"}, "full_logits", {"rl": "more"}),
         ({"rl": "dpo"}, "full_logits", {}),
-        ({"lora_modules_to_save": ["embed_tokens"]}, "full_logits", {"lora_modules_to_save": "more"}),
+        ({"lora_modules_to_save": ["wte"]}, "full_logits", {}),
+        ({"lora_target_parameters": ["x"]}, "full_logits", {"lora_target_parameters": "more"}),
     ],
 )
 def test_what_moves_memory_is_planned_or_known_to_be_left_out(

@@ -1,0 +1,176 @@
+"""How much of public configs is planned, and published figures beside the plans of the files they are about.
+
+    PYTHONPATH=. python -m benchmarks.imports AXOLOTL LLAMA_FACTORY ALIGNMENT_HANDBOOK
+
+Each is the folder of a git checkout; their examples are read there, and none is kept. Writes
+reports/imports/counts.{md,json}, with names of files, keys and the commit, and published.{md,json} beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from qbench.catalog.gpus import find_gpu
+from qbench.catalog.models import resolve_model
+from qbench.cli.target import TargetRequest, language_config, read_asked
+from qbench.errors import CatalogError
+from qbench.scenario.importers.survey import Surveyed, config_files, survey
+from qbench.scenario.load import load_mapping
+from qbench.units import GIB
+
+OUT = Path("reports/imports")
+PUBLISHED = {
+    "examples/ministral/ministral-small-qlora.yaml": 8.76,
+    "examples/plano/plano-4b-qlora.yaml": 5.1,
+    "examples/seed-oss/seed-oss-36b-qlora.yaml": 27.7,
+    "examples/gpt-oss/gpt-oss-20b-sft-lora-singlegpu.yaml": 44.0,
+}
+"""GiB that axolotl's README files give for these configs."""
+CARD = "RTX A6000"
+
+
+def main() -> None:
+    """Read the examples of three checkouts, and plan what has a published figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("axolotl", "llama_factory", "alignment_handbook"):
+        parser.add_argument(name, type=Path)
+    asked = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    sets = [
+        _counted("axolotl, adapter lora or qlora", asked.axolotl, "examples", _is_axolotl_lora),
+        _counted("LLaMA-Factory, training files", asked.llama_factory, "examples", _is_llama_factory),
+        _counted("alignment-handbook, recipes", asked.alignment_handbook, "recipes", _names_a_model),
+    ]
+    (OUT / "counts.json").write_text(json.dumps(sets, indent=1) + "\n")
+    (OUT / "counts.md").write_text("\n".join(_counts_text(sets)) + "\n")
+    rows = [_published(asked.axolotl, name, figure) for name, figure in PUBLISHED.items()]
+    (OUT / "published.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (OUT / "published.md").write_text("\n".join(_published_text(rows)) + "\n")
+
+
+def _is_axolotl_lora(values: dict[str, Any]) -> bool:
+    return "base_model" in values and values.get("adapter") in ("lora", "qlora")
+
+
+def _is_llama_factory(values: dict[str, Any]) -> bool:
+    return "model_name_or_path" in values and bool(values.get("do_train"))
+
+
+def _names_a_model(values: dict[str, Any]) -> bool:
+    return "model_name_or_path" in values
+
+
+def _counted(title: str, checkout: Path, folder: str, is_meant: Any) -> dict[str, Any]:
+    commit = subprocess.check_output(["git", "-C", str(checkout), "rev-parse", "HEAD"], text=True).strip()
+    files = [file for file in config_files([checkout / folder]) if is_meant(_values(file))]
+    found = [survey(file, language_config) for file in files]
+    return {
+        "title": title,
+        "commit": commit,
+        "files": [_row(each, checkout) for each in found],
+    }
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        return dict(load_mapping(file))
+    except Exception:
+        return {}
+
+
+def _row(found: Surveyed, checkout: Path) -> dict[str, Any]:
+    return {
+        "file": str(found.path.relative_to(checkout)),
+        "is_read": found.is_read,
+        "in_catalog": _is_known(found.model),
+        "unmodelled": list(found.unmodelled),
+        "unknown": list(found.unknown),
+    }
+
+
+def _is_known(model: str) -> bool:
+    try:
+        return bool(model) and resolve_model(model).config is not None
+    except CatalogError:
+        return False
+
+
+def _counts_text(sets: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "# Public configs: what of them is planned",
+        "",
+        "Written by `python -m benchmarks.imports` over checkouts; counts.json has every file.",
+        "",
+        "| examples | commit | files | read | nothing unmodelled | nor unknown | model in the catalog |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in sets:
+        files = each["files"]
+        read = [row for row in files if row["is_read"]]
+        clean = [row for row in read if not row["unmodelled"]]
+        whole = [row for row in clean if not row["unknown"]]
+        known = sum(row["in_catalog"] for row in files)
+        shares = [f"{len(rows)} ({100 * len(rows) / len(files):.0f} %)" for rows in (clean, whole)]
+        lines.append(
+            f"| {each['title']} | {each['commit'][:7]} | {len(files)} | {len(read)} | {' | '.join(shares)} | "
+            f"{known} ({100 * known / len(files):.0f} %) |"
+        )
+    for each in sets:
+        keys = Counter(key for row in each["files"] for key in (*row["unmodelled"], *row["unknown"]))
+        listed = ", ".join(f"{key} ({count})" for key, count in keys.most_common(30))
+        lines += ["", f"Left out in {each['title'].partition(',')[0]}, by files: {listed or 'nothing'}."]
+    return lines
+
+
+def _published(checkout: Path, name: str, figure: float) -> dict[str, Any]:
+    from qbench.memory.allocator.caching import AllocatorConfig, replay
+    from qbench.memory.history.ledger import emptied_at
+    from qbench.planner.hardware import card_of
+    from qbench.planner.trace import trace
+
+    asked = read_asked(TargetRequest(name=None, config=checkout / name))
+    traced = trace(asked.points[0], "cuda", card_of(find_gpu(CARD)))
+    held = replay(traced.ledger.events, AllocatorConfig(), None, emptied_at(traced.ledger.marks)).stats
+    return {
+        "file": name,
+        "published_gib": figure,
+        "peak_allocated_bytes": held.peak_allocated_bytes,
+        "peak_reserved_bytes": held.peak_reserved_bytes,
+        "reserved_in_steps_bytes": held.reserved_bytes,
+        "unmodelled": sorted(asked.unmodelled),
+    }
+
+
+def _published_text(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "# Figures of axolotl's README files beside the plans of the same files",
+        "",
+        "Written by `python -m benchmarks.imports`, without a flag. Reserved in steps is what",
+        "the allocator holds once training runs: axolotl empties its cache after loading.",
+        "",
+        "| file | published, GiB | in steps, GiB | difference | peak with loading, GiB | not planned |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        steps, peak = (row[key] / GIB for key in ("reserved_in_steps_bytes", "peak_reserved_bytes"))
+        difference = 100 * (steps / row["published_gib"] - 1)
+        left = ", ".join(row["unmodelled"]) or "-"
+        cells = (
+            row["file"],
+            row["published_gib"],
+            f"{steps:.2f}",
+            f"{difference:+.1f} %",
+            f"{peak:.2f}",
+            left,
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
