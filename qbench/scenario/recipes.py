@@ -22,6 +22,21 @@ CheckpointImpl = Literal["reentrant", "no_reentrant"]
 LoraKernels = Literal["none", "axolotl", "attention", "mlp"]
 """Whose fused kernels run adapters with their base layer: axolotl's, or those of attention or MLP alone."""
 
+Task = Literal["sft", "dpo", "orpo"]
+"""What is learnt from: text, or pairs of a chosen and a rejected answer."""
+
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "sgd",
+]
+"""Optimizers as `TrainingArguments.optim` names them; torchao's and bitsandbytes' in 8 or 4 bit."""
+
 Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory"]
 
 

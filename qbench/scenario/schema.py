@@ -29,22 +29,14 @@ from qbench.scenario.recipes import (
     Choices,
     LoraKernels,
     Loss,
+    Optimizer,
     Recipe,
+    Task,
     Upcast,
 )
 from qbench.units import has_control
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
-Optimizer = Literal[
-    "adamw_torch",
-    "adamw_torch_fused",
-    "adamw_torch_8bit",
-    "adamw_torch_4bit",
-    "adamw_8bit",
-    "paged_adamw_8bit",
-    "paged_adamw_32bit",
-    "sgd",
-]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 Autocast = Literal["none", "bf16", "fp16"]
 Weights = Literal["random", "pretrained"]
@@ -76,9 +68,6 @@ MOST_TOKENS = 2**26
 than 2^63, above which torch cannot count them."""
 
 MOST_STEPS = 1_000_000
-
-Task = Literal["sft", "dpo", "orpo"]
-"""What is learnt from: text, or pairs of a chosen and a rejected answer."""
 
 LATER = ("loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels")
 """Settings that came after the first records; auto is not written, so that points keep their ids."""

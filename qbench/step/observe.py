@@ -12,7 +12,8 @@ import torch
 
 from qbench.catalog.models import find_model
 from qbench.errors import CatalogError
-from qbench.scenario.schema import LoraSettings, Optimizer, Point, Precision, TrainSettings
+from qbench.scenario.recipes import Optimizer
+from qbench.scenario.schema import LoraSettings, Point, Precision, TrainSettings
 from qbench.step.dtypes import DTYPES
 from qbench.step.quantize import is_quantized_weight
 
