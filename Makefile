@@ -14,12 +14,13 @@ NULL_TESTS := tests/nullgpu tests/measure/test_null.py tests/measure/test_cuda.p
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TESTED := $(VENV)/installed-tested
+DOCS := $(VENV)/installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
 # The demo measures times, so nothing may run beside it, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test test-null lint format clean
+.PHONY: help demo test test-null docs lint format clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test: $(TESTED) ## Run all tests
 
 test-null: $(NULL_VENV) ## Run the tests that need the CUDA build of torch, on a card that is not there
 	$(NULL_VENV)/bin/python -m pytest -m 'nullgpu or cuda' $(NULL_TESTS) $(ARGS)
+
+docs: $(DOCS) ## Run the code blocks of README and docs, and build the site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: $(TESTED) ## Check style, format and types
 	$(BIN)/ruff check .
@@ -65,6 +69,10 @@ $(TESTED): $(STAMP)
 	@$(PIP_INSTALL) --editable '.[tested]'
 	@# Its own requirements pin numpy and bring the clients of four databases; what qbench calls needs scipy.
 	@$(PIP_INSTALL) --no-deps 'apache-otava>=0.8'
+	@touch $@
+
+$(DOCS): $(STAMP)
+	@$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 # The CUDA build of torch comes from the default index, whatever pip is set to prefer, with the libraries that it
