@@ -10,6 +10,7 @@ import typer
 from qbench.cli import options
 from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_table, print_text
 from qbench.cli.run import DeviceChoice, check_names, chosen_device
+from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
     from qbench.comparison.environments import PointChange
@@ -20,30 +21,48 @@ if TYPE_CHECKING:
 POINT_FAILED = 3
 
 
+What = Annotated[
+    list[str],
+    typer.Argument(help="Scenario file, or after -- a training command, which is run as by dryrun."),
+]
+PythonA = Annotated[str, typer.Option("--a", help="Python of the first environment: .venv-old/bin/python")]
+PythonB = Annotated[str, typer.Option("--b", help="Python of the second environment.")]
+AutoDevice = Annotated[
+    DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU, and always for plans.")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the run folders a and b; default runs/NAME-ab.")]
+Repeats = Annotated[
+    int | None, typer.Option(help="Processes for each point and environment, instead of the scenario's.")
+]
+NullGpu = Annotated[str, typer.Option(help="Null GPU of a training command [default: H200 SXM].")]
+PlanOnly = Annotated[bool, typer.Option("--plan-only", help="Compare plans: takes seconds and needs no GPU.")]
+
+
 def ab_command(
-    scenario: options.ScenarioName,
-    a: Annotated[str, typer.Option("--a", help="Python of the first environment: .venv-old/bin/python")],
-    b: Annotated[str, typer.Option("--b", help="Python of the second environment.")],
-    device: Annotated[
-        DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU, and always for plans.")
-    ] = DeviceChoice.auto,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the run folders a and b; default runs/NAME-ab.")
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Processes for each point and environment, instead of the scenario's.")
-    ] = None,
-    plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="Compare plans: takes seconds and needs no GPU.")
-    ] = False,
+    what: What,
+    a: PythonA,
+    b: PythonB,
+    device: AutoDevice = DeviceChoice.auto,
+    out: Out = None,
+    repeats: Repeats = None,
+    gpu: NullGpu = "",
+    plan_only: PlanOnly = False,
     max_points: options.MaxPoints = 10_000,
     as_json: options.AsJson = False,
 ) -> int:
     """Compare two environments, for example before and after an upgrade of torch or peft.
 
     The points run interleaved, A B B A, each measurement in a fresh process. This is a report, not a gate:
-    the exit code is 0 whatever differs, and 3 when a point could not be measured.
+    the exit code is 0 whatever differs, and 3 when a point could not be measured. A training command is run
+    once in each, on a null GPU.
     """
+    if len(what) > 1 or what[0].endswith((".py", ".sh")):
+        from qbench.cli.ab_program import compare_program
+
+        return compare_program(what, a, b, gpu, out, as_json)
+    (scenario,) = what
+    if gpu:
+        raise QbenchError("--gpu is for a training command after --; a scenario names cards in plan.gpus")
     from qbench.cli.target import read_scenario, scenario_path
     from qbench.runs.pairs import Pairing, compare, compare_plans, environments
 

@@ -39,7 +39,9 @@ def packages_table(changes: Sequence[Difference]) -> Table:
 
 
 def point_title(change: PointChange) -> str:
-    """Return the settings of a point that matter most, and others that are no defaults."""
+    """Return the settings of a point that matter most, and others that are no defaults; or the program."""
+    if change.point.program is not None:
+        return change.point.label
     return ", ".join([describe(change.point), *other_settings(change.point)])
 
 
