@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbench.catalog.rows import catalog_rows, compute_capability
-from qbench.units import KIB
+from qbench.units import KIB, MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +40,24 @@ def multiprocessor(capability: tuple[int, int]) -> Multiprocessor:
     )
 
 
-def context_size(capability: tuple[int, int]) -> ContextSize:
+NCCL_OF_TWO, NCCL_OF_MORE = 544 * MIB, 688 * MIB
+"""What a communicator was reported to take of each A100 with NVLink, in a group of two and of more."""
+NCCL_SOURCE = "NCCL: up to 544 MiB for two GPUs and 688 MiB for more (NVIDIA/nccl issue 964)"
+
+
+def context_size(capability: tuple[int, int], gpus: int = 1) -> ContextSize:
     """Return what is known of the CUDA context on cards of a compute capability.
 
     It grows with the card and with the kernels that were loaded; no vendor publishes it. The largest figure
-    that was found belongs to no named GPU, so it is the upper end for the largest ones.
+    that was found belongs to no named GPU, so it is the upper end for the largest ones. Of several `gpus`,
+    NCCL's buffers come on top; how small they may be is not known.
     """
     row = _row(capability)
+    nccl = 0 if gpus == 1 else NCCL_OF_TWO if gpus == 2 else NCCL_OF_MORE
     return ContextSize(
         least=row["context_least_bytes"],
-        most=row["context_most_bytes"],
-        source=row["context_source"],
+        most=row["context_most_bytes"] + nccl,
+        source="; ".join([row["context_source"], *([NCCL_SOURCE] if nccl else [])]),
     )
 
 

@@ -109,7 +109,7 @@ class _MemoryOptions:
     def check(self, device: str, num_points: int) -> None:
         """Raise QbenchError where they ask for what a plan cannot give."""
         if self.alloc_conf:
-            from qbench.memory.allocator.caching import AllocatorConfig
+            from qbench.memory.allocator.config import AllocatorConfig
 
             AllocatorConfig.from_env_text(self.alloc_conf)
         if device == "cpu" and (self.alloc_conf or self.snapshot):
@@ -125,7 +125,7 @@ class _MemoryOptions:
 
     def write(self, traced: Trace) -> None:
         """Write the history of a trace to the file."""
-        from qbench.memory.allocator.caching import AllocatorConfig
+        from qbench.memory.allocator.config import AllocatorConfig
         from qbench.memory.history.snapshot import snapshot_pickle
 
         assert self.snapshot is not None
@@ -177,7 +177,7 @@ def _planned(target: Target, settings: PlanFor, memory: _MemoryOptions, use_cach
 
 
 def _with_snapshot(point: Point, settings: PlanFor, memory: _MemoryOptions) -> Record:
-    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.memory.allocator.config import AllocatorConfig
     from qbench.planner.plan import plan
 
     allocator = AllocatorConfig.from_env_text(settings.alloc_conf)

@@ -20,7 +20,8 @@ from qbench.nullgpu import launcher
 from qbench.nullgpu.environment import card_environment, card_here
 from qbench.records.record import Record, run_id_of
 from qbench.records.software import code_id
-from qbench.scenario.schema import Point, Program
+from qbench.scenario.program import Program
+from qbench.scenario.schema import Point
 
 
 def start_environment(name: str, variables: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -20,7 +20,8 @@ from qbench.records.parts import Alive, Detail, Metrics, OomFacts, RankMemory
 from qbench.records.parts import Environment as StoredEnvironment
 from qbench.records.record import Outcome, Record
 from qbench.records.software import code_id
-from qbench.scenario.schema import Point, Program
+from qbench.scenario.program import Program
+from qbench.scenario.schema import Point
 
 CODE = ("catalog", "nullgpu", "dryrun")
 """What of qbench moves a dry run's numbers."""

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from qbench.measure.runner import Executor
 from qbench.measure.task import Measurement
-from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.history.recording import record_steps
 from qbench.memory.history.snapshot import snapshot_pickle
 from qbench.records.files import replaced

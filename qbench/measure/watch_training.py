@@ -19,7 +19,7 @@ from qbench.memory.history.recording import NUM_STEPS, recorded
 from qbench.memory.kernels.replacements import decompositions
 from qbench.scenario.schema import Device
 from qbench.step.optimizer import is_paged
-from qbench.step.training_step import model_tensors
+from qbench.step.tensors import model_tensors
 
 Shape = tuple[int, int]
 """Sequences and tokens in each of them, padding included."""

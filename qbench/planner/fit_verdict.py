@@ -7,7 +7,8 @@ from dataclasses import replace
 from qbench.catalog.capabilities import ContextSize, context_size
 from qbench.catalog.gpus import GpuSpec
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.caching import replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.allocator.fast_replay import Pressed, pressed_replay
 from qbench.memory.history.events import Outline, SizedHistory, bytes_asked, event_bytes, outline_of
 from qbench.memory.history.ledger import History, emptied_at
@@ -29,7 +30,7 @@ def fit_of(
             gpu=gpu.name, fits=False, verdict="unknown", memory_bytes=gpu.memory_bytes, error=str(traced)
         )
     assert traced.reserved_bytes is not None
-    context = context_size(card_of(gpu).capability)
+    context = context_size(card_of(gpu).capability, traced.num_gpus)
     if not finds_shortage and traced.memory.peak_bytes > gpu.memory_bytes - context.least:
         return Fit(gpu=gpu.name, fits=False, verdict="does not fit", memory_bytes=gpu.memory_bytes)
     return replace(
@@ -87,7 +88,8 @@ def _pressed(history: History, config: AllocatorConfig, limit: int) -> Pressed:
         outline = _outline(history)
         asked = history.asked if isinstance(history, SizedHistory) else bytes_asked(history)
         return pressed_replay(outline, event_bytes(outline, asked), limit)
-    found = replay(history.events, config, limit, emptied_at(history.marks))
+    streams = _outline(history).streams
+    found = replay(history.events, config, limit, emptied_at(history.marks), streams)
     return Pressed(
         peak_reserved_bytes=found.stats.peak_reserved_bytes,
         num_alloc_retries=found.stats.num_alloc_retries,
@@ -103,7 +105,7 @@ def _outline(history: History) -> Outline:
 
 def _shortage(history: History, event: int, pressed: Pressed) -> FitShortage:
     outline = _outline(history)
-    phase, op, module, _, _ = outline.made[outline.handles[event]]
+    phase, op, module, *_ = outline.made[outline.handles[event]]
     return {
         "phase": phase,
         "op": op,

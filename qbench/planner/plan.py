@@ -10,10 +10,11 @@ from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.gpus import gpus as catalog_gpus
 from qbench.catalog.prices import cheapest_on_demand
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.kernels.choices import Card, kernel_caveats
 from qbench.planner.fit_verdict import fit_of
 from qbench.planner.hardware import card_of
+from qbench.planner.ranks import distributed_caveats, largest_rank
 from qbench.planner.shared import SharedTraces
 from qbench.planner.times_on_cards import Held, cpu_times, gpu_times
 from qbench.planner.trace import Trace
@@ -56,11 +57,11 @@ def plan(
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
     mine = [found for found in calibrations if found.device == device]
-    is_timed = bool(gpus) or (device == "cpu" and bool(mine))
+    # How long GPUs wait for each other is not planned.
+    is_timed = point.distributed is None and (bool(gpus) or (device == "cpu" and bool(mine)))
     cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
     traces = tracer or SharedTraces([point])
-    found = traces(point, device, list(dict.fromkeys(cards)), allocator, with_costs=is_timed)
-    card = next((card for card in cards if isinstance(found[card], Trace)), cards[0])
+    card, found, ranks = largest_rank(traces, point, device, cards, allocator, with_costs=is_timed)
     traced = found[card]
     if isinstance(traced, StepError):
         raise traced
@@ -69,6 +70,9 @@ def plan(
     metrics = _metrics(traced)
     caveats = list(traced.caveats) + _skip_caveats(traced.facts.skipped, point)
     detail = _detail(traced, caveats)
+    if point.distributed is not None:
+        detail["ranks"] = ranks
+        caveats += distributed_caveats(traced, point)
     if device == "cuda":
         held = [(gpu, found[on]) for gpu, on in zip(gpus, cards, strict=False)]
         timed = gpu_times(held, point, [_held_against(*pair, allocator) for pair in held], mine)
@@ -122,7 +126,7 @@ def _detail(traced: Trace, caveats: list[str]) -> Detail:
         "skipped": list(facts.skipped),
         "caveats": caveats,
         "static_breakdown_bytes": memory.static_breakdown,
-        "base_weights": _base_weights(traced),
+        "base_weights": _base_weights(traced) if traced.num_gpus == 1 else None,
         "managed_bytes": traced.managed_bytes,
         "phases": memory.phases,
         "timeline": memory.timeline,
@@ -157,7 +161,7 @@ def _base_weights(traced: Trace) -> BaseWeights:
 def _add_cuda(traced: Trace, metrics: Metrics, detail: Detail, card: Card) -> None:
     """Add what only CUDA has: the caching allocator's reserve, the context, and the kernels of attention."""
     assert traced.reserved_bytes is not None
-    context = context_size(card.capability)
+    context = context_size(card.capability, traced.num_gpus)
     metrics["peak_reserved_bytes"] = traced.reserved_bytes
     metrics["device_bytes"] = traced.reserved_bytes + context.most
     detail["compute_capability"] = list(card.capability)

@@ -13,7 +13,7 @@ from typing import Any
 from qbench.catalog.gpus import GpuSpec
 from qbench.catalog.hourly_prices import HourlyPrice
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.planner.fit_verdict import fit_of
 from qbench.planner.hardware import card_of
 from qbench.planner.shared import SharedTraces

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,7 @@ from qbench.memory.kernels.choices import Card
 from qbench.memory.work.log import CostLog, WorkTable
 from qbench.planner.few_layers import Shallow, shallow
 from qbench.planner.hardware import library_buffers
-from qbench.planner.loading import record_loading
+from qbench.planner.loading import loads_on_gpu, record_loading
 from qbench.scenario.schema import Device, Point
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.optimizer import managed_bytes
@@ -30,6 +30,8 @@ from qbench.step.verify import ModelFacts, model_facts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from qbench.distributed.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +55,21 @@ def record_point(
     *,
     all_layers: bool = False,
     with_costs: bool = False,
+    rank: int = 0,
 ) -> Recorded:
     """Return the history of a point's training step, the same whether or not layers were left out.
 
-    `all_layers` leaves none out; `with_costs` takes down what operators cost. Raises what the libraries raise
+    `all_layers` leaves none out; `with_costs` takes down what operators cost; `rank` is the process to record
+    of a point of several GPUs. Raises what the libraries raise
     when they cannot run the step.
     """
-    few = None if all_layers else shallow(config)
+    few = None if all_layers or _has_buckets(point) else shallow(config)
     if few is not None:
         # The few layers are a shortcut: whatever does not hold of them is asked of all, errors too.
         with contextlib.suppress(Exception):
-            return record_few_layers(point, device, few, card, with_costs=with_costs)
+            return record_few_layers(point, device, few, card, with_costs=with_costs, rank=rank)
     costs = CostLog() if with_costs else None
-    step, ledger = _record(point, device, config, card, Ledger, costs)
+    step, ledger = _record(point, device, config, card, Ledger, costs, rank)
     return Recorded(
         model=step.model,
         facts=step.facts,
@@ -76,20 +80,26 @@ def record_point(
 
 
 def record_few_layers(
-    point: Point, device: Device, few: Shallow, card: Card, *, with_costs: bool = False
+    point: Point, device: Device, few: Shallow, card: Card, *, with_costs: bool = False, rank: int = 0
 ) -> Recorded:
     """Return what is recorded of a shallow model, its layers repeated.
 
     Raises IrregularError where they are not alike, and what the libraries raise.
     """
     costs = CostLog() if with_costs else None
-    step, ledger = _record(point, device, few.config, card, SitedLedger, costs)
+    built: list[tuple[RepeatedLayers, ModelFacts]] = []
+
+    def on_built(model: Any) -> None:
+        block = RepeatedLayers(_stack(model, few.depth), few.first, few.period, few.copies)
+        built.append((block, model_facts(model, point, block.times)))
+
+    step, ledger = _record(point, device, few.config, card, SitedLedger, costs, rank, on_built)
     assert isinstance(ledger, SitedLedger)
-    block = RepeatedLayers(_stack(step.model, few.depth), few.first, few.period, few.copies)
+    [(block, facts)] = built
     times = {parameter: block.times(name) for name, parameter in step.model.named_parameters()}
     return Recorded(
         model=step.model,
-        facts=model_facts(step.model, point, block.times),
+        facts=facts,
         history=stretched(ledger, block),
         managed_bytes=managed_bytes(step.optimizer, times),
         work=None if costs is None else costs.work(ledger, block, _growth(times)),
@@ -121,22 +131,56 @@ def _record(
     card: Card,
     ledger_type: type[Ledger],
     costs: CostLog | None,
+    rank: int,
+    on_built: Callable[[Any], None] | None = None,
 ) -> tuple[TrainingStep, Ledger]:
     autocast = _meta_autocast(point, device)
-    step = build_step(point, "meta", kernels=device, config=config, meta_autocast=autocast)
-    if autocast is not None:
-        keep_rotary_tables(step.model)
     # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
     device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
-    load: Callable[[Ledger], None] | None = None
-    buffers = None
-    if device == "cuda":
-        load = partial(record_loading, model=step.model, point=point, card=card)
-        buffers = library_buffers(card)
-    recording = record_steps(
-        step, device_types, device, buffers, load, card=card, ledger_type=ledger_type, costs=costs
-    )
+    with _session(point, rank) as session:
+        share = None if session is None else session.share
+        step = build_step(
+            point,
+            "meta",
+            kernels=device,
+            config=config,
+            meta_autocast=autocast,
+            share=share,
+            on_built=on_built,
+        )
+        if autocast is not None:
+            keep_rotary_tables(step.model)
+
+        def load(ledger: Ledger) -> None:
+            if session is not None:
+                session.attach(ledger)
+            if device == "cuda" and loads_on_gpu(point):
+                record_loading(ledger, step.model, point, card)
+
+        recording = record_steps(
+            step,
+            device_types,
+            device,
+            library_buffers(card) if device == "cuda" else None,
+            load,
+            card=card,
+            ledger_type=ledger_type,
+            costs=costs,
+        )
     return step, recording.ledger
+
+
+def _has_buckets(point: Point) -> bool:
+    """Say whether gradients go in buckets, which hold more or less than a layer's."""
+    return point.distributed is not None and point.distributed.strategy == "ddp"
+
+
+def _session(point: Point, rank: int) -> contextlib.AbstractContextManager[Session | None]:
+    if point.distributed is None:
+        return contextlib.nullcontext()
+    from qbench.distributed.session import planned_session  # torch.distributed, which one GPU never needs.
+
+    return planned_session(point, rank)
 
 
 def _meta_autocast(point: Point, device: Device) -> Context | None:

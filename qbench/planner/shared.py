@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.kernels.choices import Card
 from qbench.memory.kernels.shared_by_card import ByCard
 from qbench.planner.account import Account
@@ -49,7 +49,7 @@ class SharedTraces:
         for point in points:
             by_family.setdefault(family_of(point), []).append(point)
         self._members = by_family
-        self._parts: dict[tuple[str, Device, bool], ByCard[AnyLength]] = {}
+        self._parts: dict[tuple[str, Device, bool, int], ByCard[AnyLength]] = {}
 
     def __call__(
         self,
@@ -59,18 +59,20 @@ class SharedTraces:
         allocator: AllocatorConfig,
         *,
         with_costs: bool = False,
+        rank: int = 0,
     ) -> dict[Card, Trace | StepError]:
         """Return the trace of one of the points on each card, or why there is none.
 
-        Cards that choose the same kernels share one. `with_costs` takes down what operators cost.
+        Cards that choose the same kernels share one. `with_costs` takes down what operators cost. `rank` is
+        the process of several GPUs.
         """
-        parts_on = self._parts_on(point, device, with_costs)
+        parts_on = self._parts_on(point, device, with_costs, rank)
         parts = {card: parts_on(card) for card in cards}
         known = {each: each.account(sizes_of(point)) for each in set(parts.values())}
 
         def alone(card: Card) -> Account | StepError:
             try:
-                return _recorded(point, device, card, with_costs)
+                return _recorded(point, device, card, with_costs, rank)
             except StepError as error:
                 return error
 
@@ -87,20 +89,20 @@ class SharedTraces:
             found[card] = traced[id(account)]
         return found
 
-    def _parts_on(self, point: Point, device: Device, with_costs: bool) -> ByCard[AnyLength]:
-        key = (family_of(point), device, with_costs)
+    def _parts_on(self, point: Point, device: Device, with_costs: bool, rank: int) -> ByCard[AnyLength]:
+        key = (family_of(point), device, with_costs, rank)
         if key not in self._parts:
             members = self._members.get(key[0], [point])
 
             def of_card(card: Card) -> AnyLength:
-                return AnyLength(members, lambda one: _recorded(one, device, card, with_costs))
+                return AnyLength(members, lambda one: _recorded(one, device, card, with_costs, rank))
 
             self._parts[key] = ByCard(of_card)
         return self._parts[key]
 
 
-def _recorded(point: Point, device: Device, card: Card, with_costs: bool) -> Account:
-    return record_account(point, device, load_config(point), card, with_costs=with_costs)
+def _recorded(point: Point, device: Device, card: Card, with_costs: bool, rank: int) -> Account:
+    return record_account(point, device, load_config(point), card, with_costs=with_costs, rank=rank)
 
 
 class AnyLength:

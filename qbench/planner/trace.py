@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qbench.errors import StepError, first_line
-from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.caching import replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.allocator.fast_replay import quick_replay
 from qbench.memory.history.breakdown import MemoryProfile, profile_of
 from qbench.memory.history.events import Ints, SizedHistory, declared_bytes, event_bytes
@@ -52,6 +53,8 @@ class Trace:
     """CUDA's kernels of scaled_dot_product_attention that were taken (`choices.ATTENTION`)."""
     caveats: tuple[str, ...]
     """What a reader should know before trusting the numbers."""
+    num_gpus: int = 1
+    """Processes that train together; this is one of them."""
     work: WorkTable | None
     """What the step's operators cost and how often each runs; None where it was not asked for."""
 
@@ -64,16 +67,20 @@ def trace(
     *,
     all_layers: bool = False,
     with_costs: bool = False,
+    rank: int = 0,
 ) -> Trace:
     """Return the trace of a point with the kernels of `device`; takes seconds and no memory to speak of.
 
     `card` and the settings of the `allocator` are those to plan for, on CUDA. `all_layers` runs every layer,
-    where otherwise few are run and repeated. `with_costs` takes down what operators cost.
+    where otherwise few are run and repeated. `with_costs` takes down what operators cost. `rank` is the
+    process to trace of a point of several GPUs.
     Raises StepError when the step cannot be built as the point says.
     """
     config = load_config(point)
     chosen = card or Card()
-    account = record_account(point, device, config, chosen, all_layers=all_layers, with_costs=with_costs)
+    account = record_account(
+        point, device, config, chosen, all_layers=all_layers, with_costs=with_costs, rank=rank
+    )
     return trace_of(account, point, device, config, allocator or AllocatorConfig())
 
 
@@ -85,12 +92,13 @@ def record_account(
     *,
     all_layers: bool = False,
     with_costs: bool = False,
+    rank: int = 0,
 ) -> Account:
     """Return the account of a point's step, run on meta. Raises StepError as `trace` does."""
     if device == "cuda":
         _check_card(point, card)
     with without_gc():
-        return account_of(*_recorded(point, device, config, card, all_layers, with_costs))
+        return account_of(*_recorded(point, device, config, card, all_layers, with_costs, rank))
 
 
 def _check_card(point: Point, card: Card) -> None:
@@ -127,6 +135,7 @@ def trace_of(
         managed_bytes=account.managed_bytes,
         attention=account.attention,
         caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
+        num_gpus=1 if point.distributed is None else point.distributed.gpus,
         work=None if account.work is None else account.work.table(),
     )
 
@@ -136,18 +145,28 @@ def _served(history: SizedHistory, sizes: Ints, allocator: AllocatorConfig) -> t
     if allocator == AllocatorConfig():
         blocks, reserved_bytes = quick_replay(history.outline, sizes)
         return np.array(blocks, dtype=np.int64), reserved_bytes
-    replayed = replay(history.events, allocator, emptied=history.outline.emptied)
+    replayed = replay(
+        history.events, allocator, emptied=history.outline.emptied, streams=history.outline.streams
+    )
     blocks = [size for _, size in replayed.events]
     return np.array(blocks, dtype=np.int64), replayed.stats.peak_reserved_bytes
 
 
 def _recorded(
-    point: Point, device: Device, config: PretrainedConfig, card: Card, all_layers: bool, with_costs: bool
+    point: Point,
+    device: Device,
+    config: PretrainedConfig,
+    card: Card,
+    all_layers: bool,
+    with_costs: bool,
+    rank: int,
 ) -> tuple[Recorded, set[Backend]]:
     """Return the recorded step and the attention kernels that it took."""
     with kernels_of(device, card) as attention:
         try:
-            recorded = record_point(point, device, config, card, all_layers=all_layers, with_costs=with_costs)
+            recorded = record_point(
+                point, device, config, card, all_layers=all_layers, with_costs=with_costs, rank=rank
+            )
             return recorded, attention
         except StepError:
             raise

@@ -13,6 +13,10 @@ Gate = Literal["exact", "near", "statistical", "report"]
 """How `qbench check` holds a metric against a baseline: equal; equal within a tolerance; an interval over
 processes; shown only, unless a tolerance is given."""
 
+OF_SEVERAL_GPUS = ("gathered", "communication", "buckets")
+"""Categories that only several GPUs have: whole parameters gathered from shards, what is sent or received,
+and DDP's buckets of gradients."""
+
 BREAKDOWN = (
     "weights",
     "quant_state",
@@ -23,6 +27,7 @@ BREAKDOWN = (
     "logits_loss",
     "temporaries",
     "workspace",
+    *OF_SEVERAL_GPUS,
 )
 """Categories of `breakdown_bytes`, in the order in which charts stack them."""
 

@@ -248,6 +248,7 @@ class Detail(TypedDict, total=False):
     context_bytes: list[Whole] | None
     """Least and most of a plan; both the same number in a measurement."""
     managed_bytes: Whole | None
+    ranks: list[RankMemory] | None  # The metrics are the largest's; a plan has the first and the last.
 
     # Of a plan.
     skipped: list[Skipped] | None
@@ -304,7 +305,6 @@ class Detail(TypedDict, total=False):
     step_peak_bytes: list[Whole] | None
 
     # Of a dry run.
-    ranks: list[RankMemory] | None
     alive: list[Alive] | None
     """Largest places of what was alive at the peak, or when memory ran out."""
     reserved_phases: dict[str, Whole] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from qbench.records.metrics import BREAKDOWN
+from qbench.records.metrics import BREAKDOWN, OF_SEVERAL_GPUS
 from qbench.records.parts import BaseWeights
 from qbench.records.record import Record
 from qbench.scenario.schema import QUANTIZED_PRECISIONS
@@ -93,7 +93,7 @@ def _rows_to_peak(record: Record, at_rest: int) -> list[WaterfallRow]:
     rows = [
         WaterfallRow(label=_LABELS.get(name, name), bytes=breakdown.get(name, 0), kind="step")
         for name in BREAKDOWN
-        if name not in _BASE_CATEGORIES
+        if name not in _BASE_CATEGORIES and (name in breakdown or name not in OF_SEVERAL_GPUS)
     ]
     rest = peak - at_rest - sum(row.bytes for row in rows)
     rows.append(WaterfallRow(label="rounding and buffers", bytes=rest, kind="step", note="512-byte blocks"))

@@ -242,7 +242,8 @@ def _attempted(point: Point, gpu: GpuSpec) -> Answer:
 def _planned(point: Point, gpu: GpuSpec) -> Answer:
     """Return what the plan says of the same, the allocator replayed with what the context leaves."""
     from qbench.memory.allocator.blocks import segment_size
-    from qbench.memory.allocator.caching import AllocatorConfig, replay
+    from qbench.memory.allocator.caching import replay
+    from qbench.memory.allocator.config import AllocatorConfig
     from qbench.memory.history.ledger import emptied_at
     from qbench.planner.hardware import card_of
     from qbench.planner.trace import trace

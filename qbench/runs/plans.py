@@ -205,7 +205,7 @@ def plan_or_error(point: Point, settings: PlanFor, tracer: SharedTraces | None =
     # Whoever finds all plans in the cache never waits for the heavy libraries.
     with quick_imports():
         from qbench.measure.failures import failure
-        from qbench.memory.allocator.caching import AllocatorConfig
+        from qbench.memory.allocator.config import AllocatorConfig
         from qbench.planner.plan import plan
 
     try:

@@ -198,7 +198,7 @@ def changes_that_fit(
 
 def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], list[Record]]:
     from qbench.measure.known_speed import usable_calibrations
-    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.memory.allocator.config import AllocatorConfig
     from qbench.records.plan_cache import PlanCache
     from qbench.runs.plans import PlanFor, plans
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.catalog.published import COUNTS, FIGURES, PublishedRow, published_rows
 from qbench.comparison.accuracy import FigureComparison
-from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.caching import replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.history.ledger import emptied_at
 from qbench.planner.hardware import card_of
 from qbench.planner.plan import plan

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from qbench.errors import KeyPath, Problem, ScenarioError, shown
 from qbench.scenario.schema import Point, Scenario
@@ -122,7 +123,14 @@ def combined(sections: Sections, max_points: int, problems: list[Problem]) -> tu
     return _points(kept, problems)
 
 
-_DEFAULTS: Flat = {path: leaf.default for path, leaf in LEAVES.items() if path != "model"}
+_DEFAULTS: Flat = {
+    **{
+        path: leaf.default
+        for path, leaf in LEAVES.items()
+        if path != "model" and not path.startswith("distributed.")
+    },
+    "distributed": None,
+}
 
 
 def _apply(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +150,8 @@ def _apply(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def _defaults_of(group: str) -> dict[str, Any]:
-    return {path: leaf.default for path, leaf in LEAVES.items() if path.startswith(f"{group}.")}
+    of_group = {path: leaf for path, leaf in LEAVES.items() if path.startswith(f"{group}.")}
+    return {path: leaf.default for path, leaf in of_group.items() if not leaf.is_required}
 
 
 def _kept(candidates: list[_Candidate], exclude: list[Flat], problems: list[Problem]) -> list[_Candidate]:
@@ -189,7 +198,15 @@ def _point(settings: Mapping[str, Any]) -> Point:
 
 def _reasons(error: ValidationError) -> list[str]:
     """Return why settings that are each allowed make no point."""
-    return [str(found["ctx"]["error"]) for found in error.errors(include_url=False)]
+    return [_reason(found) for found in error.errors(include_url=False)]
+
+
+def _reason(found: ErrorDetails) -> str:
+    if found["type"] != "missing":
+        return str(found["ctx"]["error"])
+    path = ".".join(map(str, found["loc"]))
+    leaf = LEAVES[path]
+    return f"{path} missing; give it: {leaf.model.model_fields[leaf.name].description}"
 
 
 def _as_text(changes: Flat) -> str:

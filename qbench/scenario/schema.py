@@ -6,22 +6,21 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shlex
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 
+from qbench.scenario.distributed import Distributed, DistributedSettings, QuantizationSettings
 from qbench.scenario.portable import portable_model
+from qbench.scenario.program import Program
 from qbench.scenario.recipes import (
     RECIPES,
     AdapterDtype,
@@ -34,6 +33,7 @@ from qbench.scenario.recipes import (
     Task,
     Upcast,
 )
+from qbench.scenario.strict import Strict
 from qbench.units import has_control
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
@@ -47,7 +47,8 @@ RunDevice = Literal["cuda", "cpu", "null"]
 """Where a point is measured; null is a card that is not there, with CUDA's kernels (see qbench.nullgpu)."""
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-QUANTIZED_PRECISIONS = ("nf4", "nf4-dq", "fp4", "fp4-dq", "int8")
+FOUR_BIT = ("nf4", "nf4-dq", "fp4", "fp4-dq")
+QUANTIZED_PRECISIONS = (*FOUR_BIT, "int8")
 
 
 def _on_one_line(text: str) -> str:
@@ -80,12 +81,6 @@ Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_not_a_fla
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[Text, AfterValidator(_on_one_line)]
-
-
-class Strict(BaseModel):
-    """Base of all scenario classes: unknown keys are refused, values cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class LoraSettings(Strict):
@@ -177,20 +172,19 @@ class PointSettings(Strict, defer_build=True):
         default_factory=LoraSettings, description="The adapter; null trains every weight (full fine-tuning)."
     )
     train: TrainSettings = Field(default_factory=TrainSettings, description="The training step.")
-
-
-class Program(Strict):
-    """A training command of somebody's own, which a dry run is of."""
-
-    command: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        description="Program and arguments, without folders of this machine and without secrets."
+    quantization: QuantizationSettings = Field(
+        default_factory=QuantizationSettings, description="How weights are quantized, beside precision."
     )
-    gpus: Annotated[int, Field(ge=1, strict=True)] = Field(default=1, description="Cards that it sees.")
+    distributed: DistributedSettings | None = Field(
+        default=None, description="Several GPUs that train together; null is one GPU."
+    )
 
-    @property
-    def label(self) -> str:
-        """The command as a person writes it, with the number of cards where there are several."""
-        return f"{shlex.join(self.command)}{f' on {self.gpus} GPUs' if self.gpus > 1 else ''}"
+    @model_serializer(mode="wrap")
+    def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = values_of(self)
+        absent = {"quantization": QuantizationSettings(), "distributed": None, "program": None}
+        left = {key for key, value in absent.items() if getattr(self, key, value) == value}
+        return {key: value for key, value in values.items() if key not in left}
 
 
 class Point(PointSettings, defer_build=False):
@@ -200,14 +194,10 @@ class Point(PointSettings, defer_build=False):
     each other, such as a quantized base without an adapter.
     """
 
+    distributed: Distributed = Field(
+        default=None, description="Several GPUs that train together; null is one GPU."
+    )
     program: Program | None = Field(default=None, description="What a dry run started.")
-
-    @model_serializer(mode="wrap")
-    def _leave_out_program(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = values_of(self)
-        if self.program is None:
-            del values["program"]  # So that points keep their ids.
-        return values
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Point:
@@ -218,6 +208,15 @@ class Point(PointSettings, defer_build=False):
         if self.data != "random" and self.weights == "random":
             raise ValueError(
                 "data is a text file but weights are random; set weights: pretrained or data: random"
+            )
+        several = "" if self.distributed is None else self.distributed.problem()
+        if several:
+            raise ValueError(several)
+        storage = self.quantization.bnb_4bit_quant_storage
+        if storage != QuantizationSettings().bnb_4bit_quant_storage and self.precision not in FOUR_BIT:
+            raise ValueError(
+                f"bnb_4bit_quant_storage {storage} is for 4-bit precisions, not {self.precision}; "
+                f"use {', '.join(FOUR_BIT)}"
             )
         batch, seq_len = self.train.per_device_train_batch_size, self.train.seq_len
         if batch * seq_len > MOST_TOKENS:
@@ -250,7 +249,7 @@ class Point(PointSettings, defer_build=False):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens in one optimizer step: batch x sequence x accumulation."""
+        """Tokens in one optimizer step of one GPU: batch x sequence x accumulation."""
         train = self.train
         return train.per_device_train_batch_size * train.seq_len * train.gradient_accumulation_steps
 
@@ -272,10 +271,11 @@ class Point(PointSettings, defer_build=False):
         if self.program is not None:
             return self.program.label
         rank = "full" if self.lora is None else f"r={self.lora.r}"
-        train = self.train
+        train, shared = self.train, self.distributed
+        several = "" if shared is None else f" {shared.strategy} x{shared.gpus}"
         return (
             f"{self.model.rstrip('/').rsplit('/', 1)[-1]} {self.precision} {rank} "
-            f"b={train.per_device_train_batch_size} s={train.seq_len}"
+            f"b={train.per_device_train_batch_size} s={train.seq_len}{several}"
         )
 
 

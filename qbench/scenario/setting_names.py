@@ -38,14 +38,14 @@ _OPTIMIZERS = {
 _LOSSES = {"cce": "cut_cross_entropy", "fused": "chunked"}
 _RECIPES = {"sft": "trl", "sfttrainer": "trl", "llamafactory": "llama-factory"}
 _FORMS = {"re_entrant": "reentrant", "non_reentrant": "no_reentrant", "nonreentrant": "no_reentrant"}
+_STORAGES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_STRATEGIES = {"fsdp": "fsdp2", "multi_gpu": "ddp", "deepspeed": "zero3", "auto": "device_map"}
 _ATTENTION = dict.fromkeys(("flash", "fa2", "flash_attn", "flash_attention"), "flash_attention_2")
 
 NAMES = {
     "model": Names("Model", page=True),
     "weights": Names("Weights"),
-    "precision": Names(
-        "Precision", flag="precision", also=("quantization", "dtype"), page=True, meant=_PRECISIONS
-    ),
+    "precision": Names("Precision", flag="precision", also=("dtype",), page=True, meant=_PRECISIONS),
     "data": Names("Data"),
     "r": Names("Rank", flag="r", also=("rank", "lora_r", "lora_rank"), page=True),
     "lora_alpha": Names("Alpha", "alpha", also=("alpha",)),
@@ -76,4 +76,11 @@ NAMES = {
     ),
     "task": Names("Task", flag="task", also=("stage", "rl")),
     "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
+    "bnb_4bit_quant_storage": Names("4-bit storage", also=("quant_storage",), meant=_STORAGES),
+    "strategy": Names("Strategy", flag="strategy", also=("distributed_type",), meant=_STRATEGIES),
+    "gpus": Names("GPUs", flag="gpus", also=("num_processes", "num_gpus", "nproc_per_node")),
+    "reshard_after_forward": Names("Reshard", also=("fsdp_reshard_after_forward",)),
+    "transformer_cls_names_to_wrap": Names("Wrapped", also=("fsdp_transformer_layer_cls_to_wrap",)),
+    "bucket_cap_mb": Names("Bucket (MiB)", "bucket"),
+    "gradient_as_bucket_view": Names("Bucket views"),
 }

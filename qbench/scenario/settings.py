@@ -14,6 +14,7 @@ from functools import cache
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from qbench.errors import KeyPath, Problem, ScenarioError, nearest
 from qbench.scenario.schema import LATER, Point, PointSettings
@@ -49,8 +50,17 @@ class Leaf:
 
     @property
     def default(self) -> Any:
-        """The value where the scenario says nothing."""
-        return self.model.model_fields[self.name].get_default(call_default_factory=True)
+        """The value where the scenario says nothing; None where its group needs one."""
+        return None if self.is_required else self._field.get_default(call_default_factory=True)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a group that holds this field must say it."""
+        return self._field.is_required()
+
+    @property
+    def _field(self) -> FieldInfo:
+        return self.model.model_fields[self.name]
 
     def complaint(self, value: Any, path: KeyPath = ()) -> Problem:
         """Return the problem of a value that is not allowed."""
@@ -116,7 +126,7 @@ GROUPS: dict[str, type[BaseModel]] = {
     for name in PointSettings.model_fields
     if (group := group_model(PointSettings, name)) is not None
 }
-"""The settings that hold settings: lora and train."""
+"""The settings that hold settings, as lora and train do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +273,8 @@ def from_text(row: Setting, text: str) -> Any:
 def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
-    flat = {f"train.{name}": "auto" for name in LATER} | {"train.task": "sft"} | flat
+    later = (SETTINGS[name] for name in (*LATER, "task", "bnb_4bit_quant_storage"))
+    flat = {row.path: row.leaf.default for row in later} | flat
     if point.lora is not None:
         flat = {"lora.modules_to_save": ()} | flat
     return {name: flat.get(row.path) for name, row in SETTINGS.items()}

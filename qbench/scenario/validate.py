@@ -77,13 +77,27 @@ def base_settings(values: Any, path: KeyPath, problems: list[Problem]) -> Flat:
     if not isinstance(values, Mapping):
         return {}
     whole = {"model": "absent", **values}
+    if "distributed" in values:
+        whole["distributed"] = _completed("distributed", values["distributed"])
     try:
         settings = PointSettings.model_validate(whole)
     except ValidationError as error:
         problems += problems_of(error, PointSettings, whole, path)
         return {}
     flat = flatten(settings.model_dump(exclude_unset=True))
-    return {name: value for name, value in flat.items() if name != "model" or "model" in values}
+    given = flatten(values)
+    return {name: value for name, value in flat.items() if name in given}
+
+
+def _completed(group: str, values: Any) -> Any:
+    """Return the values of a group with what it must have; a matrix may say that."""
+    if not isinstance(values, Mapping) or not values:
+        return values
+    return {**{name: value for name, value in _SOME.items() if name in GROUPS[group].model_fields}, **values}
+
+
+_SOME = {"strategy": "ddp", "gpus": 2}
+"""Values that stand for settings without a default while those beside them are checked."""
 
 
 def changed_settings(changes: Any, path: KeyPath, problems: list[Problem]) -> Flat:
@@ -143,7 +157,9 @@ def _value(value: Any, target: str, path: KeyPath, problems: list[Problem]) -> F
             return {target: leaf.normal(value)}
         if value is None and nullable(Point, target):
             return {target: None}
-        return flatten({target: GROUPS[target].model_validate(value).model_dump(exclude_unset=True)})
+        whole = GROUPS[target].model_validate(_completed(target, value))
+        flat, given = flatten({target: whole.model_dump(exclude_unset=True)}), flatten({target: value})
+        return {name: each for name, each in flat.items() if name in given}
     except ValidationError as error:
         if leaf is not None:
             problems.append(leaf.complaint(value, path))

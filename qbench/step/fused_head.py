@@ -130,7 +130,7 @@ def _score(
         rows, targets = hidden[mask], labels[mask]
     else:
         rows, targets = hidden.reshape(-1, hidden.size(-1)), labels.clamp(min=0).reshape(-1)
-    scores = _scores(rows, head.weight, head.bias, targets, kernels, logits)
+    scores = _scores(rows, _whole(head.weight), _whole(head.bias), targets, kernels, logits)
     spread = _spread_on_cuda if kernels == "cuda" else _spread
     log_probs, entropy, is_top1 = (spread(values, mask) for values in scores)
     return FusedOutput(
@@ -140,6 +140,12 @@ def _score(
         is_top1=is_top1,
         label_mask=mask,
     )
+
+
+def _whole(parameter: Any) -> Any:
+    """Return a parameter, gathered where it is sharded (trl 1.16, trainer/utils.py, `add_fused_lm_head`)."""
+    gather = getattr(parameter, "full_tensor", None)
+    return parameter if gather is None else gather()
 
 
 def _scores(

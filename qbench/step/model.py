@@ -252,7 +252,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
     if point.weights == "pretrained" and device.type != "meta":
         return _load_pretrained(point, device, config)
     dtype = base_dtype(point.precision)
-    quantizer = make_quantizer(point.precision)
+    quantizer = make_quantizer(point.precision, point.quantization.bnb_4bit_quant_storage)
     # As in `from_pretrained`: weights are tied once layers are replaced, since which layers stay in 16 bit
     # depends on it, and new layers get biases of the model's dtype.
     with torch.device("meta"), no_tie_weights(), local_torch_dtype(dtype), _bounded_modules(point.model):
@@ -313,7 +313,7 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         "attn_implementation": _attention(point),
         "trust_remote_code": False,
     }
-    quantization = quantization_config(point.precision)
+    quantization = quantization_config(point.precision, point.quantization.bnb_4bit_quant_storage)
     if quantization is not None:
         # Weights are quantized on the device, one after the other; any other model is moved there as a whole.
         arguments |= {"quantization_config": quantization, "device_map": {"": str(device)}}

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from transformers.quantizers import HfQuantizer
 
 
-def quantization_config(precision: str) -> BitsAndBytesConfig | None:
-    """Return what `from_pretrained` would be given for a precision; None for 16 and 32 bit."""
+def quantization_config(precision: str, storage: str = "uint8") -> BitsAndBytesConfig | None:
+    """Return what `from_pretrained` would be given for a precision; None for 16 and 32 bit.
+
+    `storage` is the dtype that 4-bit weights are packed in (`bnb_4bit_quant_storage`).
+    """
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     kind, _, double = precision.partition("-")
@@ -34,12 +37,13 @@ def quantization_config(precision: str) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type=kind,
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=double == "dq",
+        bnb_4bit_quant_storage=storage,
     )
 
 
-def make_quantizer(precision: str) -> HfQuantizer | None:
+def make_quantizer(precision: str, storage: str = "uint8") -> HfQuantizer | None:
     """Return transformers' quantizer for a precision, or None."""
-    config = quantization_config(precision)
+    config = quantization_config(precision, storage)
     return None if config is None else AutoHfQuantizer.from_config(config, pre_quantized=False)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qbench.step.fused_head import FusedOutput
+from qbench.step.shared_step import gathered_sum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +25,10 @@ MAX_GRAD_NORM = 1.0
 class TrainerLoop:
     """The scalars that Trainer's loop keeps on the device, and what it does with them."""
 
-    def __init__(self, base: PreTrainedModel, device: torch.device, task: str = "sft") -> None:
+    def __init__(
+        self, base: PreTrainedModel, device: torch.device, task: str = "sft", num_ranks: int = 1
+    ) -> None:
+        self._num_ranks = num_ranks
         self.total_loss = torch.zeros((), device=device)
         self.num_items: torch.Tensor | None = None
         # trl/trainer/dpo_trainer.py: `self.model_accepts_loss_kwargs = False`.
@@ -38,6 +42,8 @@ class TrainerLoop:
         self.total_loss.zero_()
         if self._counts_items:
             counted: Any = sum(batch["labels"][..., 1:].ne(-100).sum() for batch in batches)
+            if self._num_ranks > 1:
+                counted = gathered_sum(counted, self._num_ranks)
             self.num_items = counted / 1
 
     def loss_kwargs(self, loss: str) -> dict[str, torch.Tensor]:

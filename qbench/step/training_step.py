@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import convert_to_fp32
 
+from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, passes_run
@@ -34,6 +35,8 @@ from qbench.step.recipe import (
     follows_trainer,
     prepare_base,
 )
+from qbench.step.shared_step import Share, SharedStep
+from qbench.step.tensors import model_tensors
 from qbench.step.trainer_loop import TrainerLoop
 from qbench.step.verify import ModelFacts, verify_model
 
@@ -69,6 +72,7 @@ class TrainingStep:
         facts: ModelFacts,
         kernels: str,
         meta_autocast: Context | None = None,
+        shared: SharedStep | None = None,
     ) -> None:
         self.point = point
         self.model = model
@@ -81,6 +85,9 @@ class TrainingStep:
         self._outputs: Any = None
         self._loop: TrainerLoop | None = None
         self._micro_steps = 0
+        self._shared = shared
+        self._wrapped = model if shared is None else None
+        """What is called in the model's place; None until the first step makes it."""
         self._left_out: list[torch.Tensor] = []
         """Batches of an update that are in memory and not run."""
         head = model.get_output_embeddings()
@@ -88,7 +95,9 @@ class TrainingStep:
             head.register_forward_pre_hook(self._enter_loss)
         base = model.get_base_model() if point.lora is not None else model
         if follows_trainer(point):
-            self._loop = TrainerLoop(base, batches[0]["input_ids"].device, point.train.task)
+            num_ranks = 1 if shared is None else shared.num_ranks
+            device = batches[0]["input_ids"].device
+            self._loop = TrainerLoop(base, device, point.train.task, num_ranks)
         if point.choices.loss_type != "full_logits":
             fuse_head(base, point.choices.loss_type, kernels, lambda: self.on_phase("loss"))
 
@@ -121,13 +130,15 @@ class TrainingStep:
 
     def _passes(self) -> torch.Tensor:
         """Go forward and backward over the micro-batches of an update; return their detached mean loss."""
+        self._start()
         wanted, device = self.point.train.gradient_accumulation_steps, self._device
         batches = [self._next_batch() for _ in range(passes_run(self.point, device))]
         left_out = wanted - len(batches)
         if self._loop is None:
             losses: list[torch.Tensor] = []
-            for batch in self._counted(batches, left_out):
-                losses.append(self._pass_by_hand(batch, wanted))
+            for number, batch in enumerate(self._counted(batches, left_out)):
+                with self._exchange(number, len(batches)):
+                    losses.append(self._pass_by_hand(batch, wanted))
                 if left_out and len(losses) == len(batches) - 1:
                     # Each loss is kept until the mean is taken.
                     self.on_phase("loss")
@@ -137,9 +148,22 @@ class TrainingStep:
             return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         self.on_phase("forward")
         self._loop.begin(self._counted(batches, left_out))
-        for batch in self._counted(batches, left_out):
-            self._loop.add(self._pass_by_trainer(batch, wanted, self._loop))
+        for number, batch in enumerate(self._counted(batches, left_out)):
+            with self._exchange(number, len(batches)):
+                loss = self._pass_by_trainer(batch, wanted, self._loop)
+            self._loop.add(loss)
         return self._loop.total_loss
+
+    def _start(self) -> None:
+        """Make what replicas have beside the model, before the first step."""
+        if self._wrapped is None and self._shared is not None:
+            self.on_phase("prepare")
+            self._wrapped = self._shared.make_forward()
+
+    def _exchange(self, number: int, count: int) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of a micro-batch: only the last one of an update exchanges gradients."""
+        alone = self._shared is None or number == count - 1
+        return contextlib.nullcontext() if alone or self._shared is None else self._shared.no_sync()
 
     def _counted(self, batches: list[Batch], left_out: int) -> Iterator[Batch]:
         """Yield the batches, and say before the last one that it stands for those left out, too."""
@@ -177,7 +201,7 @@ class TrainingStep:
     def _pass_by_hand(self, batch: Batch, num_batches: int) -> torch.Tensor:
         self.on_phase("forward")
         with self._autocast():
-            self._outputs = self.model(**batch)
+            self._outputs = self._called(**batch)
         loss: torch.Tensor = self._outputs.loss
         self.on_phase("backward")
         (loss if num_batches == 1 else loss / num_batches).backward()
@@ -201,8 +225,13 @@ class TrainingStep:
 
     def _forward(self, **inputs: Any) -> Any:
         with self._autocast():
-            outputs = self.model(**inputs)
+            outputs = self._called(**inputs)
         return convert_to_fp32(outputs) if converts_outputs(self.point) else outputs
+
+    @property
+    def _called(self) -> Any:
+        assert self._wrapped is not None
+        return self._wrapped
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         name = self.point.train.autocast
@@ -238,43 +267,20 @@ class TrainingStep:
         return managed_bytes(self.optimizer)
 
 
-def model_tensors(model: Any) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Yield (name, category, tensor) for parameters, buffers and quantization state of a model."""
-    for name, parameter in model.named_parameters():
-        yield name, ("adapters" if "lora_" in name else "weights"), parameter
-    for name, buffer in model.named_buffers():
-        yield name, "weights", buffer
-    for name, module in model.named_modules():
-        for tensor in quantization_state(module._parameters.get("weight")):
-            yield f"{name}.weight", "quant_state", tensor
-
-
-def quantization_state(weight: Any) -> Iterator[torch.Tensor]:
-    """Yield what bitsandbytes keeps beside a packed weight: absmax, code book, nested state, int8 scales."""
-    state = getattr(weight, "quant_state", None)
-    nested = getattr(state, "state2", None)
-    candidates = (
-        getattr(state, "absmax", None),
-        getattr(state, "code", None),
-        getattr(state, "offset", None),
-        getattr(nested, "absmax", None),
-        getattr(nested, "code", None),
-        getattr(weight, "SCB", None),
-    )
-    yield from (tensor for tensor in candidates if isinstance(tensor, torch.Tensor))
-
-
 def build_step(
     point: Point,
     device: str,
     kernels: str | None = None,
     config: PretrainedConfig | None = None,
     meta_autocast: Context | None = None,
+    share: Share | None = None,
+    on_built: Callable[[Any], None] | None = None,
 ) -> TrainingStep:
     """Return the training step of a point on `device`: meta, cpu or cuda.
 
     `kernels` is the device whose choices are meant when the tensors are on meta (default: `device`);
     `meta_autocast` makes the autocast context of a point that asks for one there, where torch has none.
+    `share` wraps the model of a point of several GPUs; `on_built` is given the model before that.
     Raises StepError when the libraries cannot build it, or built something else than the point says.
     """
     check_task(point)
@@ -295,13 +301,26 @@ def build_step(
     model.train()
     facts = verify_model(model, point)
     check_recipe(model, point)
+    if on_built is not None:
+        on_built(model)
+    shared = _shared(model, point, target, share)
     kernels = kernels or device
     fuse_adapters(model, point, kernels)
     optimizer = make_optimizer(point.train.optim, _optimized(model, point), kernels)
     if point.lora is None and follows_trainer(point):
         keep_embeddings_in_32_bit(optimizer, model)
     batches = make_batches(point, config, target)
-    return TrainingStep(point, model, optimizer, batches, facts, kernels, meta_autocast)
+    return TrainingStep(point, model, optimizer, batches, facts, kernels, meta_autocast, shared)
+
+
+def _shared(model: Any, point: Point, device: torch.device, share: Share | None) -> SharedStep | None:
+    if point.distributed is None:
+        return None
+    if point.train.task != "sft":
+        raise StepError(f"task {point.train.task} is planned for one GPU only; leave out distributed")
+    if share is None:
+        raise StepError(f"{point.label}: runs in {point.distributed.gpus} processes, and this is one alone")
+    return share(model, device)
 
 
 def _optimized(model: Any, point: Point) -> Iterable[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from qbench.comparison.results import gather
-from qbench.records.metrics import BREAKDOWN
+from qbench.records.metrics import BREAKDOWN, OF_SEVERAL_GPUS
 from qbench.records.record import Record
 from qbench.report.charts.style import (
     BAR_HEIGHT,
@@ -78,7 +78,9 @@ def _device_bytes(bar: Bar) -> int:
 def _parts(record: Record) -> dict[str, int]:
     """Return what the device holds by name: the breakdown at the peak, and what CUDA has beside it."""
     allocated, reserved = record.peak_allocated_bytes or 0, record.peak_reserved_bytes or 0
-    parts = {category_name(name): record.breakdown_bytes.get(name, 0) for name in BREAKDOWN}
+    breakdown = record.breakdown_bytes
+    names = [name for name in BREAKDOWN if name in breakdown or name not in OF_SEVERAL_GPUS]
+    parts = {category_name(name): breakdown.get(name, 0) for name in names}
     overhead = (max(reserved - allocated, 0), (record.device_bytes or 0) - reserved)
     return parts | dict(zip(OVERHEAD_COLOURS, overhead, strict=True))
 

@@ -71,7 +71,16 @@ def ratio_text(ratios: list[float]) -> str:
 
 def category_name(category: str) -> str:
     """Return a breakdown category in words: 'logits and loss'."""
-    return {"logits_loss": "logits and loss", "quant_state": "quantization state"}.get(category, category)
+    return _CATEGORIES.get(category, category)
+
+
+_CATEGORIES = {
+    "logits_loss": "logits and loss",
+    "quant_state": "quantization state",
+    "gathered": "gathered parameters",
+    "communication": "communication buffers",
+    "buckets": "gradient buckets",
+}
 
 
 def counted(count: int, what: str) -> str:

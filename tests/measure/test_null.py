@@ -154,7 +154,7 @@ def test_expandable_segments_are_those_of_the_plan(tmp_path: Path, model: str) -
     found = run_point(tmp_path, task_of(point), PYTORCH_ALLOC_CONF=conf)
     assert found["outcome"] == "ok", found["detail"]
     assert found["environment"]["settings"]["PYTORCH_ALLOC_CONF"] == conf
-    from qbench.memory.allocator.caching import AllocatorConfig
+    from qbench.memory.allocator.config import AllocatorConfig
 
     allocator, _ = AllocatorConfig.of_environment(conf)
     planned = plan(point, "cuda", [find_gpu(CARD)], allocator=allocator)

@@ -8,7 +8,8 @@ import pytest
 
 from qbench.catalog.capabilities import ContextSize
 from qbench.catalog.gpus import GpuSpec, find_gpu
-from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.caching import replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.history.ledger import Allocation
 from qbench.memory.kernels.choices import Capability, Card
 from qbench.planner.fit_verdict import fit_on

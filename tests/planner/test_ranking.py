@@ -10,7 +10,7 @@ import pytest
 from qbench.catalog.gpus import find_gpu, gpus
 from qbench.catalog.hourly_prices import HourlyPrice
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.kernels.choices import Card, heard
 from qbench.planner.ranking import (
     Ranked,

@@ -13,7 +13,7 @@ import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
 from qbench.errors import StepError
-from qbench.memory.allocator.caching import AllocatorConfig
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.kernels.choices import NUM_MULTIPROCESSORS, Card, fuses_4bit
 from qbench.planner import shared
 from qbench.planner.account import Account

@@ -53,7 +53,7 @@ def test_what_is_not_one_number_is_refused(name: str) -> None:
 
 def test_every_metric_is_described_and_every_name_says_its_unit() -> None:
     assert set(METRICS) - set(SCALARS) == {"breakdown_bytes", "peak_at"}
-    assert len(set(BREAKDOWN)) == len(BREAKDOWN) == 9
+    assert len(set(BREAKDOWN)) == len(BREAKDOWN) == 12
     for metric in METRICS.values():
         assert metric.description.endswith(".")
         assert (metric.unit == "bytes") == metric.name.endswith("_bytes")

@@ -111,7 +111,8 @@ measure: {steps: 0,
     [
         (
             "base: {model: m, precison: nf4}",
-            "base.precison: unknown key; allowed: model, weights, precision, data, lora, train; did you "
+            "base.precison: unknown key; allowed: model, weights, precision, data, lora, train, "
+            "quantization, distributed; did you "
             "mean precision?",
         ),
         (
@@ -120,7 +121,11 @@ measure: {steps: 0,
         ),
         ("base: {model: m, lora.r: 8}", "base.lora.r: base takes nested keys; write lora: {r: ...}"),
         ("base: {precision: nf4}", "base.model: missing; give it: Catalog id, hub id, or a folder"),
-        ("base: m", "base: given 'm'; allowed: the keys model, weights, precision, data, lora, train"),
+        (
+            "base: m",
+            "base: given 'm'; allowed: the keys model, weights, precision, data, lora, train, quantization, "
+            "distributed",
+        ),
         (
             "base: {model: m, train: null}",
             "base.train: given null; allowed: the keys per_device_train_batch_size",

@@ -29,7 +29,8 @@ from qbench.step.adapters import add_adapters
 from qbench.step.model import build_base_model, load_config
 from qbench.step.quantize import make_quantizer
 from qbench.step.recipe import prepare_base
-from qbench.step.training_step import build_step, quantization_state
+from qbench.step.tensors import quantization_state
+from qbench.step.training_step import build_step
 
 # Theirs, not ours: deprecations between trl and transformers, hints about dtypes and tied weights.
 pytestmark = pytest.mark.filterwarnings("ignore")

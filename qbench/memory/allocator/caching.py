@@ -1,23 +1,22 @@
 """A model of PyTorch's CUDA caching allocator: replay allocations and frees, read what it would reserve.
 
-It follows `DeviceCachingAllocator` of c10/cuda/CUDACachingAllocator.cpp (torch 2.13) for one stream; the
-docstrings name the functions there. Left out: further streams and `record_stream`, private pools (CUDA
+It follows `DeviceCachingAllocator` of c10/cuda/CUDACachingAllocator.cpp (torch 2.13); the docstrings name the
+functions there. Each stream has pools of its own. Left out: `record_stream`, which neither FSDP2 nor DDP's
+NCCL groups (since torch 2.8) call, private pools (CUDA
 graphs, MemPool), free-memory callbacks and `roundup_power2_divisions`. `max_non_split_rounding_mb` and
 `large_segment_size_mb` keep their defaults. What `blocks` simplifies is said there.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from qbench.errors import ScenarioError, nearest
 from qbench.memory.allocator.blocks import (
     ALLOCATED,
     FREE,
-    LARGE_SEGMENT_BYTES,
     SMALL_BYTES,
     UNLIMITED,
     UNMAPPED,
@@ -29,82 +28,8 @@ from qbench.memory.allocator.blocks import (
     round_size,
     segment_size,
 )
-from qbench.units import MIB, format_bytes
-
-
-def _flag(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise ValueError
-    return text == "True"
-
-
-# Key of PYTORCH_ALLOC_CONF -> field, how to read its value, what is allowed.
-_ENV_KEYS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "expandable_segments": ("expandable_segments", _flag, "True or False"),
-    "max_split_size_mb": ("max_split_size_bytes", lambda text: int(text) * MIB, "a whole number from 20 on"),
-    "garbage_collection_threshold": ("garbage_collection_threshold", float, "a number between 0 and 1"),
-}
-
-
-def _items(text: str) -> list[str]:
-    """Return the settings of a text; commas within brackets part no settings."""
-    compact = "".join(text.split())
-    return re.split(r",(?![^\[]*\])", compact) if compact else []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocatorConfig:
-    """What PYTORCH_ALLOC_CONF sets, as far as it is modelled. Raises ScenarioError on what torch refuses."""
-
-    expandable_segments: bool = False
-    max_split_size_bytes: int | None = None
-    """Blocks of this size or more are never split; 20 MiB or more. None: every block may be."""
-    garbage_collection_threshold: float | None = None
-    """Share of the limit, between 0 and 1, above which idle segments are released before new ones are made.
-
-    torch collects only in a process that set a memory fraction below 1 (`setMemoryFraction`), and measures
-    against that allowance; the model takes the limit for it. Without a fraction, leave this None.
-    """
-
-    def __post_init__(self) -> None:
-        split, threshold = self.max_split_size_bytes, self.garbage_collection_threshold
-        problems = []
-        if split is not None and split < LARGE_SEGMENT_BYTES:
-            problems.append(f"max_split_size_mb: {format_bytes(split)} given, allowed: 20 MiB or more")
-        if threshold is not None and not 0 < threshold < 1:
-            problems.append(f"garbage_collection_threshold: {threshold} given, allowed: above 0 and below 1")
-        if problems:
-            raise ScenarioError(problems)
-
-    @classmethod
-    def from_env_text(cls, text: str) -> AllocatorConfig:
-        """Return the settings of a text such as 'expandable_segments:True,max_split_size_mb:128'.
-
-        Raises ScenarioError on a key that is not modelled and on a value that torch would refuse.
-        """
-        settings: dict[str, Any] = {}
-        problems = []
-        for item in _items(text):
-            key, _, value = item.partition(":")
-            if key not in _ENV_KEYS:
-                known = nearest(key, _ENV_KEYS) or list(_ENV_KEYS)
-                problems.append(f"allocator setting {item!r} is not modelled; allowed: {', '.join(known)}")
-                continue
-            field, read, allowed = _ENV_KEYS[key]
-            try:
-                settings[field] = read(value)
-            except ValueError:
-                problems.append(f"{key}: {value!r} given, allowed: {allowed}")
-        if problems:
-            raise ScenarioError(problems)
-        return cls(**settings)
-
-    @classmethod
-    def of_environment(cls, text: str) -> tuple[AllocatorConfig, tuple[str, ...]]:
-        """Return what is modelled of the settings that a process has, and the settings that are not."""
-        items = _items(text)
-        unknown = tuple(item for item in items if item.partition(":")[0] not in _ENV_KEYS)
-        return cls.from_env_text(",".join(item for item in items if item not in unknown)), unknown
+from qbench.memory.allocator.config import AllocatorConfig
+from qbench.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +97,7 @@ class Segment:
 
 
 class CachingAllocator:
-    """The allocator of one device and one stream. Handles are the caller's names of live allocations.
+    """The allocator of one device. Handles are the caller's names of live allocations.
 
     `limit_bytes` is the device memory there is for the allocator: the card less the CUDA context and
     whatever else is on it. None is a card without end. `watch` is told of each segment.
@@ -186,16 +111,24 @@ class CachingAllocator:
         if watch is not None:
             self._device.watch = watch
         self._max_split = config.max_split_size_bytes or UNLIMITED
-        make_pool = ExpandablePool if config.expandable_segments else BlockPool
-        self._small = make_pool(self._device, False, self._max_split)
-        self._large = make_pool(self._device, True, self._max_split)
+        self._pools: dict[int, tuple[BlockPool, BlockPool]] = {}
         self._live: dict[int, Block] = {}
         self._allocated = self._peak_allocated = 0
         self._requested = self._peak_requested = 0
         self._inactive_split = self._peak_inactive_split = 0
         self._peak_num_active = self._num_alloc_retries = self._num_ooms = 0
 
-    def malloc(self, handle: int, num_bytes: int) -> int:
+    def _pools_of(self, stream: int) -> tuple[BlockPool, BlockPool]:
+        """Return the small and the large pool of a stream, made when it first asks."""
+        if stream not in self._pools:
+            make_pool = ExpandablePool if self._config.expandable_segments else BlockPool
+            self._pools[stream] = (
+                make_pool(self._device, False, self._max_split),
+                make_pool(self._device, True, self._max_split),
+            )
+        return self._pools[stream]
+
+    def malloc(self, handle: int, num_bytes: int, stream: int = 0) -> int:
         """Allocate so many bytes, at least 1, under a new handle; return the address (`malloc`).
 
         Raises OutOfMemory, with the allocator still usable, when the limit leaves no room.
@@ -203,7 +136,8 @@ class CachingAllocator:
         if num_bytes <= 0 or handle in self._live:
             raise ValueError(f"malloc({handle}, {num_bytes}): bytes must be positive and the handle new")
         size = round_size(num_bytes)
-        pool = self._small if size <= SMALL_BYTES else self._large
+        small, large = self._pools_of(stream)
+        pool = small if size <= SMALL_BYTES else large
         block = pool.find(size) or self._new_block(pool, size)
         inactive_split = 0 if block.is_whole_segment else -block.size
         if pool.should_split(block, size):
@@ -235,8 +169,9 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """Release every segment, or page of an expandable one, that holds nothing live (`emptyCache`)."""
-        self._large.release_all()
-        self._small.release_all()
+        for small, large in self._pools.values():
+            large.release_all()
+            small.release_all()
 
     @property
     def stats(self) -> AllocatorStats:
@@ -259,7 +194,8 @@ class CachingAllocator:
 
     def segments(self) -> tuple[Segment, ...]:
         """Return what is reserved, by address; of an expandable segment each mapped range (`snapshot`)."""
-        free = [block for pool in (self._small, self._large) for _, _, block in pool.free]
+        pools = itertools.chain.from_iterable(self._pools.values())
+        free = [block for pool in pools for _, _, block in pool.free]
         heads = [
             block
             for block in (*free, *self._live.values())
@@ -286,7 +222,8 @@ class CachingAllocator:
         """The part of `malloc` after a search in vain: collect garbage, allocate, release, allocate again."""
         threshold, limit = self._config.garbage_collection_threshold, self._device.limit_bytes
         if threshold is not None:
-            self._large.collect_garbage(int(threshold * limit))
+            for _, large in self._pools.values():
+                large.collect_garbage(int(threshold * limit))
         block = pool.new_block(size)
         if block is None and self._max_split != UNLIMITED and pool.release_oversize(size):
             block = pool.new_block(size)
@@ -314,10 +251,12 @@ def replay(
     config: AllocatorConfig,
     limit_bytes: int | None = None,
     emptied: Collection[int] = (),
+    streams: Sequence[int] | None = None,
 ) -> ReplayResult:
     """Return how the events, (handle, bytes) with bytes negative on a free, would go on a card of the limit.
 
-    Before each event whose number is in `emptied` the program empties the cache.
+    Before each event whose number is in `emptied` the program empties the cache. `streams` has the stream of
+    each event, where there are several.
 
     The events are those of a ledger; requested bytes are then the ledger's, rounded up to 512 B already.
     """
@@ -332,7 +271,7 @@ def replay(
             free(handle)
             continue
         try:
-            malloc(handle, num_bytes)
+            malloc(handle, num_bytes, 0 if streams is None else streams[index])
         except OutOfMemory as out:
             return ReplayResult(
                 stats=allocator.stats,

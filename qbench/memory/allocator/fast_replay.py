@@ -8,6 +8,7 @@ and `CachingAllocator` do.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from qbench.memory.allocator.blocks import MIN_BLOCK_BYTES, SMALL_BYTES, segment
 from qbench.memory.allocator.caching import OutOfMemory
 from qbench.memory.history.events import Ints, Outline
 
+MAIN_STREAM = 0
 _ADDRESS_BITS = 64
 _ADDRESS = (1 << _ADDRESS_BITS) - 1
 
@@ -97,23 +99,30 @@ class _Pool:
 
 
 class _Pools:
-    """Both pools of a card."""
+    """Both pools of each stream of a card."""
 
     def __init__(self, limit_bytes: int | None) -> None:
-        addresses = Addresses()
-        self.small = _Pool(MIN_BLOCK_BYTES, addresses, self._make_room)
-        self.large = _Pool(SMALL_BYTES + MIN_BLOCK_BYTES, addresses, self._make_room)
+        self._addresses = Addresses()
+        self.small, self.large = self._new_pair()
+        self.of_stream = {MAIN_STREAM: (self.small, self.large)}
         self.peak = 0
         self.retries = 0
         self._limit = limit_bytes
 
     @property
     def reserved(self) -> int:
-        return self.small.reserved + self.large.reserved
+        return sum(small.reserved + large.reserved for small, large in self.of_stream.values())
 
     def release_all(self) -> None:
-        self.large.release_all()
-        self.small.release_all()
+        for small, large in self.of_stream.values():
+            large.release_all()
+            small.release_all()
+
+    def _new_pair(self) -> tuple[_Pool, _Pool]:
+        return (
+            _Pool(MIN_BLOCK_BYTES, self._addresses, self._make_room),
+            _Pool(SMALL_BYTES + MIN_BLOCK_BYTES, self._addresses, self._make_room),
+        )
 
     def _make_room(self, num_bytes: int) -> None:
         """Release the cache where a segment has no room, and raise OutOfMemory where it still has none."""
@@ -130,10 +139,16 @@ class _Pools:
         next_emptied = emptied.pop() if emptied else -1
         small, large = self.small, self.large
         live: dict[int, tuple[int, int]] = {}
-        for handle, size in zip(outline.handles.tolist(), sizes.tolist(), strict=True):
+        streams = outline.streams or itertools.repeat(MAIN_STREAM, len(outline.handles))
+        now = MAIN_STREAM
+        for handle, size, stream in zip(outline.handles.tolist(), sizes.tolist(), streams, strict=True):
             if len(served) == next_emptied:
                 self.release_all()
                 next_emptied = emptied.pop() if emptied else -1
+            if stream != now:
+                if stream not in self.of_stream:
+                    self.of_stream[stream] = self._new_pair()
+                now, (small, large) = stream, self.of_stream[stream]
             if size > 0:
                 begin, end = live[handle] = (small if size <= SMALL_BYTES else large).take(size)
                 served.append(end - begin)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qbench.memory.history.events import Ints, Outline, bytes_asked, event_bytes, outline_of
 from qbench.memory.history.ledger import History
-from qbench.records.metrics import BREAKDOWN
+from qbench.records.metrics import BREAKDOWN, OF_SEVERAL_GPUS
 from qbench.records.parts import PeakAt
 
 TIMELINE_POINTS = 400
@@ -49,7 +49,7 @@ def profile_of(outline: Outline, sizes: Ints) -> MemoryProfile:
     blocks = np.zeros(len(outline.made), dtype=np.int64)
     blocks[outline.handles[~outline.is_free]] = sizes[~outline.is_free]
     peak = int(np.argmax(live))
-    phase, op, module, _, _ = outline.made[outline.handles[peak]]
+    phase, op, module, *_ = outline.made[outline.handles[peak]]
     first = next(event for event, begun in outline.marks if begun == "forward")
     static = _by_category(outline, blocks, outline.alive_at(first))
     return MemoryProfile(
@@ -72,7 +72,9 @@ def _by_category(outline: Outline, blocks: Ints, alive: NDArray[np.bool_]) -> di
     # Sums of floats would round from 8 PiB on; those of a bincount are floats.
     totals = np.zeros(len(BREAKDOWN), dtype=np.int64)
     np.add.at(totals, outline.category_of[alive], blocks[alive])
-    return dict(zip(BREAKDOWN, totals.tolist(), strict=True))
+    several = any(made[3] in OF_SEVERAL_GPUS for made in outline.made)
+    found = dict(zip(BREAKDOWN, totals.tolist(), strict=True))
+    return {name: each for name, each in found.items() if several or name not in OF_SEVERAL_GPUS}
 
 
 def _phase_peaks(outline: Outline, live: Ints) -> dict[str, int]:

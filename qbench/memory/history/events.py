@@ -18,8 +18,8 @@ from qbench.records.metrics import BREAKDOWN
 
 Ints = NDArray[np.int64]
 
-Made = tuple[str, str, str, str, bool]
-"""Phase, operator, module and category of an allocation, and whether a forward pass made it."""
+Made = tuple[str, str, str, str, bool, int]
+"""Phase, operator, module and category of an allocation, whether a forward pass made it, and its stream."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +51,13 @@ class Outline:
     def phases(self) -> tuple[list[str], Ints]:
         """The phases in which something was allocated, in order, and the number of each allocation's."""
         return numbered([made[0] for made in self.made])
+
+    @cached_property
+    def streams(self) -> list[int] | None:
+        """The stream of each event; None where all is on one."""
+        by_handle = np.array([made[5] for made in self.made], dtype=np.int64)
+        found: list[int] | None = by_handle[self.handles].tolist() if by_handle.any() else None
+        return found
 
     @cached_property
     def category_of(self) -> Ints:
@@ -93,8 +100,8 @@ def outline_of(history: History) -> Outline:
     """Return the outline of a history."""
     events = np.array(history.events, dtype=np.int64).reshape(-1, 2)
     made = [
-        (allocation.phase, allocation.op, allocation.module, allocation.category, allocation.in_forward)
-        for allocation in history.allocations
+        (each.phase, each.op, each.module, each.category, each.in_forward, each.stream)
+        for each in history.allocations
     ]
     return Outline(handles=events[:, 0].copy(), is_free=events[:, 1] < 0, made=made, marks=history.marks)
 
@@ -142,7 +149,7 @@ class SizedHistory:
 
 
 def _category(made: Made, saved: bool) -> str:
-    phase, _, _, category, in_forward = made
+    phase, _, _, category, in_forward, _ = made
     if category:
         return category
     # A recomputed tensor is an activation while its layer's backward runs.

@@ -106,6 +106,8 @@ class Allocation:
     """A category of the breakdown, or empty while only its lifetime can tell."""
     in_forward: bool
     """Made by a forward pass or by its recomputation."""
+    stream: int = 0
+    """Number of the stream that it was made on; the allocator keeps a pool for each."""
 
 
 class _StorageRef(weakref.ref):  # type: ignore[type-arg]
@@ -140,6 +142,11 @@ class Ledger(TorchDispatchMode):
         self.events: list[tuple[int, int]] = []
         self.marks: list[tuple[int, str]] = []
         self.phase = "build"
+        self.stream = 0
+        self.sharded: type | None = None
+        """Tensors that hold a shard (DTensor), where there may be any: they run their operators on it."""
+        self.paused = False
+        """Whether what runs is none of the step, as where sharded tensors work out a result's shape."""
         self.costs: CostNotes | None = None
         self.workspaces: dict[str, int] = {}
         """Bytes that the cuBLAS handle of a thread will take, by the phase that runs there: forward is the
@@ -166,6 +173,14 @@ class Ledger(TorchDispatchMode):
         if handle is not None:
             self.allocations[handle].category = category
 
+    def resized(self, storage: torch.UntypedStorage, op: str, category: str) -> None:
+        """Record that a storage was given memory, or lost what it had, without an operator."""
+        known = self._live.pop(storage._cdata, None)
+        if known is not None:
+            self.note(known.handle, -self._size(known.handle))
+        if storage.nbytes():
+            self._begin_life(storage, op, category)
+
     def allocate(self, num_bytes: int, op: str, category: str, parts: Mapping[str, int] | None = None) -> int:
         """Record memory that a library holds out of sight of the dispatcher; return its handle.
 
@@ -178,7 +193,7 @@ class Ledger(TorchDispatchMode):
 
     def free(self, handle: int) -> None:
         """Record that what `allocate` gave is free again."""
-        self.note(handle, -round_up(self.allocations[handle].num_bytes, BLOCK_BYTES))
+        self.note(handle, -self._size(handle))
 
     def note(self, handle: int, size: int) -> None:
         """Take down one event; memory of no bytes has none, as an allocator is not asked for it."""
@@ -187,6 +202,10 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.sharded is not None and (
+            self.paused or any(issubclass(each, self.sharded) for each in types)
+        ):
+            return func(*args, **kwargs) if self.paused else NotImplemented
         if func is _SCALAR and args[0].device.type == "meta":
             # transformers' mask helpers ask whether a mask is all true; the batches here have no padding.
             return True if args[0].dtype == torch.bool else 0
@@ -236,6 +255,9 @@ class Ledger(TorchDispatchMode):
                 self._track_all(item, func)
 
     def _track(self, tensor: torch.Tensor, func: Any) -> int | None:
+        if self.sharded is not None and isinstance(tensor, self.sharded):
+            shard: Any = tensor
+            tensor = shard._local_tensor
         if tensor.device.type not in self._device_types:
             return None
         storage = tensor.untyped_storage()
@@ -243,21 +265,24 @@ class Ledger(TorchDispatchMode):
         known = self._live.get(key)
         if known is not None:
             return known.handle
-        asked = storage.nbytes()
-        if asked == 0:
-            return None
+        return self._begin_life(storage, str(func)) if storage.nbytes() else None
+
+    def _begin_life(self, storage: torch.UntypedStorage, op: str, category: str = "") -> int:
         handle = len(self.allocations)
-        module, category, in_forward = self.place()
-        self.allocations.append(Allocation(asked, self.phase, str(func), module, category, in_forward))
+        module, usual, in_forward = self.place()
+        asked, category = storage.nbytes(), category or usual
+        self.allocations.append(Allocation(asked, self.phase, op, module, category, in_forward, self.stream))
         reference = _StorageRef(storage, self._freed)
-        reference.handle, reference.key = handle, key
-        self._live[key] = reference
-        self.note(handle, round_up(asked, BLOCK_BYTES))
+        reference.handle, reference.key = handle, storage._cdata
+        self._live[reference.key] = reference
+        self.note(handle, self._size(handle))
         if handle >= MOST_ALLOCATIONS and self._on_meta:
             raise TooLongError
         return handle
 
+    def _size(self, handle: int) -> int:
+        return round_up(self.allocations[handle].num_bytes, BLOCK_BYTES)
+
     def _freed(self, reference: Any) -> None:
         del self._live[reference.key]
-        size = round_up(self.allocations[reference.handle].num_bytes, BLOCK_BYTES)
-        self.note(reference.handle, -size)
+        self.note(reference.handle, -self._size(reference.handle))

@@ -48,7 +48,7 @@ class SitedLedger(Ledger):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first_new = len(self.allocations)
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        if self.phase in PHASES_BY_LAYER:
+        if out is NotImplemented or self.phase in PHASES_BY_LAYER:
             return out
         if self._of_nothing:
             self._adopt(args)
@@ -90,6 +90,12 @@ class SitedLedger(Ledger):
         handle, source = self.handle(made), self.handle(origin)
         if handle is not None and source is not None and source < first_new <= handle:
             self.sources.setdefault(handle, source)
+            if (
+                source in self.parts
+                and self.allocations[handle].num_bytes == self.allocations[source].num_bytes
+            ):
+                # One that is as large is a sum of the same parts.
+                self.parts.setdefault(handle, self.parts[source])
 
     def _sum_up(self, outs: list[torch.Tensor], given: list[torch.Tensor], first_new: int) -> None:
         """Note that an output holds all tensors of a list side by side, as stacking and joining make it."""

@@ -98,10 +98,12 @@ def recorded(step: Watched, ledger: Ledger) -> Iterator[None]:
 def _watching(step: Watched, ledger: Ledger) -> Iterator[None]:
     """Hold the hooks that tell the ledger the phase, the module and the gradients."""
     attribution = Attribution(step.model)
-    hooks = _mark_gradients(ledger, step.model)
+    hooks = [] if ledger.sharded is not None else _mark_gradients(ledger, step.model)
     before = step.on_phase
     ledger.place = _places(attribution)
     step.on_phase = _phases(ledger, attribution, before)
+    if ledger.sharded is not None:
+        step.on_phase = _marking_gradients(ledger, step.model, step.on_phase)
     try:
         yield
     finally:
@@ -124,6 +126,24 @@ def _phases(ledger: Ledger, attribution: Attribution, also: Callable[[str], None
         also(phase)
         attribution.in_loss = phase == "loss"
         ledger.begin_phase(phase)
+
+    return begin
+
+
+def _marking_gradients(
+    ledger: Ledger, model: torch.nn.Module, then: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Return a callback that gives gradients their category once backward has ended.
+
+    FSDP2 puts sharded gradients in their places itself, so that hooks of parameters do not hear of them.
+    """
+
+    def begin(phase: str) -> None:
+        if phase == "optimizer":
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    ledger.register(parameter.grad, "gradients")
+        then(phase)
 
     return begin
 

@@ -217,7 +217,7 @@ class _Writer:
         path = made.module if layer is None else self._layers.renamed(made.module, layer)
         num_bytes = made.num_bytes + self._grown(handle)
         self._out.allocations.append(
-            Allocation(num_bytes, made.phase, made.op, path, made.category, made.in_forward)
+            Allocation(num_bytes, made.phase, made.op, path, made.category, made.in_forward, made.stream)
         )
         return len(self._out.allocations) - 1
 

@@ -12,7 +12,8 @@ import pickle
 from typing import Any
 
 from qbench.memory.allocator.blocks import ADDRESS_SPACE, SegmentAction
-from qbench.memory.allocator.caching import AllocatorConfig, CachingAllocator, Segment
+from qbench.memory.allocator.caching import CachingAllocator, Segment
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.history.breakdown import categories
 from qbench.memory.history.ledger import Allocation, History, emptied_at
 

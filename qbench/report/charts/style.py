@@ -25,6 +25,9 @@ CATEGORY_COLOURS = {
     "logits_loss": "#EE9955",
     "temporaries": "#A0A0A0",
     "workspace": "#707070",
+    "gathered": "#117733",
+    "communication": "#999933",
+    "buckets": "#882255",
 }
 
 # Okabe and Ito's set, one colour for each precision; double quantization is the darker of a like pair.

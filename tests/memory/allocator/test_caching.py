@@ -13,7 +13,8 @@ import pytest
 
 from qbench.errors import ScenarioError
 from qbench.memory.allocator.blocks import round_size, segment_size
-from qbench.memory.allocator.caching import AllocatorConfig, CachingAllocator, OutOfMemory, replay
+from qbench.memory.allocator.caching import CachingAllocator, OutOfMemory, replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.units import GIB, MIB, round_up
 
 NATIVE = AllocatorConfig()

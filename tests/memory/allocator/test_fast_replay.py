@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.caching import replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.allocator.fast_replay import pressed_replay, quick_replay
 from qbench.memory.history.events import bytes_asked, event_bytes, outline_of
 from qbench.memory.history.ledger import Ledger

@@ -10,7 +10,8 @@ import pytest
 from tiny import write_tiny_model
 from torch.cuda import _memory_viz
 
-from qbench.memory.allocator.caching import AllocatorConfig, replay
+from qbench.memory.allocator.caching import replay
+from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.history.snapshot import snapshot, snapshot_pickle
 from qbench.planner.trace import Trace, trace
 from qbench.scenario.schema import Point

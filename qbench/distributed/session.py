@@ -1,0 +1,148 @@
+"""One rank's step of several GPUs: its group, the wrapped model, and what a ledger has to hear of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllocMixin
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+from qbench.distributed.ddp import Replica
+from qbench.distributed.fsdp2 import shard
+from qbench.distributed.group import fake_group
+from qbench.distributed.meta_device import meta_device, watched_resizes
+from qbench.errors import StepError
+from qbench.memory.history.ledger import Ledger
+from qbench.scenario.schema import Point
+from qbench.step.shared_step import SharedStep
+
+
+class Session:
+    """What a ledger hears of wrappers that allocate without operators, or on other streams."""
+
+    def __init__(self, point: Point) -> None:
+        assert point.distributed is not None
+        self._point, self._settings = point, point.distributed
+        self._ledger: Ledger | None = None
+
+    def attach(self, ledger: Ledger) -> None:
+        """Tell this ledger from now on."""
+        ledger.sharded = DTensor
+        self._ledger = ledger
+
+    def share(self, model: Any, device: torch.device) -> SharedStep:
+        """Wrap a model as the point's strategy does; return how a step runs it."""
+        if self._settings.strategy == "fsdp2":
+            shard(model, self._point, self._settings, device)
+            return SharedStep(lambda: model, self._settings.gpus, _no_sync_of(model))
+        if self._settings.strategy == "ddp":
+            replicas: list[Replica] = []
+
+            def replica() -> Replica:
+                replicas.append(Replica(model, self._settings, device, self._in("buckets")))
+                return replicas[0]
+
+            return SharedStep(replica, self._settings.gpus, lambda: replicas[0].no_sync())
+        raise StepError(f"strategy {self._settings.strategy} is not planned")
+
+    def on_stream(self, number: int) -> None:
+        """Hear that allocations are made on another stream from now on."""
+        if self._ledger is not None:
+            self._ledger.stream = number
+
+    def on_resize(self, storage: torch.UntypedStorage) -> None:
+        """Hear that FSDP2 gave a gathered parameter memory, or took it away."""
+        if self._ledger is not None:
+            self._ledger.resized(storage, "fsdp.alloc_storage", "gathered")
+
+    def pause(self, is_paused: bool) -> None:
+        """Take nothing down until this is called again."""
+        if self._ledger is not None:
+            self._ledger.paused = is_paused
+
+    def _in(self, category: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        @contextlib.contextmanager
+        def context() -> Iterator[None]:
+            ledger = self._ledger
+            if ledger is None:
+                yield
+                return
+            place = ledger.place
+
+            def placed() -> tuple[str, str, bool]:
+                return place()[0], category, False
+
+            ledger.place = placed
+            try:
+                yield
+            finally:
+                ledger.place = place
+
+        return context
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Hear of what FSDP2 does inside."""
+        communicating, allocate = self._in("communication"), DefaultAllocMixin.allocate
+
+        def allocated(*arguments: Any, **settings: Any) -> torch.Tensor:
+            with communicating():
+                return allocate(*arguments, **settings)
+
+        with (
+            watched_resizes(self.on_resize),
+            mock.patch.object(DefaultAllocMixin, "allocate", allocated),
+            # Results' shapes are worked out on fake tensors, within this context.
+            mock.patch.object(ShardingPropagator, "_fake_mode_lock", _Pause(self)),
+        ):
+            yield
+
+
+class _Pause:
+    """A context in which the session's ledger takes nothing down."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        self._session.pause(True)
+
+    def __exit__(self, *_: object) -> None:
+        self._session.pause(False)
+
+
+def _no_sync_of(model: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return accelerate's `no_sync` of a model that FSDP2 has sharded (accelerator.py, `no_sync`)."""
+
+    @contextlib.contextmanager
+    def no_sync() -> Iterator[None]:
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+
+    return no_sync
+
+
+@contextlib.contextmanager
+def planned_session(point: Point, rank: int) -> Iterator[Session]:
+    """Be one rank of a point's GPUs on meta, where nothing is sent. Raises StepError as `fake_group`."""
+    assert point.distributed is not None
+    session = Session(point)
+    with fake_group(rank, point.distributed.gpus), meta_device() as device, session.watched():
+        device.on_stream = session.on_stream
+        yield session
+
+
+@contextlib.contextmanager
+def real_session(point: Point) -> Iterator[Session]:
+    """Be the rank of a point's GPUs that this process has in the group that it has joined."""
+    session = Session(point)
+    with session.watched():
+        yield session

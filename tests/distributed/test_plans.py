@@ -1,0 +1,78 @@
+"""Plans of several GPUs on tiny models: held against real processes, few layers against all, and by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.fsdp._fully_shard import _fsdp_init, _fsdp_param, _fsdp_param_group, _fully_shard
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+from benchmarks.distributed_gloo import CASES, QUICK, compared, point_of
+from qbench.errors import StepError
+from qbench.planner.plan import plan
+from qbench.planner.trace import trace
+from qbench.records.metrics import scalar
+from qbench.scenario.expand import point_from
+
+
+def test_the_private_names_of_torch_that_are_replaced_exist() -> None:
+    assert callable(_fsdp_init._get_device_from_mesh)
+    assert callable(_fully_shard._get_device_from_mesh)  # type: ignore[attr-defined]
+    assert callable(_fsdp_param_group.FSDPParamGroup._validate_no_meta_params)
+    assert callable(torch.accelerator.current_stream)
+    assert callable(_fsdp_param.alloc_storage)
+    assert callable(_fsdp_param.free_storage)
+    assert hasattr(ShardingPropagator, "_fake_mode_lock")
+
+
+def test_plans_equal_real_processes(tmp_path: Path) -> None:
+    points = {case: point_of(case, "llama", 2, tmp_path) for case in QUICK}
+    assert [row for row in compared(points, 2) if not row["equal"]] == []
+
+
+@pytest.mark.parametrize("model", ["llama", "mixtral"])
+def test_few_layers_tell_the_memory_of_all_on_the_last_of_three_gpus(tmp_path: Path, model: str) -> None:
+    point = point_of("fsdp2 lora trainer", model, 3, tmp_path)
+    few, every = (trace(point, "cuda", all_layers=all_layers, rank=2) for all_layers in (False, True))
+    for name in ("static_breakdown", "breakdown", "phases", "peak_at"):
+        assert getattr(few.memory, name) == getattr(every.memory, name)
+    assert len(few.ledger.events) == len(every.ledger.events)
+    assert few.reserved_bytes == every.reserved_bytes
+
+
+def test_a_gpu_holds_its_share_and_the_largest_rank_counts(tmp_path: Path) -> None:
+    record = plan(point_of("fsdp2 lora", "llama", 3, tmp_path))
+    first, last = record.ranks
+    assert (first["rank"], last["rank"]) == (0, 2)
+    # A matrix of 4 rows is cut into 2, 2 and 0 rows: the last GPU has no optimizer state of it.
+    assert last["peak_allocated_bytes"] < first["peak_allocated_bytes"]
+    assert record.peak_allocated_bytes == first["peak_allocated_bytes"]
+    assert any("hold nothing but padding" in text for text in record.caveats)
+    assert record.metrics.get("step_time_s") is None
+
+
+def test_replicas_have_buckets_of_as_many_bytes_as_gradients(tmp_path: Path) -> None:
+    record = plan(point_of("ddp full fp32", "llama", 2, tmp_path))
+    breakdown, trainable = record.breakdown_bytes, scalar(record, "trainable_params")
+    # Two buckets, the first of up to 1 MiB: 4 bytes for each parameter, rounded up to 512.
+    assert trainable is not None
+    assert 0 <= breakdown["buckets"] - 4 * trainable < 2 * 512
+    assert breakdown["communication"] == breakdown["gathered"] == 0
+
+
+def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
+    whole = point_of("fsdp2 lora", "llama", 2, tmp_path)
+    for changes, problem in (
+        ({"precision": "int8"}, "int8 weights"),
+        ({"optim": "adamw_8bit"}, "optim adamw_8bit"),
+        ({"transformer_cls_names_to_wrap": "NoSuchLayer"}, "NoSuchLayer"),
+        ({"recipe": "trainer", "loss_type": "liger"}, "loss_type liger"),
+    ):
+        with pytest.raises(StepError, match=problem):
+            plan(point_from(whole.model_dump(), changes))
+
+
+def test_every_case_names_a_strategy() -> None:
+    assert {case.partition(" ")[0] for case in CASES} == {"ddp", "fsdp2"}
