@@ -1,0 +1,1 @@
+"""Programs of training frameworks, run as dry runs and set beside qbench's own plans."""
