@@ -24,6 +24,7 @@ from qbench.planner.loading import loads_on_gpu, record_loading
 from qbench.scenario.schema import Device, Point
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.optimizer import managed_bytes
+from qbench.step.preference import has_reference_model
 from qbench.step.recipe import Context
 from qbench.step.training_step import TrainingStep, build_step
 from qbench.step.verify import ModelFacts, model_facts
@@ -63,7 +64,9 @@ def record_point(
     of a point of several GPUs. Raises what the libraries raise
     when they cannot run the step.
     """
-    few = None if all_layers or _has_buckets(point) else shallow(config)
+    # A second model's layers are not among those that are repeated.
+    leaves_none_out = all_layers or _has_buckets(point) or has_reference_model(point)
+    few = None if leaves_none_out else shallow(config)
     if few is not None:
         # The few layers are a shortcut: whatever does not hold of them is asked of all, errors too.
         with contextlib.suppress(Exception):

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
+from qbench.step.fused_head import fuse_head
 from qbench.step.fused_losses import IGNORED
+from qbench.step.model import build_base_model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 BETA = 0.1
 """Weight of the reference (`DPOConfig.beta`, `pref_beta`)."""
@@ -30,7 +35,6 @@ def check_task(point: Point) -> None:
     if task == "sft":
         return
     reasons = {
-        "needs adapters: without them the reference is a second model": point.lora is None,
         "runs under recipes trainer, trl, axolotl and llama-factory": choices.loop != "trainer",
         "takes loss_type full_logits or chunked": choices.loss_type not in ("full_logits", "chunked"),
         "takes lora_kernels none": choices.lora_kernels != "none",
@@ -39,6 +43,19 @@ def check_task(point: Point) -> None:
     for reason, applies in reasons.items():
         if applies:
             raise StepError(f"task {task} {reason}")
+
+
+def has_reference_model(point: Point) -> bool:
+    """Say whether the reference is a second model in memory: adapters that are switched off leave one."""
+    return point.train.task == "dpo" and point.lora is None
+
+
+def reference_model(point: Point, device: torch.device, config: PretrainedConfig, kernels: str) -> Any:
+    """Return a second model as loaded, which does not train (trl/trainer/dpo_trainer.py)."""
+    model = build_base_model(point, device, config).requires_grad_(False).eval()
+    if point.choices.loss_type != "full_logits":
+        fuse_head(model, point.choices.loss_type, kernels, lambda: None)
+    return model
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
@@ -56,28 +73,36 @@ def preference_batch(input_ids: torch.Tensor, point: Point) -> dict[str, torch.T
 
 
 def preference_loss(
-    forward: Forward, model: Any, batch: dict[str, torch.Tensor], point: Point
+    forward: Forward, reference: Forward, batch: dict[str, torch.Tensor], point: Point
 ) -> torch.Tensor:
-    """Return the mean loss over pairs; `forward` runs the model with its keywords."""
+    """Return the mean loss over pairs, from a pass of the model and one of what it is held against."""
     if point.train.recipe == "llama-factory":
-        return _llama_factory(forward, model, batch, point.train.task)
-    if point.choices.loss_type == "chunked":
-        return _trl(forward, model, batch)
-    return _trl_with_logits(forward, model, batch)
+        return _llama_factory(forward, reference, batch, point.train.task)
+    loss = _trl if point.choices.loss_type == "chunked" else _trl_with_logits
+    return loss(forward, reference, batch)
 
 
-def _trl(forward: Forward, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def without_adapters(forward: Forward, model: Any) -> Forward:
+    """Return the pass of reference over a model whose adapters are off, layers running as they are."""
+
+    def reference(**inputs: Any) -> Any:
+        with torch.no_grad(), _without_checkpointing(model), model.disable_adapter():
+            return forward(**inputs)
+
+    return reference
+
+
+def _trl(forward: Forward, reference: Forward, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
     outputs = forward(**inputs, labels=labels)
     chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2)
-    with torch.no_grad(), _without_checkpointing(model), model.disable_adapter():
-        reference = forward(**inputs, labels=labels)
-    of_chosen, of_rejected = reference.log_probs.sum(dim=1).chunk(2)
+    held_against = reference(**inputs, labels=labels)
+    of_chosen, of_rejected = held_against.log_probs.sum(dim=1).chunk(2)
     return _sigmoid_loss(chosen - of_chosen, rejected - of_rejected)
 
 
-def _trl_with_logits(forward: Forward, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _trl_with_logits(forward: Forward, reference: Forward, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     labels, mask = batch["input_ids"][..., 1:], batch["completion_mask"][..., 1:]
     outputs = forward(**inputs, use_cache=False)
@@ -85,9 +110,8 @@ def _trl_with_logits(forward: Forward, model: Any, batch: dict[str, torch.Tensor
     per_token = _selected(shifted, labels)
     per_token[mask == 0] = 0.0
     chosen, rejected = per_token.sum(dim=1).chunk(2)
-    with torch.no_grad(), _without_checkpointing(model), model.disable_adapter():
-        reference = forward(**inputs, use_cache=False)
-    of_reference = _selected(reference.logits[..., :-1, :], labels)
+    held_against = reference(**inputs, use_cache=False)
+    of_reference = _selected(held_against.logits[..., :-1, :], labels)
     of_reference[mask == 0] = 0.0
     of_chosen, of_rejected = of_reference.sum(dim=1).chunk(2)
     return _sigmoid_loss(chosen - of_chosen, rejected - of_rejected)
@@ -104,16 +128,18 @@ def _selected(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows).squeeze(-1)
 
 
-def _llama_factory(forward: Forward, model: Any, batch: dict[str, torch.Tensor], task: str) -> torch.Tensor:
+def _llama_factory(
+    forward: Forward, reference: Forward, batch: dict[str, torch.Tensor], task: str
+) -> torch.Tensor:
     logits, log_probs, lengths = _concatenated(forward, batch, copies=task == "dpo")
     if task == "orpo":
         chosen, rejected = (log_probs / lengths).chunk(2)
         odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
         return (-chosen + BETA * -F.logsigmoid(odds)).mean()
     chosen, rejected = log_probs.chunk(2)
-    with torch.no_grad(), model.disable_adapter():
-        _, reference, _ = _concatenated(forward, batch, copies=True)
-    of_chosen, of_rejected = reference.chunk(2)
+    with torch.no_grad():
+        _, held_against, _ = _concatenated(reference, batch, copies=True)
+    of_chosen, of_rejected = held_against.chunk(2)
     del logits  # For its means, which are logged.
     return _sigmoid_loss(chosen - of_chosen, rejected - of_rejected)
 

@@ -24,7 +24,14 @@ from qbench.step.optimizer import (
     managed_bytes,
     trainer_groups,
 )
-from qbench.step.preference import check_task, disable_dropout, preference_loss
+from qbench.step.preference import (
+    check_task,
+    disable_dropout,
+    has_reference_model,
+    preference_loss,
+    reference_model,
+    without_adapters,
+)
 from qbench.step.quantize import is_quantized_weight
 from qbench.step.recipe import (
     Context,
@@ -88,6 +95,8 @@ class TrainingStep:
         self._shared = shared
         self._wrapped = model if shared is None else None
         """What is called in the model's place; None until the first step makes it."""
+        self.reference: Any = None
+        """The second model that a loss is held against."""
         self._left_out: list[torch.Tensor] = []
         """Batches of an update that are in memory and not run."""
         head = model.get_output_embeddings()
@@ -212,7 +221,7 @@ class TrainingStep:
         if self.point.train.task == "sft":
             loss = loop.loss_of(self._outputs_for_trainer(batch, loop), num_batches)
         else:
-            loss = preference_loss(self._forward, self.model, batch, self.point) / num_batches
+            loss = preference_loss(self._forward, self._reference, batch, self.point) / num_batches
         self.on_phase("backward")
         # accelerate/accelerator.py, `backward`, divides by its own count, which Trainer leaves at 1.
         divided = loss / 1
@@ -223,9 +232,15 @@ class TrainingStep:
         """Return outputs that nobody else holds, so that they are gone before backward."""
         return self._forward(**batch, **loop.loss_kwargs(self.point.choices.loss_type))
 
-    def _forward(self, **inputs: Any) -> Any:
+    def _reference(self, **inputs: Any) -> Any:
+        if self.reference is None:
+            return without_adapters(self._forward, self.model)(**inputs)
+        with torch.no_grad():
+            return self._forward(self.reference, **inputs)
+
+    def _forward(self, model: Any = None, **inputs: Any) -> Any:
         with self._autocast():
-            outputs = self._called(**inputs)
+            outputs = (model or self._called)(**inputs)
         return convert_to_fp32(outputs) if converts_outputs(self.point) else outputs
 
     @property
@@ -244,6 +259,8 @@ class TrainingStep:
     def static_tensors(self) -> Iterator[tuple[str, str, torch.Tensor]]:
         """Yield (name, category, tensor) for all that is in memory before the first step."""
         yield from model_tensors(self.model)
+        if self.reference is not None:
+            yield from model_tensors(self.reference)
         for batch in self.batches[: batches_held(self.point)]:
             for name, tensor in batch.items():
                 yield name, "activations", tensor
@@ -310,7 +327,10 @@ def build_step(
     if point.lora is None and follows_trainer(point):
         keep_embeddings_in_32_bit(optimizer, model)
     batches = make_batches(point, config, target)
-    return TrainingStep(point, model, optimizer, batches, facts, kernels, meta_autocast, shared)
+    step = TrainingStep(point, model, optimizer, batches, facts, kernels, meta_autocast, shared)
+    if has_reference_model(point):
+        step.reference = reference_model(point, target, config, kernels)
+    return step
 
 
 def _shared(model: Any, point: Point, device: torch.device, share: Share | None) -> SharedStep | None:

@@ -35,7 +35,8 @@ def test_untrained_adapters_are_their_own_reference(model: str, way: dict[str, A
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way["recipe"])
 def test_checkpointing_and_adapters_are_on_again_after_the_reference(model: str, way: dict[str, Any]):
-    step = build_step(tiny_point(model, "fp32", task="dpo", **way | {"gradient_checkpointing": True}), "cpu")
+    point = tiny_point(model, "fp32", recipe="trl", task="dpo")
+    step = build_step(point.model_copy(update={"lora": None}), "cpu")
     step.run()
     layers = [one for one in step.model.modules() if hasattr(one, "gradient_checkpointing")]
     assert any(layer.gradient_checkpointing for layer in layers)
@@ -66,3 +67,18 @@ def test_the_reference_has_logits_beside_those_of_the_policy(model: str):
 def test_what_is_not_planned_is_refused(model: str, settings: dict[str, Any], reason: str):
     with pytest.raises(StepError, match=reason):
         build_step(tiny_point(model, **{"task": "dpo", **settings}), "meta")
+
+
+def test_without_adapters_the_reference_is_a_second_model(model: str):
+    sft, dpo = (
+        trace(tiny_point(model, recipe="trl", task=task).model_copy(update={"lora": None}), "cuda")
+        for task in ("sft", "dpo")
+    )
+    # In bf16, and of ids, mask and labels two rows of 32 tokens more each; all in blocks of 512 bytes.
+    params = sft.facts.total_params
+    more = dpo.memory.static_bytes - sft.memory.static_bytes
+    assert more == pytest.approx(2 * params + 3 * 2 * 32 * 8, rel=0.05)
+    step = build_step(
+        tiny_point(model, "fp32", recipe="trl", task="dpo").model_copy(update={"lora": None}), "cpu"
+    )
+    assert math.isfinite(step.run().item())

@@ -169,7 +169,7 @@ def _rl(reader: Reader) -> dict[str, Any]:
     """Return the task, and what its trainer of TRL decides; ipo is a loss of DPO's."""
     rl = reader.get("rl", default="sft")
     reader.get("rl_beta", "dpo_beta", "beta")
-    if rl in ("dpo", "ipo") and reader.get("adapter"):
+    if rl in ("dpo", "ipo"):
         # trl 1.8, trainer/dpo_trainer.py: adapters on a quantized base become bf16.
         return {"task": "dpo", "adapter_dtype": "bf16"}
     if rl != "sft":

@@ -19,7 +19,7 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     model = reader.model("model_name_or_path")
     kind = reader.choice("finetuning_type", allowed=("lora", "full"), default="lora")
     stage = reader.get("stage", default="sft")
-    task = _task(reader, stage, kind)
+    task = _task(reader, stage)
     precision, autocast = _precision(reader, kind)
     settings = {
         "model": model,
@@ -34,9 +34,9 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     return settings
 
 
-def _task(reader: Reader, stage: str, kind: str) -> str:
-    """Return what is learnt from: preferences with adapters, under the losses of DPO and ORPO."""
-    if stage == "dpo" and kind == "lora":
+def _task(reader: Reader, stage: str) -> str:
+    """Return what is learnt from: preferences under the losses of DPO and ORPO."""
+    if stage == "dpo":
         reader.get("pref_beta")
         loss = reader.get("pref_loss", default="sigmoid")
         if loss in ("sigmoid", "hinge", "ipo", "kto_pair"):

@@ -38,7 +38,7 @@ def from_trl(reader: Reader) -> dict[str, Any]:
         "recipe": "trl",
     }
     quantized, has_adapter = quantized_precision(reader), reader.is_on(*_ADAPTED)
-    train["task"] = preference_task(reader, has_adapter)
+    train["task"] = preference_task(reader)
     if quantized and not has_adapter and not reader.has_refused(*_ADAPTED):
         reader.refuse(
             _ADAPTED[0],
@@ -134,13 +134,13 @@ _OF_DPO = (
 _OF_GRPO = ("num_generations", "reward_funcs", "max_completion_length", "use_vllm")
 
 
-def preference_task(reader: Reader, is_adapted: bool) -> str:
+def preference_task(reader: Reader) -> str:
     """Return dpo where the keys are those of DPOConfig alone: a file does not name its trainer."""
     if any(reader.values.get(key) is not None for key in _OF_GRPO):
         return "sft"  # These keys are left out as they stand.
-    if not is_adapted or not any(reader.values.get(key) is not None for key in _OF_DPO):
+    if not any(reader.values.get(key) is not None for key in _OF_DPO):
         return "sft"
-    reader.get("beta", "label_smoothing", "max_prompt_length")
+    reader.get("beta", "label_smoothing", "max_prompt_length", "loss_type")
     if reader.is_on("precompute_ref_log_probs"):
         reader.leave_out(
             "precompute_ref_log_probs", "less", "the plan takes the pass of reference in each step"
