@@ -35,8 +35,8 @@ def test_untrained_adapters_are_their_own_reference(model: str, way: dict[str, A
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way["recipe"])
 def test_checkpointing_and_adapters_are_on_again_after_the_reference(model: str, way: dict[str, Any]):
-    point = tiny_point(model, "fp32", recipe="trl", task="dpo")
-    step = build_step(point.model_copy(update={"lora": None}), "cpu")
+    point = tiny_point(model, "fp32", task="dpo", **way | {"gradient_checkpointing": True})
+    step = build_step(point, "cpu")
     step.run()
     layers = [one for one in step.model.modules() if hasattr(one, "gradient_checkpointing")]
     assert any(layer.gradient_checkpointing for layer in layers)
