@@ -28,7 +28,7 @@ What = Annotated[
 PythonA = Annotated[str, typer.Option("--a", help="Python of the first environment: .venv-old/bin/python")]
 PythonB = Annotated[str, typer.Option("--b", help="Python of the second environment.")]
 AutoDevice = Annotated[
-    DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU, and always for plans.")
+    DeviceChoice, typer.Option(help="auto uses CUDA if there is a GPU; plans are for CUDA.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run folders a and b; default runs/NAME-ab.")]
 Repeats = Annotated[

@@ -13,7 +13,9 @@ from qbench.cli.options import OnceCommand
 from qbench.errors import QbenchError
 
 baseline_app = typer.Typer(
-    name="baseline", help="Baselines that `qbench check` holds runs against.", rich_markup_mode=None
+    name="baseline",
+    help="Manage the baselines that `qbench check` compares runs with.",
+    rich_markup_mode=None,
 )
 
 

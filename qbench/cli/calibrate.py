@@ -23,13 +23,16 @@ def calibrate_command(
         bool, typer.Option("--noise", help="Measure how far processes of the same code differ.")
     ] = False,
     scenario: Annotated[
-        str | None, typer.Option(help="With --noise: take the first point of this one, not a tiny one.")
+        str | None,
+        typer.Option(help="With --noise: measure the first point of this scenario instead of a tiny one."),
     ] = None,
-    processes: Annotated[int, typer.Option(help="With --noise: how many to measure.")] = NOISE_PROCESSES,
+    processes: Annotated[
+        int, typer.Option(help="With --noise: number of processes to measure.")
+    ] = NOISE_PROCESSES,
     device: MeasuredOn = DeviceChoice.auto,
     as_json: options.AsJson = False,
 ) -> int:
-    """Measure this machine; the result goes to the settings folder (QBENCH_CONFIG_DIR).
+    """Measure the rates of this machine and store them in the settings folder (QBENCH_CONFIG_DIR).
 
     Without flags: how fast its kernels are, in about a minute, which plans take their step times from. On the
     CPU that speaks for the number of threads that torch has (OMP_NUM_THREADS).
@@ -55,7 +58,7 @@ def _calibrate_speed(device: Device, *, as_json: bool) -> int:
     from qbench.measure.calibrate import ROUNDS, calibrate
     from qbench.records.calibration import describe, write_calibration
 
-    print_note(f"calibrating {device}: about a minute; leave the machine alone meanwhile")
+    print_note(f"calibrating {device}: takes about a minute; keep the machine idle")
     found = calibrate(device, lambda number: print_note(f"  round {number + 1} of {ROUNDS}"))
     file = write_calibration(found)
     if as_json:
@@ -65,7 +68,7 @@ def _calibrate_speed(device: Device, *, as_json: bool) -> int:
     print_text(f"{found.device_name}{threads}")
     for name, (value, unit) in _rates(found).items():
         print_text(f"  {name:<24} {value:>10.3g} {unit}")
-    print_text(f"{file}: written; plans for this device take their step times from it")
+    print_text(f"{file}: written; plans for this device use it for step times")
     return 0
 
 

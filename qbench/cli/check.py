@@ -33,10 +33,12 @@ def check_command(
     baseline: Annotated[Path, typer.Option(help="Run folder or file to compare with.")],
     tolerance: Annotated[
         list[str] | None,
-        typer.Option(help="METRIC=1% or METRIC=8MiB; can be repeated. Also gates what is only shown."),
+        typer.Option(
+            help="METRIC=1% or METRIC=8MiB; can be repeated. Also gates metrics that are only shown."
+        ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail on what is ambiguous, new or left out, too.")
+        bool, typer.Option("--strict", help="Also fail on points that are ambiguous, new or left out.")
     ] = False,
     summary: SummaryOption = None,
     junit: JunitOption = None,
@@ -44,7 +46,7 @@ def check_command(
     annotations: AnnotationsOption = Annotations.none,
     as_json: options.AsJson = False,
 ) -> int:
-    """Hold a run against a baseline: exit 1 where it regressed, 2 where they do not compare.
+    """Compare a run with a baseline: exit 1 if it regressed, 2 if they are not comparable.
 
     Parameters and modules must be equal, allocated memory within 1 % or 1 MiB. Speed is judged by an interval
     over processes, and a change must reach 3 %. Reserved memory, energy and loss are shown only. What the

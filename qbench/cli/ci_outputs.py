@@ -28,12 +28,13 @@ class Annotations(str, Enum):
 
 
 SummaryOption = Annotated[
-    Path | None, typer.Option(help="Append a Markdown summary to this file, as $GITHUB_STEP_SUMMARY.")
+    Path | None,
+    typer.Option(help="Append a Markdown summary to this file, for example $GITHUB_STEP_SUMMARY."),
 ]
 JunitOption = Annotated[Path | None, typer.Option(help="Write JUnit XML: each point is a test case.")]
 SarifOption = Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 for code scanning.")]
 AnnotationsOption = Annotated[
-    Annotations, typer.Option(help="github marks each finding at its line of the baseline.")
+    Annotations, typer.Option(help="github annotates each finding at its line of the baseline file.")
 ]
 
 

@@ -22,25 +22,27 @@ FAILED = 3
 
 
 Command = Annotated[list[str], typer.Argument(help="The training command, after --, as you run it yourself.")]
-Gpu = Annotated[str, typer.Option(help="Card of the catalog, as `qbench gpus` lists them.")]
-Gpus = Annotated[int, typer.Option(help="Number of these cards that the command sees.")]
-RankOnly = Annotated[
-    bool, typer.Option("--rank-only", help="Run rank 0 of --gpus alone, which takes less time and memory.")
+Gpu = Annotated[
+    str, typer.Option(help="GPU that the command sees, for example 'RTX 4090' (see qbench gpus).")
 ]
-Steps = Annotated[int, typer.Option(help="Optimizer steps after which the program is ended.")]
-Timeout = Annotated[float, typer.Option(help="Seconds after which the program is ended.")]
+Gpus = Annotated[int, typer.Option(help="Number of such GPUs that the command sees.")]
+RankOnly = Annotated[
+    bool, typer.Option("--rank-only", help="Run only rank 0 of --gpus, which needs less time and memory.")
+]
+Steps = Annotated[int, typer.Option(help="End the program after this many optimizer steps.")]
+Timeout = Annotated[float, typer.Option(help="End the program after this many seconds.")]
 Python = Annotated[
-    str | None, typer.Option(help="The command's Python, where it is not found behind the command.")
+    str | None, typer.Option(help="Python that runs the command, if the command does not show it.")
 ]
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        help="Hub id that the program loads, where neither the command nor its files spell it out; "
+        help="Hub id that the program loads, if neither the command nor its files contain it; "
         "can be repeated."
     ),
 ]
 Synthetic = Annotated[
-    bool, typer.Option("--synthetic", help="Let a tokenizer of bytes stand in where one is missing.")
+    bool, typer.Option("--synthetic", help="Use a byte tokenizer if the model's own is missing.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the record and the program's output.")]
 

@@ -29,7 +29,7 @@ def fit_command(
     gpu: options.Gpu = None,
     gpu_memory: options.GpuMemory = "",
     compute_capability: options.ComputeCapability = "",
-    vary: Annotated[str, typer.Option(help="What to make as large as fits: seq, batch or r.")] = "seq",
+    vary: Annotated[str, typer.Option(help="Setting to maximize: seq, batch or r.")] = "seq",
     step: Annotated[
         int | None,
         typer.Option(help="Only try multiples of this; default 64 for seq, 1 for batch and r."),
@@ -39,7 +39,7 @@ def fit_command(
     as_json: options.AsJson = False,
     **settings: Any,
 ) -> int:
-    """Find the largest sequence, batch or rank that a card holds.
+    """Find the largest sequence, batch or rank that fits on a GPU.
 
     It says what fills the card there and which change would free memory. Exact to the step: the value one
     step above was planned too and does not fit. Without --precision it asks for bf16, nf4 and nf4-dq.

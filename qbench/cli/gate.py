@@ -41,7 +41,9 @@ TimeBudget = Annotated[
 ]
 MaxProcesses = Annotated[
     int | None,
-    typer.Option(help="Most processes of each side for a point; default 100, or what calibrate proposes."),
+    typer.Option(
+        help="Maximum processes per side and point; default 100, or what calibrate --noise proposes."
+    ),
 ]
 MemoryTolerance = Annotated[
     list[str] | None, typer.Option(help="METRIC=1% or METRIC=8MiB for memory; can be repeated.")
@@ -53,7 +55,7 @@ def gate_command(
     scenario: options.ScenarioName,
     baseline: Annotated[
         str,
-        typer.Option(help="Git ref of the repository here (main, HEAD~1), or another Python."),
+        typer.Option(help="Git ref of this repository (main, HEAD~1), or path of another Python."),
     ],
     budget: TimeBudget = None,
     max_processes: MaxProcesses = None,
@@ -64,14 +66,16 @@ def gate_command(
         Path | None, typer.Option(help="Folder for the runs baseline and run; default runs/NAME-gate.")
     ] = None,
     max_points: options.MaxPoints = 10_000,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail on what stays ambiguous, too.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Also fail on points that stay ambiguous.")
+    ] = False,
     summary: SummaryOption = None,
     junit: JunitOption = None,
     sarif: SarifOption = None,
     annotations: AnnotationsOption = Annotations.none,
     as_json: options.AsJson = False,
 ) -> int:
-    """Measure this code and a baseline in turn until each point is decided or the budget spent.
+    """Measure this code and a baseline in turn until each point is decided or the budget is used up.
 
     Exit 1 when it got worse, 2 when they cannot be compared; what the budget does not decide is undecided and
     passes, unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.
@@ -163,5 +167,5 @@ def _proposed(device: Device) -> int | None:
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
     if match is None or float(match[1]) == 0:
-        raise QbenchError(f"--budget: given {text!r}; allowed: a time as 90s, 30m or 2h")
+        raise QbenchError(f"--budget: given {text!r}; allowed: a duration, for example 90s, 30m or 2h")
     return float(match[1]) * _SECONDS[match[2]]

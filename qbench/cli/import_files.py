@@ -24,7 +24,7 @@ MOST_KEYS = 20
 
 
 def import_command(paths: Paths, as_json: options.AsJson = False) -> int:
-    """Show what configs of training tools are and which of their keys a plan takes.
+    """Show which tool each training config is for and which of its keys a plan uses.
 
     Of a file it lists the keys that are planned, those that do not move memory and those that are not
     modelled; of a folder it makes a table. Nothing is planned.

@@ -50,17 +50,17 @@ _COMMANDS = {
     ),
     "fit": _Command(
         "fit",
-        "Find the largest sequence, batch or rank that a card holds.",
+        "Find the largest sequence, batch or rank that fits on a GPU.",
         "Qwen/Qwen2.5-7B --gpu 4090 --precision nf4-dq",
     ),
     "rank": _Command(
         "rank",
-        "Rank the cards of the catalog for a training by cost, time or energy.",
+        "Rank the GPUs of the catalog for a training run by cost, time or energy.",
         "Qwen/Qwen2.5-7B --tokens 10M --epochs 3",
     ),
     "import": _Command(
         "import_files",
-        "Show what configs of training tools are and which of their keys a plan takes.",
+        "Show which tool each training config is for and which of its keys a plan uses.",
         "axolotl/examples",
     ),
     "run": _Command("run", "Plan and measure each point of a scenario.", "demo.yaml --device cpu"),
@@ -86,26 +86,26 @@ _COMMANDS = {
     ),
     "check": _Command(
         "check",
-        "Hold a run against a baseline: exit 1 where it regressed, 2 where they do not compare.",
+        "Compare a run with a baseline: exit 1 if it regressed, 2 if they are not comparable.",
         "plan.json --baseline baselines/plan.jsonl",
     ),
     "gate": _Command(
         "gate",
-        "Measure this code and a baseline in turn until each point is decided or the budget spent.",
+        "Measure this code and a baseline in turn until each point is decided or the budget is used up.",
         "ci.yaml --baseline main --device cpu",
     ),
     "calibrate": _Command(
         "calibrate",
-        "Measure this machine; the result goes to the settings folder (QBENCH_CONFIG_DIR).",
+        "Measure the rates of this machine and store them in the settings folder (QBENCH_CONFIG_DIR).",
         "--device cpu",
     ),
     "baseline": _Command(
         "baseline",
-        "Baselines that `qbench check` holds runs against.",
+        "Manage the baselines that `qbench check` compares runs with.",
         'accept plan.json --to baselines/plan.jsonl --reason "first baseline"',
     ),
     "trend": _Command(
-        "trend", "Show how points changed over runs, and the runs with which a new level began.", "runs/"
+        "trend", "Show how points changed over runs, and which runs started a new level.", "runs/"
     ),
     "validate": _Command(
         "validate", "Compare plans with published measurements, and with your own on a GPU.", "--out accuracy"
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         return _unexpected(error)
     if code == INTERRUPTED:  # So typer answers Ctrl-C.
-        print_error("interrupted; what was finished is kept, and the same command goes on from there")
+        print_error("interrupted; finished results are kept, and the same command continues from there")
     return code if isinstance(code, int) else 0
 
 
@@ -225,5 +225,5 @@ def _unexpected(error: Exception) -> int:
         print_error(f"{error.filename}: {error.strerror}")
         return USAGE
     traceback.print_exception(error)
-    print_error("this is a bug of qbench and no answer; please report it with the lines above")
+    print_error("this is a bug in qbench; please report it with the lines above")
     return BUG

@@ -61,7 +61,7 @@ def calibrate_noise(
         print_json({"file": str(file), **_document(noise)})
     else:
         _print(noise)
-        print_text(f"{file}: written; gate takes its default budget from it")
+        print_text(f"{file}: written; gate uses it for its default budget")
     return 0
 
 

@@ -25,10 +25,10 @@ Where = Annotated[
         "of torch: its memory, and no speed."
     ),
 ]
-NullGpus = Annotated[list[str] | None, typer.Option(help="Card of the catalog for --device null.")]
+NullGpus = Annotated[list[str] | None, typer.Option(help="GPU of the catalog for --device null.")]
 CudaPython = Annotated[
     str | None,
-    typer.Option(help="Python with a CUDA build of torch for --device null, where this one has none."),
+    typer.Option(help="Python with a CUDA build of torch for --device null, if this one has none."),
 ]
 
 

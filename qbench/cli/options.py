@@ -53,7 +53,7 @@ FromFile = Annotated[
 ]
 FromFormat = Annotated[
     str,
-    typer.Option(help="axolotl, llama-factory, trl or trainer; default: judged by the file's keys."),
+    typer.Option(help="axolotl, llama-factory, trl or trainer; default: detected from the file's keys."),
 ]
 Gpu = Annotated[list[str] | None, typer.Option(help="GPU to check the plan against; can be repeated.")]
 GpuMemory = Annotated[str, typer.Option(help="Memory of a card that is not listed, for example 24GiB.")]
@@ -70,4 +70,4 @@ UseCache = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ScenarioName = Annotated[str, typer.Argument(help="Scenario file, or the file name of a shipped one.")]
-MaxPoints = Annotated[int, typer.Option(help="Refuse a scenario with more points.")]
+MaxPoints = Annotated[int, typer.Option(help="Maximum number of points in a scenario.")]

@@ -120,7 +120,7 @@ class _MemoryOptions:
             )
         if self.snapshot and not self.snapshot.absolute().parent.is_dir():
             raise QbenchError(
-                f"--snapshot: there is no folder {self.snapshot.absolute().parent}; make it first"
+                f"--snapshot: there is no folder {self.snapshot.absolute().parent}; create it first"
             )
 
     def write(self, traced: Trace) -> None:
@@ -243,7 +243,7 @@ def _print_changes(records: list[Record], cards: list[GpuSpec], alloc_conf: str)
         print_sentence(f"No single change makes {which}, these together do: {change_text(together)}.")
     else:
         print_sentence(
-            f"No change of method, batch or rank makes {which}; take a shorter --seq or a larger card."
+            f"No change of method, batch or rank makes {which}; use a shorter --seq or a larger card."
         )
 
 

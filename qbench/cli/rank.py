@@ -34,7 +34,7 @@ MOST_ROWS = 10
 
 
 class SortName(str, Enum):
-    """What the best card has least of."""
+    """Sort the cards by this, least first."""
 
     cost = "cost"
     time = "time"
@@ -43,11 +43,11 @@ class SortName(str, Enum):
 
 Tokens = Annotated[str, typer.Option(help="Tokens of the dataset, for example 10M.")]
 Lengths = Annotated[
-    Path | None, typer.Option(help="Tokens of each sequence, one number a line, instead of --tokens.")
+    Path | None, typer.Option(help="Tokens of each sequence, one number per line, instead of --tokens.")
 ]
 Packing = Annotated[bool, typer.Option(help="Pack sequences into full rows, instead of padding each batch.")]
-Epochs = Annotated[float, typer.Option(help="Times that the dataset is trained on.")]
-Sort = Annotated[SortName, typer.Option(help="What the best card has least of.")]
+Epochs = Annotated[float, typer.Option(help="Number of passes over the dataset.")]
+Sort = Annotated[SortName, typer.Option(help="Sort the cards by this, least first.")]
 Spot = Annotated[bool, typer.Option(help="Sort by the price of spot instances.")]
 Prices = Annotated[
     Path | None,
@@ -56,7 +56,9 @@ Prices = Annotated[
         "list of SkyPilot (vms.csv) or dstack (gpuhunt)."
     ),
 ]
-NumGpus = Annotated[int, typer.Option(help="Cards that share the batches; communication is left out.")]
+NumGpus = Annotated[
+    int, typer.Option(help="Number of GPUs that share the batches; communication is not modelled.")
+]
 
 
 @with_setting_flags(precision="bf16 where it fits, else nf4")
@@ -73,11 +75,11 @@ def rank_command(
     prices: Prices = None,
     num_gpus: NumGpus = 1,
     gpu: options.Gpu = None,
-    show_all: Annotated[bool, typer.Option("--all", help="List every card, not the best ten.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List every card instead of the best ten.")] = False,
     as_json: options.AsJson = False,
     **settings: Any,
 ) -> int:
-    """Rank the cards of the catalog for a training by cost, time or energy.
+    """Rank the GPUs of the catalog for a training run by cost, time or energy.
 
     Each card is listed with the first precision that fits it: bf16 (LoRA), else nf4 (QLoRA), or those given.
     """

@@ -78,7 +78,7 @@ def _read(run: Path) -> StoredRecords:
     for text in stored.damaged[:NAMED_LINES]:
         print_error(f"left out: {text}")
     if len(stored.damaged) > NAMED_LINES:
-        print_error(f"left out: {len(stored.damaged) - NAMED_LINES} more lines of {run} that are no records")
+        print_error(f"left out: {len(stored.damaged) - NAMED_LINES} more lines of {run}that are not records")
     return stored
 
 

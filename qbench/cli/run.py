@@ -38,13 +38,15 @@ class ExecutorName(str, Enum):
 ELSEWHERE = "machines that this one does not see; say --device cuda or --device cpu"
 
 
-MeasuredOn = Annotated[DeviceChoice, typer.Option(help="auto takes CUDA where there is a GPU.")]
+MeasuredOn = Annotated[DeviceChoice, typer.Option(help="auto uses CUDA if there is a GPU.")]
 MemorySnapshot = Annotated[
     bool,
-    typer.Option("--memory-snapshot", help="Then run each point once more for PyTorch's memory visualizer."),
+    typer.Option(
+        "--memory-snapshot", help="Afterwards, run each point once more for PyTorch's memory visualizer."
+    ),
 ]
 Profile = Annotated[
-    bool, typer.Option("--profile", help="Then run each point once more under torch.profiler.")
+    bool, typer.Option("--profile", help="Afterwards, run each point once more under torch.profiler.")
 ]
 
 
@@ -58,7 +60,7 @@ def run_command(
         ExecutorName, typer.Option(help="Who measures the points: this machine, or Ray.")
     ] = ExecutorName.local,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster: HOST:PORT or auto; by default Ray is started here.")
+        str | None, typer.Option(help="Ray cluster: HOST:PORT or auto; default: start Ray on this machine.")
     ] = None,
     gpus_per_point: Annotated[
         int | None, typer.Option(help="GPUs that each point reserves under Ray; it uses one of them.")
@@ -73,7 +75,7 @@ def run_command(
     ] = None,
     max_points: options.MaxPoints = 10_000,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what would run and why, and run nothing.")
+        bool, typer.Option("--explain", help="Show what would run and why, without running it.")
     ] = False,
     memory_snapshot: MemorySnapshot = False,
     profile: Profile = False,
@@ -199,7 +201,8 @@ def chosen_device(choice: DeviceChoice) -> Device:
         return "cpu"
     if launcher.is_loaded():
         raise QbenchError(
-            "CUDA in this process is the null GPU, which is no GPU to measure; use `qbench run --device null`"
+            "CUDA in this process is the null GPU, which cannot be measured as a GPU; "
+            "use `qbench run --device null`"
         )
     has_gpu, has_cuda = nvml.cuda_present(), torch_has_cuda()
     if has_gpu and has_cuda:
@@ -270,7 +273,7 @@ def _run(
     if as_json:
         print_json({"run": str(folder), "results": done.done, "kept": done.kept, "outcomes": done.outcomes})
     else:
-        kept = f"; {done.kept} were there already" if done.kept else ""
+        kept = f"; {done.kept}already existed" if done.kept else ""
         print_text(f"{folder}: {done.done} results ({_endings(done.outcomes) or 'nothing to do'}{kept})")
     if set(done.outcomes) == {"error"} and not done.kept:
         return 2  # Not one point could even be planned: that is bad input, told with each point.

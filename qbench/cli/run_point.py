@@ -13,7 +13,7 @@ from qbench.cli.console import print_text
 
 def run_point_command(
     point: Annotated[Path, typer.Argument(help="Request for one measurement, written by `run --points`.")],
-    result: Annotated[Path, typer.Argument(help="File to write the record into, whole or not at all.")],
+    result: Annotated[Path, typer.Argument(help="File for the record; it is written whole or not at all.")],
 ) -> int:
     """Measure one point in a fresh process and write its record to a file.
 
@@ -33,7 +33,9 @@ def run_point_command(
 
     request = read_request(point)
     if not os.access(result.parent, os.W_OK):
-        raise RecordError(f"{result}: there is no folder {result.parent} that can be written; make it first")
+        raise RecordError(
+            f"{result}: there is no folder {result.parent} that can be written; create it first"
+        )
     if request.settings is not None:
         take_settings(request.settings)
     record = with_inputs(measure(request.task, LocalExecutor(), request.run_id))

@@ -15,7 +15,7 @@ from qbench.errors import QbenchError
 
 def serve_command(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders to explore on the page.")] = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8050,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 for any free port.")] = 8050,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> int:
     """Serve the planner page on 127.0.0.1 until Ctrl-C.
@@ -36,7 +36,7 @@ def serve_command(
     address = f"http://{server.host}:{server.port}/"
     print_text(address)
     sys.stdout.flush()  # Whoever started this through a pipe waits for the address.
-    print_note("Ctrl-C ends it.")
+    print_note("Press Ctrl-C to stop it.")
     if browser:
         import webbrowser
 

@@ -106,7 +106,7 @@ class Target:
             card = described_gpu(request.gpu_memory, capability)
             if not request.compute_capability:
                 print_note(
-                    f"{card.name}: taken as compute capability {capability} (Ada); for another give "
+                    f"{card.name}: assuming compute capability {capability} (Ada); for another give "
                     "--compute-capability, for example 8.0 (A100), 9.0 (H100), 7.5 (T4)"
                 )
             cards.append(card)

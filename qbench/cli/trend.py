@@ -21,7 +21,7 @@ def trend_command(
     ] = None,
     as_json: options.AsJson = False,
 ) -> int:
-    """Show how points changed over runs, and the runs with which a new level began.
+    """Show how points changed over runs, and which runs started a new level.
 
     It decides nothing and exits with 0, also while there are too few runs: a step shows only when some runs
     are behind it. `qbench check` is the gate. Needs Apache Otava: pip install 'qbench[trend]'.

@@ -19,17 +19,17 @@ def validate_command(
         bool,
         typer.Option("--null", help="Run the grid of points on null GPUs instead, and compare its plans."),
     ] = False,
-    every: Annotated[
-        int, typer.Option(min=1, help="Run one point out of so many of the grid, for --null.")
-    ] = 1,
+    every: Annotated[int, typer.Option(min=1, help="With --null: run every Nth point of the grid.")] = 1,
     random: Annotated[
-        int, typer.Option(min=0, help="Run so many random points outside the grid instead, for --null.")
+        int, typer.Option(min=0, help="With --null: run this many random points outside the grid instead.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the random points, for --null.")] = 0,
-    python: Annotated[str | None, typer.Option(help="Python with a CUDA build of torch, for --null.")] = None,
+    seed: Annotated[int, typer.Option(help="With --null: seed of the random points.")] = 0,
+    python: Annotated[
+        str | None, typer.Option(help="With --null: Python with a CUDA build of torch.")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the report: reports/accuracy, with --null reports/nullgpu."),
+        typer.Option(help="Folder for the report; default reports/accuracy, with --null reports/nullgpu."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> int:

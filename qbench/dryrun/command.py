@@ -48,7 +48,7 @@ def environment_of(
 ) -> Environment:
     """Return the Python that a command runs, or the one given.
 
-    Raises QbenchError, which says what to do, where the command does not exist, no Python is found behind it,
+    Raises QbenchError, which says what to do, where the command does not exist, its Python cannot be found,
     or that Python has no CUDA build of torch.
     """
     path = variables.get("PATH", os.defpath)
@@ -56,7 +56,7 @@ def environment_of(
         raise QbenchError(f"{command[0]}: no such command; give one that runs in this shell, after --")
     python = _on_path(given, path) if given else next(_pythons(command, path), None) or _first(path)
     if python is None:
-        raise QbenchError(f"no Python is found behind {command[0]}; name it by --python")
+        raise QbenchError(f"cannot find the Python of {command[0]}; name it by --python")
     return _inspected(python, variables)
 
 

@@ -257,7 +257,7 @@ def _error_line(ran: Ran) -> str:
 
 def _why(ran: Ran, outcome: Outcome) -> str:
     if outcome == "timeout":
-        return "the program did not end in time; raise --timeout"
+        return "the program timed out; raise --timeout"
     code = ran.ended.exit_code or 0
     if not code:
         return NO_STEP if ran.reports else NEVER_USED

@@ -84,7 +84,7 @@ def what_fits(results: Sequence[Result]) -> Chart | None:
     return Chart(
         name="fits",
         title="What fits where",
-        caption=f"{conditions(drawn, *free)} A negative number is what the card is short of; "
+        caption=f"{conditions(drawn, *free)} A negative number is what the card lacks; "
         f"orange does not fit, yellow leaves less than {100 * LITTLE:.0f} %.",
         figures=tuple(figures),
         results=tuple(drawn),
@@ -124,7 +124,7 @@ def how_far(results: Sequence[Result]) -> Chart | None:
         name="reach",
         title="How long a sequence each card holds",
         caption=f"{conditions(group, 'precision', 'seq_len')} The longest planned is {most:,} tokens; "
-        "yellow stops before it, orange holds none of the lengths planned.",
+        "yellow stops before it, orange fits none of the planned lengths.",
         figures=(figure,),
         results=tuple(group),
     )

@@ -34,8 +34,8 @@ def losses_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
     draft.add("Not compared because", [quality.get("weights_error") for quality in qualities])
     draft.add("Records", [record_ranges([result], numbers or {}) for result in known])
     return draft.table(
-        "Before training a loss is that of the base as it is kept; after it, that of base and adapter. All "
-        "are over the same text, without dropout, from the same seed.",
+        "The loss before training is that of the stored base; the loss after it is that of base and adapter. "
+        "All are over the same text, without dropout, from the same seed.",
         "The error of weights is the norm of what quantization changed over the norm of the original.",
     )
 

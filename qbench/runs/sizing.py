@@ -61,7 +61,7 @@ class RankFor:
     prices: Mapping[str, HourlyPrice] = field(default_factory=dict)
     """Prices of an hour by the catalog's name of the card."""
     num_gpus: int = 1
-    """Cards that share the batches; communication is left out."""
+    """Number of GPUs that share the batches; communication is not modelled."""
 
     def workloads(self, points: Sequence[Point]) -> dict[Point, Workload]:
         """Return the passes of the training for each point. Raises QbenchError for what makes no training."""

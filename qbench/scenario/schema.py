@@ -128,7 +128,8 @@ class TrainSettings(Strict):
     )
     autocast: Autocast = Field(default="none", description="dtype of torch.autocast around the forward pass.")
     recipe: Recipe = Field(
-        default="peft", description="Whose training step it is: loop, preparation, loss and checkpointing."
+        default="peft",
+        description="Training stack whose step is planned: loop, preparation, loss and checkpointing.",
     )
     task: Task = Field(
         default="sft", description="What is learnt from: text, or pairs of answers, two sequences each."
@@ -164,7 +165,7 @@ class PointSettings(Strict, defer_build=True):
 
     model: Name = Field(description="Catalog id, hub id, or a folder that holds config.json.")
     weights: Weights = Field(
-        default="random", description="Random values, or the published ones where they are at hand."
+        default="random", description="Random values, or the published ones if they are available locally."
     )
     precision: Precision = Field(default="bf16", description="Precision of the frozen base model.")
     data: Name = Field(default="random", description="random token ids, or a UTF-8 text file to train on.")
@@ -307,7 +308,7 @@ def stored_point(point: Point, config_digest: str) -> Point:
 class PlanSettings(Strict, defer_build=True):
     """What the plan is asked about."""
 
-    gpus: tuple[Name, ...] = Field(default=(), description="GPUs of the catalog to hold the plan against.")
+    gpus: tuple[Name, ...] = Field(default=(), description="GPUs of the catalog to check the plan against.")
 
 
 class MeasureSettings(Strict, defer_build=True):

@@ -189,7 +189,7 @@ def recipe_caveats(point: Point) -> Iterator[str]:
     if train.recipe == "trl" and choices.loss_type == "chunked":
         yield f"recipe trl follows trl {TRL_VERSION}: its own loss in tiles, without the logits"
     if train.recipe == "trl" and train.autocast == "none":
-        yield "SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"
+        yield "SFTConfig sets bf16=True by default (--autocast bf16); autocast none corresponds to bf16=False"
     if train.recipe in ("axolotl", "llama-factory"):
         yield f"recipe {train.recipe} follows {choices.source.partition(',')[0]}"
         if train.autocast == "none":

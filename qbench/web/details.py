@@ -65,7 +65,7 @@ def _caveats(record: Record) -> list[Any]:
         for item in record.skipped
         if (share := item.get("share")) is not None
     ]
-    groups = (("Caveats", said), ("Beyond reach of quantization or LoRA", skipped))
+    groups = (("Caveats", said), ("Not reached by quantization or LoRA", skipped))
     return [
         html.Section([html.H2(title), html.Ul([html.Li(line) for line in lines])])
         for title, lines in groups
@@ -80,7 +80,7 @@ def _share(share: float) -> str:
 def _copies(state: State) -> html.Section:
     return html.Section(
         [
-            html.H2("Take it along"),
+            html.H2("Take it with you"),
             *_copy("command", "Command of the setting in the form", command_of(state.settings[0])),
             *_copy("scenario", "Scenario of all settings on the page", scenario_of(state)),
         ]

@@ -32,7 +32,7 @@ def page_layout(runs: Sequence[RunFolder], resolve: Resolve) -> html.Div:
             html.Div(html.P("Loading the libraries ...", className="note"), id="answer"),
             html.Section(id="limits"),
             html.Section(
-                [html.H2("What fits where"), html.P("Planned when it is looked at ...", className="note")],
+                [html.H2("What fits where"), html.P("Planned when you open it ...", className="note")],
                 id="overview",
             ),
             html.Div(id="details"),

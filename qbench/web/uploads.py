@@ -57,9 +57,7 @@ class Uploads:
         if not _NAME.fullmatch(name):
             return _hub_id(name)
         if not (self._folder / name / "config.json").is_file():
-            raise CatalogError(
-                f"model {name!r} was dropped elsewhere or long ago; drop its config.json again"
-            )
+            raise CatalogError(f"model {name!r} is no longer available here; drop its config.json again")
         return str(self._folder / name)
 
     def _remove_oldest(self) -> None:
@@ -88,8 +86,8 @@ def _hub_id(name: str) -> str:
             return name
         shown, close = name if len(name) <= 100 else f"{name[:100]}...", nearest_text(error.nearest)
         raise CatalogError(
-            f"model {shown!r} is not in the catalog{close}; choose one of the list, give a hub id (org/name) "
-            "or drop a config.json"
+            f"model {shown!r} is not in the catalog{close}; choose one from the list, give a hub id "
+            "(org/name) or drop a config.json"
         ) from error
 
 

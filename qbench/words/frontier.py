@@ -23,7 +23,7 @@ def frontier_sentences(results: Sequence[Result]) -> list[str]:
     if len(points) > len(best) > 1:
         named = ", ".join(map(_point, best[:MOST_NAMED]))
         more = f" and {len(best) - MOST_NAMED} more" if len(best) > MOST_NAMED else ""
-        said.append(f"Worth having, since no other point is as fast with less memory: {named}{more}.")
+        said.append(f"Best trade-offs (no other point is as fast with less memory): {named}{more}.")
     return said
 
 

@@ -32,7 +32,7 @@ NAMED_DIFFERENCES = 3
 
 _ENDINGS = {
     "oom": "ran out of memory",
-    "timeout": "did not end in time",
+    "timeout": "timed out",
     "crashed": "crashed",
     "error": "failed",
 }

@@ -20,7 +20,7 @@ def noise_text(noise: Noise) -> str:
     """Return what is known of a machine's speed as one line, with what it takes to see 5 % and 8 %."""
     spread = noise.spreads.get("step_time_s")
     if spread is None:
-        return f"Noise of {noise.machine}: its speed was not valid in every process; calibrate it again."
+        return f"Noise of {noise.machine}: its speed was not valid in every process; calibrate again."
     wishes = "; ".join(
         f"{100 * each.effect:.0f} %: {_count(each.gate)} per side by gate, {_count(each.check)} by check"
         for each in proposals(noise)

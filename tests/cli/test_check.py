@@ -41,7 +41,7 @@ def test_nothing_changed(baseline: str, capsys: pytest.CaptureFixture[str]):
     assert captured.err == ""
     first, seen = captured.out.splitlines()
     assert first.startswith("No regression: 10 values of 1 point: 10 same.")
-    assert seen.startswith("The smallest change of step time that would have been seen is ")
+    assert seen.startswith("The smallest change of step time that could have been detected is ")
 
 
 def test_a_regression_fails_and_is_told(tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]):

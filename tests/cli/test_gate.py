@@ -17,7 +17,7 @@ from qbench.records.noise import Noise, Spread, write_noise
     [
         (["--min-effect", "3"], "--min-effect: given '3'; must be between 0% and 100%, for example 3%"),
         (["--min-effect", "0%"], "--min-effect: given '0%'"),
-        (["--budget", "30"], "--budget: given '30'; allowed: a time as 90s, 30m or 2h"),
+        (["--budget", "30"], "--budget: given '30'; allowed: a duration, for example 90s, 30m or 2h"),
         (["--budget", "0m"], "--budget: given '0m'"),
         (["--max-processes", "3"], "--max-processes: given 3; allowed: 4 to 256 per side"),
         (["--max-processes", "257"], "--max-processes: given 257"),

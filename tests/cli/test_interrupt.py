@@ -17,7 +17,7 @@ from tiny import write_tiny_model
 from qbench.records.store import read_records
 
 ROOT = Path(__file__).parents[2]
-LAST_LINE = "qbench: interrupted; what was finished is kept, and the same command goes on from there"
+LAST_LINE = "qbench: interrupted; finished results are kept, and the same command continues from there"
 
 
 def scenario_file(folder: Path) -> Path:

@@ -120,7 +120,7 @@ def test_every_flag_reaches_the_point(model: str, capsys: pytest.CaptureFixture[
 def test_a_described_card_needs_its_memory_only(memory: str, capsys: pytest.CaptureFixture[str]):
     (card,) = Target(points=(), request=TargetRequest(name=None, gpu_memory=memory), gpus=()).cards()
     assert (card.memory_bytes, card.compute_capability) == (24 << 30, (8, 9))
-    assert "24.00 GiB card: taken as compute capability 8.9" in capsys.readouterr().err
+    assert "24.00 GiB card: assuming compute capability 8.9" in capsys.readouterr().err
 
 
 def test_numbers_and_cards_as_people_write_them(model: str, capsys: pytest.CaptureFixture[str]):

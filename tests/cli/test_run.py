@@ -44,7 +44,7 @@ def test_each_point_is_planned_and_measured(folder: Path):
 def test_a_second_run_has_nothing_to_do(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run_again(folder) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"{folder / 'run'}: 4 results (nothing to do; 4 were there already)\n"
+    assert captured.out == f"{folder / 'run'}: 4 results (nothing to do; 4already existed)\n"
     assert captured.err == ""
 
 
@@ -53,7 +53,7 @@ def test_a_torn_last_line_is_repaired_with_a_notice(folder: Path, capsys: pytest
         stream.write('{"schema_version": 1, "run_')
     assert run_again(folder) == 0
     captured = capsys.readouterr()
-    assert "4 were there already" in captured.out
+    assert "4already existed" in captured.out
     (line,) = captured.err.splitlines()
     assert "torn" in line
 

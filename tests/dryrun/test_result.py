@@ -52,7 +52,7 @@ def test_of_several_ranks_the_largest_counts() -> None:
         (ran([report(ended="exit")]), "ok", ""),
         (ran([report(steps=0, ended="exit")]), "error", NO_STEP),
         (ran([]), "error", NEVER_USED),
-        (ran([report(ended="running")], None), "timeout", "the program did not end in time; raise --timeout"),
+        (ran([report(ended="running")], None), "timeout", "the program timed out; raise --timeout"),
         (ran([report(ended="running")], -11), "crashed", "the program was ended by signal 11"),
         (
             ran([report(ended="exit")], 1, "Traceback\nValueError: no"),

@@ -52,4 +52,4 @@ def test_a_card_of_which_only_the_memory_is_known_says_what_it_is_taken_for(
 ) -> None:
     (card,) = read_asked(TargetRequest(name=DENSE, gpu_memory="24GiB")).cards()
     assert card.compute_capability == (8, 9)
-    assert "24.00 GiB card: taken as compute capability 8.9" in capsys.readouterr().err
+    assert "24.00 GiB card: assuming compute capability 8.9" in capsys.readouterr().err

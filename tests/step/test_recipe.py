@@ -161,7 +161,9 @@ def test_trl_leaves_the_unquantized_part_in_16_bit(tmp_path: Path, precision: st
 def test_what_departs_from_trls_defaults_is_said() -> None:
     follows, *departs = recipe_caveats(tiny_point("any", recipe="trl"))
     assert follows.startswith("recipe trl follows trl 1.16")
-    assert departs == ["SFTConfig sets bf16=True unless told otherwise (--autocast bf16); none is bf16=False"]
+    assert departs == [
+        "SFTConfig sets bf16=True by default (--autocast bf16); autocast none corresponds to bf16=False"
+    ]
     assert len(list(recipe_caveats(tiny_point("any", recipe="trl", autocast="bf16")))) == 1
     assert list(recipe_caveats(tiny_point("any", recipe="peft"))) == []
 

@@ -71,5 +71,5 @@ def test_ctrl_c_amid_a_plan_ends_the_page(tmp_path: Path, wait_s: float):
     os.killpg(page.pid, signal.SIGINT)
     _, said = page.communicate(timeout=300)
     assert page.returncode == 0, said
-    assert said == "Ctrl-C ends it.\n"
+    assert said == "Press Ctrl-C to stop it.\n"
     reader.join(300)

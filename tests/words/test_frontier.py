@@ -24,7 +24,7 @@ def test_a_sweep_says_where_qlora_pays_and_what_is_worth_having():
     assert frontier_sentences(gather(records)) == [
         "RTX 4090: Llama-2-7b-hf in nf4 fits at 4,096 tokens, where bf16 does not; where both fit, its speed "
         "is 75 % of bf16.",
-        "Worth having, since no other point is as fast with less memory: Llama-2-7b-hf nf4 r=16 b=1 s=1024 "
+        "Best trade-offs (no other point is as fast with less memory): Llama-2-7b-hf nf4 r=16 b=1 s=1024 "
         "(8.00 GiB, 750 tokens/s), Llama-2-7b-hf bf16 r=16 b=1 s=1024 (18.00 GiB, 1,000 tokens/s).",
     ]
 

@@ -63,7 +63,7 @@ def test_each_ending_is_told_and_how_many_points_had_it():
         for how, n in (("oom", 8192), ("crashed", 1024), ("oom", 4096), ("timeout", 2048))
     ]
     assert said(*records) == [
-        "bf16 LoRA of Llama-2-7b-hf ran out of memory at 2 settings, crashed at 1 and did not end in time at "
+        "bf16 LoRA of Llama-2-7b-hf ran out of memory at 2 settings, crashed at 1 and timed out at "
         f"1 ({CARD}; rank 16, batch 1, checkpointing).",
         NOTHING,
     ]

@@ -82,7 +82,7 @@ class RayExecutor:
                 yield running.pop(done), self._measurement(done)
         except self._ray.exceptions.RaySystemError as error:
             raise MeasureError(
-                f"the Ray cluster is lost: {first_line(error)}; what was finished is kept, run again"
+                f"the Ray cluster is lost: {first_line(error)}; finished results are kept; run it again"
             ) from error
         finally:
             for unfinished in running:

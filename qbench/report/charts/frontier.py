@@ -46,7 +46,7 @@ def memory_against_speed(results: Sequence[Result]) -> Chart | None:
         name="frontier",
         title="Memory against throughput",
         caption=f"{short_model(first.result.point.model)}; {basis(first.result)}. Filled: {best} of "
-        f"{len(points)} points, which no other beats in both. Up and to the left is better.{capped}",
+        f"{len(points)} points, that no other point beats in both. Up and to the left is better.{capped}",
         figures=(_figure(drawn),),
         results=tuple(point.result for point in drawn),
     )

@@ -127,14 +127,14 @@ def _counted(check: Check) -> str:
 
 def _shown_only(told: Sequence[Finding]) -> str:
     moved = sum(not finding.gated for finding in told)
-    return f"{moved:,} values in brackets are shown only; --tolerance puts them to the test." if moved else ""
+    return f"{moved:,} values in brackets are shown only; --tolerance gates them." if moved else ""
 
 
 def _sensitivity(check: Check) -> str:
     seen = check.smallest_visible
     if seen is None:
         return ""
-    return f"The smallest change of step time that would have been seen is {100 * seen:.1f} %."
+    return f"The smallest change of step time that could have been detected is {100 * seen:.1f} %."
 
 
 def _differences(check: Check) -> str:

@@ -212,10 +212,10 @@ def _cards(result: Result) -> list[Cells]:
         return asked
     holding = [gpu for gpu in gpus() if gpu.memory_bytes >= needed and gpu.compute_capability is not None]
     if not holding:
-        return [("none", "", "no single NVIDIA GPU of the catalog holds it")]
+        return [("none", "", "no single NVIDIA GPU in the catalog holds it")]
     smallest = min(holding, key=lambda gpu: gpu.memory_bytes)
     left = format_bytes(smallest.memory_bytes - needed)
-    text = f"the smallest of the catalog that holds it, {left} left; name others with --gpu"
+    text = f"the smallest in the catalog that holds it, {left} left; name others with --gpu"
     return [(smallest.name, format_bytes(smallest.memory_bytes), text)]
 
 

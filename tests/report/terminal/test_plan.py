@@ -79,7 +79,7 @@ def test_how_a_card_holds_a_plan_is_told():
 def test_without_a_named_card_the_smallest_that_holds_it_is_named():
     record = plan("bf16", 16)
     record = replace(record, metrics=record.metrics | {"device_bytes": 20 * GIB}, detail={})
-    (card,) = [line for line in plan_lines([record]) if "smallest of the catalog" in line]
+    (card,) = [line for line in plan_lines([record]) if "smallest in the catalog" in line]
     size = float(card.split(" GiB")[0].split()[-1])
     assert 20 <= size < 24
     huge = replace(record, metrics=record.metrics | {"device_bytes": 2000 * GIB})
