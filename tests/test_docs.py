@@ -45,7 +45,7 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", ["README.md", "reports/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "reports/README.md"])
 def test_links_of_a_page_lead_to_files(page: str):
     path = ROOT / page
     targets = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
@@ -71,6 +71,21 @@ def test_a_table_has_every_row(table: str, names: dict[str, object]):
     rows = [line for line in generated.GENERATED[table]().splitlines() if line.startswith("| `")]
     assert len(rows) == len(names)
     assert all(any(f"{name}`" in row for row in rows) for name in names)
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_imports():
+    drawn = (DOCS / "pictures" / "architecture.svg").read_text(encoding="utf-8")
+    assert built("architecture").svg() == drawn, "run: python docs/_build/architecture.py"
+
+
+def test_the_walk_through_a_plan_names_files_and_what_is_in_them():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walk = text.partition("## Follow one plan")[2].partition("\n## ")[0]
+    steps = re.findall(r"`(qbench/[\w/]+\.py)`(?:, `(\w+)`)?", walk)
+    assert len(steps) > 15
+    for file, name in steps:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert not name or re.search(rf"^(?:def|class) {name}\b", source, re.M), f"{file} has no {name}"
 
 
 def test_every_command_with_an_exit_code_of_its_own_is_a_command():

@@ -222,7 +222,7 @@ def accuracy_in_docs() -> str:
 
 
 def report(path: str) -> str:
-    """Return a committed report in Markdown, its headings two levels down and its links as links to the files."""
+    """Return a committed report in Markdown, its headings in bold and its links as links to the files."""
     folder = (ROOT / path).parent
     text = (ROOT / path).read_text("utf-8")
 
@@ -235,7 +235,7 @@ def report(path: str) -> str:
 
     text = re.sub(r"\]\(([^)\s]+)\)", link, text)
     text = re.sub(r"^# .*\n", "", text, count=1)
-    return re.sub(r"^(#+ )", r"##\1", text, flags=re.M)
+    return re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.M)
 
 
 def folded(title: str, markdown: str) -> str:
@@ -246,7 +246,8 @@ def folded(title: str, markdown: str) -> str:
 
 def folded_report(path: str) -> str:
     """Return a committed report to unfold."""
-    return folded(path, report(path))
+    title = (ROOT / path).read_text("utf-8").partition("\n")[0].lstrip("# ").replace("`", "").replace('"', "")
+    return folded(f"{title} ({path})", report(path))
 
 
 def scenario_files() -> str:
@@ -273,11 +274,19 @@ def line_chart(values: Sequence[tuple[float, float]], marks: Sequence[tuple[floa
         x, line = (float(part) for part in at(0, y).split(","))
         parts.append(f'<text x="{x - 6}" y="{line + 4}" text-anchor="end">{y:.0f} {unit}</text>')
         parts.append(f'<line x1="{left}" x2="{width}" y1="{line}" y2="{line}" class="grid"/>')
+    taken = 0.0
     for x, name in marks:
         place = float(at(x, 0).split(",")[0])
+        line = height - 6 if place > taken else 16  # Beside the last name there is no room below.
+        taken = place + 8 * len(name)
         parts.append(f'<line x1="{place}" x2="{place}" y1="6" y2="{height - bottom + 6}" class="mark"/>')
-        parts.append(f'<text x="{place + 4}" y="{height - 6}">{html.escape(name)}</text>')
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+        parts.append(f'<text x="{place + 4}" y="{line}">{html.escape(name)}</text>')
+    return framed(f'viewBox="0 0 {width} {height}" role="img"', parts)
+
+
+def framed(attributes: str, parts: Iterable[str]) -> str:
+    """Return an SVG in a frame that scrolls where the page is narrow."""
+    return f'<div class="chart-frame"><svg class="chart" {attributes}>{"".join(parts)}</svg></div>'
 
 
 def block_chart(segments: Sequence[Any], title: str) -> str:
@@ -297,7 +306,7 @@ def block_chart(segments: Sequence[Any], title: str) -> str:
             place += share
     height = row * len(segments)
     label = f'role="img" aria-label="{html.escape(title)}"'
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" {label}>{"".join(parts)}</svg>'
+    return framed(f'viewBox="0 0 {width} {height}" {label}', parts)
 
 
 GENERATED: dict[str, Callable[..., str]] = {

@@ -21,15 +21,16 @@ REPO_LINK = re.compile(r"\[([^\]]+)\]\(repo:([^)#]+)(#[^)]*)?\)")
 
 
 def on_pre_build(config: Any) -> None:
-    """Run the code blocks of README. Raises PluginError where one fails."""
-    readme = (generated.ROOT / "README.md").read_text(encoding="utf-8")
-    try:
-        with blocks.scratch() as folder:
-            runner = blocks.Page(folder)
-            for block in blocks.blocks_of(readme):
-                runner.output(block)
-    except blocks.BlockError as error:
-        raise PluginError(f"README.md: {error}") from error
+    """Run the code blocks of README and CONTRIBUTING. Raises PluginError where one fails."""
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (generated.ROOT / name).read_text(encoding="utf-8")
+        try:
+            with blocks.scratch() as folder:
+                runner = blocks.Page(folder)
+                for block in blocks.blocks_of(text):
+                    runner.output(block)
+        except blocks.BlockError as error:
+            raise PluginError(f"{name}: {error}") from error
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -61,7 +62,7 @@ def _shown(runner: blocks.Page, match: re.Match[str]) -> str:
     code = "" if "hidden" in block.marks else f"```{block.language}\n{block.code}```"
     if not output or "quiet" in block.marks:
         return code
-    if output.startswith("<svg"):
+    if output.startswith("<div"):
         return f"{code}\n\n{output}"
     if output.startswith("| "):
         return f"{code}\n\n{output}"
