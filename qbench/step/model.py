@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
@@ -25,22 +22,14 @@ from qbench.errors import StepError, first_line, shown
 from qbench.scenario.schema import Point
 from qbench.step.dtypes import base_dtype
 from qbench.step.gguf import checkpoint_folder, gguf_file
+from qbench.step.limits import bounded_modules, check_numbers
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
 from qbench.step.recipe import keeps_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MOST_LAYERS = 512
-"""The deepest models that exist have some 200."""
-MOST_MODULES = 200_000
-"""DeepSeek-V3 with a module for each of its experts has 60,000."""
 _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
-LARGEST_NUMBER = 1 << 40
-LARGEST_IN_LIST = 1 << 24
-_LAYERS = re.compile(r"(^|_)(n_?)?(layers?|depth|blocks)$")
-"""Ends of the keys that count layers: num_hidden_layers, n_layer, n_layers, depth."""
-
 # fmt: off
 WITH_POSITION_TABLE = frozenset({
     "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
@@ -72,7 +61,7 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
 
 def _read_config(source: ModelSource) -> Any:
     if source.config is not None:
-        _check_numbers(source.config, source.name)
+        check_numbers(source.config, source.name)
         model_type = source.config["model_type"]
         if model_type not in CONFIG_MAPPING:
             if source.config.get("auto_map"):
@@ -109,39 +98,6 @@ def _hub_miss(source: ModelSource, error: Exception) -> str:
         f"{source.name} is not in the catalog and the hub did not give its config ({first_line(error)}); "
         f"use an id of `qbench models` or a folder that holds config.json{near}"
     )
-
-
-def _check_numbers(value: Any, name: str, key: str = "", *, in_list: bool = False) -> None:
-    """Refuse numbers of a config that no model has: a list of that length would take all memory."""
-    if isinstance(value, dict):
-        for inner, each in value.items():
-            _check_numbers(each, name, inner)
-    elif isinstance(value, list):
-        for each in value:
-            _check_numbers(each, name, key, in_list=True)
-    elif isinstance(value, int):
-        counts_layers = _LAYERS.search(key) is not None
-        most = MOST_LAYERS if counts_layers else LARGEST_IN_LIST if in_list else LARGEST_NUMBER
-        if value > most:
-            raise StepError(f"the config of {name} has {key} {shown(value)}; allowed: at most {most:,}")
-
-
-@contextlib.contextmanager
-def _bounded_modules(name: str) -> Iterator[None]:
-    """Raise StepError once a model has more modules than any that exists."""
-    count = 0
-
-    def registered(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > MOST_MODULES:
-            raise StepError(f"the config of {name} describes more than {MOST_MODULES:,} modules")
-
-    handle = register_module_module_registration_hook(registered)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _check_text_config(config: PretrainedConfig, name: str) -> None:
@@ -255,7 +211,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
     quantizer = make_quantizer(point.precision, point.quantization.bnb_4bit_quant_storage)
     # As in `from_pretrained`: weights are tied once layers are replaced, since which layers stay in 16 bit
     # depends on it, and new layers get biases of the model's dtype.
-    with torch.device("meta"), no_tie_weights(), local_torch_dtype(dtype), _bounded_modules(point.model):
+    with torch.device("meta"), no_tie_weights(), local_torch_dtype(dtype), bounded_modules(point.model):
         model: PreTrainedModel = _from_config(point, config)
         if quantizer is not None:
             quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
@@ -267,13 +223,18 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
 
 
 def _from_config(point: Point, config: PretrainedConfig) -> Any:
+    own_flash = _attention(point) == "flash_attention_2" and _has_own_flash(config)
     try:
-        return _auto_class(config).from_config(
+        model = _auto_class(config).from_config(
             config,
             dtype=base_dtype(point.precision),
-            attn_implementation=_attention(point),
+            attn_implementation="eager" if own_flash else _attention(point),
             trust_remote_code=False,
         )
+        if own_flash:
+            # What transformers would fetch keeps what flash attention keeps.
+            model.config.get_text_config()._attn_implementation = "flash_attention_2"
+        return model
     except StepError:
         raise
     except Exception as error:
@@ -295,6 +256,13 @@ def _is_image_text(config: PretrainedConfig) -> bool:
     """Say whether transformers has no class for text alone, but one that takes images, too."""
     found = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return found and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _has_own_flash(config: PretrainedConfig) -> bool:
+    """Say whether the model takes kernels of the hub alone for flash attention, as gpt-oss for its sinks."""
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if known else None
+    return bool(getattr(model, "_compatible_flash_implementations", None))
 
 
 def _auto_class(config: PretrainedConfig) -> Any:

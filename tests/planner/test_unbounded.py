@@ -12,7 +12,7 @@ from qbench.catalog.gpus import find_gpu
 from qbench.errors import StepError
 from qbench.memory.history import ledger
 from qbench.planner.plan import plan
-from qbench.step import data, model
+from qbench.step import data, limits
 from qbench.units import MIB
 
 
@@ -114,7 +114,7 @@ def test_a_config_that_no_model_has_is_a_line(tmp_path: Path, changes: dict[str,
 
 
 def test_more_modules_than_any_model_has_are_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(model, "MOST_MODULES", 20)
+    monkeypatch.setattr(limits, "MOST_MODULES", 20)
     with pytest.raises(StepError, match="describes more than 20 modules"):
         planned(tmp_path)
 

@@ -337,3 +337,9 @@ def test_a_model_without_a_class_for_text_alone_is_built_with_its_tower() -> Non
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
     assert model.num_parameters() == 3_754_622_976  # The hub's total of its safetensors.
     assert any("planned on text alone" in caveat for caveat in model_caveats(config, point))
+
+
+def test_a_model_whose_flash_attention_is_on_the_hub_is_planned_with_what_that_keeps() -> None:
+    point = tiny_point("openai/gpt-oss-20b", attn_implementation="flash_attention_2")
+    model = build_base_model(point, META, load_config(point))
+    assert model.config._attn_implementation == "flash_attention_2"
