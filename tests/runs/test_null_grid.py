@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from qbench.records.record import Record
 from qbench.records.store import open_store
 from qbench.report.null_grid import summary_table, write_null_grid
 from qbench.runs.null_grid import Answer, GridResult, GridRow, _kept, grid_rows, random_rows
+
+ROOT = Path(__file__).parents[2]
 
 
 def answer(outcome: str = "ok", phase: str | None = None, **figures: int) -> Answer:
@@ -68,6 +71,21 @@ def test_answers_are_equal_by_outcome_phase_and_bytes() -> None:
     assert not elsewhere.is_equal
     refused = GridResult(row=row, planned=answer("refused"), on_null=answer(a=1))
     assert (refused.is_equal, refused.differences) == (False, {})
+
+
+def test_every_point_of_the_committed_grid_is_equal() -> None:
+    with (ROOT / "reports/nullgpu/null_grid.csv").open(newline="", encoding="utf-8") as lines:
+        found = list(csv.DictReader(lines))
+    assert [(row["gpu"], row["model"], row["precision"]) for row in found] == [
+        (row.gpu, row.model, row.precision) for row in grid_rows()
+    ]
+    assert {row["is_equal"] for row in found} == {"True"}
+    short = [row for row in found if row["null_outcome"] == "oom"]
+    assert sum(find_gpu(row["gpu"]).memory_bytes < 26e9 for row in short) >= 12
+    for row in short:
+        assert row["phase"] in ("load", "forward", "loss", "backward", "optimizer")
+        assert row["planned_requested_bytes"] == row["null_requested_bytes"] != ""
+        assert row["planned_free_bytes"] == row["null_free_bytes"] != ""
 
 
 def test_the_report_says_that_no_gpu_measured_it(tmp_path: Path) -> None:
