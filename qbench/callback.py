@@ -53,16 +53,16 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 class QbenchCallback(TrainerCallback):
-    """Measures a training from inside and sets the plan of its configuration beside it, in a run folder.
+    """Records memory and time of a training, with the plan of its configuration beside it, in a run folder.
 
-    Memory is that of the steps: torch's allocator on CUDA, and on the CPU the ledger of live storages if
-    `ledger` asks for it, which makes the first two steps slow. The first `warmup_steps` are kept apart from
-    the step times, as are those under the ledger. With `plan`, the configuration is planned by a process of
-    its own once the training has ended, which takes seconds. `record` and `plan_record` hold the two
-    records then. Whatever fails here is a warning, and the training goes on; `problem` says what it was.
+    Memory (bytes) comes from torch's allocator on CUDA. On the CPU it is the ledger of live storages, if
+    `ledger` is true, which makes the first two steps slow. Times (seconds) leave out the first `warmup_steps`
+    and the steps under the ledger. With `plan`, another process plans the configuration once training has
+    ended, which takes seconds. `record` and `plan_record` then hold the two records. If the callback itself
+    fails, it warns and the training continues; `problem` says what went wrong.
 
-    A trainer tells its callbacks nothing of a training that fails. Inside `with callback:` it leaves a record
-    too, with outcome oom or error and what was measured until then; the error is raised again.
+    A trainer does not notify its callbacks when training fails. Inside `with callback:` a failed training
+    leaves a record too, with outcome oom or error and what was measured so far; the error is raised again.
     """
 
     def __init__(

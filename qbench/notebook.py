@@ -121,8 +121,8 @@ def plan(
 
     `settings` have the names of the flags of `qbench plan` (precision, r, target_modules, batch, seq, optim,
     ...); any other setting of a scenario goes by its own name (lora_alpha). target_modules is one setting
-    where it is a list of names, and several where it is a list of lists. `gpu` names cards to hold the plan
-    against; `device` says whose kernels to plan for. Sizes are bytes, times seconds.
+    where it is a list of names, and several where it is a list of lists. `gpu` names cards to check the plan
+    against; `device` selects the kernels to plan for. Sizes are bytes, times seconds.
 
     Raises ScenarioError for a setting and CatalogError for a model or card that is not known, QbenchError
     where the only point cannot be planned; of several, such a record has outcome error.
@@ -187,13 +187,13 @@ def rank(
     num_gpus: int = 1,
     **settings: Any,
 ) -> Answers[Ranked]:
-    """Return the cards that hold a training, best first, with its hours, cost and energy, as `qbench rank`.
+    """Return the cards that fit a training run, best first, with hours, cost and energy, as `qbench rank`.
 
         qbench.rank("meta-llama/Llama-3.1-8B", "10M", epochs=3, sort="time", gpu=["L4", "A100"]).frame
 
     `tokens` is the size of the dataset, also as text (10M). `sort` is cost, spot, time or energy. `gpu` names
     cards; all of the catalog are ranked without it. `settings` are those of `plan`; without a precision each
-    card stands with bf16 where that fits, else with nf4. Hours are those of wall time, costs USD at the
+    card is planned with bf16 if that fits, else with nf4. Hours are those of wall time, costs USD at the
     lowest price found, energy kWh at the board's power limit; None where they are not known.
 
     Raises ScenarioError and CatalogError as `plan`, StepError where no point can be planned.

@@ -52,9 +52,9 @@ def ab_command(
 ) -> int:
     """Compare two environments, for example before and after an upgrade of torch or peft.
 
-    The points run interleaved, A B B A, each measurement in a fresh process. This is a report, not a gate:
-    the exit code is 0 whatever differs, and 3 when a point could not be measured. A training command is run
-    once in each, on a null GPU.
+    Points are measured in the order A B B A, each in a fresh process. This is a report, not a gate: the exit
+    code is 0 whatever differs, and 3 if a point could not be measured. A training command runs once in each
+    environment, on a null GPU.
     """
     if len(what) > 1 or what[0].endswith((".py", ".sh")):
         from qbench.cli.ab_program import compare_program

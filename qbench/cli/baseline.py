@@ -1,4 +1,4 @@
-"""`qbench baseline accept`: take a run's results as what later runs are held against."""
+"""`qbench baseline accept`: store a run's results for later runs to be compared with."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ def calibrate_command(
 ) -> int:
     """Measure the rates of this machine and store them in the settings folder (QBENCH_CONFIG_DIR).
 
-    Without flags: how fast its kernels are, in about a minute, which plans take their step times from. On the
-    CPU that speaks for the number of threads that torch has (OMP_NUM_THREADS).
+    Without flags, times its kernels in about a minute; plans use the result for step times. On the CPU it
+    holds for the current number of torch's threads (OMP_NUM_THREADS).
 
-    --noise: the spread over processes, and how many of them show a change of speed; `gate` takes its default
-    budget from it.
+    --noise measures the spread over processes, and how many it takes to show a change of speed; `gate` uses
+    that for its default budget.
     """
     from qbench.cli.noise import calibrate_noise
 

@@ -44,7 +44,7 @@ def _model_row(spec: Any) -> dict[str, Any]:
 def gpus_command(search: Search = "", as_json: options.AsJson = False) -> None:
     """List the GPUs of the catalog.
 
-    The memory is what a program gets of it; the price is the cheapest on demand.
+    Memory is what a program can use; the price is the cheapest on demand.
     """
     from qbench.catalog.gpus import gpus
 

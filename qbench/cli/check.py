@@ -1,4 +1,4 @@
-"""`qbench check`: hold a run against a baseline, and fail when it got worse."""
+"""`qbench check`: compare a run with a baseline, and fail if it got worse."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def check_command(
     """Compare a run with a baseline: exit 1 if it regressed, 2 if they are not comparable.
 
     Parameters and modules must be equal, allocated memory within 1 % or 1 MiB. Speed is judged by an interval
-    over processes, and a change must reach 3 %. Reserved memory, energy and loss are shown only. What the
-    baseline does not hold is new: it passes, unless --strict is given.
+    over processes, and a change counts from 3 %. Reserved memory, energy and loss are shown only. Points that
+    the baseline does not have are new, and pass unless --strict is given.
     """
     from qbench.comparison.tolerances import parse_tolerance
     from qbench.records.store import collector_paused

@@ -43,7 +43,7 @@ SUMMARY_NOTICE = b"\n\nThe rest is left out: a step's summary holds 1 MiB. `--js
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What was asked for."""
+    """What to write, and where."""
 
     as_json: bool = False
     summary: Path | None = None
@@ -57,7 +57,7 @@ class Outputs:
 
 
 def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: bool = False) -> None:
-    """Print a comparison and write the files that were asked for.
+    """Print a comparison and write the requested files.
 
     `places` is the run or file at whose lines findings are marked. Raises QbenchError when a file cannot be
     written; nothing is printed then.
@@ -74,7 +74,7 @@ def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: boo
 
 
 def tell_failure(reason: str, outputs: Outputs) -> None:
-    """Say in every place that was asked for why there is no comparison, the terminal left aside.
+    """Write to each requested place, except the terminal, why there is no comparison.
 
     Raises QbenchError when a file cannot be written.
     """

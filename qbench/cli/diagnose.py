@@ -1,4 +1,4 @@
-"""`qbench run --memory-snapshot --profile`: a rerun of each point that is there to be looked at."""
+"""`qbench run --memory-snapshot --profile`: a rerun of each point, for inspection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def diagnose_points(
     executor: Executor,
     timeout_s: float,
 ) -> None:
-    """Make the diagnostics of each point and say where they are; one that fails is told and passed over."""
+    """Make the diagnostics of each point and say where they are; one that fails is reported and skipped."""
     from qbench.cli.progress import ending
     from qbench.measure.diagnostics import diagnose
 

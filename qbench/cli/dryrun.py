@@ -62,9 +62,9 @@ def dryrun_command(
 ) -> int:
     """Run any training command for a few steps on a GPU that you do not have, and read its memory.
 
-    The command stays as it is. PyTorch's own allocator is read for loading, the first step and later steps,
-    and the program is ended after --steps, before it writes a checkpoint. Exit 0 when it fits, 1 when it runs
-    out of memory, 2 when it cannot be run here, 3 when the program fails for another reason.
+    The command runs unchanged, and ends after --steps, before it writes a checkpoint. Memory is that of
+    PyTorch's own allocator: for loading, the first step and later steps. Exit 0 if it fits, 1 if it runs out
+    of memory, 2 if it cannot run here, 3 if the program fails for another reason.
     """
     from qbench.catalog.gpus import find_gpu
     from qbench.dryrun.run import MOST_GPUS, Request, dry_run

@@ -41,8 +41,8 @@ def fit_command(
 ) -> int:
     """Find the largest sequence, batch or rank that fits on a GPU.
 
-    It says what fills the card there and which change would free memory. Exact to the step: the value one
-    step above was planned too and does not fit. Without --precision it asks for bf16, nf4 and nf4-dq.
+    Reports what fills the card there and which changes would free memory. The value one step above the answer
+    is planned too and does not fit. Without --precision, bf16, nf4 and nf4-dq are tried.
     """
     from qbench.cli.target import TargetRequest, read_asked
 

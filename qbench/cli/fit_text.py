@@ -174,7 +174,7 @@ def _heading(largest: Largest, name: str) -> str:
 
 
 def _changes(largest: Largest, width: int) -> list[str]:
-    """Return the changes as a table, those that are enough first, and whether none is.
+    """Return the changes as a table, sufficient ones first, and whether there is one.
 
     Times have a column only where some are known.
     """

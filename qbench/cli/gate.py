@@ -77,8 +77,8 @@ def gate_command(
 ) -> int:
     """Measure this code and a baseline in turn until each point is decided or the budget is used up.
 
-    Exit 1 when it got worse, 2 when they cannot be compared; what the budget does not decide is undecided and
-    passes, unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.
+    Exit 1 if it got worse, 2 if they cannot be compared. Points that the budget does not decide are undecided
+    and pass unless --strict is given. Parameters, modules and memory are judged as by `qbench check`.
     """
     from qbench.cli.target import read_scenario
     from qbench.comparison.tolerances import parse_tolerance
@@ -149,7 +149,7 @@ def _budget(seconds: float | None, processes: int | None, device: Device) -> Bud
 
 
 def _proposed(device: Device) -> int | None:
-    """Return the processes a side that show WANTED_EFFECT on this machine, or the most where none do.
+    """Return the processes per side that show WANTED_EFFECT on this machine, or the most where none do.
 
     None where its noise was not measured.
     """

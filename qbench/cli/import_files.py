@@ -26,8 +26,8 @@ MOST_KEYS = 20
 def import_command(paths: Paths, as_json: options.AsJson = False) -> int:
     """Show which tool each training config is for and which of its keys a plan uses.
 
-    Of a file it lists the keys that are planned, those that do not move memory and those that are not
-    modelled; of a folder it makes a table. Nothing is planned.
+    For a file, lists the keys that are planned, those without effect on memory and those that are not
+    modelled; for a folder, prints a table. Nothing is planned.
     """
     from qbench.cli.target import language_config
     from qbench.scenario.importers.survey import config_files, survey

@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 
 class OnceCommand(TyperCommand):
-    """A command that refuses a second value where it takes one; click would take the last in silence."""
+    """A command that refuses a second value where it takes one; click would silently take the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Return what is left of the arguments; ends the command when a single value is given twice."""

@@ -58,8 +58,8 @@ def plan_command(
 ) -> int:
     """Plan the memory of a training step without a GPU.
 
-    It says what the step needs, where it goes, and whether it fits. Flags of a setting can be repeated,
-    which plans every combination.
+    Reports what the step needs, what is alive at the peak, and whether it fits. Repeat a flag to plan every
+    combination.
     """
     from qbench.cli.target import TargetRequest, read_asked
     from qbench.records.record import run_id_of
@@ -101,7 +101,7 @@ def plan_command(
 
 @dataclass(frozen=True, slots=True)
 class _MemoryOptions:
-    """What is asked of CUDA's allocator: its settings, and the file for its history."""
+    """Options of CUDA's allocator: its settings, and the file for its history."""
 
     alloc_conf: str
     snapshot: Path | None

@@ -36,7 +36,7 @@ def shown_progress(title: str) -> Iterator[Watcher]:
 
 @contextlib.contextmanager
 def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
-    """Yield what is told of each plan as it is there: a moving bar on a terminal, where there are several."""
+    """Yield what to call with each finished plan: a progress bar on a terminal, if there are several."""
     if total == 1 or not sys.stderr.isatty():
         yield lambda index, record: None
         return
@@ -51,7 +51,7 @@ def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
 
 @contextlib.contextmanager
 def shown_steps() -> Iterator[Watch]:
-    """Yield what is told of each part of a search before it begins: a line with a clock on a terminal."""
+    """Yield what to call before each part of a search: a line with a clock on a terminal."""
     if not sys.stderr.isatty():
         yield lambda number, total, name: None
         return

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 MOST_ROWS = 10
-"""Cards that are listed unless all are asked for."""
+"""Number of cards listed without --all."""
 
 
 class SortName(str, Enum):
@@ -81,7 +81,7 @@ def rank_command(
 ) -> int:
     """Rank the GPUs of the catalog for a training run by cost, time or energy.
 
-    Each card is listed with the first precision that fits it: bf16 (LoRA), else nf4 (QLoRA), or those given.
+    Each card is listed with the first precision that fits: bf16 (LoRA), then nf4 (QLoRA), or those you give.
     """
     from qbench.cli.target import TargetRequest, read_asked
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 OLD_PRICE_DAYS = 90
-"""Age from which a price is told with it."""
+"""Age from which a price is shown with its age."""
 
 MOST_NAMED = 10
 """Cards that are named of those that may as well be the first."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qbench.report.content import Content
 
 NAMED_LINES = 3
-"""Damaged lines of one file that are told one by one."""
+"""Number of damaged lines of one file that are reported one by one."""
 
 
 def report_command(
@@ -34,7 +34,7 @@ def report_command(
 ) -> int:
     """Report on runs: HTML, Markdown, CSV, and Parquet where pyarrow is installed.
 
-    A line of a file that is no record is told and left out.
+    A line that is not a record is reported and skipped.
     """
     from qbench.records.store import collector_paused
 

@@ -83,8 +83,8 @@ def run_command(
 ) -> int:
     """Plan and measure each point of a scenario.
 
-    What is finished in the run folder, with the same code, versions and machine, is not done again. With
-    --address or --points any machine counts as the same.
+    Points that are finished in the run folder with the same code, versions and machine are skipped. With
+    --address or --points, all machines count as the same.
     """
     _check_flags(executor, device, address, gpus_per_point, points_folder)
     _check_diagnostics(memory_snapshot or profile, executor, points_folder)

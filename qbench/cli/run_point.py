@@ -17,8 +17,8 @@ def run_point_command(
 ) -> int:
     """Measure one point in a fresh process and write its record to a file.
 
-    For Slurm, SkyPilot, Kubernetes and others that carry points to machines. Whatever becomes of the point
-    is in the record; the exit code is 0 for ok and oom, 3 for another outcome, 2 when it was not tried.
+    For Slurm, SkyPilot, Kubernetes and other queues. The record holds the outcome of the point; the exit code
+    is 0 for ok and oom, 3 for any other outcome, and 2 if the point was not measured.
     """
     from qbench.cli.progress import ending
     from qbench.errors import RecordError

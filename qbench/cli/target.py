@@ -63,7 +63,7 @@ class TargetRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The points that a command is about, and the GPUs to hold them against."""
+    """The points that a command is about, and the GPUs to check them against."""
 
     points: tuple[Point, ...]
     request: TargetRequest

@@ -23,8 +23,8 @@ def trend_command(
 ) -> int:
     """Show how points changed over runs, and which runs started a new level.
 
-    It decides nothing and exits with 0, also while there are too few runs: a step shows only when some runs
-    are behind it. `qbench check` is the gate. Needs Apache Otava: pip install 'qbench[trend]'.
+    Always exits with 0, also while there are too few runs: a step shows only after some runs.
+    Use `qbench check` as a gate. Needs Apache Otava: pip install 'qbench[trend]'.
     """
     from qbench.comparison.trend import DEFAULT_METRICS, trend
     from qbench.records.document import read_history

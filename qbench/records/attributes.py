@@ -1,4 +1,4 @@
-"""What a record says, as attributes: each reads one key of its metrics, detail or environment."""
+"""The values of a record as attributes: each reads one key of its metrics, detail or environment."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Attributes:
 
     @property
     def fits(self) -> tuple[Fit, ...]:
-        """The cards that a plan was held against, in the order in which they were named."""
+        """The cards that a plan was checked against, in the order in which they were named."""
         return fits_of(self.detail.get("fits"))
 
     @property
@@ -130,7 +130,7 @@ class Attributes:
 
     @property
     def caveats(self) -> Sequence[str]:
-        """What the numbers leave out or take for granted."""
+        """What the numbers leave out or assume."""
         return self.detail.get("caveats") or ()
 
     @property
@@ -160,7 +160,7 @@ class Attributes:
 
     @property
     def validity(self) -> Sequence[ValidityFinding]:
-        """What speaks for and against a measurement."""
+        """Findings for and against a measurement."""
         return self.detail.get("validity") or ()
 
     @property
@@ -230,7 +230,7 @@ class Attributes:
 
     @property
     def time(self) -> TimeParts | None:
-        """Where the time of a plan without cards goes."""
+        """Time of a plan without cards, by part."""
         return self.detail.get("time")
 
     @property
@@ -250,7 +250,7 @@ class Attributes:
 
     @property
     def reconciliation_bytes(self) -> Mapping[str, int | None]:
-        """Where the memory of a measured card went; empty when unknown."""
+        """Memory of a measured card, by part; empty when unknown."""
         return self.detail.get("reconciliation_bytes") or {}
 
     @property

@@ -76,7 +76,7 @@ def write_calibration(found: Calibration) -> Path:
 
 
 def read_calibration(file: Path) -> Calibration:
-    """Return the calibration in a file. Raises RecordError where it is none, or an empty one."""
+    """Return the calibration in a file. Raises RecordError if it is not a calibration, or is empty."""
     try:
         values = json.loads(read_text(file))
         version = values.get("version") if isinstance(values, dict) else None
@@ -121,5 +121,5 @@ def label(found: Calibration) -> str:
 
 
 def describe(found: Calibration) -> dict[str, Any]:
-    """Return what names a calibration and tells its age: device, threads, versions, date."""
+    """Return what identifies a calibration and its age: device, threads, versions, date."""
     return {key: value for key, value in asdict(found).items() if key not in ("kernels", "dispatch_s")}

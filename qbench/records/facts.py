@@ -50,7 +50,7 @@ class Facts:
     files: Named
     """Content of the files that the point names."""
     cards: Named = field(default_factory=dict)
-    """Cards that a plan was held against, the allocator's variable, and what was known of speed."""
+    """Cards that a plan was checked against, the allocator's variable, and what was known of speed."""
     kernels: Named = field(default_factory=dict)
     """Compute capability and allocator that a plan is of."""
     machine: Named = field(default_factory=dict)

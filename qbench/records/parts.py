@@ -89,14 +89,14 @@ class FitShortage(TypedDict):
 
     phase: Words
     op: Words
-    """Operator that asks for it; empty where it is none."""
+    """Operator that requests it; empty if it is not an operator."""
     module: Words
     requested_bytes: Whole
     free_bytes: Whole
 
 
 class FitValues(TypedDict):
-    """A card that a plan was held against, as it is stored; `records.fits.Fit` says what each key means."""
+    """A card that a plan was checked against, as stored; `records.fits.Fit` explains each key."""
 
     gpu: Words
     fits: Flag
@@ -185,7 +185,7 @@ class OomFacts(TypedDict, total=False):
     total_bytes: Whole | None
     reserved_bytes: Whole | None
     place: Words | None
-    """Line and module that asked for it in a dry run; `user` is the line of the program on the way to it."""
+    """Line and module that requested it in a dry run; `user` is the line of the program on the way to it."""
     user: Words | None
 
 
@@ -211,7 +211,7 @@ class Alive(TypedDict):
     place: Words | None
     user: Words | None
     is_backward: Flag
-    """Whether the backward pass of that line asked for it."""
+    """Whether the backward pass of that line requested it."""
 
 
 class Quality(TypedDict, total=False):

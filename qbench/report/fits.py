@@ -1,4 +1,4 @@
-"""What fits where: plans held against cards, as a table and as a map of model, precision and GPU."""
+"""What fits where: plans checked against cards, as a table and as a map of model, precision and GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHADES = ("rgba(213,94,0,0.42)", "rgba(230,159,0,0.30)", "rgba(44,127,184,0.38)"
 
 
 def fits_table(results: Sequence[Result], numbers: Numbers | None = None) -> Table | None:
-    """Return one row for each plan and GPU that it was held against (detail.fits)."""
+    """Return one row for each plan and GPU that it was checked against (detail.fits)."""
     asked = [(result, fit) for result in results for fit in result.fits]
     draft = Draft()
     add_settings(draft, [result for result, _ in asked])
@@ -135,7 +135,7 @@ def _lengths(group: Group) -> int:
 
 
 def _cards(group: Group) -> list[str]:
-    """Return the cards that were asked about, smallest first, cut to MOST_CARDS."""
+    """Return the cards that were named, smallest first, cut to MOST_CARDS."""
     sizes: dict[str, float] = {}
     for result in group:
         for fit in result.fits:

@@ -31,7 +31,7 @@ LONG_CELL = 400
 """Characters of one cell; a name or an error may be longer than all else."""
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))")
-"""What Markdown reads as markup; underscores within a word are none."""
+"""What Markdown reads as markup; underscores within a word are not."""
 
 
 def markdown_text(content: Content, title: str) -> str:

@@ -42,7 +42,7 @@ Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """How a step is made, beside its sizes: every choice is made, none is auto."""
+    """How a step is made, beside its sizes: no choice is left to auto."""
 
     loop: Loop
     loss_type: Loss = "full_logits"

@@ -306,7 +306,7 @@ def stored_point(point: Point, config_digest: str) -> Point:
 
 
 class PlanSettings(Strict, defer_build=True):
-    """What the plan is asked about."""
+    """What to plan for."""
 
     gpus: tuple[Name, ...] = Field(default=(), description="GPUs of the catalog to check the plan against.")
 

@@ -1,4 +1,4 @@
-"""How the page is wired: a question from the form, its answer, and the overview once it is looked at."""
+"""How the page is wired: a request from the form, its answer, and the overview once it is opened."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ OVERVIEW_PRECISIONS = ("bf16", "int8", "nf4", "nf4-dq")
 
 LONGEST_READER = 64
 LARGEST_STAMP = 2**53
-"""A stamp is a browser's clock in milliseconds; whole numbers above it are none that a browser counts to."""
+"""A stamp is a browser's clock in milliseconds; no browser counts beyond it."""
 
 
 OnCard = Callable[[Sequence[Point]], list[Record]]
-"""Gives the plan of each point, held against the card of the form."""
+"""Gives the plan of each point, checked against the card of the form."""
 
 
 def add_callbacks(app: Dash, plans: PlanQueue, uploads: Uploads) -> None:

@@ -37,7 +37,7 @@ class Bar:
     name: str
     record: Record
     card_bytes: int
-    """Memory of the card that it is held against."""
+    """Memory of the card that it is checked against."""
 
 
 def memory_chart(bars: Sequence[Bar]) -> Chart:

@@ -16,7 +16,7 @@ Question = tuple[Point, PlanFor]
 
 
 class Superseded(Exception):
-    """Nobody waits for this any more: the same reader asked something newer, or the page ends."""
+    """The answer is no longer needed: the same reader sent a newer request, or the page ends."""
 
 
 class PlanProcess:

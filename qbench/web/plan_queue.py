@@ -34,7 +34,7 @@ class Planner(Protocol):
         """Begin to load the libraries; called in the main thread."""
 
     def plan(self, question: Question, wanted: Callable[[], bool]) -> Record:
-        """Return the plan of a question, for as long as it is wanted."""
+        """Return the plan of a request, as long as it is needed."""
 
     def close(self) -> None:
         """End what it is at."""

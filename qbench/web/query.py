@@ -1,4 +1,4 @@
-"""What the page is asked: a query string and the settings that it stands for, as command and scenario too."""
+"""A request to the page: a query string and its settings, also as command and scenario."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Resolve = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageColumn:
-    """One column of the page: what to train, and the card to hold it against."""
+    """One column of the page: what to train, and the card to check it against."""
 
     point: Point
     gpu: str
@@ -155,7 +155,7 @@ def _tokens(text: str) -> int:
 
 
 def _value(field: str, text: str, problems: list[Problem]) -> Any:
-    """Return the value of a field, or its text where it is none; problems are added to `problems`."""
+    """Return the value of a field, or its text if it is not one; problems are added to `problems`."""
     row = SETTINGS[FIELDS[field]]
     value, said = from_text(row, text), ""
     if field in LARGEST and not (isinstance(value, int) and 1 <= value <= LARGEST[field]):

@@ -128,6 +128,6 @@ def _point_link(point: Point, gpu: str, resolve: Resolve) -> Any:
 
 
 def _card(records: Sequence[Record]) -> str:
-    """Return the first card that a run was held against and that the form has, else the form's own."""
+    """Return the first card that a run was checked against and that the form has, else the form's own."""
     known = {gpu.name for gpu in gpus() if gpu.compute_capability}
     return next((fit.gpu for record in records for fit in record.fits if fit.gpu in known), DEFAULTS["gpu"])

@@ -53,7 +53,7 @@ GRAPH: Any = {"displayModeBar": False, "responsive": True}
 
 
 def problem_view(problems: Iterable[Problem | str]) -> list[Any]:
-    """Return what stands in place of an answer when there is none, a line for each problem."""
+    """Return what replaces a missing answer: a line for each problem."""
     lines = [html.P(str(problem)) for problem in problems]
     return [html.Div([html.H2("This cannot be planned"), *lines], className="problem", role="alert")]
 
@@ -86,7 +86,7 @@ def _failure(number: int, record: Record) -> str:
 
 
 def _fit(record: Record, gpu: str) -> Fit | None:
-    """Return what the plan says of one card; None when it was not held against it."""
+    """Return what the plan says of one card; None if it was not checked against it."""
     return next((fit for fit in record.fits if fit.gpu == gpu), None)
 
 
@@ -259,7 +259,7 @@ def _scrolling(table: html.Table, label: str) -> html.Div:
 def overview_view(setting: PageColumn, names: Sequence[str], records: Sequence[Record]) -> list[Any]:
     """Return a table of what fits where: a row for each card by its name, a column for each precision.
 
-    The plans of one precision may each be held against other cards.
+    The plans of one precision may each be checked against other cards.
     """
     held: dict[str, dict[str, Fit]] = {}
     for record in records:

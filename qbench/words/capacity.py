@@ -77,7 +77,7 @@ def _who_gets_further(capacity: Capacity) -> str:
 
 
 def _most(capacity: Capacity) -> str:
-    """Say that what both train is the most that was asked of them, where it is."""
+    """Say if what both train is the largest value that was planned."""
     sides = (capacity.qlora, capacity.lora)
     if not capacity.axis or any(side.failing for side in sides):
         return ""

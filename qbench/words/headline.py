@@ -275,7 +275,7 @@ def ending_text(result: Result, with_peak: bool = False) -> str:
 def accuracy_sentence(results: Iterable[Result], metric: str = "peak_allocated_bytes") -> str | None:
     """Return how well the plan met the measurement for one metric, or None when no point has both.
 
-    A null GPU is told apart from what was measured.
+    A null GPU is named as such.
     """
     met: dict[bool, list[float]] = {}
     for prediction in predictions(results):

@@ -64,7 +64,7 @@ def _wish_text(undecided: Sequence[Finding], tolerances: Mapping[str, Tolerance]
 
 
 def _needed_text(deviation: float, min_effect: float) -> str:
-    """Return how many processes a side show the changes that a person asks about."""
+    """Return how many processes per side show changes of common interest."""
     effects = sorted({wanted_effect(min_effect), *(effect for effect in EFFECTS if effect > min_effect)})
     needed = {f"{100 * effect:g} %": processes_needed(deviation, effect, min_effect) for effect in effects}
     if any(needed.values()):

@@ -35,7 +35,7 @@ SAME_PERCENT = 0.5
 """Savings below this share are called the same."""
 
 DOUBLE = -100
-"""Percent saved from which a cost is told as a multiple."""
+"""Percent saved below which a cost is given as a multiple."""
 
 
 def saving_text(percent: float) -> str:

@@ -13,7 +13,7 @@ from qbench.report.ci.check import finding_text, point_text, told_findings
 Level = Literal["error", "warning", "notice"]
 
 MOST_OF_A_LEVEL = 10
-"""GitHub shows ten errors, ten warnings and ten notices of a step and drops the rest in silence."""
+"""GitHub shows ten errors, ten warnings and ten notices of a step and silently drops the rest."""
 
 
 def level_of(finding: Finding, strict: bool) -> Level:

@@ -24,7 +24,7 @@ def gpu_columns(results: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def _rooms(results: Sequence[Result]) -> dict[str, list[str]]:
-    """Return what is left on each card that any plan was held against, one cell for each plan."""
+    """Return what is left on each card that any plan was checked against, one cell for each plan."""
     fits = [{fit.gpu: fit for fit in result.fits} for result in results]
     names = dict.fromkeys(name for held in fits for name in held)
     # One card's time of a step has a column of its own.

@@ -71,7 +71,7 @@ def _joined(blocks: Iterable[list[str]]) -> list[str]:
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
-    """Return lines under a heading; one that is too long goes on further in."""
+    """Return lines under a heading; one that is too long continues with more indentation."""
     return [
         part
         for line in lines
@@ -202,7 +202,7 @@ def _params(count: int) -> str:
 
 
 def _cards(result: Result) -> list[Cells]:
-    """Return the cards that were asked about, or the smallest of the catalog that holds the plan."""
+    """Return the cards that were named, or the smallest of the catalog that holds the plan."""
     asked: list[Cells] = [
         (fit.gpu, format_bytes(fit.memory_bytes), verdict_line(fit, result.value("peak_allocated_bytes")))
         for fit in result.fits

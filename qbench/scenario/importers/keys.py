@@ -1,6 +1,6 @@
 """Keys of training configs that importers do not take: those without influence on memory, and those with.
 
-A key that is in neither list is told as unknown. Names that end in * stand for all that begin so.
+A key that is in neither list is reported as unknown. A name that ends in * stands for all keys that begin so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LLaMA-Factory's YAML as settings of a scenario.
 
 Source: llamafactory/hparams, model/adapter.py, model/model_utils/quantization.py and checkpointing.py:
-4-bit loading is nf4 with double quantization unless told otherwise, checkpointing is on unless disabled.
+4-bit loading is nf4 with double quantization by default, checkpointing is on unless disabled.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The keys of a foreign config; each one is taken, known to be harmless, or told.
+    """The keys of a foreign config; each one is taken, known to be harmless, or reported.
 
     A value that no training has is refused: it is in `refused`, and reading goes on with its default, so
     that all problems of a file are found.
@@ -62,7 +62,7 @@ class Reader:
     _doubted: dict[str, str] = field(default_factory=dict)
 
     def spelt_as(self, values: Mapping[str, Any]) -> Reader:
-        """Return a reader of the same file in other words, with all that was taken, told and refused."""
+        """Return a reader of the same file in other words, with all that was taken, reported and refused."""
         return replace(self, values=values)
 
     def get(self, *names: str, default: Any = None) -> Any:
@@ -143,7 +143,7 @@ class Reader:
         return ""
 
     def optimizer(self, *names: str, default: str = "adamw_torch_fused") -> str:
-        """Return the optimizer by qbench's name; one that is not planned is told and stands as AdamW."""
+        """Return the optimizer by qbench's name; one that is not planned is reported and planned as AdamW."""
         value = str(self.get(*names, default=default))
         if value not in OPTIMIZERS:
             instead = "AdamW stands for it, whose state may be larger"
@@ -287,7 +287,7 @@ class Reader:
         self._told.append(caveat)
 
     def caveats(self) -> tuple[str, ...]:
-        """Return all that was told, then the keys that were not taken and may move memory."""
+        """Return all that was reported, then the keys that were not taken and may move memory."""
         doubts = self.doubts()
         lists = (
             ("not understood, and they move memory", [key for key in self._left() if _is_among(key, MEMORY)]),
