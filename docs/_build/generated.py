@@ -154,22 +154,33 @@ def published_memory() -> tuple[int, float, float]:
     return len(errors), statistics.median(errors), max(errors)
 
 
-def null_grid(metric: str) -> tuple[int, int, float]:
-    """Return of the grid: points with the metric, points equal to the byte, largest difference in percent."""
+def null_grid(path: str) -> Counter[str]:
+    """Return how many points of a grid are equal in all they have, and how many of these ran or ran out."""
+    rows = _rows(path)
+    equal = [row["null_outcome"] for row in rows if row["is_equal"] == "True"]
+    return Counter(points=len(rows), equal=len(equal), ok=equal.count("ok"), oom=equal.count("oom"))
+
+
+def null_worst(path: str) -> float:
+    """Return the largest difference of a planned peak, allocated or reserved, in percent."""
+    peaks = ("peak_allocated_bytes", "peak_reserved_bytes")
     pairs = [
-        (int(row[f"planned_{metric}"]), int(row[f"null_{metric}"]))
-        for row in _rows("nullgpu/null_grid.csv")
-        if row[f"planned_{metric}"] and row[f"null_{metric}"]
+        (int(row[f"planned_{name}"]), int(row[f"null_{name}"]))
+        for row in _rows(path)
+        for name in peaks
+        if row[f"planned_{name}"] and row[f"null_{name}"]
     ]
-    worst = max(100 * abs(planned - null) / null for planned, null in pairs)
-    return len(pairs), sum(planned == null for planned, null in pairs), worst
+    return max(100 * abs(planned - null) / null for planned, null in pairs)
 
 
-def null_published() -> tuple[int, int]:
+def null_published(names: Iterable[str]) -> tuple[int, int]:
     """Return how many published figures of GPUs the null GPU repeats, and how many were compared."""
-    texts = ((REPORTS / "nullgpu/published").glob("*.md"))
-    found = (re.search(r"^(\d+) of (\d+) figures are equal", path.read_text("utf-8"), re.M) for path in texts)
-    counts = [(int(match[1]), int(match[2])) for match in found if match]
+    counts = []
+    for name in names:
+        text = (REPORTS / f"nullgpu/published/{name}.md").read_text("utf-8")
+        match = re.search(r"^(\d+) of (\d+) figures are equal", text, re.M)
+        assert match is not None, f"{name}.md has no line about equal figures"
+        counts.append((int(match[1]), int(match[2])))
     return sum(equal for equal, _ in counts), sum(compared for _, compared in counts)
 
 
@@ -184,9 +195,11 @@ def published_speed() -> tuple[str, ...]:
 def accuracy() -> str:
     """Return the accuracy table of README: four lines, each from a committed record."""
     count, median, worst = published_memory()
-    points, same, most = null_grid("peak_allocated_bytes")
-    _, reserved, most_reserved = null_grid("peak_reserved_bytes")
-    equal, compared = null_published()
+    grid, random = (null_grid(f"nullgpu/{name}null_grid.csv") for name in ("", "random/"))
+    worst_null = null_worst("nullgpu/null_grid.csv")
+    differ = f", worst {_percent(worst_null)}" if worst_null else ""
+    equal, compared = null_published(("cift", "fms", "fms-liger"))
+    kept, kept_of = null_published(("fms-more",))
     speeds, middle, most_of = published_speed()
     return table(
         ("Compared", "Result", "Record"),
@@ -198,13 +211,13 @@ def accuracy() -> str:
             ),
             (
                 "planned peaks with PyTorch's own CUDA code on a null GPU",
-                f"allocated: {same} of {points} points equal to the byte, worst {_percent(most)}; "
-                f"reserved: {reserved} equal, worst {_percent(most_reserved)}",
+                f"{grid['equal']} of {grid['points']} points equal to the byte, allocated and reserved, {grid['oom']} "
+                f"out of memory among them{differ}; {random['equal']} of {random['points']} random ones",
                 "[nullgpu](reports/nullgpu/null_grid.md)",
             ),
             (
                 "the null GPU with figures published for an RTX 4080 and an A100",
-                f"{equal} of {compared} equal, to the byte or as rounded",
+                f"{equal} of {compared} equal, to the byte or as rounded; {kept} of {kept_of} that were kept apart",
                 "[nullgpu/published](reports/nullgpu/published)",
             ),
             (
