@@ -22,6 +22,7 @@ _KNOWN = re.compile(
     r"|xox[abp]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|[0-9a-f]{40})\b"
 )
 """Keys of hubs and trackers by their form; 40 hexadecimal digits are one of Weights & Biases."""
+_ABSOLUTE = re.compile(r"(?<![\w.:/~-])[/~][\w./+-]+")
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -49,16 +50,18 @@ def _private_words(command: Sequence[str]) -> Iterator[str]:
             yield HIDDEN
             continue
         hide = bool(_SECRET_FLAG.fullmatch(word)) and not _HARMLESS.search(word)
+        if any(letter.isspace() for letter in word):  # A shell's text, after -c.
+            yield private_text(_ABSOLUTE.sub(lambda path: os.path.basename(path[0].rstrip("/")), word))
+            continue
         name, equals, value = word.partition("=")
-        if equals and not any(letter.isspace() for letter in name):
+        if equals:
             yield private_text(f"{name}={_file_name(value)}")
         else:
             yield os.path.basename(word) if number == 0 else private_text(_file_name(word))
 
 
 def _file_name(word: str) -> str:
-    is_path = word.startswith(("/", "~")) and not any(letter.isspace() for letter in word)
-    return os.path.basename(word.rstrip("/")) or word if is_path else word
+    return os.path.basename(word.rstrip("/")) or word if word.startswith(("/", "~")) else word
 
 
 def private_place(place: str | None, working_folder: Path) -> str | None:

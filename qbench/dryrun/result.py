@@ -27,7 +27,9 @@ CODE = ("catalog", "nullgpu", "dryrun")
 """What of qbench moves a dry run's numbers."""
 TAIL_LINES = 25
 MOST_LINES = 1000
-_NAMES_ERROR = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt|Exit)\b")
+_NAMES_ERROR = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt|Exit)\b|Fatal Python error")
+_OF_FAULTHANDLER = "Extension modules:"
+"""A list of all that is loaded, which faulthandler ends with."""
 NEVER_USED = "the program ended without using the card"
 NO_STEP = "the program ended before its first optimizer step"
 
@@ -276,4 +278,5 @@ def _naming_line(text: str) -> str:
 def last_lines(text: str, count: int = TAIL_LINES) -> str:
     """Return the last lines of a program's output that are not empty; of a progress bar its last state."""
     lines = [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return "\n".join([line for line in lines if line][-count:])
+    told = [line for line in lines if line and not line.startswith(_OF_FAULTHANDLER)]
+    return "\n".join(told[-count:])

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qbench.catalog.gpus import GpuSpec
+from qbench.dryrun.agent import STARTED
 from qbench.dryrun.command import Environment, environment_of
 from qbench.dryrun.process import run
 from qbench.dryrun.result import Ran, read_reports, record_of
-from qbench.dryrun.stand_ins import named_models, view_of_hub
+from qbench.dryrun.stand_ins import named_models, view_of_datasets, view_of_hub
 from qbench.errors import QbenchError
 from qbench.nullgpu.environment import card_environment
 from qbench.nullgpu.launcher import preload_environment
@@ -69,11 +70,16 @@ def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.envi
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dryrun-", dir=folder) as work:
         state = Path(work).resolve()
-        names = [*asked.models, *named_models(asked.command)]
+        names = list(dict.fromkeys((*asked.models, *named_models(asked.command))))
         view = view_of_hub(names, found.python, state, variables, tokenizers=asked.synthetic)
         changed = {**variables, **_variables(asked, found, state, variables), **preload, **view.variables}
         ended = run(asked.command, changed, folder / LOG_FILE, asked.timeout_s)
-        reports = read_reports(state)
+        reports, was_followed = read_reports(state), (state / STARTED).exists()
+    if not was_followed and ended.exit_code == 0:
+        raise QbenchError(
+            "no Python of the command read PYTHONPATH, by which a dry run follows it; leave out -I, -E and "
+            "-S, and name a command that trains"
+        )
     ran = Ran(
         command=asked.command,
         gpu=asked.gpu,
@@ -127,6 +133,8 @@ def _variables(
         "TORCHINDUCTOR_CACHE_DIR": str(state / "torchinductor"),
         "UNSLOTH_COMPILE_LOCATION": str(state / "unsloth"),
         "HF_MODULES_CACHE": str(state / "modules"),
+        "HF_DATASETS_CACHE": str(view_of_datasets(state, variables)),
+        "PYTORCH_KERNEL_CACHE_PATH": str(state / "kernels"),
         **card_environment(asked.gpu, count=min(asked.gpus, MOST_GPUS)),
         **(_one_rank(asked.gpus) if asked.rank_only else {}),
     }

@@ -75,13 +75,25 @@ def view_of_hub(
     return View({"HF_HUB_CACHE": str(view), "HUGGINGFACE_HUB_CACHE": str(view)}, made)
 
 
+def view_of_datasets(state: Path, variables: Mapping[str, str]) -> Path:
+    """Return a view of the cache of `datasets`, into which what a run prepares goes."""
+    view = state / "datasets"
+    view.mkdir()
+    _mirror(_cache(variables, ("HF_DATASETS_CACHE",), "datasets"), view)
+    return view
+
+
 def _hub_cache(variables: Mapping[str, str]) -> Path:
-    """Return the hub's cache as huggingface_hub finds it (constants.py)."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+    return _cache(variables, ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"), "hub")
+
+
+def _cache(variables: Mapping[str, str], names: Sequence[str], folder: str) -> Path:
+    """Return a cache as huggingface_hub and datasets find theirs (constants.py, config.py)."""
+    for name in names:
         if variables.get(name):
             return Path(variables[name]).expanduser()
     base = variables.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(variables.get("HF_HOME") or os.path.join(base, "huggingface")).expanduser() / "hub"
+    return Path(variables.get("HF_HOME") or os.path.join(base, "huggingface")).expanduser() / folder
 
 
 def _spec(name: str, cache: Path, view: Path, tokenizers: bool) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def _details(record: Record) -> Iterator[str]:
         yield f"  stand-in: {each}"
     for each in record.caveats:
         yield f"  note: {each}"
-    if record.outcome not in ("ok", "oom"):
+    if record.outcome not in ("ok", "oom") and record.stderr_tail:
         yield from ("Its last lines:", *(f"  {line}" for line in record.stderr_tail.splitlines()))
         yield NULL_GPU_MAY
 

@@ -58,6 +58,8 @@ def test_exit_codes_and_json(tmp_path: Path, program: str, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["kind"] == "dryrun"
     assert ended(program, "9000000") == 1
     assert ended("-c", "raise SystemExit(4)") == 3
+    assert ended("-I", program, "8") == 2
+    assert "leave out -I, -E and -S" in capsys.readouterr().err
     assert [record.outcome for record in read_records(out)] == ["ok", "oom", "error"]
 
 

@@ -28,6 +28,12 @@ def test_arguments(word: str, stored: str) -> None:
     assert " ".join(private_command(word.split())) == stored
 
 
+def test_the_text_of_a_shell() -> None:
+    text = "cd /data/me && HF_TOKEN=abc /opt/venv/bin/python ~/train.py --lr 1 ./a/b"
+    stored = ("bash", "-c", "cd me && HF_TOKEN=*** python train.py --lr 1 ./a/b")
+    assert private_command(("/bin/bash", "-c", text)) == stored
+
+
 def test_text_has_no_home() -> None:
     home = os.path.expanduser("~")
     assert private_text(f"error in {home}/x.py") == "error in ~/x.py"

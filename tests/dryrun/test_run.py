@@ -180,12 +180,14 @@ assert torch.isin(x, torch.tensor([2, 3], device="cuda")).nonzero().flatten().to
 assert torch.cat([x, x[:2]]).cumsum(0)[-1].item() == 46 and x.masked_fill(x > 4, -1)[-1].item() == -1
 assert torch.nn.functional.pad(x, (1, 0)).diff().tolist() == [0] + [1] * 9
 assert x.masked_select(x % 2 == 0).tolist() == [0, 2, 4, 6, 8]
+assert torch.where(x > 7)[0].tolist() == [8, 9] and torch.where(x > 99)[0].shape == (0,)
 mask = torch.zeros(3, 4, dtype=torch.bool, device="cuda")
 mask[1] = True
 assert mask.tolist()[1] == [True] * 4 and mask.sum().item() == 4
 assert torch.tensor(2.5, device="cuda").item() == 2.5
 floats = torch.rand(5, device="cuda")
 assert floats.isfinite().all() and not floats.isnan().any() and floats[floats > 0.5].shape == (5,)
+assert floats.exp2().shape == (5,)
 assert floats.argmax().item() == 0
 # Six tokens choose two of three experts: each is chosen four times.
 chosen = torch.rand(6, 3, device="cuda").topk(2).indices

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 
+STARTED = "agent-started"
+
 
 def start() -> None:
     """Wait for the program to import torch, and follow it from then on."""
     from . import imports, ranks, watch
 
+    folder = os.environ["QBENCH_DRYRUN_DIR"]
+    if os.path.isdir(folder):
+        with open(os.path.join(folder, STARTED), "a", encoding="utf-8"):
+            pass  # That it is there says that Pythons of the command read PYTHONPATH.
     if ranks.RANKS in os.environ:
         ranks.be_first()
         imports.after("torch.distributed.launcher.api", ranks.start_one)
         imports.after("torch.distributed.rendezvous", ranks.wait_for_none)
-    follower = watch.Watch(os.environ["QBENCH_DRYRUN_DIR"], int(os.environ.get("QBENCH_DRYRUN_STEPS", "3")))
+    follower = watch.Watch(folder, int(os.environ.get("QBENCH_DRYRUN_STEPS", "3")))
     imports.after("torch", follower.begin)
     imports.after("deepspeed.runtime.engine", follower.follow_deepspeed)

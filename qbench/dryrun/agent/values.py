@@ -9,8 +9,8 @@ put right where they lie. The rules:
    but for `DOUBTS`, which ask for an exception: isnan, isinf, any, !=, <, <=. No value is infinite.
 3. A whole number made of floats is 0, such as argmax and a sampled token. `topk` takes positions in turn, so
    that the experts of a mixture get equal shares; `sort` finds everything in order.
-4. `nonzero`, `x[mask]` and `masked_select` have the size that the mask says; of a mask over `LIMIT`, every
-   element counts.
+4. `nonzero`, `where(mask)`, `x[mask]` and `masked_select` have the size that the mask says; of a mask over
+   `LIMIT`, every element counts.
 5. A float is read as it lies in memory: what was copied there, else 0 or what the last one left.
 """
 
@@ -166,7 +166,7 @@ class Values(TorchDispatchMode):
         except (RuntimeError, TypeError, IndexError, NotImplementedError):
             return
         for out, value in zip(outs, made if isinstance(made, (tuple, list)) else (made,), strict=False):
-            if isinstance(out, torch.Tensor) and out.is_cuda:
+            if isinstance(out, torch.Tensor) and out.is_cuda and out.shape == value.shape:
                 on_host(out).copy_(value)
 
 
@@ -212,6 +212,17 @@ def _positions(mode: Values, args: Arguments) -> Any:
     return mode._nonzero(args[0]) if is_known(args[0]) else NotImplemented
 
 
+def _where(mode: Values, args: Arguments) -> Any:
+    """Return the positions by dimension, as torch.where(mask) does."""
+    known = len(args) == 1 and is_known(args[0])
+    return list(mode._nonzero(args[0]).unbind(1)) if known else NotImplemented
+
+
+def _as_exp(mode: Values, args: Arguments) -> Any:
+    """Return exp in place of exp2, whose kernel torch would have NVRTC compile: memory is the same."""
+    return aten.exp.default(args[0]) if args[0].is_cuda else NotImplemented
+
+
 def _selected(mode: Values, args: Arguments) -> Any:
     if not is_known(args[1]):
         return NotImplemented
@@ -232,6 +243,10 @@ def _scattered_backward(mode: Values, args: Arguments) -> Any:
 _SPECIAL: dict[str, Callable[[Values, Arguments], Any]] = {
     "_local_scalar_dense": _item,
     "nonzero": _positions,
+    "argwhere": _positions,
+    "exp2": _as_exp,
+    "where": _where,
+    "nonzero_numpy": _where,
     "masked_select": _selected,
     "masked_scatter_backward": _scattered_backward,
 }

@@ -66,7 +66,7 @@ class Watch:
         """Follow torch, which has just been imported, where it sees a card."""
         from torch.optim import optimizer
 
-        if not torch.cuda.is_available():
+        if torch.version.cuda is None:  # Asking CUDA itself would bar a fork from using it.
             return
         self._torch = torch
         from .values import Values
