@@ -53,7 +53,9 @@ FromFile = Annotated[
 ]
 FromFormat = Annotated[
     str,
-    typer.Option(help="axolotl, llama-factory, trl or trainer; default: detected from the file's keys."),
+    typer.Option(
+        help="axolotl, llama-factory, ms-swift, trl or trainer; default: detected from the file's keys."
+    ),
 ]
 Gpu = Annotated[list[str] | None, typer.Option(help="GPU to check the plan against; can be repeated.")]
 GpuMemory = Annotated[str, typer.Option(help="Memory of a card that is not listed, for example 24GiB.")]

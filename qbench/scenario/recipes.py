@@ -37,7 +37,7 @@ Optimizer = Literal[
 ]
 """Optimizers as `TrainingArguments.optim` names them; torchao's and bitsandbytes' in 8 or 4 bit."""
 
-Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory"]
+Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory", "ms-swift"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,11 @@ RECIPES: dict[str, Choices] = {
         loop="trainer",
         checkpoint_impl="reentrant",
         source="LLaMA-Factory ff6d4d1, model/model_utils/checkpointing.py; model/adapter.py:340",
+    ),
+    "ms-swift": Choices(
+        loop="trainer",
+        checkpoint_impl="reentrant",
+        source="ms-swift 3602360, trainers/mixin.py, _fix_gradient_checkpointing; arguments/tuner_args.py",
     ),
 }
 """Every recipe by name; a test holds that `Recipe` lists the same ones."""

@@ -36,7 +36,7 @@ _OPTIMIZERS = {
     "paged_adamw": "paged_adamw_32bit",
 }
 _LOSSES = {"cce": "cut_cross_entropy", "fused": "chunked"}
-_RECIPES = {"sft": "trl", "sfttrainer": "trl", "llamafactory": "llama-factory"}
+_RECIPES = {"sft": "trl", "sfttrainer": "trl", "llamafactory": "llama-factory", "swift": "ms-swift"}
 _FORMS = {"re_entrant": "reentrant", "non_reentrant": "no_reentrant", "nonreentrant": "no_reentrant"}
 _STORAGES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _STRATEGIES = {"fsdp": "fsdp2", "multi_gpu": "ddp", "deepspeed": "zero3", "auto": "device_map"}

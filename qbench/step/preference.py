@@ -35,7 +35,7 @@ def check_task(point: Point) -> None:
     if task == "sft":
         return
     reasons = {
-        "runs under recipes trainer, trl, axolotl and llama-factory": choices.loop != "trainer",
+        "runs under recipes of a Trainer": choices.loop != "trainer",
         "takes loss_type full_logits or chunked": choices.loss_type not in ("full_logits", "chunked"),
         "takes lora_kernels none": choices.lora_kernels != "none",
         "is orpo's in LLaMA-Factory alone": task == "orpo" and point.train.recipe != "llama-factory",

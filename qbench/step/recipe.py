@@ -190,7 +190,7 @@ def recipe_caveats(point: Point) -> Iterator[str]:
         yield f"recipe trl follows trl {TRL_VERSION}: its own loss in tiles, without the logits"
     if train.recipe == "trl" and train.autocast == "none":
         yield "SFTConfig sets bf16=True by default (--autocast bf16); autocast none corresponds to bf16=False"
-    if train.recipe in ("axolotl", "llama-factory"):
+    if train.recipe in ("axolotl", "llama-factory", "ms-swift"):
         yield f"recipe {train.recipe} follows {choices.source.partition(',')[0]}"
         if train.autocast == "none":
             yield f"{train.recipe} trains under autocast where bf16 or fp16 is on (--autocast bf16)"

@@ -13,6 +13,7 @@ from qbench.errors import Problem, ScenarioError, nearest
 from qbench.scenario.expand import point_from
 from qbench.scenario.importers.axolotl import from_axolotl
 from qbench.scenario.importers.llama_factory import from_llama_factory
+from qbench.scenario.importers.ms_swift import from_ms_swift
 from qbench.scenario.importers.reader import Imported, ModelConfigs, Reader
 from qbench.scenario.importers.trainer import OF_SCRIPTS, from_trainer
 from qbench.scenario.importers.trl import from_trl
@@ -24,6 +25,7 @@ from qbench.scenario.settings import flatten
 FORMATS: dict[str, Callable[[Reader], dict[str, Any]]] = {
     "axolotl": from_axolotl,
     "llama-factory": from_llama_factory,
+    "ms-swift": from_ms_swift,
     "trl": from_trl,
     "trainer": from_trainer,
 }
@@ -32,6 +34,7 @@ FORMATS: dict[str, Callable[[Reader], dict[str, Any]]] = {
 _KEYS = {
     "axolotl": ("base_model", "sequence_len"),
     "llama-factory": ("model_name_or_path", "cutoff_len"),
+    "ms-swift": ("model", "max_length"),
     "trl": ("model_name_or_path", "max_length"),
     "trainer": ("model_name_or_path", "max_length"),
 }
@@ -66,10 +69,12 @@ _MARKS = (
 )
 """Keys that tell a format, asked in this order."""
 
+_MS_SWIFT = {"tuner_type", "train_type", "tuner_backend", "quant_bits", "lora_rank", "rlhf_type"}
+"""Keys that ms-swift has beside model."""
+
 _OTHERS = (
     ("AutoTrain", {"base_model", "task"}, {"params", "backend", "project_name"}),
     ("LLaMA-Factory v1", {"model"}, {"model_class", "peft_config", "quant_config", "train_dataset"}),
-    ("ms-swift", {"model"}, {"tuner_type", "train_type", "tuner_backend", "quant_bits", "lora_rank"}),
     ("peft (adapter_config.json)", {"peft_type"}, {"base_model_name_or_path", "target_modules"}),
     ("LitGPT", {"checkpoint_dir"}, {"lora_r", "quantize", "precision"}),
 )
@@ -149,6 +154,8 @@ def tool_of(values: Mapping[str, Any]) -> str:
 def _shown_by(values: Mapping[str, Any]) -> str:
     named_by_others = {"model_name_or_path", "model_name"} & values.keys()
     keys = values.keys() - _AXOLOTL_UNNAMED if named_by_others else values.keys()
+    if "model" in keys and _MS_SWIFT & keys:
+        return "ms-swift"
     for form, marks in _MARKS:
         if marks & keys:
             return form

@@ -54,7 +54,14 @@ def survey(file: Path, config_of: ModelConfigs) -> Surveyed:
         values = load_mapping(file)
     except ScenarioError as error:
         return Surveyed(path=file, problems=error.problems)
-    model = next((str(values[key]) for key in ("base_model", "model_name_or_path") if values.get(key)), "")
+    model = next(
+        (
+            str(values[key])
+            for key in ("base_model", "model_name_or_path", "model")
+            if isinstance(values.get(key), str)
+        ),
+        "",
+    )
     try:
         found = import_config(file, config_of)
     except ScenarioError as error:

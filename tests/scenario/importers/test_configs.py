@@ -334,7 +334,7 @@ def test_one_text_of_targets_is_a_pattern(tmp_path: Path):
     [
         ({"task": "llm-sft", "base_model": "gpt2", "project_name": "x", "params": {}}, "AutoTrain"),
         ({"model": "gpt2", "model_class": "llm", "micro_batch_size": 1}, "LLaMA-Factory v1"),
-        ({"model": "gpt2", "tuner_type": "lora", "max_length": 64}, "ms-swift"),
+        ({"model": "gpt2", "checkpoint_dir": "x", "lora_r": 8}, "LitGPT"),
         ({"peft_type": "LORA", "r": 8, "target_modules": ["c_attn"]}, "peft"),
         ({"model": {"_component_": "torchtune.models.llama3"}, "epochs": 1}, "torchtune"),
     ],
@@ -344,6 +344,32 @@ def test_a_tool_that_is_not_read_is_named(tmp_path: Path, values: dict[str, Any]
     file.write_text(json.dumps(values))
     with pytest.raises(ScenarioError, match=f"a config of {tool}"):
         import_config(file, config_of)
+
+
+def test_ms_swifts_defaults(tmp_path: Path):
+    values = {
+        "model": "gpt2",
+        "tuner_type": "lora",
+        "torch_dtype": "bfloat16",
+        "quant_bits": 4,
+        "system": "x",
+    }
+    point, caveats = imported(tmp_path, values | {"max_length": 64, "packing": True})
+    # Batches of 16 sequences in micro-batches of one; bnb in nf4 with double quantization.
+    assert (point.precision, point.train.gradient_accumulation_steps, point.train.seq_len) == (
+        "nf4-dq",
+        16,
+        64,
+    )
+    assert point.lora is not None
+    assert (point.lora.r, point.lora.lora_alpha, point.lora.target_modules) == (8, 32, "all-linear")
+    choices = point.choices
+    assert (choices.upcast, choices.checkpoint_impl, choices.loss_type) == (
+        "none",
+        "reentrant",
+        "full_logits",
+    )
+    assert (point.train.recipe, point.train.autocast, caveats) == ("ms-swift", "bf16", ())
 
 
 def test_a_key_of_scripts_makes_no_script_of_an_axolotl_file(tmp_path: Path):
