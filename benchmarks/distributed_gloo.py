@@ -202,9 +202,9 @@ def main() -> int:
                 row["model"] = model
                 rows.append(row)
                 print("equal " if row["equal"] else "DIFFER", json.dumps(row), flush=True)
-    if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            if asked.out:
+                asked.out.parent.mkdir(parents=True, exist_ok=True)
+                asked.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     equal = sum(row["equal"] for row in rows)
     print(f"{equal} of {len(rows)} equal")
     return 0 if equal == len(rows) else 1

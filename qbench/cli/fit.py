@@ -18,6 +18,8 @@ from qbench.scenario.settings import flag_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbench.catalog.gpus import GpuSpec
+    from qbench.cli.target import Target
     from qbench.planner.fit import Largest
 
 
@@ -29,7 +31,10 @@ def fit_command(
     gpu: options.Gpu = None,
     gpu_memory: options.GpuMemory = "",
     compute_capability: options.ComputeCapability = "",
-    vary: Annotated[str, typer.Option(help="Setting to maximize: seq, batch or r.")] = "seq",
+    vary: Annotated[
+        str,
+        typer.Option(help="Setting to maximize: seq, batch or r; gpus finds the fewest that fit."),
+    ] = "seq",
     step: Annotated[
         int | None,
         typer.Option(help="Only try multiples of this; default 64 for seq, 1 for batch and r."),
@@ -46,7 +51,9 @@ def fit_command(
     """
     from qbench.cli.target import TargetRequest, read_asked
 
-    setting = varied(vary)
+    several = vary == "gpus"
+    strategies = _strategies(settings) if several else []
+    setting = varied("seq" if several else vary)
     request = TargetRequest(
         name=target,
         config=from_file,
@@ -57,7 +64,7 @@ def fit_command(
         gpu_memory=gpu_memory,
         compute_capability=compute_capability,
     )
-    if setting in request.settings:
+    if setting in request.settings and not several:
         raise QbenchError(
             f"--{flag_of(setting)} conflicts with --vary {vary}, because fit searches for it; omit "
             f"--{flag_of(setting)} or vary another setting"
@@ -67,7 +74,13 @@ def fit_command(
     cards = asked.cards()
     if not cards:
         raise QbenchError("no card to fit: give --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
+    if several:
+        return _print_fewest(asked, strategies, cards, alloc_conf, as_json, use_cache)
     search = FitFor(gpus=tuple(cards), setting=setting, step=step, alloc_conf=alloc_conf, cache=use_cache)
+    return _print_largest(asked, search, as_json)
+
+
+def _print_largest(asked: Target, search: FitFor, as_json: bool) -> int:
     with shown_steps() as watch:
         planned, failed = fits(asked.points, search, watch)
     found = [replace(largest, record=asked.judged(largest.record)) for largest in planned]
@@ -80,6 +93,43 @@ def fit_command(
     if asked.advice:
         print_note(asked.advice)
     return 0 if any(fit.fits for largest in found for fit in largest.record.fits) else 1
+
+
+def _strategies(settings: dict[str, Any]) -> list[str]:
+    """Take the strategies out of the flags. Raises QbenchError without one, and for a number of GPUs."""
+    if settings.pop("gpus", None):
+        raise QbenchError("--gpus conflicts with --vary gpus, because fit searches for it; omit --gpus")
+    strategies = settings.pop("strategy", None)
+    if not strategies:
+        raise QbenchError("--vary gpus: needs --strategy; give ddp or fsdp2")
+    return list(strategies)
+
+
+def _print_fewest(
+    asked: Target,
+    strategies: list[str],
+    cards: list[GpuSpec],
+    alloc_conf: str,
+    as_json: bool,
+    use_cache: bool,
+) -> int:
+    from qbench.runs.fewest_gpus import fewest_gpus
+    from qbench.words.fewest_gpus import fewest_lines
+
+    found = fewest_gpus(asked.points, strategies, cards, alloc_conf, use_cache)
+    judged = [replace(one, records=tuple(asked.judged(record) for record in one.records)) for one in found]
+    if as_json:
+        print_json(
+            {
+                "fewest_gpus": [
+                    {"gpu": one.gpu, "gpus": one.gpus, "records": [each.to_dict() for each in one.records]}
+                    for one in judged
+                ]
+            }
+        )
+    else:
+        print_text("\n".join(fewest_lines([(one.gpu, one.gpus, one.records) for one in judged])))
+    return 0 if any(one.gpus is not None for one in judged) else 1
 
 
 def _document(found: Largest) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,22 +106,25 @@ def rank_command(
         prices=_hourly_prices(cards, prices, must=bool(gpu) and sort is SortName.cost),
         num_gpus=num_gpus,
     )
+    most_gpus = max(num_gpus * point.num_gpus for point in asked.points)
     key = "spot" if spot and sort is SortName.cost else sort.value
     workloads = training.workloads(asked.points)
     with shown_steps() as watch:
         rows = ranks(asked.points, training, watch)
     if as_json:
-        print_json(_document(rows, key, workloads, training, asked.unmodelled))
+        print_json(_document(rows, key, workloads, replace(training, num_gpus=most_gpus), asked.unmodelled))
     else:
-        _print(rows, key, workloads, num_gpus, None if show_all else MOST_ROWS)
-        if any(_judged(row, asked.unmodelled).unmodelled for row in rows):
-            print_sentence(
-                "unknown: rows are for the step as planned, which leaves out "
-                f"{', '.join(sorted(asked.unmodelled))}."
-            )
+        _print(rows, key, workloads, most_gpus, None if show_all else MOST_ROWS)
+        _print_left_out(rows, asked.unmodelled)
     if asked.advice:
         print_note(asked.advice)
     return 0 if any(_judged(row, asked.unmodelled).fits for row in rows) else 1
+
+
+def _print_left_out(rows: Sequence[Ranked], unmodelled: Mapping[str, Effect]) -> None:
+    if any(_judged(row, unmodelled).unmodelled for row in rows):
+        left = ", ".join(sorted(unmodelled))
+        print_sentence(f"unknown: rows are for the step as planned, which leaves out {left}.")
 
 
 def _judged(row: Ranked, unmodelled: Mapping[str, Effect]) -> Fit:

@@ -29,8 +29,11 @@ NOTES = (
     "or waiting for the host; where that is memory, bandwidth counts for more than peak arithmetic.",
     "A price is the lowest known for one GPU of an instance: a guide, not a quote.",
 )
-SHARED = "Each GPU trains on its share of the batches; the exchange of gradients between them is left out."
-NO_SHARDING = "Models that do not fit on one card are not planned: qbench does not model sharding yet."
+SHARED = (
+    "Each GPU trains on its share of the batches; communication between them is left out, so hours and cost "
+    "are lower bounds."
+)
+NO_SHARDING = "Models that do not fit on one card may fit on several: --gpus 4 --strategy fsdp2."
 
 
 def close_note(best: Sequence[Ranked], key: str) -> list[str]:

@@ -67,7 +67,8 @@ class Terms:
     hourly_prices: Mapping[str, HourlyPrice] = field(default_factory=dict)
     """Prices by the catalog's name of the card."""
     num_gpus: int = 1
-    """Cards that train on a share of the batches each, as data parallelism does."""
+    """Cards that train on a share of the batches each, as data parallelism does; a point may have
+    more of its own, and then this is 1."""
     calibrations: Sequence[Calibration] = ()
     """What was measured of the speed of cards; datasheets speak for the others."""
 
@@ -149,7 +150,7 @@ def _with_times(row: Ranked, traces: Mapping[int, Trace], workload: Workload, te
     known = {length: timed.seconds for length, timed in times.items() if timed is not None}
     if len(known) < len(times):
         return row
-    price, num_gpus = row.hourly_price, terms.num_gpus
+    price, num_gpus = row.hourly_price, terms.num_gpus * point.num_gpus
     hours = _hours(known, workload, point, num_gpus)
     between = {length: seconds_between(work, row.gpu, rates) for length, work in works.items()}
     ends = [{length: both[end] for length, both in between.items() if both is not None} for end in (0, 1)]

@@ -74,7 +74,7 @@ def _caveats(traced: Trace, point: Point) -> Iterator[str]:
         if point.precision in FOUR_BIT and point.quantization.bnb_4bit_quant_storage == "uint8":
             yield (
                 "4-bit weights stored as uint8 are not sharded: every GPU holds all of them; set "
-                "quantization.bnb_4bit_quant_storage: bfloat16"
+                "bnb_4bit_quant_storage to bfloat16"
             )
         if point.precision in FOUR_BIT:
             yield "the quantization state (absmax) is not sharded: every GPU holds all of it"

@@ -135,7 +135,7 @@ def trace_of(
         managed_bytes=account.managed_bytes,
         attention=account.attention,
         caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
-        num_gpus=1 if point.distributed is None else point.distributed.gpus,
+        num_gpus=point.num_gpus,
         work=None if account.work is None else account.work.table(),
     )
 

@@ -73,6 +73,8 @@ class RankFor:
             raise QbenchError(
                 f"--num-gpus: given {shown(self.num_gpus)}; allowed: a whole number from 1 to {MOST_GPUS:,}"
             )
+        if self.num_gpus > 1 and any(point.num_gpus > 1 for point in points):
+            raise QbenchError("--num-gpus conflicts with --gpus, which plans the strategy as well; omit one")
         if self.tokens is not None:
             return {point: of_tokens(self.tokens, self.epochs, point) for point in points}
         lengths = list(self.lengths)

@@ -249,6 +249,11 @@ class Point(PointSettings, defer_build=False):
         return dataclasses.replace(RECIPES[self.train.recipe], **said)
 
     @property
+    def num_gpus(self) -> int:
+        """GPUs that train together."""
+        return 1 if self.distributed is None else self.distributed.gpus
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens in one optimizer step of one GPU: batch x sequence x accumulation."""
         train = self.train

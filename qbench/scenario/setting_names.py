@@ -76,7 +76,9 @@ NAMES = {
     ),
     "task": Names("Task", flag="task", also=("stage", "rl")),
     "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
-    "bnb_4bit_quant_storage": Names("4-bit storage", also=("quant_storage",), meant=_STORAGES),
+    "bnb_4bit_quant_storage": Names(
+        "4-bit storage", "", "", "bnb_4bit_quant_storage", ("quant_storage",), meant=_STORAGES
+    ),
     "strategy": Names("Strategy", flag="strategy", also=("distributed_type",), meant=_STRATEGIES),
     "gpus": Names("GPUs", flag="gpus", also=("num_processes", "num_gpus", "nproc_per_node")),
     "reshard_after_forward": Names("Reshard", also=("fsdp_reshard_after_forward",)),

@@ -157,3 +157,19 @@ def test_cards_within_the_range_of_the_first_may_as_well_be_better():
     assert like_the_first([first, close, far], "cost") == [close]
     assert like_the_first([replace(first, hours_range=None), close], "cost") == []
     assert like_the_first([], "cost") == []
+
+
+def test_a_point_of_several_gpus_costs_as_many_prices(model: str):
+    gpu = find_gpu("A100-SXM4-80GB")
+    rows = []
+    for changes in ({}, {"strategy": "ddp", "gpus": 4}):
+        point = point_from({"model": model}, {"seq_len": 64, **changes})
+        work = {point: of_tokens(1280, 10, point)}
+        rows += ranked([point], [gpu], work, Terms(hourly_prices={gpu.name: PRICE}))
+    one, four = rows
+    # Replicas compute a quarter of the passes each; communication is left out.
+    assert one.hours is not None
+    assert one.cost_usd is not None
+    assert four.hours is not None
+    assert four.hours == pytest.approx(one.hours / 4, rel=0.1)
+    assert four.cost_usd == pytest.approx(four.hours * 4 * 2.0)

@@ -1,0 +1,188 @@
+"""Hold plans of several GPUs against null GPUs: the CUDA build of torch, real streams, one process a rank.
+
+    python -m benchmarks.distributed_null --python .venv-cuda/bin/python --out reports/distributed/null.jsonl
+
+Allocated and reserved are those that torch.cuda counts over two steps on the first and the last rank. A model
+that FSDP2 shards is built on the GPU whole, so its cache is emptied before the first step; replicas count
+from the load on, as their plans do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qbench.catalog.gpus import find_gpu
+from qbench.nullgpu.environment import card_environment
+from qbench.nullgpu.launcher import preload_environment
+from qbench.scenario.expand import point_from
+from qbench.scenario.schema import Point
+
+MODELS = {"llama 1B": "meta-llama/Llama-3.2-1B", "qwen3 0.6B": "Qwen/Qwen3-0.6B"}
+CARDS = ("RTX 4090", "A100-SXM4-80GB", "H100-SXM5-80GB")
+NF4: dict[str, Any] = {"precision": "nf4-dq"}
+TRAINER: dict[str, Any] = {"recipe": "trainer", "autocast": "bf16"}
+CASES: dict[str, dict[str, Any]] = {
+    "ddp lora": {"strategy": "ddp"},
+    "ddp qlora trainer": {"strategy": "ddp", **NF4, **TRAINER},
+    "fsdp2 lora": {"strategy": "fsdp2"},
+    "fsdp2 lora trainer": {"strategy": "fsdp2", **TRAINER},
+    "fsdp2 lora accumulation": {"strategy": "fsdp2", "gradient_accumulation_steps": 3},
+    "fsdp2 full trainer": {"strategy": "fsdp2", "lora": None, **TRAINER},
+    "fsdp2 qlora uint8 trl": {"strategy": "fsdp2", **NF4, "recipe": "trl", "autocast": "bf16"},
+    "fsdp2 qlora bfloat16": {"strategy": "fsdp2", **NF4, "bnb_4bit_quant_storage": "bfloat16"},
+}
+
+
+def measured(point: Point) -> dict[str, int]:
+    """Return what torch.cuda counts of a point on this rank, in a group that was joined."""
+    import torch
+
+    from qbench.distributed.session import real_session
+    from qbench.step.training_step import build_step
+
+    gc.collect()
+    gc.disable()
+    with real_session(point) as session:
+        step = build_step(point, "cuda", share=session.share)
+        if point.distributed is not None and point.distributed.strategy == "fsdp2":
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            step.run()
+        torch.cuda.synchronize()
+    stats = torch.cuda.memory_stats()
+    return {
+        "peak_allocated_bytes": stats["allocated_bytes.all.peak"],
+        "peak_reserved_bytes": stats["reserved_bytes.all.peak"],
+    }
+
+
+def worker(folder: str) -> None:
+    """Run the points of a folder as one rank, each in a process of its own, and write what they took."""
+    from qbench.quick_imports import quick_imports
+
+    with quick_imports():
+        import torch
+
+        import qbench.distributed.session
+        import qbench.step.training_step  # noqa: F401
+
+    torch.set_num_threads(1)
+    points = map(Point.model_validate, json.loads(Path(folder, "points.json").read_text("utf-8")))
+    for number, point in enumerate(points):
+        # CUDA has not begun here: a process that is forked has the imports and a fresh allocator.
+        child = os.fork()
+        if not child:
+            _run_alone(point, folder, number)
+        os.waitpid(child, 0)
+
+
+def _run_alone(point: Point, folder: str, number: int) -> NoReturn:
+    import torch
+    import torch.distributed as dist
+
+    failed = 1
+    try:
+        rank = int(os.environ["RANK"])
+        torch.cuda.set_device(rank)
+        store = f"file://{folder}/store{number}"
+        dist.init_process_group(
+            "nccl", init_method=store, rank=rank, world_size=int(os.environ["WORLD_SIZE"])
+        )
+        Path(folder, f"{number}.{rank}.json").write_text(json.dumps(measured(point)), encoding="utf-8")
+        failed = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(failed)
+
+
+def run_ranks(points: list[Point], gpus: int, card: str, python: str) -> list[list[dict[str, int]]]:
+    """Return what each point took on each rank, on null GPUs of a card."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = json.dumps([point.model_dump(mode="json") for point in points])
+        Path(folder, "points.json").write_text(asked, encoding="utf-8")
+        site = next(Path(python).parents[1].glob("lib/python*/site-packages"))
+        base = {**os.environ, **preload_environment(os.environ, site), "PYTHONPATH": os.getcwd()}
+        base |= card_environment(find_gpu(card), count=gpus)
+        base |= {"WORLD_SIZE": str(gpus), "NULLGPU_STATE": str(Path(folder, "state"))}
+        command = [python, "-m", "benchmarks.distributed_null", "--worker", folder]
+        started = [
+            subprocess.Popen(command, env={**base, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+            for rank in range(gpus)
+        ]
+        said = [process.communicate(timeout=1800)[1] for process in started]
+        if any(process.returncode for process in started):
+            raise RuntimeError("\n".join(text[-1500:] for text in said))
+        files = [
+            [Path(folder, f"{number}.{rank}.json") for rank in range(gpus)] for number in range(len(points))
+        ]
+        if not all(file.exists() for each in files for file in each):
+            raise RuntimeError("\n".join(text[-1500:] for text in said))
+        return [[json.loads(file.read_text("utf-8")) for file in each] for each in files]
+
+
+def planned(point: Point, card: str, rank: int) -> dict[str, int]:
+    """Return the plan of a rank."""
+    from qbench.planner.hardware import card_of
+    from qbench.planner.trace import trace
+
+    found = trace(point, "cuda", card_of(find_gpu(card)), rank=rank)
+    return {
+        "peak_allocated_bytes": found.memory.peak_bytes,
+        "peak_reserved_bytes": found.reserved_bytes or 0,
+    }
+
+
+def main() -> int:
+    """Plan and run every case; print each and write a record of all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worker", default="")
+    parser.add_argument("--python", default=".venv-cuda/bin/python")
+    parser.add_argument("--gpus", default="2,4")
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--cards", default=",".join(CARDS))
+    parser.add_argument("--cases", default="")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    if asked.worker:
+        worker(asked.worker)
+        return 0
+    rows: list[dict[str, Any]] = []
+    names = [name for name in CASES if asked.cases in name]
+    cards = asked.cards.split(",")
+    for gpus, model, card in itertools.product(
+        map(int, asked.gpus.split(",")), asked.models.split(","), cards
+    ):
+        points = [
+            point_from({"model": MODELS[model]}, {"seq_len": 1024, **CASES[name], "gpus": gpus})
+            for name in names
+        ]
+        found = run_ranks(points, gpus, card, asked.python)
+        for (name, point, real), rank in itertools.product(
+            zip(names, points, found, strict=True), sorted({0, gpus - 1})
+        ):
+            plan = planned(point, card, rank)
+            off = {key: plan[key] / real[rank][key] - 1 for key in plan}
+            row = {"case": name, "model": model, "card": card, "gpus": gpus, "rank": rank}
+            rows.append({**row, "plan": plan, "null": real[rank], "off": off})
+            print(json.dumps(rows[-1]), flush=True)
+        if asked.out:
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
+            asked.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
