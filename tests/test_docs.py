@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import qbench
 from qbench.cli.main import _COMMANDS
 from qbench.records.metrics import METRICS
 from qbench.scenario.recipes import RECIPES
@@ -71,6 +72,11 @@ def test_a_table_has_every_row(table: str, names: dict[str, object]):
     rows = [line for line in generated.GENERATED[table]().splitlines() if line.startswith("| `")]
     assert len(rows) == len(names)
     assert all(any(f"{name}`" in row for row in rows) for name in names)
+
+
+def test_every_public_name_is_on_the_page_of_the_api():
+    named = re.findall(r"^::: qbench\.([\w.]+)", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
+    assert {name.rpartition(".")[2] for name in named} >= set(qbench.__all__) - {"__version__"}
 
 
 def test_the_picture_of_the_architecture_is_that_of_the_imports():

@@ -83,7 +83,7 @@ def comparison_table(pairs: Sequence[MethodPair], numbers: Numbers | None = None
         draft.add("Also differs", differing)
     _add_records(draft, [(pair.baseline, pair.candidate) for pair in pairs], numbers)
     return draft.table(
-        "Peak is the largest memory allocated within a step. Saved is baseline less candidate: where it is "
+        "Peak is the largest memory allocated within a step. Saved is baseline less candidate: if it is "
         "negative, the candidate needs more."
         + (f" The baseline is {baselines[0]} throughout." if same_baseline else "")
         + _same_basis(ours),
