@@ -58,8 +58,8 @@ def _attempted(point: Point, shortage: OomFacts, on_phase: Phase) -> Measurement
         return Measurement(outcome="oom", detail={"error": str(error).splitlines()[0], "oom": shortage})
     except StepError as error:
         return Measurement(outcome="error", detail={"error": str(error)})
-    except RuntimeError as error:
-        # What a library has no kernel for, it says by an error of this class.
+    except (RuntimeError, ValueError) as error:
+        # What a library has no kernel for, it says by an error of these classes.
         return Measurement(outcome="error", detail={"error": f"{type(error).__name__}: {error}"[:300]})
 
 

@@ -53,7 +53,12 @@ def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None
         ledger.empty_cache()  # peft/utils/other.py, `prepare_model_for_kbit_training`, `auto_clear_cache`
     _upcast_all(ledger, {name: base[name] for name in returning}, away, "weights")
     ledger.begin_phase("adapters")
-    wrappers = {name for name, module in model.named_modules() if isinstance(module, ParamWrapper)}
+    # Of parameters that stay unquantized, as experts', the upcast has been before.
+    wrappers = {
+        name: module.get_param().element_size()
+        for name, module in model.named_modules()
+        if isinstance(module, ParamWrapper)
+    }
     _adapt(ledger, base, adapters, wrappers, itemsize)
     for name, parameter in saved.items():  # Copies of modules, which peft makes last.
         ledger.name_place(name)
@@ -81,7 +86,7 @@ def _adapt(
     ledger: Ledger,
     base: dict[str, torch.Tensor],
     adapters: dict[str, torch.Tensor],
-    wrappers: set[str],
+    wrappers: dict[str, int],
     itemsize: int,
 ) -> None:
     """Make the adapters: moved in the dtype of their layers, in fp32 from then on, but bf16 under trl.
@@ -96,7 +101,7 @@ def _adapt(
     for name in sorted(adapters, key=lambda name: _module_of(name) in wrappers):
         ledger.name_place(name)
         parameter = adapters[name]
-        arrival = _itemsize_on_arrival(name, base, itemsize)
+        arrival = wrappers.get(_module_of(name)) or _itemsize_on_arrival(name, base, itemsize)
         if arrival == parameter.element_size() == 4:
             ledger.register(parameter, "adapters")
         else:

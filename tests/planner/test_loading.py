@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tiny import FAMILIES, write_tiny_model
+from tiny import FAMILIES, OTHER_FAMILIES, write_tiny_model
 
 from qbench.memory.history.ledger import Ledger
 from qbench.planner.trace import Trace, trace
@@ -146,3 +146,16 @@ def test_load_peak_can_be_the_largest(tmp_path: Path) -> None:
     memory = traced(model, "nf4-dq").memory
     assert memory.phases["prepare"] > memory.static_bytes
     assert memory.peak_bytes == max(memory.phases.values())
+
+
+def test_adapters_of_experts_arrive_as_the_experts_are(tmp_path: Path) -> None:
+    experts = write_tiny_model(tmp_path / "mixtral", OTHER_FAMILIES["mixtral"][0])
+    lora = LoraSettings(r=4, lora_dropout=0)
+    # Under NF4 experts stay in 16 bit until peft's preparation, before adapters come.
+    for precision, staged in (("bf16", 2), ("nf4", 4)):
+        made = [
+            allocation
+            for allocation in traced(experts, precision, lora=lora).ledger.allocations
+            if allocation.phase == "adapters" and ".mlp.experts.lora_A" in allocation.module
+        ]
+        assert made[0].num_bytes == staged * 4 * 4 * 160  # four experts of rank 4, down from 160

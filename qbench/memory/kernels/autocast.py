@@ -86,8 +86,9 @@ class _AutocastMode(TorchFunctionMode):
             return func(*self.lower(args), **self.lower(kwargs))
         if self._on_cuda and func in FP32_ON_CUDA:
             return func(*_cast(args, _to_fp32), **_cast(kwargs, _to_fp32))
-        sets_dtype = self._on_cuda and func in FP32_RESULT_ON_CUDA and kwargs.get("dtype") is None
-        if sets_dtype and _is_float(args[0]):
+        # What stands in for a function names it, as softmax on CUDA does.
+        in_fp32 = not FP32_RESULT_ON_CUDA.isdisjoint((func, getattr(func, "__wrapped__", None)))
+        if self._on_cuda and in_fp32 and kwargs.get("dtype") is None and _is_float(args[0]):
             kwargs = kwargs | {"dtype": torch.float32}
         return func(*args, **kwargs)
 

@@ -30,6 +30,9 @@ def int8_operators(kernels: str, card: Card) -> dict[Any, Callable[..., Any]]:
     }
 
 
+_MOST_DIMS = 3
+"""Of an input (backends/cuda/ops.py, `_int8_linear_matmul_impl`)."""
+
 Quantized = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
@@ -67,6 +70,8 @@ def _multiplied(
     shape = (*CA.shape[:-1], CB.shape[0])
     if not on_cuda:
         return torch.empty(shape, device=A.device, dtype=A.dtype), None
+    if CA.dim() > _MOST_DIMS:
+        raise ValueError("bitsandbytes' int8 products on CUDA take matrices of two or three dimensions only")
     product = torch.empty(shape, device=A.device, dtype=torch.int32)
     out = torch.empty(shape, device=A.device, dtype=torch.float16)
     if A.dtype != torch.float16:

@@ -191,6 +191,7 @@ def _cuda_dropout(
     return torch.native_dropout(x, p, True)[0]
 
 
+@functools.wraps(F.softmax)
 def _cuda_softmax(
     input: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> torch.Tensor:

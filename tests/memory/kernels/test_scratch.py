@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from transformers.integrations import moe
 
 from qbench.memory.history.ledger import Ledger
+from qbench.memory.kernels.autocast import meta_autocast
 from qbench.memory.kernels.choices import Card
 from qbench.memory.kernels.flash_splits import num_splits
 from qbench.memory.kernels.indexing import reduce_scratch_bytes, sort_scratch_bytes
@@ -233,3 +235,20 @@ def test_linear_attention_solves_matrices_by_pointers_and_convolves_dense_rows()
     found = events(lambda: F.conv1d(rows, taps, padding=3, groups=32))
     # The rows of each channel together, and 40 + 3 places.
     assert found[:3] == [40 * 32 * 2, 43 * 32 * 2, -40 * 32 * 2]
+
+
+def test_autocast_takes_softmax_to_fp32() -> None:
+    scores = empty(64, 64)
+    with kernels_of("cuda", A100), meta_autocast("cuda", torch.bfloat16):
+        assert F.softmax(scores, dim=-1).dtype == torch.float32
+        assert F.softmax(scores, dim=-1, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_int8_products_of_four_dimensions_are_refused() -> None:
+    product = torch.ops.bitsandbytes.int8_mixed_scaled_mm
+    weight, scales = empty(32, 16, dtype=torch.int8), empty(32, dtype=torch.float32)
+    for shape in ((2, 3, 16), (2, 3, 4, 16)):
+        rows, packed = empty(*shape, dtype=torch.float16), empty(*shape, dtype=torch.int8)
+        stats = empty(rows.numel() // 16, dtype=torch.float32)
+        with pytest.raises(ValueError, match="two or three") if len(shape) > 3 else nullcontext():
+            events(lambda: product(rows, packed, weight, stats, scales))  # noqa: B023
