@@ -12,7 +12,7 @@ from qbench.units import GIB
 FIGURES: dict[str, str] = {
     "max_allocated": "Largest allocated bytes of the whole process.",
     "max_reserved": "Largest bytes reserved by the caching allocator, of the whole process.",
-    "max_reserved_first_step": "The same, where no step before was as large.",
+    "max_reserved_first_step": "The same, if no earlier step was as large.",
     "allocated_after_load": "Allocated once the model is loaded and prepared.",
     "allocated_after_adapters": "Allocated once the adapters are added.",
     "allocated_after_forward": "Allocated between the first forward and backward pass.",

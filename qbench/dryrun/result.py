@@ -231,7 +231,7 @@ def _caveats(ran: Ran) -> list[str]:
         report["problems"][0].strip().splitlines()[-1] for report in ran.reports if report["problems"]
     ]
     if ran.rank_only:
-        found.append(f"rank 0 of {ran.gpus} ran alone: the others are taken to send what it sends")
+        found.append(f"rank 0 of {ran.gpus} ran alone: the others are assumed to send what it sends")
     return [
         *found,
         *(f"the agent missed something: {private_text(each)}" for each in problems[:1]),

@@ -103,7 +103,7 @@ class Ended:
     def last_line(self) -> str:
         """The last line of stderr, which is where an error is named."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        return lines[-1][:LAST_LINE_CHARS] if lines else "it said nothing"
+        return lines[-1][:LAST_LINE_CHARS] if lines else "no output"
 
 
 def inspect(given: str, code: CodeFolder | None = None) -> Interpreter:

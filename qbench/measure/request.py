@@ -105,7 +105,7 @@ def read_request(file: Path) -> Request:
         with open_file(file) as stream:
             text = stream.read(MAX_FILE_BYTES + 1)
         if len(text) > MAX_FILE_BYTES:
-            raise ScenarioError(f"{file}: larger than 1 MiB, so it is no request for one point")
+            raise ScenarioError(f"{file}: larger than 1 MiB, so it is not a request for one point")
         values = json.loads(text)
     except OSError as error:
         raise ScenarioError(f"{file}: cannot be read: {error.strerror}") from error

@@ -190,7 +190,7 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
     if others:
         said.append(
             f"the numbers are those of compute capability {version}; {', '.join(others)} would run other "
-            "kernels, whose own numbers say what is left there"
+            "kernels, whose own numbers say what is left"
         )
     said += [f"{gpu.name}: {found}" for gpu, found in held if isinstance(found, StepError)]
     without_cuda = [gpu.name for gpu, _ in held if gpu.compute_capability is None]

@@ -117,7 +117,7 @@ def parsed_record(line: bytes, where: str) -> Record:
     except (ValueError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecordError(
-            f"{where}: not JSON: {reason}; the file was changed by something else than qbench"
+            f"{where}: not JSON: {reason}; the file was changed by something other than qbench"
         ) from error
     if not isinstance(values, dict):
         raise RecordError(f"{where}: {brief(values)} is not a record; one JSON object a line is expected")

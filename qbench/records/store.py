@@ -270,7 +270,7 @@ def _locked(folder: Path) -> BaseFileLock:
 
     file = folder / LOCK_FILE
     if file.is_symlink():
-        raise RecordError(f"{file}: is a symbolic link, where a run folder has a file; remove it")
+        raise RecordError(f"{file}: is a symbolic link, but must be a regular file; remove it")
     lock = FileLock(file, thread_local=False)
     try:
         lock.acquire(timeout=0)

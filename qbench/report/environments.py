@@ -18,7 +18,7 @@ MOST_OTHERS = 5
 """Packages outside a training step that are listed."""
 
 INTERVAL_METHOD = (
-    "geometric mean over pairs of processes of b / a, each process standing as the median of its steps; "
+    "geometric mean over pairs of processes of b / a, each process represented by the median of its steps; "
     "95 % interval from Student's t on the logarithms of the pairs' ratios"
 )
 

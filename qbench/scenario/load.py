@@ -295,7 +295,7 @@ def _compose(text: str) -> yaml.Node:
     except (ValueError, OverflowError) as error:
         raise _RefusedError(f"not valid YAML: {error}") from error
     except RecursionError as error:
-        raise _RefusedError("nested too deep; a scenario needs five levels") from error
+        raise _RefusedError("nested too deeply; a scenario needs five levels") from error
     if node is None:
         raise _RefusedError("empty; begin with name: and question:")
     return node

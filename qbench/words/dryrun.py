@@ -12,7 +12,7 @@ LISTED = 8
 PHASES = {"load": "loading", "first_step": "the first step", "later_steps": "later steps", "end": "the end"}
 NULL_GPU_MAY = (
     "On the null GPU kernels do nothing: a program that checks results, or calls a library of CUDA that is "
-    "not answered (a line that begins with nullgpu:), fails here and may run on a GPU."
+    "not answered (a line that begins with nullgpu:), fails here but may run on a GPU."
 )
 
 

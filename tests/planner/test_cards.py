@@ -121,7 +121,7 @@ def test_the_first_card_has_the_metrics_and_others_are_told(model: Path) -> None
     told = [text for text in record.detail["caveats"] if "compute capability" in text]
     assert told == [
         "the numbers are those of compute capability 9.0; A100-SXM4-80GB, MI300X would run other kernels, "
-        "whose own numbers say what is left there",
+        "whose own numbers say what is left",
         "MI300X: planned with CUDA's kernels of compute capability 8.0; ROCm may choose others",
     ]
 

@@ -245,7 +245,7 @@ def test_combinations_are_checked_although_another_section_has_a_problem(tmp_pat
         ("# only a comment\n", "empty; begin with name: and question:"),
         ("\n- name: s\n", "2: not a scenario; begin with name: and question:"),
         ("scenario\n", "1: not a scenario; begin with name: and question:"),
-        ("a: " + "[" * 5000, "nested too deep; a scenario needs five levels"),
+        ("a: " + "[" * 5000, "nested too deeply; a scenario needs five levels"),
         ("a: " + "[" * 30 + "]" * 30, "1: nested more than 20 deep; a scenario needs five"),
         ("a: &a [*a]\n", "1: nested more than 20 deep; a scenario needs five"),
         ("a: " + "x" * 70_000, "larger than 64.0 KiB, the limit for a scenario file"),

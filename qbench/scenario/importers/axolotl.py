@@ -181,7 +181,7 @@ def _checkpointing(reader: Reader) -> bool:
     value = reader.get("gradient_checkpointing", default=False)
     # unsloth is a former name of offload.
     if value in ("offload", "offload_disk", "unsloth"):
-        caveat = f"{value} moves activations off the card; planned as kept on it"
+        caveat = f"{value} moves activations off the card; planned as if they stayed on it"
         reader.leave_out("gradient_checkpointing", "less", caveat)
         return True
     return reader.is_on("gradient_checkpointing")

@@ -81,7 +81,7 @@ _OTHERS = (
 """Tools whose files are not read, by the keys that all of them have, and of which they have at least one."""
 
 _SCRIPT = (
-    "a Python script or notebook is not read; write what its SFTConfig or TrainingArguments says as "
+    "a Python script or notebook cannot be read; write what its SFTConfig or TrainingArguments says as "
     "key: value in a YAML file, with model_name_or_path, and of its LoraConfig use_peft: true, lora_r, "
     "lora_alpha, lora_target_modules, for QLoRA load_in_4bit: true; or put QbenchCallback (qbench.callback) "
     "into it, which plans the same training"

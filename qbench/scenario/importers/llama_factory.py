@@ -43,7 +43,7 @@ def _task(reader: Reader, stage: str) -> str:
             return "dpo"
         if loss == "orpo":
             return "orpo"
-        reader.leave_out("pref_loss", "less", f"{loss} is not planned; the plan takes a pass of reference")
+        reader.leave_out("pref_loss", "less", f"{loss} is not planned; the plan includes a reference pass")
         return "dpo"
     if stage not in ("sft", "pt"):
         reader.leave_out("stage", "more", f"{stage} runs other passes than training on text; planned as sft")

@@ -146,7 +146,7 @@ class Reader:
         """Return the optimizer by qbench's name; one that is not planned is reported and planned as AdamW."""
         value = str(self.get(*names, default=default))
         if value not in OPTIMIZERS:
-            instead = "AdamW stands for it, whose state may be larger"
+            instead = "planned as AdamW, whose state may be larger"
             self.tell_unplanned(self._named(names), value, OPTIMIZERS, instead)
         return OPTIMIZERS.get(value, "adamw_torch")
 

@@ -143,7 +143,7 @@ def preference_task(reader: Reader) -> str:
     reader.get("beta", "label_smoothing", "max_prompt_length", "loss_type")
     if reader.is_on("precompute_ref_log_probs"):
         reader.leave_out(
-            "precompute_ref_log_probs", "less", "the plan takes the pass of reference in each step"
+            "precompute_ref_log_probs", "less", "the plan includes the reference pass in each step"
         )
     reader.tell("its keys are those of DPOTrainer: planned as task dpo, two sequences for each sample")
     return "dpo"
@@ -153,7 +153,9 @@ def fused_loss(reader: Reader, *names: str) -> str:
     """Return the loss where a switch turns on all of Liger's kernels, of which only that one is planned."""
     if not reader.is_on(*names):
         return "auto"
-    reader.leave_out(names[0], "less", "of Liger's kernels the loss is planned; the others keep less")
+    reader.leave_out(
+        names[0], "less", "of Liger's kernels only the loss is planned; the others keep less memory"
+    )
     return "liger"
 
 

@@ -522,7 +522,10 @@ def test_checkpoints_that_axolotl_moves_off_the_card_are_told(tmp_path: Path, va
     values = {"base_model": "gpt2", "adapter": "lora", "gradient_checkpointing": value}
     point, caveats = imported(tmp_path, values)
     assert point.train.gradient_checkpointing
-    assert f"gradient_checkpointing: {value} moves activations off the card; planned as kept on it" in caveats
+    assert (
+        f"gradient_checkpointing: {value} moves activations off the card; planned as if they stayed on it"
+        in caveats
+    )
 
 
 def test_a_missing_file_is_told(tmp_path: Path):

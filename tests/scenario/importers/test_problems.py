@@ -183,7 +183,7 @@ def test_a_misspelling_alone_is_a_caveat(tmp_path: Path):
         "frobnicate: 3\n"
     )
     assert import_config(file, config_of).caveats == (
-        "optimizer: adamww_8bit is not planned; AdamW stands for it, whose state may be larger",
+        "optimizer: adamww_8bit is not planned; planned as AdamW, whose state may be larger",
         "optimizer: given 'adamww_8bit'; did you mean adamw_8bit?",
         "lora_alpah: unknown key; did you mean lora_alpha?",
         "unknown here, and they may move memory: frobnicate",
