@@ -501,7 +501,7 @@ def test_a_script_is_told_what_to_give_instead(tmp_path: Path, name: str):
     with pytest.raises(ScenarioError, match=r"^[^\n]+$") as raised:
         import_config(tmp_path / name, config_of)
     message = str(raised.value)
-    assert message.startswith(f"{tmp_path / name}: a Python script or notebook is not read")
+    assert message.startswith(f"{tmp_path / name}: a Python script or notebook cannot be read")
     assert "QbenchCallback (qbench.callback)" in message
 
 
