@@ -218,11 +218,6 @@ def _where(mode: Values, args: Arguments) -> Any:
     return list(mode._nonzero(args[0]).unbind(1)) if known else NotImplemented
 
 
-def _as_exp(mode: Values, args: Arguments) -> Any:
-    """Return exp in place of exp2, whose kernel torch would have NVRTC compile: memory is the same."""
-    return aten.exp.default(args[0]) if args[0].is_cuda else NotImplemented
-
-
 def _selected(mode: Values, args: Arguments) -> Any:
     if not is_known(args[1]):
         return NotImplemented
@@ -244,7 +239,6 @@ _SPECIAL: dict[str, Callable[[Values, Arguments], Any]] = {
     "_local_scalar_dense": _item,
     "nonzero": _positions,
     "argwhere": _positions,
-    "exp2": _as_exp,
     "where": _where,
     "nonzero_numpy": _where,
     "masked_select": _selected,

@@ -69,6 +69,14 @@ EXPORT CUresult cuGetProcAddress_v2(const char *name, void **out, int version, c
 /* ---- devices and contexts: a context is the number of its device, from 1 */
 
 EXPORT CUresult cuInit(unsigned flags) { return visible_count() ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
+
+/* NVRTC, which compiles some of torch's kernels (exp2), looks for unpublished functions: it is given a table
+ * that ends before the first. */
+EXPORT CUresult cuGetExportTable(const void **table, const CUuuid *id) {
+    static const size_t empty[1] = {sizeof(size_t)};
+    *table = empty;
+    return CUDA_SUCCESS;
+}
 EXPORT CUresult cuDriverGetVersion(int *version) {
     *version = CUDART_VERSION;
     return CUDA_SUCCESS;
