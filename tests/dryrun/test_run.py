@@ -27,6 +27,7 @@ class Net(torch.nn.Module):
         return self.inner(x).square()
 model = Net().cuda()
 optimizer = torch.optim.AdamW(model.parameters())
+model.inner.around = model  # As some libraries do: no module is above all others.
 def step(rows):
     x = torch.ones(rows, 1024, device="cuda")
     loss = model(x).sum()

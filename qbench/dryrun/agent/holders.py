@@ -45,6 +45,12 @@ def all_holders(optimizer: Any) -> tuple[Found, dict[str, int]]:
             found[kind] |= addresses(iter((parameter,)))
             found["quant_state"] |= addresses(_quant_state(parameter))
         found["weights"] |= addresses(root.buffers())
+    # A module that holds itself by way of another has no root above it.
+    for parameter in (each for module in modules for each in module._parameters.values()):
+        if parameter is not None and id(parameter) not in seen:
+            seen[id(parameter)] = parameter
+            found["weights"] |= addresses(iter((parameter,)))
+            found["quant_state"] |= addresses(_quant_state(parameter))
     found["weights"] -= found["adapters"]
     found["gradients"] = addresses(parameter.grad for parameter in seen.values())
     if optimizer is not None:

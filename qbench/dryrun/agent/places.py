@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 BACKWARD = "backward of "
 _AGENT = os.path.dirname(os.path.abspath(__file__))
 _STANDARD = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
+_MADE_IN_RUN = os.environ.get("QBENCH_DRYRUN_DIR", _AGENT)
+"""Code that libraries write as they run goes there."""
 _STACK = "traceback_"
 """Key of a node's metadata (torch/csrc/autograd/anomaly_mode.h, ANOMALY_TRACE_KEY)."""
 _MAKES_ITSELF = "<"
@@ -56,7 +58,7 @@ def owner(file: str) -> str:
         return "torch" if "torch" in parts else "library"
     if file.startswith((*_STANDARD, _MAKES_ITSELF)) or "importlib" in file:
         return "standard"
-    return "library" if "torchinductor" in file else "user"
+    return "library" if "torchinductor" in file or file.startswith(_MADE_IN_RUN) else "user"
 
 
 def origin(frames: Sequence[Mapping[str, Any]]) -> Origin:
