@@ -27,7 +27,13 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 LARGEST_CONFIG = 4 * MIB
 """Of a config.json; those that exist have some KiB."""
 
-_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "enable_moe_block")
+_EXPERT_KEYS = (
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "enable_moe_block",
+)
 """Keys of config.json that say how many experts a layer has, or whether it has any."""
 
 
