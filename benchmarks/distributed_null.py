@@ -17,9 +17,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from qbench.catalog.gpus import find_gpu
 from qbench.nullgpu.environment import card_environment
@@ -69,50 +68,27 @@ def measured(point: Point) -> dict[str, int]:
 
 
 def worker(folder: str) -> None:
-    """Run the points of a folder as one rank, each in a process of its own, and write what they took."""
+    """Run the point of a folder as one rank, and write there what it took."""
     from qbench.quick_imports import quick_imports
 
     with quick_imports():
         import torch
+        import torch.distributed as dist
 
-        import qbench.distributed.session
-        import qbench.step.training_step  # noqa: F401
-
+    rank, gpus = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.cuda.set_device(rank)
     torch.set_num_threads(1)
-    points = map(Point.model_validate, json.loads(Path(folder, "points.json").read_text("utf-8")))
-    for number, point in enumerate(points):
-        # CUDA has not begun here: a process that is forked has the imports and a fresh allocator.
-        child = os.fork()
-        if not child:
-            _run_alone(point, folder, number)
-        os.waitpid(child, 0)
+    dist.init_process_group("nccl", init_method=f"file://{folder}/store", rank=rank, world_size=gpus)
+    point = Point.model_validate_json(Path(folder, "point.json").read_text("utf-8"))
+    Path(folder, f"{rank}.json").write_text(json.dumps(measured(point)), encoding="utf-8")
+    os._exit(0)  # The group ends with its processes.
 
 
-def _run_alone(point: Point, folder: str, number: int) -> NoReturn:
-    import torch
-    import torch.distributed as dist
-
-    failed = 1
-    try:
-        rank = int(os.environ["RANK"])
-        torch.cuda.set_device(rank)
-        store = f"file://{folder}/store{number}"
-        dist.init_process_group(
-            "nccl", init_method=store, rank=rank, world_size=int(os.environ["WORLD_SIZE"])
-        )
-        Path(folder, f"{number}.{rank}.json").write_text(json.dumps(measured(point)), encoding="utf-8")
-        failed = 0
-    except Exception:
-        traceback.print_exc()
-    finally:
-        os._exit(failed)
-
-
-def run_ranks(points: list[Point], gpus: int, card: str, python: str) -> list[list[dict[str, int]]]:
-    """Return what each point took on each rank, on null GPUs of a card."""
+def run_ranks(point: Point, card: str, python: str) -> list[dict[str, int]]:
+    """Return what a point took on each rank, on null GPUs of a card."""
+    gpus = point.num_gpus
     with tempfile.TemporaryDirectory() as folder:
-        asked = json.dumps([point.model_dump(mode="json") for point in points])
-        Path(folder, "points.json").write_text(asked, encoding="utf-8")
+        Path(folder, "point.json").write_text(point.model_dump_json(), encoding="utf-8")
         site = next(Path(python).parents[1].glob("lib/python*/site-packages"))
         base = {**os.environ, **preload_environment(os.environ, site), "PYTHONPATH": os.getcwd()}
         base |= card_environment(find_gpu(card), count=gpus)
@@ -125,12 +101,7 @@ def run_ranks(points: list[Point], gpus: int, card: str, python: str) -> list[li
         said = [process.communicate(timeout=1800)[1] for process in started]
         if any(process.returncode for process in started):
             raise RuntimeError("\n".join(text[-1500:] for text in said))
-        files = [
-            [Path(folder, f"{number}.{rank}.json") for rank in range(gpus)] for number in range(len(points))
-        ]
-        if not all(file.exists() for each in files for file in each):
-            raise RuntimeError("\n".join(text[-1500:] for text in said))
-        return [[json.loads(file.read_text("utf-8")) for file in each] for each in files]
+        return [json.loads(Path(folder, f"{rank}.json").read_text("utf-8")) for rank in range(gpus)]
 
 
 def planned(point: Point, card: str, rank: int) -> dict[str, int]:
@@ -161,18 +132,13 @@ def main() -> int:
         return 0
     rows: list[dict[str, Any]] = []
     names = [name for name in CASES if asked.cases in name]
-    cards = asked.cards.split(",")
-    for gpus, model, card in itertools.product(
-        map(int, asked.gpus.split(",")), asked.models.split(","), cards
-    ):
-        points = [
-            point_from({"model": MODELS[model]}, {"seq_len": 1024, **CASES[name], "gpus": gpus})
-            for name in names
-        ]
-        found = run_ranks(points, gpus, card, asked.python)
-        for (name, point, real), rank in itertools.product(
-            zip(names, points, found, strict=True), sorted({0, gpus - 1})
-        ):
+    grid = itertools.product(
+        map(int, asked.gpus.split(",")), asked.models.split(","), asked.cards.split(","), names
+    )
+    for gpus, model, card, name in grid:
+        point = point_from({"model": MODELS[model]}, {"seq_len": 1024, **CASES[name], "gpus": gpus})
+        real = run_ranks(point, card, asked.python)
+        for rank in sorted({0, gpus - 1}):
             plan = planned(point, card, rank)
             off = {key: plan[key] / real[rank][key] - 1 for key in plan}
             row = {"case": name, "model": model, "card": card, "gpus": gpus, "rank": rank}

@@ -75,7 +75,8 @@ def plan(
         caveats += distributed_caveats(traced, point)
     if device == "cuda":
         held = [(gpu, found[on]) for gpu, on in zip(gpus, cards, strict=False)]
-        timed = gpu_times(held, point, [_held_against(*pair, allocator) for pair in held], mine)
+        fits = [_held_against(*pair, allocator, point.num_gpus) for pair in held]
+        timed = gpu_times(held, point, fits, mine)
         _add_cuda(traced, metrics, detail, card)
         detail["fits"] = [fit.to_values() for fit in timed.fits]
         detail["allocator"] = _settings(asked)
@@ -236,10 +237,11 @@ def _needs_other(found: Trace, traced: Trace) -> bool:
     )
 
 
-def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig) -> Fit:
+def _held_against(gpu: GpuSpec, found: Trace | StepError, allocator: AllocatorConfig, num_gpus: int) -> Fit:
     """Return whether a card holds the plan, what is left, and its cheapest price with cloud and date."""
     price = cheapest_on_demand(gpu.name) if gpu in catalog_gpus() else None
     fit = fit_of(gpu, found, allocator)
     if price is None:
         return fit
-    return replace(fit, usd_per_hour=price.on_demand_usd_per_hour, price_from=f"{price.cloud}, {price.date}")
+    usd_per_hour = price.on_demand_usd_per_hour * num_gpus
+    return replace(fit, usd_per_hour=usd_per_hour, price_from=f"{price.cloud}, {price.date}")

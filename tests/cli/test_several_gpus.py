@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qbench.catalog.prices import cheapest_on_demand
 from qbench.cli.main import main
 from tests.tiny import FAMILIES, write_tiny_model
 
@@ -25,6 +26,17 @@ def test_plan_shows_the_ranks(model: str, capsys: pytest.CaptureFixture[str]) ->
         rank["peak_allocated_bytes"] for rank in record["detail"]["ranks"]
     )
     assert "step_time_s" not in record["metrics"]
+
+
+def test_plan_counts_all_gpus_and_their_price(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    price = cheapest_on_demand("RTX 4090")
+    assert price is not None
+    flags = ("--gpus", "4", "--strategy", "ddp", "--gpu", "RTX 4090", "--no-cache")
+    assert main(["plan", model, *SMALL, *flags]) == 0
+    said = capsys.readouterr().out
+    assert "On 4 GPUs" in said
+    assert "a CUDA context and NCCL of up to" in said
+    assert f"from ${4 * price.on_demand_usd_per_hour:.2f}/h" in said
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,10 @@ def _figures(result: Result) -> list[Cells]:
     at = result.records[-1].peak_at or {}
     where = f"in {at['phase']}: {at['op']} of {at['module'] or 'the step'}" if at.get("op") else ""
     context = result.latest.context_bytes
+    outside = "a CUDA context" if result.point.num_gpus == 1 else "a CUDA context and NCCL"
     remarks = {
         "peak_allocated_bytes": where,
-        "device_bytes": f"with a CUDA context of up to {format_bytes(context[-1])}" if context else "",
+        "device_bytes": f"with {outside} of up to {format_bytes(context[-1])}" if context else "",
         "static_bytes": "before the first step",
         **_time_remarks(result),
     }
@@ -127,6 +128,10 @@ def _figures(result: Result) -> list[Cells]:
         value = result.value(metric.name)
         if value is not None:
             rows.append((metric.title, format_value(value, metric.unit), remarks.get(metric.name, "")))
+    reserved, num_gpus = result.value("peak_reserved_bytes"), result.point.num_gpus
+    if num_gpus > 1 and reserved is not None:
+        remark = "reserved, at most; the figures above are of the GPU that takes most"
+        rows.insert(3, (f"On {num_gpus} GPUs", format_bytes(round(num_gpus * reserved)), remark))
     trainable, total = result.value("trainable_params"), result.value("total_params")
     if trainable is not None and total:
         share = f"of {format_count(total)} parameters ({_percent(trainable / total)})"
