@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -106,3 +107,24 @@ def test_pre_commit_formats_with_the_pinned_ruff():
     revision = re.search(r"ruff-pre-commit\s+rev: v([\d.]+)", config)
     assert revision is not None
     assert str(pins()["ruff"].specifier) == f"=={revision.group(1)}"
+
+
+def test_the_wheel_alone_lists_scenarios_and_reports_on_a_run(wheel: zipfile.ZipFile, tmp_path: Path):
+    wheel.extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    for arguments, shown in (
+        (["scenarios"], "demo.yaml"),
+        (["report", str(ROOT / "reports" / "demo"), "--out", "report"], "QLoRA"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-m", "qbench", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
+    assert (tmp_path / "report" / "report.html").is_file()

@@ -122,7 +122,7 @@ def append_summary(file: Path, text: str) -> None:
     room = summary_room(file)
     content, longest = text.encode(errors="replace"), room - len(SUMMARY_NOTICE)
     if not content or (len(content) > room and longest < 0):
-        print_note(f"--summary: {file} holds the 1 MiB that GitHub shows of a step; nothing was added")
+        print_note(f"--summary: {file} already has the 1 MiB that GitHub shows per step; nothing was added")
         return
     if len(content) > room:
         # A line that ends right behind what is kept is whole.

@@ -73,7 +73,7 @@ def fit_command(
     asked.print_caveats()
     cards = asked.cards()
     if not cards:
-        raise QbenchError("no card to fit: give --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
+        raise QbenchError("no GPU given: use --gpu NAME (see qbench gpus), or --gpu-memory 24GiB")
     if several:
         return _print_fewest(asked, strategies, cards, alloc_conf, as_json, use_cache)
     search = FitFor(gpus=tuple(cards), setting=setting, step=step, alloc_conf=alloc_conf, cache=use_cache)

@@ -78,7 +78,7 @@ def _print_one(found: Surveyed) -> None:
         print_sentence(str(problem))
     lists = {
         "planned": found.planned,
-        "do not move memory": found.no_effect,
+        "do not affect memory": found.no_effect,
         "not modelled": found.unmodelled,
         "unknown": found.unknown,
     }

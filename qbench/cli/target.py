@@ -72,7 +72,7 @@ class Target:
     caveats: tuple[str, ...] = ()
     """What of another tool's config was not understood."""
     unmodelled: Mapping[str, Effect] = field(default_factory=dict)
-    """Keys of that config that move memory and are not in the plan."""
+    """Keys of that config that affect memory and are not in the plan."""
     advice: str = ""
     """What to print after the answer; empty where there is nothing."""
 

@@ -24,7 +24,7 @@ SETTINGS = (
     "CUDA_MODULE_LOADING",
     "OMP_NUM_THREADS",
 )
-"""Variables of the process that move memory or speed; a request for a measurement may set these alone."""
+"""Variables of the process that affect memory or speed; a request for a measurement may set these alone."""
 
 
 def environment(device: RunDevice, gpu: str | None = None) -> Environment:
@@ -42,7 +42,7 @@ def environment(device: RunDevice, gpu: str | None = None) -> Environment:
 
 
 def process_settings() -> dict[str, str]:
-    """Return the variables of this process that move memory or speed."""
+    """Return the variables of this process that affect memory or speed."""
     return {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 

@@ -1,4 +1,4 @@
-"""Variables of the process that move memory or speed, taken from one machine to another."""
+"""Variables of the process that affect memory or speed, taken from one machine to another."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Fit:
     peak_reserved_bytes: int | None = None
     """Largest memory held by the allocator with these kernels, in bytes, were the memory unlimited."""
     unmodelled: list[str] | None = None
-    """Settings that leave the verdict unknown: they move memory and are not in the plan."""
+    """Settings that leave the verdict unknown: they affect memory and are not in the plan."""
     usd_per_hour: float | None = None
     """Cheapest price of one card on demand in the catalog, in USD an hour."""
     price_from: str | None = None

@@ -237,7 +237,7 @@ class Detail(TypedDict, total=False):
     # Of both.
     caveats: list[Words] | None
     unmodelled: list[Words] | None
-    """Settings of the source that move memory and are not in the number."""
+    """Settings of the source that affect memory and are not in the number."""
     error: Words | None
     accepted: Words | None
     """Why a baseline file holds the record."""

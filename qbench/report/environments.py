@@ -122,7 +122,7 @@ def summary_lines(changes: Sequence[PointChange]) -> list[str]:
     failed = len(changes) - len(done)
     if failed:
         lines.append(
-            f"{failed} of {len(changes)} points cannot be compared: no number from one side or both."
+            f"{failed} of {len(changes)} points cannot be compared: a number is missing on one side or both."
         )
     return [line for line in lines if line]
 

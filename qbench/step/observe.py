@@ -34,7 +34,7 @@ _MOVES_MEMORY: dict[str, Any] = {
     "padding_free": False,
     "activation_offloading": False,
 }
-"""Settings of the arguments that move memory and that no point has, with the value that leaves it alone."""
+"""Settings of the arguments that affect memory and that no point has, with the value that leaves it alone."""
 
 _LORA_EXTRAS: dict[str, Any] = {
     "bias": "none",
@@ -53,7 +53,7 @@ class Observed:
 
     point: Point
     unmapped: tuple[str, ...]
-    """Settings that move memory or speed and are not in the point, so that its plan does not know them."""
+    """Settings that affect memory or speed and are not in the point, so that its plan does not know them."""
 
 
 def observed_point(

@@ -81,8 +81,8 @@ def _copies(state: State) -> html.Section:
     return html.Section(
         [
             html.H2("Take it with you"),
-            *_copy("command", "Command of the setting in the form", command_of(state.settings[0])),
-            *_copy("scenario", "Scenario of all settings on the page", scenario_of(state)),
+            *_copy("command", "Command for the settings in the form", command_of(state.settings[0])),
+            *_copy("scenario", "Scenario with all settings on the page", scenario_of(state)),
         ]
     )
 

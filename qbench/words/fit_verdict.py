@@ -28,7 +28,7 @@ def reason_text(fit: Fit) -> str:
     """Return why a fit is tight, fails or cannot be judged; empty where nothing more is known."""
     retries = fit.num_alloc_retries
     if fit.unmodelled:
-        return f"not in the plan, and they move memory: {', '.join(fit.unmodelled)}"
+        return f"not in the plan, and they affect memory: {', '.join(fit.unmodelled)}"
     if fit.verdict == "unknown":
         return fit.error or ""
     if retries:

@@ -40,7 +40,7 @@ def describe(point: Point, leave_out: Collection[str] = ()) -> str:
 
 
 def describe_training(point: Point, leave_out: Collection[str] = ()) -> str:
-    """Return what `describe` does, with the recipe and whether there is autocast, which move memory most."""
+    """Return what `describe` does, with the recipe and autocast, which affect memory most."""
     parts = [describe(point, leave_out)]
     if "recipe" not in leave_out:
         parts.append(f"recipe {point.train.recipe}")

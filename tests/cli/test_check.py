@@ -175,7 +175,7 @@ def test_a_full_summary_is_said_and_left_as_it_is(
     assert main(["check", baseline, "--baseline", baseline, "--summary", str(file)]) == 0
     assert file.stat().st_size == SUMMARY_LIMIT + 5
     assert capsys.readouterr().err == (
-        f"--summary: {file} holds the 1 MiB that GitHub shows of a step; nothing was added\n"
+        f"--summary: {file} already has the 1 MiB that GitHub shows per step; nothing was added\n"
     )
     other = written(tmp_path / "now.jsonl", [make_record(r=64)])
     assert main(["check", other, "--baseline", baseline, "--summary", str(file)]) == 2

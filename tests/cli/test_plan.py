@@ -324,5 +324,5 @@ def test_a_config_that_is_not_planned_in_full_leaves_the_verdict_unknown(
     assert record["detail"]["fits"][0]["verdict"] == "unknown"
     assert main(["plan", "--from", str(file), "--gpu", "RTX 4090"]) == 1
     printed = capsys.readouterr().out
-    assert "unknown (not in the plan, and they move memory: rl)" in " ".join(printed.split())
+    assert "unknown (not in the plan, and they affect memory: rl)" in " ".join(printed.split())
     assert "makes it fit" not in printed

@@ -158,7 +158,7 @@ def test_rank_prints_no_table_of_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "gpt2"], "no card to fit: give --gpu NAME"),
+        (["fit", "gpt2"], "no GPU given: use --gpu NAME"),
         (
             ["fit", "gpt2", "--gpu", "L4", "--seq", "9"],
             "--seq conflicts with --vary seq, because fit searches",
@@ -197,7 +197,7 @@ def test_an_imported_config_is_planned_and_its_scenario_gives_the_same_plan(
     code = main(["plan", "--from", str(config), "--save-scenario", str(saved), "--json"])
     first = capsys.readouterr()
     assert code == 0
-    told = "not understood, and they move memory: torch_compile"
+    told = "not understood, but they affect memory: torch_compile"
     assert told in first.err
     (record,) = json.loads(first.out)["records"]
     assert told in record["detail"]["caveats"]

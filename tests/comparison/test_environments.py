@@ -111,4 +111,6 @@ def test_a_point_that_failed_on_one_side_is_counted_and_its_ending_shown():
     (change,) = compare_environments([measured(0)], [measured(0, outcome="oom", metrics={})])
     assert not change.completed
     assert point_table(change).rows == (("Outcome", "ok", "oom", ""),)
-    assert summary_lines([change]) == ["1 of 1 points cannot be compared: no number from one side or both."]
+    assert summary_lines([change]) == [
+        "1 of 1 points cannot be compared: a number is missing on one side or both."
+    ]

@@ -37,7 +37,7 @@ def test_what_is_left_out_may_turn_a_verdict_over(
 
 def test_the_verdict_names_what_is_left_out() -> None:
     fit = with_unmodelled(Fit(gpu="T4", fits=True, verdict="fits"), {"rl": "more", "plugins": "less"})
-    assert verdict_line(fit, None) == "unknown (not in the plan, and they move memory: rl)"
+    assert verdict_line(fit, None) == "unknown (not in the plan, and they affect memory: rl)"
 
 
 def test_a_key_has_one_effect() -> None:

@@ -80,5 +80,5 @@ _EITHER = """
 """
 
 MORE, LESS, EITHER = (frozenset(text.split()) for text in (_MORE, _LESS, _EITHER))
-"""Keys that move memory in ways that are not planned: the step needs more than planned, less, or either."""
+"""Keys that affect memory in ways that are not planned: the step needs more than planned, less, or either."""
 MEMORY = MORE | LESS | EITHER

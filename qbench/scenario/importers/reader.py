@@ -35,9 +35,9 @@ class Imported:
     settings: dict[str, Any]
     """Nested settings, as `base` of a scenario."""
     caveats: tuple[str, ...]
-    """Keys that move memory and were not understood, unknown keys, and where the plan departs."""
+    """Keys that affect memory and were not understood, unknown keys, and where the plan departs."""
     unmodelled: Mapping[str, Effect]
-    """Keys that move memory and are not in the plan, and whether the step needs more or less for them."""
+    """Keys that affect memory and are not in the plan, and whether the step needs more or less for them."""
     unknown: tuple[str, ...] = ()
     """Keys that ask for something and are not known here."""
     planned: tuple[str, ...] = ()
@@ -232,7 +232,7 @@ class Reader:
     def leave_out_others(self, name: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
         """Add the keys of a nested mapping that are not planned."""
         for key in sorted(values.keys() - set(known)):
-            self.leave_out(f"{name}.{key}", "either", "not understood, and it may move memory")
+            self.leave_out(f"{name}.{key}", "either", "not understood, and it may affect memory")
 
     def checkpoint_impl(self, *, default: str = "auto") -> str:
         """Return the form of checkpointing that use_reentrant asks for; `default` where it says nothing."""
@@ -258,7 +258,7 @@ class Reader:
             self.tell(f"{key}: {caveat}")
 
     def unmodelled(self) -> dict[str, Effect]:
-        """Return the keys that move memory and are not in the plan, with the effect of each."""
+        """Return the keys that affect memory and are not in the plan, with the effect of each."""
         left = {key: _effect(key) for key in self._left() if _is_among(key, MEMORY)}
         return dict(sorted((left | self._unmodelled).items()))
 
@@ -287,11 +287,14 @@ class Reader:
         self._told.append(caveat)
 
     def caveats(self) -> tuple[str, ...]:
-        """Return all that was reported, then the keys that were not taken and may move memory."""
+        """Return all that was reported, then the keys that were not taken and may affect memory."""
         doubts = self.doubts()
         lists = (
-            ("not understood, and they move memory", [key for key in self._left() if _is_among(key, MEMORY)]),
-            ("unknown here, and they may move memory", [key for key in self._unknown() if key not in doubts]),
+            (
+                "not understood, but they affect memory",
+                [key for key in self._left() if _is_among(key, MEMORY)],
+            ),
+            ("unknown keys that may affect memory", [key for key in self._unknown() if key not in doubts]),
         )
         told = [*self._told, *(f"{key}: {text}" for key, text in doubts.items())]
         told += [f"{what}: {', '.join(keys)}" for what, keys in lists if keys]

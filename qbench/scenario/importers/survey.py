@@ -29,7 +29,7 @@ class Surveyed:
     no_effect: tuple[str, ...] = ()
     """Keys that do not move the memory of a step, as they are set."""
     unmodelled: tuple[str, ...] = ()
-    """Keys that move memory and are not in a plan."""
+    """Keys that affect memory and are not in a plan."""
     unknown: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 

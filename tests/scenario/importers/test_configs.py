@@ -178,7 +178,7 @@ TOLD = {
     "lm-sys/FastChat@5152cbf scripts/train_lora.sh": "deepspeed",
     "lm-sys/FastChat@14adfbb scripts/train_vicuna_7b.sh": "fsdp, fsdp_transformer_layer_cls_to_wrap",
 }
-"""Keys of the examples that move memory and are not planned."""
+"""Keys of the examples that affect memory and are not planned."""
 
 
 @pytest.mark.parametrize(("form", "source"), CASES)
@@ -189,7 +189,7 @@ def test_real_examples_become_the_step_they_ask_for(tmp_path: Path, form: str, s
     assert {name: settings[name] for name in EXPECTED[source]} == EXPECTED[source]
     assert point.model == values.get("base_model", values.get("model_name_or_path"))
     moving = [text for text in caveats if text.startswith("not understood")]
-    assert moving == ([f"not understood, and they move memory: {TOLD[source]}"] if source in TOLD else [])
+    assert moving == ([f"not understood, but they affect memory: {TOLD[source]}"] if source in TOLD else [])
     assert not [text for text in caveats if text.startswith("unknown")]
 
 
@@ -244,8 +244,8 @@ def test_keys_are_told_unless_they_are_off_or_harmless(tmp_path: Path):
     }  # fmt: skip
     _, caveats = imported(tmp_path, values)
     assert caveats == (
-        "not understood, and they move memory: fsdp, torch_compile",
-        "unknown here, and they may move memory: frobnicate",
+        "not understood, but they affect memory: fsdp, torch_compile",
+        "unknown keys that may affect memory: frobnicate",
     )
 
 
@@ -318,7 +318,7 @@ def test_arguments_of_the_model_are_read(tmp_path: Path):
     point, caveats = imported(tmp_path, values)
     assert point.precision == "bf16"
     assert point.train.attn_implementation == "flash_attention_2"
-    assert caveats == ("model_init_kwargs.device_map: not understood, and it may move memory",)
+    assert caveats == ("model_init_kwargs.device_map: not understood, and it may affect memory",)
 
 
 def test_one_text_of_targets_is_a_pattern(tmp_path: Path):

@@ -186,7 +186,7 @@ def test_a_misspelling_alone_is_a_caveat(tmp_path: Path):
         "optimizer: adamww_8bit is not planned; planned as AdamW, whose state may be larger",
         "optimizer: given 'adamww_8bit'; did you mean adamw_8bit?",
         "lora_alpah: unknown key; did you mean lora_alpha?",
-        "unknown here, and they may move memory: frobnicate",
+        "unknown keys that may affect memory: frobnicate",
     )
 
 
@@ -246,7 +246,7 @@ def test_a_misspelling_is_told_with_what_is_meant(key: str, meant: str):
 def test_attention_that_is_switched_on_and_not_planned_is_told(tmp_path: Path, key: str):
     file = tmp_path / "a.yml"
     file.write_text(f"base_model: gpt2\nadapter: lora\n{key}: true\n")
-    assert import_config(file, config_of).caveats[-1] == f"not understood, and they move memory: {key}"
+    assert import_config(file, config_of).caveats[-1] == f"not understood, but they affect memory: {key}"
 
 
 def test_adapters_are_checked_where_a_refused_value_leaves_open_whether_there_are_some(tmp_path: Path):
@@ -261,7 +261,7 @@ def test_a_key_beside_the_one_that_it_is_like_is_no_misspelling(tmp_path: Path):
     file = tmp_path / "a.yml"
     file.write_text("base_model: gpt2\nadapter: lora\nlora_alpha: 16\nlora_alphas: 8\n")
     caveats = import_config(file, config_of).caveats
-    assert caveats[-1] == "unknown here, and they may move memory: lora_alphas"
+    assert caveats[-1] == "unknown keys that may affect memory: lora_alphas"
 
 
 def test_a_caveat_is_told_once(tmp_path: Path):
