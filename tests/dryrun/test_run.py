@@ -28,6 +28,8 @@ class Net(torch.nn.Module):
 model = Net().cuda()
 optimizer = torch.optim.AdamW(model.parameters())
 model.inner.around = model  # As some libraries do: no module is above all others.
+import gc
+gc.freeze()
 def step(rows):
     x = torch.ones(rows, 1024, device="cuda")
     loss = model(x).sum()

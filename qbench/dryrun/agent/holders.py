@@ -33,8 +33,12 @@ def addresses(tensors: Iterator[Any]) -> set[int]:
 
 def all_holders(optimizer: Any) -> tuple[Found, dict[str, int]]:
     """Return the addresses of all modules in this process by kind, and the numbers of parameters."""
+    is_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()  # What a program froze, as Unsloth does, is not listed.
     # Not isinstance, which would ask proxies for their class.
     modules = [each for each in gc.get_objects() if issubclass(type(each), torch.nn.Module)]
+    if is_frozen:
+        gc.freeze()
     inner = {id(child) for module in modules for child in module._modules.values()}
     found: Found = {kind: set() for kind in KINDS}
     seen: dict[int, Any] = {}
