@@ -94,6 +94,11 @@ def test_the_walk_through_a_plan_names_files_and_what_is_in_them():
         assert not name or re.search(rf"^(?:def|class) {name}\b", source, re.M), f"{file} has no {name}"
 
 
+def test_the_page_on_plans_explains_every_recipe():
+    text = (DOCS / "plan.md").read_text(encoding="utf-8")
+    assert [name for name in RECIPES if f"| `{name}` |" not in text] == []
+
+
 def test_every_command_with_an_exit_code_of_its_own_is_a_command():
     text = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
     named = {
