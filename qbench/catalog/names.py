@@ -58,5 +58,5 @@ def _likeness(name: str, other: str) -> float:
 
 
 def nearest_text(names: tuple[str, ...]) -> str:
-    """Return the nearest names as a clause of an error message; empty when there are none."""
+    """Return the nearest names as a clause of an error message; empty if there are none."""
     return f"; nearest: {', '.join(names)}" if names else ""

@@ -17,7 +17,7 @@ class OtherPrediction:
     version: str
     """Its version."""
     asked_on: str
-    """Date on which it was asked, year first."""
+    """Date of the prediction, year first."""
     id: str
     """The published figure; the id of a `PublishedRow`."""
     quantity: str
@@ -25,7 +25,7 @@ class OtherPrediction:
     predicted_bytes: int | None
     """The prediction; None when the tool cannot express the step or does not predict such a figure."""
     how: str
-    """The call and what it could not be told; without a prediction, the reason."""
+    """The call and what it cannot express; without a prediction, the reason."""
 
 
 @functools.cache

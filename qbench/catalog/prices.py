@@ -50,7 +50,7 @@ def prices(gpu_name: str) -> tuple[Price, ...]:
 
 
 def cheapest_on_demand(gpu_name: str) -> Price | None:
-    """Return the lowest on-demand price of a GPU that is not old, or None when there is none.
+    """Return the lowest on-demand price of a GPU that is not old, or None if there is none.
 
     Raises CatalogError when the GPU is not in the catalog.
     """

@@ -91,7 +91,7 @@ class Capacity:
 
 
 def telling(results: Sequence[Result]) -> list[Capacity]:
-    """Return what is worth telling of QLoRA and LoRA plans held against the same cards, differences first.
+    """Return what QLoRA and LoRA plans checked against the same cards show, differences first.
 
     For each model the smallest card on which QLoRA gets further, and the smallest on which LoRA does; where
     no card tells them apart, the smallest that holds anything, else the largest. Of many models the largest

@@ -1,4 +1,4 @@
-"""Now against before: each point of a run held against the same point of a baseline.
+"""Now against before: each point of a run compared with the same point of a baseline.
 
 Only what was made under the same circumstances is compared (see `circumstances`): versions of libraries and
 of qbench may differ, since they are what a gate looks for. What else differs makes a point not comparable.

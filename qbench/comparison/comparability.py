@@ -1,4 +1,4 @@
-"""What must be equal before two results may be compared, and what may differ and has to be told."""
+"""What must be equal before two results may be compared, and what may differ and has to be reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qbench.records.facts import environment_facts, facts_of, seem_alike
 from qbench.records.parts import Environment
 
 LATER_THAN_BASELINE = ("versions.", "qbench", "code_id", "python", "git_commit")
-"""Facts of the environment that may differ; they are told, since they may be why a number moved."""
+"""Facts of the environment that may differ; they are reported, since they may explain a difference."""
 
 RELEASED = "as released"
 """Files of a library that nobody has edited."""
@@ -29,7 +29,7 @@ def differing(before: Result, now: Result) -> dict[str, tuple[str, str]]:
 
 
 def like(result: Result, before: Iterable[Result]) -> Result | None:
-    """Return the first of the results that may be compared with one, None where there is none."""
+    """Return the first of the results that may be compared with one, None if there is none."""
     return next((other for other in before if not differing(other, result)), None)
 
 

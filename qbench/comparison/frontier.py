@@ -148,7 +148,7 @@ def _payoff(axis: Swept, gpu: str, line: Sequence[MethodPair]) -> Payoff | None:
 
 
 def _fits(result: Result) -> dict[str, Fit]:
-    """Return each card that a plan was held against by its name; empty for measurements."""
+    """Return each card that a plan was checked against by its name; empty for measurements."""
     return {fit.gpu: fit for fit in result.fits}
 
 

@@ -33,7 +33,7 @@ FLOOR = 2.0
 """The least deviation of processes, in deviations of the steps of one. On that machine it is 1.8 and more."""
 
 MOST_PROCESSES = 100
-"""Maximum processes per side; nobody waits for more."""
+"""Maximum processes per side; more take too long."""
 
 LEAST_PROCESSES = 3
 """Minimum processes per side. Two may agree by chance and make any third look like a change."""
@@ -113,7 +113,7 @@ def _freedom(of_means: Sequence[float], freedoms: tuple[int, int]) -> int:
 
 
 def processes_needed(deviation: float, effect: float, min_effect: float) -> int | None:
-    """Return how many processes a side would show a change of `effect` (a share), None when too many.
+    """Return how many processes per side would show a change of `effect` (a share), None when too many.
 
     `deviation` is that of the logarithm of one process, as `LogRatio` has it. Degrees of freedom are counted
     as though all the noise were of one side: the other may be much quieter.

@@ -63,7 +63,7 @@ class Saving:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPair:
-    """A candidate precision held against 16-bit LoRA with every other setting equal."""
+    """A candidate precision compared with 16-bit LoRA with every other setting equal."""
 
     baseline: Result
     """LoRA on a bf16 base, or on an fp16 base where there is none in bf16."""

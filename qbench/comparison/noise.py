@@ -17,18 +17,18 @@ from qbench.records.noise import Noise, Spread
 from qbench.records.record import Record
 
 EFFECTS = (0.05, 0.08)
-"""Changes of speed, as shares, that the number of processes is told for."""
+"""Changes of speed, as shares, for which the number of processes is given."""
 
 CAUTION = 0.9
 """Chance with which the true deviation is below the one that is planned with."""
 
 LEAST_PROCESSES = 8
-"""Processes of one point that its noise is told from."""
+"""Processes of one point from which its noise is estimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """How many processes a side show a change; None where no affordable number does."""
+    """How many processes per side show a change; None where no affordable number does."""
 
     effect: float
     check: int | None

@@ -111,7 +111,7 @@ class Result:
 
     @property
     def fits(self) -> tuple[Fit, ...]:
-        """The cards that a plan was held against; none for a measurement."""
+        """The cards that a plan was checked against; none for a measurement."""
         return self.latest.fits
 
 

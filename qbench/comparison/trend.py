@@ -25,7 +25,7 @@ from qbench.scenario.schema import Point
 DEFAULT_METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_time_s")
 
 FEWEST_RUNS = 3
-"""Runs below which there is no history to speak of."""
+"""Runs below which there is no usable history."""
 
 MOST_CHANCE = 0.001
 """Chance of seeing such a step where there is none, at which it counts as one; Otava's own default."""

@@ -1,4 +1,4 @@
-"""What a result says, as named values that can be held against a baseline: one value a process."""
+"""What a result says, as named values that can be compared with a baseline: one value a process."""
 
 from __future__ import annotations
 

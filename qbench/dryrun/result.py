@@ -159,7 +159,7 @@ class _Rank:
 
     def metrics(self) -> Metrics:
         breakdown = {name: self.peak.get("breakdown", {}).get(name, 0) for name in BREAKDOWN}
-        # Blocks that the allocator did not split are larger than what was asked for.
+        # Blocks that the allocator did not split are larger than requested.
         breakdown["temporaries"] += max(0, self.peak_allocated - sum(breakdown.values()))
         made_by = self.peak.get("made_by") or {}
         metrics: Metrics = {

@@ -31,7 +31,7 @@ TABLE_ROWS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnostics:
-    """Which diagnostics are asked for."""
+    """Requested diagnostics."""
 
     memory_snapshot: bool
     profile: bool

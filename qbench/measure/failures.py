@@ -1,4 +1,4 @@
-"""What an exception in a worker means: out of memory, with what was asked for and when, or an error."""
+"""What an exception in a worker means: out of memory, with what was requested and when, or an error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS: tuple[tuple[OomKind, re.Pattern[str]], ...] = (
     ("host", re.compile(r"can(no|')t allocate memory|bad_alloc|out of memory", re.IGNORECASE)),
 )
 ROOM_BYTES = GIB
-"""Where so much is free, cuBLAS did not fail for want of memory: its handle takes some hundred MiB."""
+"""Where so much is free, cuBLAS did not fail because memory ran out: its handle takes some hundred MiB."""
 
 _SIZE = r"(\d+(?:\.\d*)?) (bytes|KiB|MiB|GiB|TiB)"
 # torch on the CPU: "you tried to allocate 64 bytes"; on CUDA: "Tried to allocate 2.00 GiB. GPU 0 has a total
@@ -78,7 +78,7 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
 
 
 def oom_kind(text: str) -> OomKind | None:
-    """Return who ran out of memory by the words of a message or log; None when nobody did."""
+    """Return who ran out of memory by the words of a message or log; None if nothing did."""
     return next((kind for kind, words in _KINDS if words.search(text)), None)
 
 

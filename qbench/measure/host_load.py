@@ -24,7 +24,7 @@ class CpuClock:
 
 
 def cpu_clock() -> CpuClock | None:
-    """Return the CPU time spent until now on the CPUs that this process may use; None where not to be had."""
+    """Return the CPU time spent until now on the CPUs that this process may use; None if unavailable."""
     try:
         busy_s = busy_seconds(STAT.read_text(), os.sched_getaffinity(0))
     except (OSError, AttributeError, ValueError):
@@ -55,7 +55,7 @@ def busy_cpus_of_others(before: CpuClock | None, after: CpuClock | None) -> floa
 
 
 def load_average() -> float | None:
-    """Return the load of the last minute, earlier measurements included; None where there is none."""
+    """Return the load of the last minute, earlier measurements included; None if there is none."""
     try:
         return os.getloadavg()[0]
     except (OSError, AttributeError):

@@ -26,7 +26,7 @@ class PinnedDevice:
     """The device that is measured."""
 
     uuid: str | None
-    """UUID of the card, or of the MIG device on it; None where there is none."""
+    """UUID of the card, or of the MIG device on it; None if there is none."""
     note: str | None
     """Why it may not be the one that was meant; None when that is clear."""
 
@@ -43,7 +43,7 @@ class CardState:
     """Ids of the processes that compute on the device, as the driver knows them."""
 
     def foreign(self, before: CardState | None = None) -> list[int] | None:
-        """Return the process ids other than this one's; None when not to be had.
+        """Return the process ids other than this one's; None if unavailable.
 
         `before` is the card before CUDA started in this process, and says that it must be listed now. In a
         container the driver may show the host's ids: then a single one on a card that had none is this

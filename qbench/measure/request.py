@@ -68,7 +68,7 @@ class Request(Strict):
 
     @property
     def task(self) -> Task:
-        """What a worker is told."""
+        """The request to a worker."""
         return Task(
             point=self.point,
             device=self.device,

@@ -1,4 +1,4 @@
-"""What a worker is told, and what it answers."""
+"""The request to a worker, and its answer."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Commit:
 
 
 def find_commit(name: str, folder: Path) -> Commit | None:
-    """Return the commit that a git ref names in the repository around a folder; None when there is none."""
+    """Return the commit that a git ref names in the repository around a folder; None if there is none."""
     top = git(folder, "rev-parse", "--show-toplevel")
     if top is None or name.startswith("-"):
         return None

@@ -44,7 +44,7 @@ def card_environment(
 
 
 def null_name(gpu: GpuSpec) -> str:
-    """Return the name under which programs see the card, which nobody takes for a GPU's."""
+    """Return the name under which programs see the card, which cannot be mistaken for a GPU's."""
     return f"NVIDIA {gpu.name} (null GPU)"
 
 

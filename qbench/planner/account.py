@@ -19,11 +19,11 @@ class Account:
     managed_bytes: int
     outline: Outline
     asked: Ints
-    """The bytes of each allocation, as they were asked for."""
+    """The bytes of each allocation, as requested."""
     attention: tuple[Backend, ...]
     has_stacked_experts: bool
     work: WorkColumns | None = None
-    """What the step's operators cost; None where it was not asked for."""
+    """What the step's operators cost; None if it was not requested."""
 
 
 def account_of(recorded: Recorded, attention: set[Backend]) -> Account:

@@ -36,7 +36,7 @@ GROWTH = 8
 would take minutes to plan, and no card holds them."""
 
 PlanPoints = Callable[[Sequence[Point]], list[Record]]
-"""Gives the plan of each point, held against one card (the first of detail.fits)."""
+"""Gives the plan of each point, checked against one card (the first of detail.fits)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

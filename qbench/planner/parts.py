@@ -74,7 +74,7 @@ class Parts:
         return next((family.account(sizes) for family in self._families if sizes in family.members), None)
 
     def family_with(self, *several: Sizes) -> Family | None:
-        """Return the family that all of several sizes are members of; None where there is none."""
+        """Return the family that all of several sizes are members of; None if there is none."""
         return next((family for family in self._families if family.members.issuperset(several)), None)
 
     def account_of(self, sizes: Sizes) -> Account:

@@ -48,7 +48,7 @@ class Ranked:
     hours_range: tuple[float, float] | None = None
     """Least and most hours by the spread of published rates; None where the card's rates were measured."""
     hourly_price: HourlyPrice | None = None
-    """Price of an hour, with its source; None where there is none."""
+    """Price of an hour, with its source; None if there is none."""
     cost_usd: float | None = None
     spot_cost_usd: float | None = None
     energy_kwh: float | None = None

@@ -45,7 +45,7 @@ class Recorded:
     history: History
     managed_bytes: int
     work: WorkTable | None = None
-    """What the second step's operators cost and how often each runs; None where it was not asked for."""
+    """What the second step's operators cost and how often each runs; None if it was not requested."""
 
 
 def record_point(

@@ -38,13 +38,13 @@ MOST_MEMORY_BYTES = 2**62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """What a trace of two steps on meta tells."""
+    """The result of tracing two steps on meta."""
 
     facts: ModelFacts
     memory: MemoryProfile
     ledger: History
     declared_bytes: dict[str, int]
-    """Bytes as asked for, of all allocations by the category that they were made with."""
+    """Bytes as requested, of all allocations by the category that they were made with."""
     reserved_bytes: int | None
     """Peak of the CUDA caching allocator's reserve; None on the CPU."""
     managed_bytes: int
@@ -56,7 +56,7 @@ class Trace:
     num_gpus: int = 1
     """Processes that train together; this is one of them."""
     work: WorkTable | None
-    """What the step's operators cost and how often each runs; None where it was not asked for."""
+    """What the step's operators cost and how often each runs; None if it was not requested."""
 
 
 def trace(
@@ -69,7 +69,7 @@ def trace(
     with_costs: bool = False,
     rank: int = 0,
 ) -> Trace:
-    """Return the trace of a point with the kernels of `device`; takes seconds and no memory to speak of.
+    """Return the trace of a point with the kernels of `device`; takes seconds and hardly any memory.
 
     `card` and the settings of the `allocator` are those to plan for, on CUDA. `all_layers` runs every layer,
     where otherwise few are run and repeated. `with_costs` takes down what operators cost. `rank` is the

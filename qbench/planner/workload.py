@@ -17,7 +17,7 @@ MOST_TOKENS = 10**15
 """Fifty times what any model was trained on."""
 
 _MOST_PROBLEMS = 10
-"""Lines of a file of lengths that are told to be none; the rest is counted."""
+"""Lines of a file of lengths that are reported as invalid one by one; the rest is counted."""
 
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 

@@ -145,7 +145,7 @@ class Attributes:
 
     @property
     def stderr_tail(self) -> str:
-        """Last lines that a process wrote before it ended without a result; empty where there are none."""
+        """Last lines that a process wrote before it ended without a result; empty if there are none."""
         return self.detail.get("stderr_tail") or ""
 
     @property

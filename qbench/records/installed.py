@@ -57,7 +57,7 @@ def fingerprints() -> dict[str, str | None]:
 
 
 def package_folder(name: str) -> Path | None:
-    """Return the folder that `import name` would execute, without importing it; None where there is none."""
+    """Return the folder that `import name` would execute, without importing it; None if there is none."""
     module = sys.modules.get(name)
     with suppress(ImportError, ValueError, AttributeError):
         spec = module.__spec__ if module is not None else importlib.util.find_spec(name)

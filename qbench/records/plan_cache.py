@@ -36,7 +36,7 @@ class PlanCache:
         self._folder = self._root / _digest(_text(software()))
 
     def get(self, facts: Mapping[str, Any]) -> Record | None:
-        """Return the plan for these facts (point, device, cards, files), None where there is none."""
+        """Return the plan for these facts (point, device, cards, files), None if there is none."""
         if not self._reads:
             return None
         try:

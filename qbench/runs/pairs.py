@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """The two Pythons that are compared; `first` is what `second` is held against."""
+    """The two Pythons that are compared; `second` is compared with `first`."""
 
     first: Side
     second: Side

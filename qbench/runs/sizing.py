@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from qbench.scenario.schema import Point
 
 FIT_PRECISIONS = ("bf16", "nf4", "nf4-dq")
-"""Precisions of a fit where none is named: LoRA and both usual forms of QLoRA."""
+"""Precisions of a fit if none is named: LoRA and both usual forms of QLoRA."""
 
 RANK_PRECISIONS = ("bf16", "nf4")
-"""Precisions of a ranking where none is named: LoRA, and QLoRA for the cards that do not hold it."""
+"""Precisions of a ranking if none is named: LoRA, and QLoRA for the cards that do not hold it."""
 
 MOST_GPUS = 1_000_000
 

@@ -1,4 +1,4 @@
-"""Settings that nobody gave and that follow from those given, where the schema's default would mislead."""
+"""Settings that follow from the given ones, where the schema's default would mislead."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from qbench.records.record import Record
 from qbench.scenario.schema import Point
 
 MEASURED_METRICS = ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
-"""Metrics of qbench's own measurements that are held against a plan."""
+"""Metrics of qbench's own measurements that are compared with a plan."""
 
 _AT_REST = ("weights", "quant_state", "adapters", "optimizer", "workspace")
 

@@ -17,7 +17,7 @@ class Names:
     label: str = ""
     """Name in a form; empty where it is the title."""
     flag: str = ""
-    """Flag of the commands, with underscores, and keyword in Python; empty where there is none."""
+    """Flag of the commands, with underscores, and keyword in Python; empty if there is none."""
     also: tuple[str, ...] = ()
     """Names that people and other tools use. They are refused, with the right one."""
     page: bool = False

@@ -55,11 +55,11 @@ PHASES = ("forward", "loss", "backward", "optimizer")
 
 
 def _ignore_phase(phase: str) -> None:
-    """Serve as the phase callback where nobody listens."""
+    """Serve as the phase callback without a listener."""
 
 
 def _ignore_times(times: int) -> None:
-    """Serve as the callback for repeated passes where nobody listens."""
+    """Serve as the callback for repeated passes without a listener."""
 
 
 class TrainingStep:
@@ -96,7 +96,7 @@ class TrainingStep:
         self._wrapped = model if shared is None else None
         """What is called in the model's place; None until the first step makes it."""
         self.reference: Any = None
-        """The second model that a loss is held against."""
+        """The reference model of a loss."""
         self._left_out: list[torch.Tensor] = []
         """Batches of an update that are in memory and not run."""
         head = model.get_output_embeddings()

@@ -81,7 +81,7 @@ def _endings(ended: list[Result], many_models: bool) -> str:
 
 
 def _others(ended: list[Result], many_models: bool) -> str:
-    """Return how results without a peak ended, after those that have one; empty where there are none."""
+    """Return how results without a peak ended, after those that have one; empty if there are none."""
     endings = list(dict.fromkeys(map(ending_text, ended)))
     if len(endings) > 1:
         return f"At the others it {_endings(ended, many_models)}."

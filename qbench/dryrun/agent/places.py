@@ -1,4 +1,4 @@
-"""Where memory was asked for: the line of the code that called torch, and that of the user's program.
+"""Where memory was requested: the line of the code that called torch, and that of the user's program.
 
 PyTorch's history of allocations holds the Python stack of each. Nodes of the backward pass run in a thread
 without one, so each node keeps the lines of the forward operation that made it (torch's anomaly mode calls

@@ -228,7 +228,7 @@ def _ending(exit_code: int) -> str:
 
 
 def _kernel_oom_kills() -> int:
-    """Return how many processes the kernel has ended for want of memory, 0 where it does not count them."""
+    """Return how many processes the kernel has ended as memory ran out, 0 where it does not count them."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             name, _, count = line.partition(" ")

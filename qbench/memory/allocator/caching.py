@@ -37,10 +37,10 @@ class AllocatorStats:
     """A snapshot of the counters that `torch.cuda.memory_stats` shows for all pools together."""
 
     allocated_bytes: int
-    """Live blocks, each in full: a block too small to split counts more than was asked for."""
+    """Live blocks, each in full: a block too small to split counts more than requested."""
     peak_allocated_bytes: int
     requested_bytes: int
-    """Live requests, as they were asked for."""
+    """Live requests, as requested."""
     peak_requested_bytes: int
     reserved_bytes: int
     """Segments, or mapped pages of expandable ones."""
@@ -164,7 +164,7 @@ class CachingAllocator:
         self._count(-size, -block.requested, inactive_split)
 
     def block_bytes(self, handle: int) -> int:
-        """Return the size of a live allocation's block, which may be larger than what was asked for."""
+        """Return the size of a live allocation's block, which may be larger than requested."""
         return self._live[handle].size
 
     def empty_cache(self) -> None:

@@ -107,7 +107,7 @@ def outline_of(history: History) -> Outline:
 
 
 def bytes_asked(history: History) -> Ints:
-    """Return the bytes of each allocation as they were asked for."""
+    """Return the bytes of each allocation as requested."""
     return np.array([allocation.num_bytes for allocation in history.allocations], dtype=np.int64)
 
 

@@ -98,7 +98,7 @@ class Allocation:
     """One storage: how large, where it was made, and what it is."""
 
     num_bytes: int
-    """Bytes as asked for, before rounding."""
+    """Bytes as requested, before rounding."""
     phase: str
     op: str
     module: str

@@ -133,7 +133,7 @@ class Reader:
         return next((name for name in names if self.values.get(name) is not None), names[0])
 
     def model(self, *names: str) -> str:
-        """Return the name of the model; empty where there is none, which is refused."""
+        """Return the name of the model; empty if there is none, which is refused."""
         value = self.get(*names)
         if isinstance(value, str) and value.strip():
             return value.strip()
