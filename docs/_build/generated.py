@@ -39,12 +39,12 @@ def settings() -> str:
 
     rows = []
     for row in SETTINGS.values():
-        flag = f"`--{row.names.flag.replace('_', '-')}`" if row.names.flag else ""
+        flag = f"<br>`--{row.names.flag.replace('_', '-')}`" if row.names.flag else ""
         meaning = str(row.leaf.model.model_fields[row.name].description)
         schema = row.leaf.json_schema()
         default = "required" if row.leaf.model.model_fields[row.name].is_required() else plain_default(row)
-        rows.append((f"`{row.path}`", flag, allowed(schema), f"`{default}`" if default else "", meaning))
-    return table(("Key", "Flag", "Values", "Default", "Meaning"), rows)
+        rows.append((f"`{row.path}`{flag}", allowed(schema), f"`{default}`" if default else "", meaning))
+    return table(("Key and flag", "Values", "Default", "Meaning"), rows)
 
 
 def metrics() -> str:
@@ -79,10 +79,14 @@ def recipes() -> str:
     names = ("loop", "loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels")
     known = [name for name in names if hasattr(next(iter(RECIPES.values())), name)]
     rows = (
-        (f"`{name}`", *(f"`{getattr(row, field)}`" for field in known), row.source)
-        for name, row in RECIPES.items()
+        (f"`{name}`", *(f"`{getattr(row, field)}`" for field in known)) for name, row in RECIPES.items()
     )
-    return table(("Recipe", *(f"`{name}`" for name in known), "Follows"), rows)
+    sources = "\n".join(f"- `{name}` follows {_escaped(row.source)}" for name, row in RECIPES.items())
+    return table(("Recipe", *(f"`{name}`" for name in known)), rows) + f"\n\n{sources}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", "\\_").replace("*", "\\*")
 
 
 def models() -> str:
@@ -91,7 +95,7 @@ def models() -> str:
 
     counts = Counter(str(model.config.get("model_type")) for model in catalog())
     total = sum(counts.values())
-    named = ", ".join(f"`{name}` {count}" for name, count in sorted(counts.items()))
+    named = ", ".join(f"`{name}` ({count})" for name, count in sorted(counts.items()))
     return f"{total} models of {len(counts)} architectures: {named}."
 
 
