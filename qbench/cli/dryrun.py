@@ -23,7 +23,7 @@ FAILED = 3
 
 Command = Annotated[list[str], typer.Argument(help="The training command, after --, as you run it yourself.")]
 Gpu = Annotated[
-    str, typer.Option(help="GPU that the command sees, for example 'RTX 4090' (see qbench gpus).")
+    str | None, typer.Option(help="GPU that the command sees, for example 'RTX 4090' (see qbench gpus).")
 ]
 Gpus = Annotated[int, typer.Option(help="Number of such GPUs that the command sees.")]
 RankOnly = Annotated[
@@ -49,7 +49,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the record and the program's
 
 def dryrun_command(
     command: Command,
-    gpu: Gpu = LARGE_CARD,
+    gpu: Gpu = None,
     gpus: Gpus = 1,
     rank_only: RankOnly = False,
     steps: Steps = 3,
@@ -77,7 +77,12 @@ def dryrun_command(
         raise QbenchError(f"--gpus: given {gpus}; allowed: up to {MOST_GPUS}, and more with --rank-only")
     if timeout <= 0:
         raise QbenchError(f"--timeout: given {timeout:g}; allowed: seconds above 0")
-    card = find_gpu(gpu)
+    card = find_gpu(gpu or LARGE_CARD)
+    if gpu is None:
+        print_note(
+            f"No card is named, so this says what the program takes on a large one, {card.name}; "
+            "name yours with --gpu to learn whether it fits."
+        )
     asked = Request(
         command=command,
         gpu=card,

@@ -126,7 +126,7 @@ def _notes(found: Sequence[Largest], labels: Columns) -> list[str]:
     axis = found[0].axis
     by_memory = [largest.limited_by == "memory" for largest in found]
     notes = [f"In steps of {axis.step}."]
-    if any(by_memory):
+    if any(by_memory) and any(largest.value is not None for largest in found):
         where = "" if all(by_memory) else " where memory is the bound"
         notes[0] += f" One step above each answer was planned{where} and does not fit."
     if any(largest.value is None for largest in found):

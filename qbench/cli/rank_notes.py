@@ -91,10 +91,20 @@ def notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus:
 
 
 def left_note(rows: Sequence[Ranked]) -> str:
-    """Return which cards hold none of the points; empty where each holds one."""
+    """Return on which cards no point fits, and for which none can be planned; empty if each holds one."""
     held = {row.gpu.name for row in rows if row.fits}
-    left = list(dict.fromkeys(row.gpu.name for row in rows if row.gpu.name not in held))
+    left = [row for row in rows if row.gpu.name not in held]
+    planned = {row.gpu.name for row in left if row.fit.error is None}
+    unplanned = {row.gpu.name: row.fit.error for row in left if row.gpu.name not in planned}
+    short = list(dict.fromkeys(row.gpu.name for row in left if row.gpu.name in planned))
     precisions = " or ".join(dict.fromkeys(row.point.precision for row in rows))
-    verb = "does" if len(left) == 1 else "do"
-    told = f"{counted(len(left), 'card')} {verb} not hold it in {precisions}: {', '.join(left)}."
-    return f"{told} {NO_SHARDING}" if left else ""
+    said = []
+    if short:
+        said.append(f"It does not fit on {counted(len(short), 'card')} in {precisions}: {', '.join(short)}.")
+        said.append(NO_SHARDING)
+    if unplanned:
+        said.append(
+            f"It cannot be planned for {counted(len(unplanned), 'card')}: {', '.join(unplanned)} "
+            f"({next(iter(unplanned.values()))})."
+        )
+    return " ".join(said)

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from qbench.errors import KeyPath, Problem, ScenarioError, shown
 from qbench.scenario.schema import Point, Scenario
-from qbench.scenario.settings import GROUPS, LEAVES, flatten, nest
+from qbench.scenario.settings import GROUPS, LEAVES, SETTINGS, flag_of, flatten, nest
 from qbench.scenario.validate import (
     Flat,
     base_settings,
@@ -206,7 +206,8 @@ def _reason(found: ErrorDetails) -> str:
         return str(found["ctx"]["error"])
     path = ".".join(map(str, found["loc"]))
     leaf = LEAVES[path]
-    return f"{path} missing; give it: {leaf.model.model_fields[leaf.name].description}"
+    row = SETTINGS[leaf.name]
+    return f"{path} missing; give it{f' (--{flag_of(leaf.name)})' if row.names.flag else ''}: {row.help}"
 
 
 def _as_text(changes: Flat) -> str:

@@ -27,7 +27,7 @@ class Names:
 
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "16bit": "bf16"}
-_PRECISIONS = _DTYPES | {"4bit": "nf4", "int4": "nf4", "qlora": "nf4", "8bit": "int8", "32bit": "fp32"}
+_PRECISIONS = _DTYPES | {"4bit": "nf4", "int4": "nf4", "qlora": "nf4-dq", "8bit": "int8", "32bit": "fp32"}
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adam": "adamw_torch",
@@ -60,7 +60,9 @@ NAMES = {
     "seq_len": Names(
         "Tokens", "tokens", "Sequence (tokens)", "seq", ("max_length", "max_seq_length", "sequence_len"), True
     ),
-    "gradient_accumulation_steps": Names("Accumulation", "accum", also=("grad_accum",)),
+    "gradient_accumulation_steps": Names(
+        "Accumulation", "accum", "", "gradient_accumulation_steps", ("grad_accum", "accum")
+    ),
     "gradient_checkpointing": Names("Checkpointing", "ckpt", flag="gradient_checkpointing", page=True),
     "optim": Names("Optimizer", flag="optim", also=("optimizer",), page=True, meant=_OPTIMIZERS),
     "attn_implementation": Names(

@@ -34,7 +34,10 @@ def reason_text(fit: Fit) -> str:
     if retries:
         return f"after {retries:,} allocator {'retry' if retries == 1 else 'retries'}"
     if fit.verdict == "tight":
-        return "only if the CUDA context is smaller than the largest reported"
+        least, most = fit.context_bytes or (0, 0)
+        context = "if the CUDA context is smaller than the largest reported"
+        needs_cache = fit.headroom_bytes is not None and fit.headroom_bytes < least - most
+        return f"only {context}{' and the allocator empties its cache' if needs_cache else ''}"
     return "" if fit.shortage is None else _shortage_text(fit.shortage)
 
 

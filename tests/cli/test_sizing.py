@@ -94,7 +94,7 @@ def test_rank_prints_a_table_with_sources(model: str, capsys: pytest.CaptureFixt
     ]
     assert main([*arguments, "--num-gpus", "2", "--sort", "energy"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for text in ("qlora nf4", "by energy", "cut to it: 1 sequence.", "exchange of gradients"):
+    for text in ("qlora nf4", "by energy", "cut to it: 1 sequence.", "communication between"):
         assert text in out
 
 
@@ -140,8 +140,8 @@ def test_rank_says_which_of_several_points_a_card_holds(model: str, capsys: pyte
 @pytest.mark.parametrize(
     ("cards", "told"),
     [
-        (("L4",), "1 card does not hold it in nf4: L4."),
-        (("L4", "RTX 4090"), "2 cards do not hold it in nf4: L4, RTX 4090."),
+        (("L4",), "It does not fit on 1 card in nf4: L4."),
+        (("L4", "RTX 4090"), "It does not fit on 2 cards in nf4: L4, RTX 4090."),
     ],
 )
 def test_rank_prints_no_table_of_nothing(

@@ -49,8 +49,11 @@ def test_a_matrix_may_vary_the_number_of_gpus() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"strategy": "ddp"}, "distributed.gpus missing; give it: GPUs that train together, on one node."),
-        ({"gpus": 2}, "distributed.strategy missing; give it: How GPUs share the work"),
+        (
+            {"strategy": "ddp"},
+            "distributed.gpus missing; give it (--gpus): GPUs that train together, on one node.",
+        ),
+        ({"gpus": 2}, "distributed.strategy missing; give it (--strategy): How GPUs share the work"),
         ({"strategy": "ddp", "gpus": 9}, "gpus: given 9; allowed: a whole number from 1 to 8"),
         ({"strategy": "zero3", "gpus": 2}, "strategy zero3 is not planned; use ddp or fsdp2"),
         ({"strategy": "fsdp", "gpus": 2}, "did you mean fsdp2?"),

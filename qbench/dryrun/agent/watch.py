@@ -228,7 +228,9 @@ class Watch:
     def _peaks(self, *, at_oom: bool) -> dict[str, Any]:
         from . import alive
 
-        return alive.peaks(self._torch, self.holders, self.marks, at_oom=at_oom)
+        # The phase in which memory ran out has no end of its own.
+        marks = [*self.marks, self._mark(self._phase)] if at_oom else self.marks
+        return alive.peaks(self._torch, self.holders, marks, at_oom=at_oom)
 
     @guarded
     def _exits(self) -> None:

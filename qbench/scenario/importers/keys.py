@@ -59,24 +59,23 @@ _MORE = """
 """
 _LESS = """
     activation_checkpointing_kwargs activation_offloading apollo_* badam_* chunked_cross_entropy
-    context_parallel_size cut_cross_entropy deepspeed device_map embeddings_skip_upcast
-    enable_liger_kernel expert_parallel_size flash_attn_* flash_optimum fp8 fp8_* fsdp fsdp_*
-    fused_attn_kernel galore_* gemma4_hybrid_attn_impl gptq* liger_* lisa_* lomo*
+    cut_cross_entropy embeddings_skip_upcast enable_liger_kernel flash_attn_* flash_optimum fp8
+    fp8_* fused_attn_kernel galore_* gemma4_hybrid_attn_impl gptq* liger_* lisa_* lomo*
     lora_embedding_kernel lora_mlp_kernel lora_o_kernel lora_on_cpu lora_qkv_kernel low_bit_*
-    max_memory mixture_of_depths nvfp4_* padding_free parallelism_config plugins quantize_*
-    sage_attention sequence_parallel_* shift_attn shrink_embeddings sp_attention
-    tensor_parallel_size torch_empty_cache_steps unsloth_* use_adam_mini use_apollo use_badam
-    use_galore use_glm_dsa_kernels use_kernels use_kt use_liger use_liger_kernel use_scattermoe
-    use_sonicmoe use_unsloth use_unsloth_gc xformers_attention
+    max_memory mixture_of_depths nvfp4_* padding_free plugins quantize_* sage_attention
+    sequence_parallel_* shift_attn shrink_embeddings sp_attention torch_empty_cache_steps unsloth_*
+    use_adam_mini use_apollo use_badam use_galore use_glm_dsa_kernels use_kernels use_kt use_liger
+    use_liger_kernel use_scattermoe use_sonicmoe use_unsloth use_unsloth_gc xformers_attention
 """
 _EITHER = """
     adapter_name_or_path auto_find_batch_size bnb_4bit_quant_storage* bnb_config_kwargs
-    ddp_bucket_cap_mb double_* dp_shard_size expandable_segments experimental_skip_move_to_device
-    expert_parallel_* flex_attn_* freeze_* full_determinism gpu_memory_limit jagged_restart_*
-    kernels label_smoothing_factor llama4_linearized_experts loftq* model_config model_init_kwargs
-    model_quantization_config* optim_args optim_target_modules optimizer_kwargs peft
-    peft_layers_to_transform precompute_* qat relora* rope_scaling torch_compile* use_cache
-    use_llama_pro use_muon use_qlora
+    context_parallel_size ddp_bucket_cap_mb deepspeed device_map double_* dp_shard_size
+    expandable_segments experimental_skip_move_to_device expert_parallel_* expert_parallel_size
+    flex_attn_* freeze_* fsdp fsdp_* full_determinism gpu_memory_limit jagged_restart_* kernels
+    label_smoothing_factor llama4_linearized_experts loftq* model_config model_init_kwargs
+    model_quantization_config* optim_args optim_target_modules optimizer_kwargs parallelism_config
+    peft peft_layers_to_transform precompute_* qat relora* rope_scaling tensor_parallel_size
+    torch_compile* use_cache use_llama_pro use_muon use_qlora
 """
 
 MORE, LESS, EITHER = (frozenset(text.split()) for text in (_MORE, _LESS, _EITHER))

@@ -18,7 +18,7 @@ from qbench.scenario.importers.values import (
     read_json,
     whole_number,
 )
-from qbench.scenario.settings import SETTINGS
+from qbench.scenario.settings import RIGHT_NAMES, SETTINGS
 
 ModelConfigs = Callable[[str], Mapping[str, Any]]
 """Gives the config of a model's language part by the model's name; empty where it is not known."""
@@ -260,7 +260,8 @@ class Reader:
     def unmodelled(self) -> dict[str, Effect]:
         """Return the keys that affect memory and are not in the plan, with the effect of each."""
         left = {key: _effect(key) for key in self._left() if _is_among(key, MEMORY)}
-        return dict(sorted((left | self._unmodelled).items()))
+        misspelt_keys: dict[str, Effect] = dict.fromkeys(self._misspelt_keys(), "either")
+        return dict(sorted((left | misspelt_keys | self._unmodelled).items()))
 
     def imported(self, form: str, settings: dict[str, Any]) -> Imported:
         """Return what was made of the file, for the tool of this name."""
@@ -311,14 +312,23 @@ class Reader:
 
     def doubts(self) -> dict[str, str]:
         """Return by key which values and unknown keys may be misspelt, and what may be meant."""
+        keys = {key: f"unknown key; did you mean {name}?" for key, name in self._misspelt_keys().items()}
+        return self._doubted | keys
+
+    def _misspelt_keys(self) -> dict[str, str]:
+        """Return the key that may be meant by each unknown one; names of other tools count, too."""
         absent = sorted(self._taken - self.values.keys())
         words = {word for name in self._taken for word in name.split("_")}
         # What has known words only is another key: use_lora is not misspelt for use_rslora, nor is
         # gradient_checkpointing for disable_gradient_checkpointing.
         suspects = [key for key in self._unknown() if not words.issuperset(key.split("_"))]
-        meant = {key: misspelt(key, absent) for key in suspects}
-        keys = {key: f"unknown key; did you mean {name}?" for key, name in meant.items() if name}
-        return self._doubted | keys
+        meant = {key: misspelt(key, absent) or self._elsewhere(key) for key in suspects}
+        return {key: name for key, name in meant.items() if name}
+
+    def _elsewhere(self, key: str) -> str | None:
+        """Return this tool's key of a setting that has the name `key` in another tool."""
+        setting = RIGHT_NAMES.get(key.casefold(), "")
+        return next((name for name in sorted(self._taken) if RIGHT_NAMES.get(name, name) == setting), None)
 
 
 def _effect(key: str) -> Effect:

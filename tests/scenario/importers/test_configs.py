@@ -285,6 +285,12 @@ def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any
         ({"rl": "dpo"}, "full_logits", {}),
         ({"lora_modules_to_save": ["wte"]}, "full_logits", {}),
         ({"lora_target_parameters": ["x"]}, "full_logits", {"lora_target_parameters": "more"}),
+        # Misspelt, or what another tool calls it; what nothing is like is reported alone.
+        ({"micro_batchsize": 16}, "full_logits", {"micro_batchsize": "either"}),
+        ({"lora_rank": 512}, "full_logits", {"lora_rank": "either"}),
+        ({"frobnicate": 3}, "full_logits", {}),
+        # Shards hold less, and 4-bit weights stored as uint8 are not sharded but gathered.
+        ({"fsdp_version": 2}, "full_logits", {"fsdp_version": "either"}),
     ],
 )
 def test_what_moves_memory_is_planned_or_known_to_be_left_out(
