@@ -74,7 +74,7 @@ def test_names_of_the_catalog_are_resolved(tmp_path: Path):
 
 
 def test_a_config_that_is_gone_is_asked_for_again(tmp_path: Path):
-    with pytest.raises(CatalogError, match="long ago; drop its config"):
+    with pytest.raises(CatalogError, match="no longer available here; drop its config"):
         Uploads(tmp_path).resolve("config-0123456789ab")
 
 
