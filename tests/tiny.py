@@ -131,6 +131,43 @@ OTHER_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Models with towers for images and sound, linear attention or experts, and what else must shrink."""
 
 
+ONCE_FAMILIES = {
+    "apertus": "swiss-ai/Apertus-8B-Instruct-2509",
+    "arcee": "arcee-ai/AFM-4.5B",
+    "cohere2": "CohereLabs/tiny-aya-global",
+    "ernie4_5": "baidu/ERNIE-4.5-0.3B-PT",
+    "gemma4_unified": "google/gemma-4-12B-it",
+    "glm4": "zai-org/GLM-4-9B-0414",
+    "glm4_moe": "zai-org/GLM-4.5-Air",
+    "glm4_moe_lite": "zai-org/GLM-4.7-Flash",
+    "hunyuan_v1_dense": "tencent/Hunyuan-0.5B-Instruct",
+    "idefics3": "HuggingFaceTB/SmolVLM-Instruct",
+    "internvl": "OpenGVLab/InternVL3-8B-hf",
+    "lfm2_moe": "LiquidAI/LFM2-8B-A1B",
+    "llava_next": "llava-hf/llava-v1.6-mistral-7b-hf",
+    "minimax_m2": "MiniMaxAI/MiniMax-M2",
+    "mistral3": "mistralai/Ministral-3-3B-Instruct-2512",
+    "mllama": "meta-llama/Llama-3.2-11B-Vision-Instruct",
+    "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2_moe": "Qwen/Qwen1.5-MoE-A2.7B",
+    "qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct",
+    "qwen3_vl": "Qwen/Qwen3-VL-2B-Instruct",
+    "qwen3_vl_moe": "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "seed_oss": "ByteDance-Seed/Seed-OSS-36B-Instruct",
+    "smolvlm": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    "stablelm": "stabilityai/stablelm-2-1_6b",
+    "starcoder2": "bigcode/starcoder2-3b",
+}
+"""Families that are held to the byte in one configuration."""
+
+NOT_HELD = {
+    *("deepseek_v4", "falcon_h1", "gemma3n_text", "glm4v", "glm_moe_dsa", "granitemoehybrid", "jamba"),
+    *("kimi_linear", "lfm2", "lfm2_vl", "muse_glimmer", "nemotron_h", "paddleocr_vl"),
+    *("afmoe", "ernie4_5_moe", "llava"),
+}
+"""Families that no test holds to the byte: their tiny models do not run, are slow, or make peft warn."""
+
+
 def tiny_config(hub_id: str, **changes: Any) -> dict[str, Any]:
     """Return the catalog's config of a model with small sizes; keys that it does not have stay absent.
 
@@ -162,8 +199,10 @@ def _shrink_text(text: dict[str, Any]) -> None:
         text["num_kv_heads"] = 4
     if text.get("layer_types") is not None:
         _keep_both_kinds_of_layers(text)
-    rope = text.get("rope_parameters") or {}
-    if "mrope_section" in rope:
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if "mrope_section" in rope and rope.get("partial_rotary_factor") != 0.25:
+        rope["mrope_section"] = [4, 2, 2]  # Eight frequencies of heads of 16.
+    elif "mrope_section" in rope:
         # A quarter of a head of 32 rotates: four frequencies, for time, height and width.
         text["head_dim"], rope["mrope_section"] = 32, [2, 1, 1]
 

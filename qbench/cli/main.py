@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         print_error(str(error))
         return error.exit_code
     except UsageError as error:
-        print_error(error.format_message())
+        print_error(_usage(error))
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -216,6 +216,15 @@ def main(argv: list[str] | None = None) -> int:
     if code == INTERRUPTED:  # So typer answers Ctrl-C.
         print_error("interrupted; finished results are kept, and the same command continues from there")
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> str:
+    """Return what is wrong with a command line, and where to look when the command is none of ours."""
+    message: str = error.format_message()
+    is_unknown = message.startswith("No such command")  # typer has no class of its own for it.
+    return (
+        f"{message} `qbench plan MODEL` plans a step; `qbench --help` lists all." if is_unknown else message
+    )
 
 
 def _unexpected(error: Exception) -> int:

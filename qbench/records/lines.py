@@ -117,7 +117,8 @@ def parsed_record(line: bytes, where: str) -> Record:
     except (ValueError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecordError(
-            f"{where}: not JSON: {reason}; the file was changed by something other than qbench"
+            f"{where}: not JSON: {reason}; expected are records, as `qbench plan TARGET --json` and "
+            "`qbench run` write them"
         ) from error
     if not isinstance(values, dict):
         raise RecordError(f"{where}: {brief(values)} is not a record; one JSON object a line is expected")

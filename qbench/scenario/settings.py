@@ -248,8 +248,9 @@ def flag_of(name: str) -> str:
 
 
 def plain_default(row: Setting) -> str:
-    """Return the default of a setting as its flag or field would have it."""
-    return plain_text(row.leaf.default)
+    """Return the default of a setting as its flag or field would have it; none where it has to be given."""
+    is_required = row.leaf.model.model_fields[row.name].is_required()
+    return "none" if is_required else plain_text(row.leaf.default)
 
 
 def from_text(row: Setting, text: str) -> Any:
