@@ -89,13 +89,19 @@ class Session:
     def watched(self) -> Iterator[None]:
         """Hear of what FSDP2 does inside."""
         communicating, allocate = self._in("communication"), DefaultAllocMixin.allocate
+        gathering, full_tensor = self._in("gathered"), DTensor.full_tensor
 
         def allocated(*arguments: Any, **settings: Any) -> torch.Tensor:
             with communicating():
                 return allocate(*arguments, **settings)
 
+        def gathered(*arguments: Any, **settings: Any) -> torch.Tensor:
+            with gathering():
+                return full_tensor(*arguments, **settings)
+
         with (
             watched_resizes(self.on_resize),
+            mock.patch.object(DTensor, "full_tensor", gathered),
             mock.patch.object(DefaultAllocMixin, "allocate", allocated),
             # Results' shapes are worked out on fake tensors, within this context.
             mock.patch.object(ShardingPropagator, "_fake_mode_lock", _Pause(self)),

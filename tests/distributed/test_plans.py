@@ -76,3 +76,9 @@ def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
 
 def test_every_case_names_a_strategy() -> None:
     assert {case.partition(" ")[0] for case in CASES} == {"ddp", "fsdp2"}
+
+
+def test_a_head_that_a_fused_loss_puts_together_counts_as_gathered(tmp_path: Path) -> None:
+    ledger = trace(point_of("fsdp2 lora trl", "llama", 2, tmp_path), "cuda").ledger
+    in_loss = [made for made in ledger.outline.made if made[0] == "loss" and made[3] == "gathered"]
+    assert [made[1] for made in in_loss if "wrap_tensor" in made[1]] != []
