@@ -60,7 +60,7 @@ def pytest_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.nullgpu
 def test_pytest_starts_itself_again_with_the_card(tmp_path: Path) -> None:
-    done = pytest_run(tmp_path, "-p", "qbench.pytest_plugin", "--qbench-null-gpu", "4090")
+    done = pytest_run(tmp_path, "--qbench-null-gpu", "4090")
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 

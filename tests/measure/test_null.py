@@ -300,4 +300,4 @@ def test_neither_a_gpus_run_nor_a_calibration_takes_the_null_gpu_for_one(tmp_pat
         process = command(*arguments, **env)
         _, said = process.communicate(timeout=120)
         assert process.returncode == 2, said
-        assert "CUDA in this process is the null GPU, which is no GPU to measure" in said
+        assert "CUDA in this process is the null GPU, which cannot be measured as a GPU" in said
