@@ -219,12 +219,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _usage(error: Any) -> str:
-    """Return what is wrong with a command line, and where to look when the command is none of ours."""
+    """Return what is wrong with a command line and where to look next; typer has no classes for these."""
     message: str = error.format_message()
-    is_unknown = message.startswith("No such command")  # typer has no class of its own for it.
-    return (
-        f"{message} `qbench plan MODEL` plans a step; `qbench --help` lists all." if is_unknown else message
-    )
+    if message.startswith("No such command"):
+        return f"{message} `qbench plan MODEL` plans a step; `qbench --help` lists all."
+    if message.startswith("Missing argument") and error.ctx is not None:
+        return f"{message} `{error.ctx.command_path} --help` has an example."
+    return message
 
 
 def _unexpected(error: Exception) -> int:

@@ -38,9 +38,28 @@ class OnceCommand(TyperCommand):
             return None
         from qbench.scenario.settings import flag_of
 
-        flag = f"--{flag_of(option.lstrip('-').replace('-', '_'))}"
-        return flag if any(flag in parameter.opts for parameter in self.params) else None
+        name = option.lstrip("-").replace("-", "_")
+        flag = f"--{flag_of(name)}"
+        taken = {flag for parameter in self.params for flag in parameter.opts}
+        if flag in taken:
+            return flag
+        return _OTHERWISE.get(name) if {"target", "--precision"} <= taken else None
 
+
+_OTHERWISE = {
+    **dict.fromkeys(("load_in_4bit", "use_4bit", "qlora"), "--precision nf4-dq"),
+    "load_in_8bit": "--precision int8",
+    "bf16": "--precision bf16 for the weights, or --autocast bf16",
+    "fp16": "--precision fp16 for the weights, or --autocast fp16",
+    **dict.fromkeys(
+        ("model", "model_name", "model_name_or_path", "base_model"),
+        "the model as the first argument, without a flag",
+    ),
+    "epochs": "`qbench rank TARGET --tokens 10M --epochs N` for hours and cost",
+    "tokens": "`qbench rank TARGET --tokens 10M` for hours and cost",
+    "config": "--from",
+}
+"""What flags of training tools are in commands that take a training step."""
 
 TargetName = Annotated[
     str | None, typer.Argument(help="Scenario file, model of the catalog or hub, or folder with config.json.")

@@ -83,6 +83,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
         (["good", "--nope"], ["No such option: --nope"]),
         (["good", "--rank", "16"], ["No such option: --rank; use --r"]),
         (["good", "--seq-len=64"], ["No such option: --seq-len; use --seq"]),
+        (["good", "--load_in_4bit"], ["No such option: --load_in_4bit; use --precision nf4-dq"]),
+        (["--model", "good"], ["No such option: --model; use the model as the first argument"]),
+        (["good", "--epochs", "3"], ["No such option: --epochs; use `qbench rank TARGET --tokens 10M"]),
         (["good", "--batch-size", "4"], ["No such option: --batch-size; use --batch"]),
         (["good", "--seq", "4,096"], ["--seq: given '4,096'; write 4096, or repeat the flag"]),
         (["good", "--seq", "4kb"], ["--seq: given '4kb'; allowed: a whole number"]),
@@ -171,6 +174,12 @@ def test_report_refuses(arguments: list[str], words: list[str], capsys: pytest.C
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]):
     (line,) = refused(capsys, "plant")
     assert "No such command 'plant'" in line
+    assert "`qbench --help` lists all" in line
+
+
+def test_a_missing_argument_points_to_an_example(capsys: pytest.CaptureFixture[str]):
+    (line,) = refused(capsys, "check")
+    assert line.endswith("Missing argument 'run'. `qbench check --help` has an example.")
 
 
 def test_all_problems_of_a_scenario_are_told_at_once(capsys: pytest.CaptureFixture[str]):
