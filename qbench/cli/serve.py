@@ -34,14 +34,14 @@ def serve_command(
     page = PlannerPage(open_runs(runs or []))
     server = bind(page, port)
     address = f"http://{server.host}:{server.port}/"
-    print_text(address)
-    sys.stdout.flush()  # Whoever started this through a pipe waits for the address.
-    print_note("Press Ctrl-C to stop it.")
-    if browser:
-        import webbrowser
-
-        webbrowser.open(address)
     try:
+        print_text(address)
+        sys.stdout.flush()  # Whoever started this through a pipe waits for the address.
+        print_note("Press Ctrl-C to stop it.")
+        if browser:
+            import webbrowser
+
+            webbrowser.open(address)
         server.serve_forever()
     except KeyboardInterrupt:
         page.close()

@@ -133,12 +133,12 @@ class PlanQueue:
 
     def _work(self, planner: Planner) -> None:
         while (job := self._next()) is not None:
+            answered: list[Record] = []
             try:
-                record = planner.plan(job.next_question, lambda job=job: not job.done.is_set())  # type: ignore[misc]
-                job.answers.append(record)
+                answered.append(planner.plan(job.next_question, lambda job=job: not job.done.is_set()))  # type: ignore[misc]
             except (QbenchError, Superseded) as error:
                 job.fail(error)
-            self._end_turn(job)
+            self._end_turn(job, answered)
         planner.close()
 
     def _next(self) -> _Job | None:
@@ -168,8 +168,9 @@ class PlanQueue:
             if job.reader not in readers and job.next_question not in questions
         ]
 
-    def _end_turn(self, job: _Job) -> None:
+    def _end_turn(self, job: _Job, answered: list[Record]) -> None:
         with self._changed:
+            job.answers += answered  # Within the lock: others look at what a running job asks next.
             self._running = [other for other in self._running if other is not job]
             self.num_planned += 1
             if job.done.is_set() or len(job.answers) == len(job.questions):
