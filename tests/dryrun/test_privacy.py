@@ -40,9 +40,9 @@ def test_text_has_no_home() -> None:
 
 
 def test_places() -> None:
-    here = Path("/work")
+    here = Path("/proj")
     assert private_place("/v/lib/python3/site-packages/trl/a.py:3 A.b", here) == "trl/a.py:3 A.b"
-    assert private_place("/work/src/train.py:3", here) == "src/train.py:3"
+    assert private_place("/proj/src/train.py:3", here) == "src/train.py:3"
     assert private_place("/home/me/train.py:3", here) == "train.py:3"
-    assert private_place('  File "/work/train.py", line 4, in f\n', here) == "train.py:4 f"
+    assert private_place('  File "/proj/train.py", line 4, in f\n', here) == "train.py:4 f"
     assert private_place(None, here) is None
