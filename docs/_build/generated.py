@@ -205,6 +205,7 @@ def accuracy() -> str:
     worst_null = null_worst("nullgpu/null_grid.csv")
     differ = f", worst {_percent(worst_null)}" if worst_null else ""
     equal, compared, _ = null_published(kept_apart=False)
+    refused = grid["equal"] - grid["ok"] - grid["oom"]
     kept, kept_of, worst_kept = null_published(kept_apart=True)
     speeds, middle, most_of = published_speed()
     return table(
@@ -217,8 +218,9 @@ def accuracy() -> str:
             ),
             (
                 "planned peaks with PyTorch's own CUDA code on a null GPU",
-                f"{grid['equal']} of {grid['points']} points equal to the byte, allocated and reserved, {grid['oom']} "
-                f"out of memory among them{differ}; {random['equal']} of {random['points']} random ones",
+                f"{grid['equal']} of {grid['points']} points agree: {grid['ok']} ran, equal to the byte in allocated "
+                f"and reserved, {grid['oom']} ran out of memory at the same request, {refused} were refused by both"
+                f"{differ}; {random['equal']} of {random['points']} random ones",
                 "[nullgpu](reports/nullgpu/null_grid.md)",
             ),
             (
