@@ -1,3 +1,3 @@
 """The version of qbench, on the ground floor, since records and reports name it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +31,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield opened
 
 
+def text_of(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
 def names_in(wheel: zipfile.ZipFile, folder: str) -> set[str]:
     return {name.removeprefix(folder) for name in wheel.namelist() if name.startswith(folder)}
 
@@ -43,8 +49,19 @@ def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_installed_version_is_the_one_in_the_source():
-    assert metadata.version("qbench") == qbench.__version__
+@pytest.fixture(scope="module")
+def described(wheel: zipfile.ZipFile) -> Message:
+    """What an installer reads; the metadata of an editable installation are as old as that."""
+    return message_from_bytes(wheel.read(f"qbench-{qbench.__version__}.dist-info/METADATA"))
+
+
+def test_the_version_is_the_newest_of_the_changelog_and_that_of_the_citation(described: Message):
+    newest = re.search(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d)$", text_of("CHANGELOG.md"), re.M)
+    assert newest is not None
+    assert described["Version"] == qbench.__version__ == newest[1]
+    assert f"version: {newest[1]}\ndate-released: {newest[2]}" in text_of("CITATION.cff")
+    for page in ("docs/check-in-ci.md", "examples/github/plan-only.yml", "examples/github/gpu-runner.yml"):
+        assert set(re.findall(r"qbench@v([\d.]+)", text_of(page))) == {newest[1]}
 
 
 def test_the_console_script_is_the_command_line():
@@ -84,7 +101,7 @@ def test_the_wheel_holds_the_scenarios_and_the_data(wheel: zipfile.ZipFile):
 
 def pins() -> dict[str, Requirement]:
     """Return the pins of constraints.txt that hold for this Python, by canonical name."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = text_of("constraints.txt").splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
     held = [
         requirement for requirement in requirements if not requirement.marker or requirement.marker.evaluate()
@@ -94,17 +111,16 @@ def pins() -> dict[str, Requirement]:
     return by_name
 
 
-def test_each_dependency_is_pinned_within_its_bounds():
+def test_each_dependency_is_pinned_within_its_bounds(described: Message):
     pinned = pins()
-    for text in metadata.requires("qbench") or []:
+    for text in described.get_all("Requires-Dist", []):
         requirement = Requirement(text)
         version = str(pinned[canonicalize_name(requirement.name)].specifier).removeprefix("==")
         assert requirement.specifier.contains(version), f"{version} is outside {text}"
 
 
 def test_pre_commit_formats_with_the_pinned_ruff():
-    config = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
-    revision = re.search(r"ruff-pre-commit\s+rev: v([\d.]+)", config)
+    revision = re.search(r"ruff-pre-commit\s+rev: v([\d.]+)", text_of(".pre-commit-config.yaml"))
     assert revision is not None
     assert str(pins()["ruff"].specifier) == f"=={revision.group(1)}"
 
