@@ -22,9 +22,10 @@ from qbench.errors import Problem, ScenarioError, nearest
 from qbench.files import open_file
 from qbench.measure.settings import setting_problem
 from qbench.measure.task import Task
-from qbench.scenario.schema import MeasureSettings, Name, Point, RunDevice
+from qbench.scenario.schema import MeasureSettings, Point, RunDevice
 from qbench.scenario.settings import group_model
 from qbench.scenario.strict import Strict
+from qbench.scenario.training import Name
 
 MAX_REPEAT = 1_000_000
 MAX_FILE_BYTES = 1 << 20

@@ -17,8 +17,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from qbench.errors import KeyPath, Problem, ScenarioError, nearest
-from qbench.scenario.schema import LATER, Point, PointSettings
+from qbench.scenario.schema import Point, PointSettings
 from qbench.scenario.setting_names import NAMES, Names
+from qbench.scenario.training import LATER
 from qbench.units import plain_text
 
 

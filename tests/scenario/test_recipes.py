@@ -8,7 +8,8 @@ import pytest
 
 from qbench.scenario.expand import point_from
 from qbench.scenario.recipes import RECIPES, Recipe
-from qbench.scenario.schema import LATER, Point
+from qbench.scenario.schema import Point
+from qbench.scenario.training import LATER
 
 
 def test_every_recipe_has_a_row_and_every_row_a_recipe() -> None:
