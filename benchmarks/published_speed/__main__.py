@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import statistics
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,12 @@ PAIRS = (
 KINDS = {
     "eager": "Eager steps on Linux",
     "windows": "Eager steps on Windows, whose host takes longer for an operator than any source says",
+    "disturbed": "Kept apart as disturbed: forward took more than 0.7 of the time of backward, which does "
+    "twice its arithmetic; in the other rows of that source it took 0.48 to 0.65",
 }
+
+MARGIN = 0.2
+"""How far the figures of two cards differ from which on their order counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +66,12 @@ class Compared:
     def is_within(self) -> bool:
         """Whether the figure lies between the ends of the plan."""
         return self.between[0] <= self.measured <= self.between[1]
+
+
+Pair = tuple[Compared, Compared]
+
+OF_CARD = ("id", "gpu", "tokens_per_s", "notes")
+"""Columns in which rows of one job differ."""
 
 
 def read_rows(name: str) -> list[dict[str, str]]:
@@ -147,6 +160,32 @@ def _summary(found: Sequence[Compared]) -> str:
     )
 
 
+def order_of_cards(found: Sequence[Compared]) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs of cards whose figures of one job differ by more than MARGIN, and the reversed ones.
+
+    A job is the same step of the same source. A pair has the card that was measured faster first.
+    """
+    jobs: dict[tuple[str, ...], list[Compared]] = defaultdict(list)
+    for each in found:
+        jobs[tuple(value for key, value in each.row.items() if key not in OF_CARD)].append(each)
+    pairs = [
+        (one, other)
+        for job in jobs.values()
+        for one, other in itertools.permutations(job, 2)
+        if one.measured > (1 + MARGIN) * other.measured
+    ]
+    return pairs, [pair for pair in pairs if pair[0].planned <= pair[1].planned]
+
+
+def _order_text(found: Sequence[Compared]) -> str:
+    pairs, reversed_ones = order_of_cards(found)
+    named = "".join(f"; {one.row['id']} and {other.row['id']}" for one, other in reversed_ones)
+    return (
+        f"- Order of cards: {len(pairs)} pairs of cards with the same step of one source differ by more than "
+        f"{MARGIN:.0%}; plans reverse {len(reversed_ones)}{named}."
+    )
+
+
 def report(found: Sequence[Compared], left_out: Sequence[dict[str, str]]) -> str:
     """Return the comparison as Markdown."""
     from qbench.report.markdown import table_text
@@ -173,6 +212,7 @@ def report(found: Sequence[Compared], left_out: Sequence[dict[str, str]]) -> str
             f"- QLoRA over LoRA, {qlora} and {lora}: planned {planned:.3f}, measured {measured:.3f} "
             f"({planned / measured - 1:+.1%})."
         )
+    lines.append(_order_text([each for each in found if each.row["kind"] != "disturbed"]))
     columns = (
         *(Column(title) for title in ("Id", "GPU")),
         Column("Planned", "tokens/s"),

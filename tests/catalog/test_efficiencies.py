@@ -25,7 +25,9 @@ def test_a_row_says_what_of_what_and_who_measured_it(row: Efficiency) -> None:
     assert row.quantity in QUANTITIES
     assert row.scope in SCOPES
     assert row.source
-    assert 0 < row.least <= row.value <= row.most <= 1
+    assert 0 < row.least <= row.value <= row.most
+    # The catalog's peak of fp32 is that of vector cores, which AMD's matrix cores exceed.
+    assert row.most <= 1 or "matrix cores" in row.notes
     of = "share of bandwidth" if row.quantity == "eager" else "share of peak"
     assert row.unit == ("s" if row.quantity in TIMES else of)
 
