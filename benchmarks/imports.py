@@ -17,8 +17,9 @@ from typing import Any
 
 from qbench.catalog.gpus import find_gpu
 from qbench.catalog.models import resolve_model
-from qbench.cli.target import TargetRequest, language_config, read_asked
+from qbench.cli.target import TargetRequest, read_asked
 from qbench.errors import CatalogError
+from qbench.runs.usual import language_config
 from qbench.scenario.importers.survey import Surveyed, config_files, survey
 from qbench.scenario.load import load_mapping
 from qbench.units import GIB

@@ -26,7 +26,7 @@ from qbench.runs.sizing import FIT_PRECISIONS, RANK_PRECISIONS, FitFor, RankFor,
 from qbench.runs.usual import with_usual
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Device, Point
-from qbench.scenario.settings import by_field
+from qbench.scenario.settings import by_field, each_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,9 +120,9 @@ def plan(
         qbench.plan("meta-llama/Llama-3.1-8B", precision=["bf16", "nf4-dq"], r=16, seq="4k", gpu="RTX 4090")
 
     `settings` have the names of the flags of `qbench plan` (precision, r, target_modules, batch, seq, optim,
-    ...); any other setting of a scenario goes by its own name (lora_alpha). target_modules is one setting
-    where it is a list of names, and several where it is a list of lists. `gpu` names cards to check the plan
-    against; `device` selects the kernels to plan for. Sizes are bytes, times seconds.
+    ...); any other setting of a scenario goes by its own name (lora_alpha). A list of module names is one
+    value of target_modules or modules_to_save; a list of such lists is several. `gpu` names cards to check
+    the plan against; `device` selects the kernels to plan for. Sizes are bytes, times seconds.
 
     Raises ScenarioError for a setting and CatalogError for a model or card that is not known, QbenchError
     where the only point cannot be planned; of several, such a record has outcome error.
@@ -228,7 +228,7 @@ def _cards(gpu: str | Sequence[str]) -> tuple[GpuSpec, ...]:
 
 def _points(model: str, settings: Mapping[str, Any]) -> list[Point]:
     """Return the product of the settings. Raises ScenarioError where one is an empty list."""
-    listed = {name: _listed(name, given) for name, given in settings.items()}
+    listed = {name: each_value(name, given) for name, given in settings.items()}
     base = {"model": catalog_name(model)}
     combinations = itertools.product(
         *([(name, value) for value in values] for name, values in listed.items())
@@ -237,13 +237,6 @@ def _points(model: str, settings: Mapping[str, Any]) -> list[Point]:
     if not points:
         raise ScenarioError("a setting is an empty list; give at least one value")
     return points
-
-
-def _listed(name: str, given: Any) -> list[Any]:
-    if not isinstance(given, (list, tuple)):
-        return [given]
-    names = name.rpartition(".")[2] == "target_modules" and all(isinstance(value, str) for value in given)
-    return [list(given)] if names else list(given)
 
 
 def load_run(path: str | Path) -> Records:

@@ -50,7 +50,8 @@ LAYERS = {
     "pytest_baseline": {"comparison", "records"},
     "pytest_null_gpu": {"dryrun"},
     "pytest_plugin": {"report", "runs", "pytest_baseline"},
-    "cli": {"web"},
+    "mcp": {"report", "runs"},
+    "cli": {"web", "mcp"},
     "__main__": {"cli"},
 }
 

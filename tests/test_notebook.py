@@ -118,6 +118,9 @@ def test_target_modules_are_one_setting(model: str):
     assert one.point.lora is not None
     assert one.point.lora.target_modules == ("q_proj", "v_proj")
     assert len(qbench.plan(model, target_modules=[["q_proj"], "all-linear"], seq_len=32)) == 2
+    (trained,) = qbench.plan(model, modules_to_save=["lm_head", "embed_tokens"], seq_len=32)
+    assert trained.point.lora is not None
+    assert set(trained.point.lora.modules_to_save) == {"lm_head", "embed_tokens"}
 
 
 def test_bad_settings_are_told(model: str):

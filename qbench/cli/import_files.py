@@ -29,7 +29,7 @@ def import_command(paths: Paths, as_json: options.AsJson = False) -> int:
     For a file, lists the keys that are planned, those without effect on memory and those that are not
     modelled; for a folder, prints a table. Nothing is planned.
     """
-    from qbench.cli.target import language_config
+    from qbench.runs.usual import language_config
     from qbench.scenario.importers.survey import config_files, survey
 
     missing = [str(path) for path in paths if not path.exists()]

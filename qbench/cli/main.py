@@ -111,6 +111,9 @@ _COMMANDS = {
         "validate", "Compare plans with published measurements, and with your own on a GPU.", "--out accuracy"
     ),
     "serve": _Command("serve", "Serve the planner page on 127.0.0.1 until Ctrl-C.", "runs/demo"),
+    "mcp": _Command(
+        "mcp", "Serve plan, fit, rank, compare and import as tools for coding agents (MCP on stdio).", ""
+    ),
     "models": _Command("catalog", "List the models of the catalog.", "llama"),
     "gpus": _Command("catalog", "List the GPUs of the catalog.", "RTX"),
     "scenarios": _Command("catalog", "List the shipped scenarios and their questions.", ""),

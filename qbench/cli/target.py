@@ -15,10 +15,8 @@ from qbench.catalog.gpus import DTYPES, GpuSpec, find_gpu, other_variants
 from qbench.catalog.models import catalog_name
 from qbench.cli.console import print_note
 from qbench.errors import CatalogError, Problem, ScenarioError
-from qbench.records.fits import with_unmodelled
-from qbench.records.parts import Detail
-from qbench.records.record import Record
-from qbench.runs.usual import with_usual
+from qbench.records.record import Record, with_left_out
+from qbench.runs.usual import language_config, with_usual
 from qbench.scenario.expand import MAX_POINTS, point_from
 from qbench.scenario.importers.keys import Effect
 from qbench.scenario.schema import Point, Scenario
@@ -88,13 +86,7 @@ class Target:
 
     def judged(self, record: Record) -> Record:
         """Return a plan with what was not understood of a config; its verdicts claim no more than that."""
-        if not self.caveats and not self.unmodelled:
-            return record
-        detail: Detail = {**record.detail, "caveats": [*record.caveats, *self.caveats]}
-        if self.unmodelled:
-            detail["unmodelled"] = sorted(self.unmodelled)
-            detail["fits"] = [with_unmodelled(fit, self.unmodelled).to_values() for fit in record.fits]
-        return replace(record, detail=detail)
+        return with_left_out(record, self.caveats, self.unmodelled)
 
     def cards(self) -> list[GpuSpec]:
         """Return the described card, if any, and those named of the catalog; how a short name is read goes to
@@ -187,18 +179,6 @@ def read_asked(request: TargetRequest) -> Target:
         caveats=found.caveats,
         unmodelled=found.unmodelled,
     )
-
-
-def language_config(model: str) -> Mapping[str, Any]:
-    """Return the config of the language part of a catalog model or a folder; empty for others."""
-    from qbench.catalog.models import resolve_model, text_part
-
-    try:
-        config = resolve_model(model).config or {}
-    except CatalogError:
-        return {}
-    dtypes: dict[str, Any] = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
-    return {**dtypes, **text_part(config)}
 
 
 def _of_model(request: TargetRequest) -> Target:

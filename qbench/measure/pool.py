@@ -18,7 +18,9 @@ Result = TypeVar("Result")
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use: one where it is a daemon, which may start no others."""
+    if multiprocessing.current_process().daemon:
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

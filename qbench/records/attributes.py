@@ -134,6 +134,11 @@ class Attributes:
         return self.detail.get("caveats") or ()
 
     @property
+    def unmodelled(self) -> Sequence[str]:
+        """Settings of the source that affect memory and are not in the numbers."""
+        return self.detail.get("unmodelled") or ()
+
+    @property
     def error(self) -> str:
         """Why there is no result; empty where there is one."""
         return self.detail.get("error") or ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import re
 import reprlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,11 +16,13 @@ from pydantic_core import from_json
 
 from qbench.errors import RecordError
 from qbench.records.attributes import Attributes
+from qbench.records.fits import with_unmodelled
 from qbench.records.upgrades import UPGRADES, Upgrade
 from qbench.scenario.schema import Point, portable, stored_point
 
 if TYPE_CHECKING:
     from qbench.records.parts import Detail, Environment, Metrics
+    from qbench.scenario.importers.keys import Effect
 
 SCHEMA_VERSION = 2
 # 1: first version. 2: a fit's verdict is one of four values, with the numbers behind it.
@@ -96,6 +98,17 @@ class Record(Attributes):
         point = portable(self.point, _config_digest(self.environment) or None)
         values = {key: getattr(self, key) for key in _KEYS}
         return values | {"point": point.model_dump(mode="json"), "point_id": point.point_id}
+
+
+def with_left_out(record: Record, caveats: Sequence[str], unmodelled: Mapping[str, Effect]) -> Record:
+    """Return a plan with what it omits of another tool's config; its verdicts claim no more than that."""
+    if not caveats and not unmodelled:
+        return record
+    detail: Detail = {**record.detail, "caveats": [*record.caveats, *caveats]}
+    if unmodelled:
+        detail["unmodelled"] = sorted(unmodelled)
+        detail["fits"] = [with_unmodelled(fit, unmodelled).to_values() for fit in record.fits]
+    return replace(record, detail=detail)
 
 
 def record_from_dict(values: dict[str, Any], where: str) -> Record:

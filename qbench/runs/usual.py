@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qbench.catalog.models import has_experts, precision_of_checkpoint
+from qbench.catalog.models import has_experts, precision_of_checkpoint, resolve_model, text_part
+from qbench.errors import CatalogError
 
 AUTOCAST_OF_TRL = "bf16"
 """trl/trainer/sft_config.py: bf16 is True unless fp16 is set."""
@@ -34,3 +35,13 @@ def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if "precision" not in given and (stored := precision_of_checkpoint(model)):
         follows["precision"] = stored
     return follows | dict(given)
+
+
+def language_config(model: str) -> Mapping[str, Any]:
+    """Return the config of the language part of a catalog model or a folder; empty for others."""
+    try:
+        config = resolve_model(model).config or {}
+    except CatalogError:
+        return {}
+    dtypes: dict[str, Any] = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    return {**dtypes, **text_part(config)}

@@ -241,6 +241,15 @@ def by_field(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def each_value(name: str, given: Any) -> list[Any]:
+    """Return the values of a setting: several where a list is given, one where it is a list of names."""
+    if not isinstance(given, (list, tuple)):
+        return [given]
+    row = SETTINGS.get(name.rpartition(".")[2])
+    is_one = row is not None and row.kind == "names" and all(isinstance(value, str) for value in given)
+    return [list(given)] if is_one else list(given)
+
+
 def flag_of(name: str) -> str:
     """Return how a setting's flag is spelt, without its dashes, by any name of the setting; else the name."""
     name = RIGHT_NAMES.get(name, name)

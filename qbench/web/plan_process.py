@@ -23,7 +23,7 @@ class PlanProcess:
     """Plans one question at a time."""
 
     def __init__(self, cache: PlanCache | None) -> None:
-        self.process = AnsweringProcess(partial(plan_of, cache), "qbench.web.plan_preload")
+        self.process = AnsweringProcess(partial(plan_of, cache), "qbench.runs.plan_preload")
 
     def prepare(self) -> None:
         """Begin to load the libraries; to be called in the main thread."""

@@ -1,4 +1,4 @@
-"""Imported once by the fork server of the page, so that a planning process starts with the libraries."""
+"""Imported once by a fork server, so that a planning process starts with the libraries."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Plans as tools of coding agents, on stdio: `qbench mcp`."""
