@@ -17,12 +17,14 @@ from qbench.memory.history.recording import record_steps
 from qbench.memory.history.repeat import IrregularError, stretched
 from qbench.memory.kernels.autocast import keep_rotary_tables, meta_autocast
 from qbench.memory.kernels.choices import Card
+from qbench.memory.kernels.scratch import multiprocessors_of
 from qbench.memory.work.log import CostLog, WorkTable
 from qbench.planner.few_layers import Shallow, shallow
 from qbench.planner.hardware import library_buffers
 from qbench.planner.loading import loads_on_gpu, record_loading
 from qbench.scenario.schema import Device, Point
 from qbench.step.dtypes import AUTOCAST_DTYPES
+from qbench.step.liger_kernels import MULTIPROCESSORS
 from qbench.step.optimizer import managed_bytes
 from qbench.step.preference import has_reference_model
 from qbench.step.recipe import Context
@@ -140,6 +142,7 @@ def _record(
     autocast = _meta_autocast(point, device)
     # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
     device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
+    MULTIPROCESSORS.set(partial(multiprocessors_of, card))
     with _session(point, rank) as session:
         share = None if session is None else session.share
         step = build_step(

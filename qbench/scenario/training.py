@@ -12,6 +12,7 @@ from pydantic import (
     model_serializer,
 )
 
+from qbench.scenario.liger import LigerKernel
 from qbench.scenario.recipes import (
     AdapterDtype,
     CheckpointImpl,
@@ -126,9 +127,14 @@ class TrainSettings(Strict):
         default="auto",
         description="Fused kernels of adapters, axolotl's or those of one part alone; auto is the recipe's.",
     )
+    liger_kernels: tuple[LigerKernel, ...] = Field(
+        default=(), description="Layers that run Liger's kernels; its loss is loss_type liger."
+    )
 
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = values_of(self)
-        unset = dict.fromkeys(LATER, "auto") | {"task": "sft"}
-        return {key: value for key, value in values.items() if key not in unset or value != unset[key]}
+        unset = {**dict.fromkeys(LATER, "auto"), "task": "sft", "liger_kernels": None}
+        return {
+            key: value for key, value in values.items() if key not in unset or (value and value != unset[key])
+        }

@@ -141,3 +141,9 @@ def reduction_bytes(count: int, itemsize: int, card: Card) -> tuple[int, ...]:
     on_card = card.num_multiprocessors * (card.threads_per_multiprocessor // _REDUCE_THREADS)
     blocks = max(min(on_card, -(-per_thread // _LEAST_PER_THREAD)), -(-per_thread // _MOST_PER_THREAD))
     return round_up(blocks * itemsize, 512), 512
+
+
+@chosen_by_card
+def multiprocessors_of(card: Card) -> int:
+    """Return the multiprocessors of a card, for kernels that keep one row of results for each."""
+    return card.num_multiprocessors

@@ -9,19 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 from qbench.scenario.importers.defaults import ATTENTION
+from qbench.scenario.importers.liger import liger_layers
 from qbench.scenario.importers.reader import Reader
+from qbench.scenario.liger import OTHERS, PLANNED, LigerKernel
 
 _CUT_CROSS_ENTROPY = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
 _LIGER = "axolotl.integrations.liger.LigerPlugin"
+_LOGGING = ("axolotl.integrations.swanlab.SwanLabPlugin",)
+"""Plugins that report a training and touch nothing of it (integrations/swanlab/plugins.py)."""
 _LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
-_LIGER_KERNELS = (
-    "liger_rope",
-    "liger_rms_norm",
-    "liger_layer_norm",
-    "liger_glu_activation",
-    "liger_swiglu",
-    "liger_cross_entropy",
-)
+_LIGER_KERNELS: dict[str, LigerKernel] = {
+    "liger_rope": "rope",
+    "liger_rms_norm": "rms_norm",
+    "liger_glu_activation": "glu",
+    "liger_swiglu": "glu",
+}
+_LIGER_OTHERS = ("liger_layer_norm", "liger_cross_entropy", "liger_rms_norm_gated")
 
 
 def from_axolotl(reader: Reader) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
         "model": model,
         "precision": precision,
         "lora": _lora(reader, model),
-        "train": _train(reader) | {"autocast": autocast},
+        "train": _train(reader, model) | {"autocast": autocast},
     }
     if not reader.is_on("sample_packing"):
         reader.tell(
@@ -95,21 +98,26 @@ def _lora_kernels(reader: Reader) -> str:
     )
 
 
-def _loss(reader: Reader) -> str:
-    """Return the loss of a plugin; each plugin brings keys of its own, which do nothing without it."""
+def _plugins(reader: Reader, model: str) -> dict[str, Any]:
+    """Return what plugins decide: loss and kernels. Each brings keys of its own, which do nothing without it.
+
+    Source: integrations/liger/plugin.py, `LigerPlugin.pre_model_load`.
+    """
     plugins = reader.get("plugins", default=[])
     named = [str(each) for each in plugins] if isinstance(plugins, list) else [str(plugins)]
     cut = reader.is_on("cut_cross_entropy", default=True) and _CUT_CROSS_ENTROPY in named
     fused = reader.is_on("liger_fused_linear_cross_entropy") and _LIGER in named
-    kernels = [name for name in _LIGER_KERNELS if reader.is_on(name) and _LIGER in named]
-    if kernels:
-        reader.leave_out(
-            kernels[0], "less", f"{', '.join(kernels)}: not planned; Liger's kernels keep fewer activations"
-        )
-    others = [name for name in named if name not in (_CUT_CROSS_ENTROPY, _LIGER)]
+    switched = [name for name in (*_LIGER_KERNELS, *_LIGER_OTHERS) if reader.is_on(name) and _LIGER in named]
+    kernels = {_LIGER_KERNELS[name]: None for name in switched if name in _LIGER_KERNELS}
+    layers = liger_layers(reader, model, switched[0], list(kernels)) if switched else {}
+    if reader.model_type(model) in {*PLANNED, *OTHERS}:
+        for name in switched:
+            if name in _LIGER_OTHERS:
+                reader.leave_out(name, "less", "not planned; the kernel keeps fewer activations")
+    others = [name for name in named if name not in (_CUT_CROSS_ENTROPY, _LIGER, *_LOGGING)]
     if others:
         reader.leave_out("plugins", "either", f"{', '.join(others)}: not planned")
-    return "cut_cross_entropy" if cut else "liger" if fused else "auto"
+    return {"loss_type": "cut_cross_entropy" if cut else "liger" if fused else "auto", **layers}
 
 
 def _lora(reader: Reader, model: str) -> dict[str, Any] | None:
@@ -145,7 +153,7 @@ _ADAPTER_KEYS = (
 )
 
 
-def _train(reader: Reader) -> dict[str, Any]:
+def _train(reader: Reader, model: str) -> dict[str, Any]:
     batch = reader.whole("micro_batch_size", of="per_device_train_batch_size", default=1)
     # axolotl makes as many passes as an update's sequences need, unless their number is said.
     sequences = reader.whole("batch_size", of="per_device_train_batch_size", default=batch)
@@ -158,7 +166,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         "optim": reader.optimizer("optimizer"),
         "attn_implementation": _attention(reader),
         "recipe": "axolotl",
-        "loss_type": _loss(reader),
+        **_plugins(reader, model),
         # utils/config/__init__.py:383: re-entrant, unless it trains by reinforcement.
         "lora_kernels": _lora_kernels(reader),
         "checkpoint_impl": reader.checkpoint_impl(default="no_reentrant" if reader.get("rl") else "auto"),

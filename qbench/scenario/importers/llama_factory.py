@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
-from qbench.scenario.importers.trl import fused_loss
 
 _ATTENTION = {"auto": "auto", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 
@@ -25,7 +25,7 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
         "model": model,
         "precision": precision,
         "lora": _lora(reader, model, kind),
-        "train": _train(reader) | {"autocast": autocast, "task": task},
+        "train": _train(reader, model, stage) | {"autocast": autocast, "task": task},
     }
     if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
         reader.tell(
@@ -98,7 +98,7 @@ def _lora(reader: Reader, model: str, kind: str) -> dict[str, Any] | None:
     }
 
 
-def _train(reader: Reader) -> dict[str, Any]:
+def _train(reader: Reader, model: str, stage: str) -> dict[str, Any]:
     off = reader.is_on("disable_gradient_checkpointing")
     is_reentrant = reader.is_on("use_reentrant_gc", default=True)
     return {
@@ -109,6 +109,7 @@ def _train(reader: Reader) -> dict[str, Any]:
         "optim": reader.optimizer("optim"),
         "attn_implementation": reader.attention("flash_attn", _ATTENTION, default="auto"),
         "recipe": "llama-factory",
-        "loss_type": fused_loss(reader, "enable_liger_kernel"),
+        # model/model_utils/liger_kernel.py: other stages need logits.
+        **liger_switch(reader, model, "enable_liger_kernel", has_own_loss=stage not in ("pt", "sft")),
         "checkpoint_impl": "auto" if is_reentrant else "no_reentrant",
     }

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
-from qbench.scenario.importers.trl import fused_loss
 
 _ATTENTION = {name: name for name in ("auto", "sdpa", "eager", "flash_attention_2")}
 _ATTENTION |= {"flash_attn": "flash_attention_2", "flash_attention_3": "flash_attention_2"}
@@ -40,7 +40,7 @@ def from_ms_swift(reader: Reader) -> dict[str, Any]:
         "precision": _quantized(reader) or dtype,
         "lora": _lora(reader, model) if kind == "lora" else None,
         # `_init_mixed_precision`: float32 weights train under autocast in fp16.
-        "train": _train(reader)
+        "train": _train(reader, model)
         | {"autocast": "fp16" if dtype == "fp32" else dtype, "task": "dpo" if task == "dpo" else "sft"},
     }
 
@@ -72,7 +72,7 @@ def _lora(reader: Reader, model: str) -> dict[str, Any]:
     }
 
 
-def _train(reader: Reader) -> dict[str, Any]:
+def _train(reader: Reader, model: str) -> dict[str, Any]:
     batch = reader.count("per_device_train_batch_size", default=1)
     return {
         "per_device_train_batch_size": batch,
@@ -84,6 +84,6 @@ def _train(reader: Reader) -> dict[str, Any]:
         "optim": reader.optimizer("optim"),
         "attn_implementation": reader.attention("attn_impl", _ATTENTION, default="auto"),
         "recipe": "ms-swift",
-        "loss_type": fused_loss(reader, "use_liger_kernel"),
+        **liger_switch(reader, model, "use_liger_kernel"),
         "checkpoint_impl": reader.checkpoint_impl(),
     }

@@ -216,6 +216,10 @@ class Reader:
         self.refuse(self._named(names), f"given {shown(value)}; allowed: names of modules")
         return []
 
+    def model_type(self, model: str) -> str:
+        """Return the model type in a model's config, empty where it is not known."""
+        return str(self._config(model).get("model_type") or "")
+
     def _config(self, model: str) -> Mapping[str, Any]:
         """Return the config of a model, empty where no model was named."""
         return self.config_of(model) if model else {}

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
 from qbench.scenario.importers.trl import (
     DTYPE_KEYS,
     PADDED,
-    fused_loss,
     lora_settings,
     quantized_precision,
     train_settings,
@@ -34,7 +34,7 @@ def from_trainer(reader: Reader) -> dict[str, Any]:
     autocast = "bf16" if bf16 else "fp16" if fp16 else "none"
     train = train_settings(reader, checkpointing=False) | {
         "seq_len": _length(reader),
-        "loss_type": fused_loss(reader, "use_liger_kernel"),
+        **liger_switch(reader, model, "use_liger_kernel"),
         "autocast": autocast,
         "recipe": "trainer",
     }

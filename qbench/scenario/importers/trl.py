@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from qbench.scenario.importers.defaults import ATTENTION
+from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
 from qbench.scenario.importers.values import dtype_name
 
@@ -32,7 +33,7 @@ def from_trl(reader: Reader) -> dict[str, Any]:
     fp16 = reader.is_on("fp16")
     autocast = "bf16" if reader.is_on("bf16", default=not fp16) else "fp16" if fp16 else "none"
     train = train_settings(reader, checkpointing=True) | {
-        "loss_type": fused_loss(reader, "use_liger_kernel", "use_liger"),
+        **liger_switch(reader, model, "use_liger_kernel", "use_liger", has_own_loss=True),
         "seq_len": reader.length("max_length", "max_seq_length", default=1024),
         "autocast": autocast,
         "recipe": "trl",
@@ -147,16 +148,6 @@ def preference_task(reader: Reader) -> str:
         )
     reader.tell("its keys are those of DPOTrainer: planned as task dpo, two sequences for each sample")
     return "dpo"
-
-
-def fused_loss(reader: Reader, *names: str) -> str:
-    """Return the loss where a switch turns on all of Liger's kernels, of which only that one is planned."""
-    if not reader.is_on(*names):
-        return "auto"
-    reader.leave_out(
-        names[0], "less", "of Liger's kernels only the loss is planned; the others keep less memory"
-    )
-    return "liger"
 
 
 def with_model_arguments(reader: Reader) -> Reader:

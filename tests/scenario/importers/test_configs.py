@@ -13,6 +13,7 @@ from qbench.errors import ScenarioError
 from qbench.scenario.expand import expand, point_from
 from qbench.scenario.importers.configs import import_config, scenario_of
 from qbench.scenario.importers.defaults import ADAPTED_BY_DEFAULT
+from qbench.scenario.liger import ALL_KERNELS
 from qbench.scenario.load import load_scenario, scenario_text
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import point_settings
@@ -34,7 +35,8 @@ SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 
 def config_of(model: str) -> dict[str, Any]:
-    return {"gpt2": {"model_type": "gpt2"}, "a/half": {"torch_dtype": "float16"}}.get(model, {})
+    types = {"gpt2": "gpt2", "a/moe": "mixtral", "a/qwen3": "qwen3"}
+    return {"a/half": {"torch_dtype": "float16"}}.get(model, {"model_type": types.get(model)})
 
 
 def imported(
@@ -250,6 +252,45 @@ def test_keys_are_told_unless_they_are_off_or_harmless(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("values", "loss", "kernels"),
+    [
+        # TRL keeps its own loss beside Liger's layers; others take Liger's.
+        (
+            {"model_name_or_path": "a/qwen3", "use_liger_kernel": True, "max_length": 9},
+            "chunked",
+            ALL_KERNELS,
+        ),
+        ({"model_name_or_path": "a/qwen3", "use_liger_kernel": True, "block_size": 9}, "liger", ALL_KERNELS),
+        (
+            {"model_name_or_path": "a/qwen3", "enable_liger_kernel": True, "cutoff_len": 9},
+            "liger",
+            ALL_KERNELS,
+        ),
+        (
+            {"model_name_or_path": "a/qwen3", "enable_liger_kernel": True, "cutoff_len": 9, "stage": "dpo"},
+            "full_logits",
+            ALL_KERNELS,
+        ),
+        ({"model_name_or_path": "gpt2", "use_liger_kernel": True, "block_size": 9}, "full_logits", ()),
+        (
+            {"base_model": "a/qwen3", "plugins": [LIGER], "liger_glu_activation": True, "liger_rope": True},
+            "full_logits",
+            ("rope", "glu"),
+        ),
+    ],
+)
+def test_kernels_of_liger_are_those_of_tool_and_model(
+    tmp_path: Path, values: dict[str, Any], loss: str, kernels: tuple[str, ...]
+):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    found = import_config(file, config_of)
+    point = point_from(found.settings, {})
+    assert (point.choices.loss_type, point.train.liger_kernels) == (loss, kernels)
+    assert found.unmodelled == {}
+
+
+@pytest.mark.parametrize(
     ("values", "form"),
     [
         ({"base_model": "gpt2", "gradient_checkpointing_kwargs": {"use_reentrant": True}}, "reentrant"),
@@ -276,10 +317,13 @@ def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any
         # A key of a plugin that is not loaded does nothing.
         ({"liger_fused_linear_cross_entropy": True}, "full_logits", {}),
         (
-            {"plugins": [LIGER], "liger_rope": True, "liger_rms_norm": True},
+            {"base_model": "a/moe", "plugins": [LIGER], "liger_rope": True},
             "full_logits",
             {"liger_rope": "less"},
         ),
+        # Liger has no kernels for gpt2.
+        ({"plugins": [LIGER], "liger_rope": True, "liger_layer_norm": True}, "full_logits", {}),
+        ({"plugins": ["axolotl.integrations.swanlab.SwanLabPlugin"]}, "full_logits", {}),
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "full_logits", {"plugins": "either"}),
         ({"rl": "kto"}, "full_logits", {"rl": "more"}),
         ({"rl": "dpo"}, "full_logits", {}),
