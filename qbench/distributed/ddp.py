@@ -30,6 +30,7 @@ class Replica(DistributedDataParallel):
         settings: DistributedSettings,
         device: torch.device,
         in_buckets: InBuckets,
+        on_reduced: Callable[[GradBucket], None],
     ) -> None:
         self._in_buckets = in_buckets
         self._is_meta = device.type == "meta"
@@ -47,7 +48,7 @@ class Replica(DistributedDataParallel):
             )
         if self._is_meta:
             # Work of the fake group has no result: a hook that answers the bucket stands for the all-reduce.
-            self.register_comm_hook(None, _answer)
+            self.register_comm_hook(on_reduced, _answer)
 
     def _pre_forward(self, *inputs: Any, **settings: Any) -> Any:
         # After the first step the reducer makes its buckets anew, in the order in which gradients came.
@@ -55,7 +56,10 @@ class Replica(DistributedDataParallel):
             return super()._pre_forward(*inputs, **settings)  # type: ignore[no-untyped-call]
 
 
-def _answer(state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _answer(
+    on_reduced: Callable[[GradBucket], None], bucket: GradBucket
+) -> torch.futures.Future[torch.Tensor]:
+    on_reduced(bucket)
     answered: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     answered.set_result(bucket.buffer())
     return answered

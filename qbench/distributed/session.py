@@ -8,10 +8,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllocMixin
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
+from qbench.distributed.collectives import Call, CollectiveLog
 from qbench.distributed.ddp import Replica
 from qbench.distributed.fsdp2 import shard
 from qbench.distributed.group import fake_group
@@ -29,11 +32,19 @@ class Session:
         assert point.distributed is not None
         self._point, self._settings = point, point.distributed
         self._ledger: Ledger | None = None
+        self._log: CollectiveLog | None = None
 
     def attach(self, ledger: Ledger) -> None:
-        """Tell this ledger from now on."""
+        """Tell this ledger from now on, and take down its collectives."""
         ledger.sharded = DTensor
         self._ledger = ledger
+        self._log = CollectiveLog(ledger, reduces_each_pass=False)
+        ledger.on_collective = self._log.note
+
+    @property
+    def collectives(self) -> list[Call]:
+        """The collectives of all steps."""
+        return [] if self._log is None else self._log.calls
 
     def share(self, model: Any, device: torch.device) -> SharedStep:
         """Wrap a model as the point's strategy does; return how a step runs it."""
@@ -44,7 +55,8 @@ class Session:
             replicas: list[Replica] = []
 
             def replica() -> Replica:
-                replicas.append(Replica(model, self._settings, device, self._in("buckets")))
+                in_buckets = self._in("buckets")
+                replicas.append(Replica(model, self._settings, device, in_buckets, self._on_reduced))
                 return replicas[0]
 
             return SharedStep(replica, self._settings.gpus, lambda: replicas[0].no_sync())
@@ -59,6 +71,24 @@ class Session:
         """Hear that FSDP2 gave a gathered parameter memory, or took it away."""
         if self._ledger is not None:
             self._ledger.resized(storage, "fsdp.alloc_storage", "gathered")
+
+    def _on_reduced(self, bucket: GradBucket) -> None:
+        if self._log is not None:
+            self._log.add("all_reduce", bucket.buffer().nbytes, f"bucket {bucket.index()}")
+
+    def _of_group(self, method: Callable[..., None]) -> Callable[..., None]:
+        """Return a method of FSDP2's groups that says which one's collectives run inside."""
+
+        def run(group: Any, *arguments: Any, **settings: Any) -> None:
+            if self._log is None:
+                return method(group, *arguments, **settings)
+            self._log.group = group._module_fqn or "root"
+            try:
+                return method(group, *arguments, **settings)
+            finally:
+                self._log.group = ""
+
+        return run
 
     def pause(self, is_paused: bool) -> None:
         """Take nothing down until this is called again."""
@@ -102,6 +132,8 @@ class Session:
         with (
             watched_resizes(self.on_resize),
             mock.patch.object(DTensor, "full_tensor", gathered),
+            mock.patch.object(FSDPParamGroup, "unshard", self._of_group(FSDPParamGroup.unshard)),
+            mock.patch.object(FSDPParamGroup, "post_backward", self._of_group(FSDPParamGroup.post_backward)),
             mock.patch.object(DefaultAllocMixin, "allocate", allocated),
             # Results' shapes are worked out on fake tensors, within this context.
             mock.patch.object(ShardingPropagator, "_fake_mode_lock", _Pause(self)),

@@ -16,8 +16,9 @@ from qbench.dryrun.process import Ended
 from qbench.measure.environment import environment
 from qbench.measure.failures import OomKind, oom_facts, oom_kind
 from qbench.records.metrics import BREAKDOWN
-from qbench.records.parts import Alive, Detail, Metrics, OomFacts, RankMemory
+from qbench.records.parts import Alive, Detail, Metrics, OomFacts
 from qbench.records.parts import Environment as StoredEnvironment
+from qbench.records.ranks import RankMemory
 from qbench.records.record import Outcome, Record
 from qbench.records.software import code_id
 from qbench.scenario.program import Program

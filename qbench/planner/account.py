@@ -8,6 +8,7 @@ from qbench.memory.history.events import Ints, Outline, bytes_asked, outline_of
 from qbench.memory.kernels.choices import Backend
 from qbench.memory.work.columns import WorkColumns, columns_of
 from qbench.planner.recorded import Recorded
+from qbench.records.ranks import Collective
 from qbench.step.verify import ModelFacts, has_stacked_experts
 
 
@@ -22,6 +23,7 @@ class Account:
     """The bytes of each allocation, as requested."""
     attention: tuple[Backend, ...]
     has_stacked_experts: bool
+    collectives: tuple[Collective, ...] = ()
     work: WorkColumns | None = None
     """What the step's operators cost; None if it was not requested."""
 
@@ -35,5 +37,6 @@ def account_of(recorded: Recorded, attention: set[Backend]) -> Account:
         asked=bytes_asked(recorded.history),
         attention=tuple(sorted(attention)),
         has_stacked_experts=has_stacked_experts(recorded.model),
+        collectives=recorded.collectives,
         work=None if recorded.work is None else columns_of(recorded.work),
     )

@@ -20,6 +20,7 @@ from qbench.planner.account import Account
 from qbench.planner.families import RANK_GRAIN, Sizes, resized
 from qbench.planner.lengths import WorkedOut
 from qbench.planner.sampling import SampledSizes, choose_samples, combined
+from qbench.records.ranks import Collective
 from qbench.scenario.schema import Point
 
 WORTH_SAMPLES = 1.5
@@ -230,22 +231,25 @@ class Family:
 
 
 def _numbers(account: Account) -> Ints:
-    """Return all that differs within a family: facts, managed bytes, allocations, what operators cost."""
+    """Return all that differs within a family: facts, bytes, allocations, what operators cost."""
     facts = [getattr(account.facts, name) for name in _FACTS]
-    few = np.array([*facts, account.managed_bytes], dtype=np.int64)
+    sent = [each["bytes"] for each in account.collectives]
+    few = np.array([*facts, account.managed_bytes, *sent], dtype=np.int64)
     work = () if account.work is None else (account.work.sizes.ravel(),)
     return np.concatenate([few, account.asked, *work])
 
 
 def _with_numbers(account: Account, numbers: Ints) -> Account:
     """Return an account with other numbers, in the order of `_numbers`."""
-    *values, managed_bytes = numbers[: len(_FACTS) + 1].tolist()
-    rest = numbers[len(_FACTS) + 1 :]
+    few = len(_FACTS) + 1 + len(account.collectives)
+    values, rest = numbers[:few].tolist(), numbers[few:]
+    sent = zip(account.collectives, values[len(_FACTS) + 1 :], strict=True)
     asked, sizes = rest[: len(account.asked)], rest[len(account.asked) :]
     return replace(
         account,
-        facts=replace(account.facts, **dict(zip(_FACTS, values, strict=True))),
-        managed_bytes=managed_bytes,
+        facts=replace(account.facts, **dict(zip(_FACTS, values, strict=False))),
+        managed_bytes=values[len(_FACTS)],
+        collectives=tuple({**each, "bytes": num_bytes} for each, num_bytes in sent),
         asked=asked,
         work=None if account.work is None else account.work.resized(sizes),
     )
@@ -256,9 +260,14 @@ def _are_alike(account: Account, first: Account) -> bool:
         replace(account.facts, **{name: getattr(first.facts, name) for name in _FACTS}) == first.facts
         and account.attention == first.attention
         and account.has_stacked_experts == first.has_stacked_experts
+        and _without_bytes(account.collectives) == _without_bytes(first.collectives)
         and account.outline.same_as(first.outline)
         and _work_alike(account.work, first.work)
     )
+
+
+def _without_bytes(collectives: Sequence[Collective]) -> list[Collective]:
+    return [{**each, "bytes": 0} for each in collectives]
 
 
 def _work_alike(work: WorkColumns | None, first: WorkColumns | None) -> bool:

@@ -71,7 +71,7 @@ def plan(
     caveats = list(traced.caveats) + _skip_caveats(traced.facts.skipped, point)
     detail = _detail(traced, caveats)
     if point.distributed is not None:
-        detail["ranks"] = ranks
+        detail |= {"ranks": ranks, "collectives": [*traced.collectives]}
         caveats += distributed_caveats(traced, point)
     if device == "cuda":
         held = [(gpu, found[on]) for gpu, on in zip(gpus, cards, strict=False)]

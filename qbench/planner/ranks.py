@@ -10,7 +10,7 @@ from qbench.memory.allocator.config import AllocatorConfig
 from qbench.memory.kernels.choices import Card
 from qbench.planner.shared import SharedTraces
 from qbench.planner.trace import Trace
-from qbench.records.parts import RankMemory
+from qbench.records.ranks import RankMemory
 from qbench.scenario.schema import FOUR_BIT, Device, Point
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qbench.distributed.collectives import Call, of_last_step
 from qbench.memory.history.layers import RepeatedLayers
 from qbench.memory.history.ledger import History, Ledger
 from qbench.memory.history.located_ledger import SitedLedger
@@ -22,6 +23,7 @@ from qbench.memory.work.log import CostLog, WorkTable
 from qbench.planner.few_layers import Shallow, shallow
 from qbench.planner.hardware import library_buffers
 from qbench.planner.loading import loads_on_gpu, record_loading
+from qbench.records.ranks import Collective
 from qbench.scenario.schema import Device, Point
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.liger_kernels import MULTIPROCESSORS
@@ -46,6 +48,8 @@ class Recorded:
     facts: ModelFacts
     history: History
     managed_bytes: int
+    collectives: tuple[Collective, ...] = ()
+    """What the second step sends between several GPUs."""
     work: WorkTable | None = None
     """What the second step's operators cost and how often each runs; None if it was not requested."""
 
@@ -74,12 +78,13 @@ def record_point(
         with contextlib.suppress(Exception):
             return record_few_layers(point, device, few, card, with_costs=with_costs, rank=rank)
     costs = CostLog() if with_costs else None
-    step, ledger = _record(point, device, config, card, Ledger, costs, rank)
+    step, ledger, calls = _record(point, device, config, card, Ledger, costs, rank)
     return Recorded(
         model=step.model,
         facts=step.facts,
         history=ledger,
         managed_bytes=managed_bytes(step.optimizer),
+        collectives=tuple(of_last_step(calls)),
         work=None if costs is None else costs.work(),
     )
 
@@ -98,7 +103,7 @@ def record_few_layers(
         block = RepeatedLayers(_stack(model, few.depth), few.first, few.period, few.copies)
         built.append((block, model_facts(model, point, block.times)))
 
-    step, ledger = _record(point, device, few.config, card, SitedLedger, costs, rank, on_built)
+    step, ledger, calls = _record(point, device, few.config, card, SitedLedger, costs, rank, on_built)
     assert isinstance(ledger, SitedLedger)
     [(block, facts)] = built
     times = {parameter: block.times(name) for name, parameter in step.model.named_parameters()}
@@ -107,6 +112,7 @@ def record_few_layers(
         facts=facts,
         history=stretched(ledger, block),
         managed_bytes=managed_bytes(step.optimizer, times),
+        collectives=tuple(of_last_step(calls, block.times, _growth(times))),
         work=None if costs is None else costs.work(ledger, block, _growth(times)),
     )
 
@@ -138,7 +144,7 @@ def _record(
     costs: CostLog | None,
     rank: int,
     on_built: Callable[[Any], None] | None = None,
-) -> tuple[TrainingStep, Ledger]:
+) -> tuple[TrainingStep, Ledger, list[Call]]:
     autocast = _meta_autocast(point, device)
     # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
     device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
@@ -173,7 +179,7 @@ def _record(
             ledger_type=ledger_type,
             costs=costs,
         )
-    return step, recording.ledger
+    return step, recording.ledger, [] if session is None else session.collectives
 
 
 def _has_buckets(point: Point) -> bool:

@@ -21,6 +21,7 @@ from qbench.memory.kernels.replacements import kernels_of
 from qbench.memory.work.log import WorkTable
 from qbench.planner.account import Account, account_of
 from qbench.planner.recorded import Recorded, record_point
+from qbench.records.ranks import Collective
 from qbench.scenario.schema import Device, Point
 from qbench.step.data import accumulation_caveats
 from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
@@ -53,6 +54,8 @@ class Trace:
     """CUDA's kernels of scaled_dot_product_attention that were taken (`choices.ATTENTION`)."""
     caveats: tuple[str, ...]
     """What a reader should know before trusting the numbers."""
+    collectives: tuple[Collective, ...] = ()
+    """What a step sends between several GPUs."""
     num_gpus: int = 1
     """Processes that train together; this is one of them."""
     work: WorkTable | None
@@ -135,6 +138,7 @@ def trace_of(
         managed_bytes=account.managed_bytes,
         attention=account.attention,
         caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
+        collectives=account.collectives,
         num_gpus=point.num_gpus,
         work=None if account.work is None else account.work.table(),
     )

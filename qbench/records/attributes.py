@@ -20,12 +20,12 @@ if TYPE_CHECKING:
         OomFacts,
         PeakAt,
         Quality,
-        RankMemory,
         Skipped,
         StepCounts,
         TimeParts,
         ValidityFinding,
     )
+    from qbench.records.ranks import RankMemory
 
 
 class Attributes:

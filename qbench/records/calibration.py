@@ -14,9 +14,9 @@ from qbench.errors import RecordError
 from qbench.files import read_text
 from qbench.records.files import config_folder, machine_file, write_whole
 from qbench.records.noise import ELSEWHERE
-from qbench.records.parts import Amount
 from qbench.records.record import utc_now
 from qbench.records.software import library_versions
+from qbench.records.stored import Amount
 
 VERSION = 1
 

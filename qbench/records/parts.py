@@ -6,20 +6,13 @@ be absent, and what is unknown is None. A detail or an environment may hold othe
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from typing_extensions import NotRequired, TypedDict  # pydantic cannot read that of Python before 3.12.
 
-Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-"""A time, a speed, a price, work: none is below zero, and a comparison would take it for an improvement."""
-# A bound on the length, whichever, makes pydantic read the text and refuse half of a surrogate pair.
-Words = Annotated[str, Field(strict=True, min_length=0)]
-Flag = Annotated[bool, Field(strict=True)]
-Pair = Annotated[list[Whole], Field(min_length=2, max_length=2)]
+from qbench.records.ranks import Collective, RankMemory
+from qbench.records.stored import Amount, Count, Flag, Pair, Real, Whole, Words
 
 Bytes = Count | list[Count | None] | None
 """One number, or the raw values of a measurement."""
@@ -189,17 +182,6 @@ class OomFacts(TypedDict, total=False):
     user: Words | None
 
 
-class RankMemory(TypedDict):
-    """Memory of one process on one card, where several train together."""
-
-    rank: Whole
-    static_bytes: NotRequired[Whole | None]
-    peak_allocated_bytes: NotRequired[Whole | None]
-    peak_reserved_bytes: NotRequired[Whole | None]
-    device: NotRequired[Whole | None]
-    """Number of the card, of a dry run."""
-
-
 class Alive(TypedDict):
     """Memory alive at the peak of a dry run, from one line of code."""
 
@@ -251,6 +233,7 @@ class Detail(TypedDict, total=False):
     ranks: list[RankMemory] | None  # The metrics are the largest's; a plan has the first and the last.
 
     # Of a plan.
+    collectives: list[Collective] | None
     skipped: list[Skipped] | None
     base_weights: BaseWeights | None
     compute_capability: Pair | None

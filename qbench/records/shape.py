@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic cannot read that of Python before 3.12.
 
 from qbench.records.metrics import METRICS
-from qbench.records.parts import Detail, Environment, Metrics, Whole, Words
+from qbench.records.parts import Detail, Environment, Metrics
+from qbench.records.stored import Whole, Words
 from qbench.scenario.schema import Point
 
 MOST_LEVELS = 20

@@ -39,6 +39,7 @@ def test_few_layers_tell_the_memory_of_all_on_the_last_of_three_gpus(tmp_path: P
     for name in ("static_breakdown", "breakdown", "phases", "peak_at"):
         assert getattr(few.memory, name) == getattr(every.memory, name)
     assert len(few.ledger.events) == len(every.ledger.events)
+    assert few.collectives == every.collectives
     assert few.reserved_bytes == every.reserved_bytes
 
 
@@ -60,6 +61,26 @@ def test_replicas_have_buckets_of_as_many_bytes_as_gradients(tmp_path: Path) -> 
     assert trainable is not None
     assert 0 <= breakdown["buckets"] - 4 * trainable < 2 * 512
     assert breakdown["communication"] == breakdown["gathered"] == 0
+
+
+def test_collectives_are_counted_by_group(tmp_path: Path) -> None:
+    point = point_of("fsdp2 lora accumulation", "llama", 2, tmp_path)
+    traced = trace(point, "cuda")
+    by_kind = {
+        (each["op"], each["group"].rpartition(".")[2] or "root", each["phase"]): each
+        for each in traced.collectives
+    }
+    # 512 x 64 weights of 2 bytes, which two GPUs hold without padding; three micro-batches.
+    embedding = by_kind["all_gather", "embed_tokens", "forward"]
+    assert (embedding["bytes"], embedding["calls"]) == (512 * 64 * 2, 3)
+    assert by_kind["all_gather", "*", "backward"]["calls"] == 6 * 3
+    # Gradients of six layers' adapters go once an update.
+    reduced = by_kind["reduce_scatter", "*", "backward"]
+    assert reduced["calls"] == 6
+    assert reduced["calls"] * reduced["bytes"] == 4 * traced.facts.trainable_params
+    replicas = trace(point_of("ddp full fp32", "llama", 2, tmp_path), "cuda")
+    sent = [each["bytes"] for each in replicas.collectives if each["op"] == "all_reduce"]
+    assert sum(sent) == 4 * replicas.facts.trainable_params
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:

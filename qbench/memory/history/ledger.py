@@ -37,6 +37,9 @@ _CUBLAS = frozenset(
 )
 """Operators that run through a cuBLAS handle, which takes its workspace when it is first used."""
 
+_COLLECTIVE = ("c10d", "_c10d_functional")
+"""Namespaces of collectives."""
+
 _META_KERNELS = MetaKernelCache()
 """Shared by all ledgers of a process, so that a sweep pays for each shape once."""
 
@@ -148,6 +151,10 @@ class Ledger(TorchDispatchMode):
         self.paused = False
         """Whether what runs is none of the step, as where sharded tensors work out a result's shape."""
         self.costs: CostNotes | None = None
+        self.on_collective: Callable[[Any, Any, Any], None] | None = None
+        """Hears of each operator of torch.distributed, its arguments and its result."""
+        self.times = 1
+        """How many micro-batches the one that runs stands for."""
         self.workspaces: dict[str, int] = {}
         """Bytes that the cuBLAS handle of a thread will take, by the phase that runs there: forward is the
         caller's thread, backward autograd's."""
@@ -225,11 +232,16 @@ class Ledger(TorchDispatchMode):
                 return opened
         out = self._run(func, args, kwargs)
         self._track_all(out if order is None else [out[place] for place in order], func)
-        if self.costs is not None:
-            self.costs.note(self, func, args, kwargs, out)
+        self._note_cost(func, args, kwargs, out)
         if self.workspaces and func in _CUBLAS:
             self._take_workspace()
         return out
+
+    def _note_cost(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if self.on_collective is not None and func.namespace in _COLLECTIVE:
+            self.on_collective(func, args, out)
+        elif self.costs is not None:
+            self.costs.note(self, func, args, kwargs, out)
 
     def _run_opened(self, replacement: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
         start = 0 if self.costs is None else self.costs.num_entries

@@ -75,8 +75,13 @@ def record_steps(
     for name, category, tensor in step.static_tensors():
         ledger.name_place(name)
         ledger.register(tensor, category)
-    if costs is not None:
-        step.on_times = costs.begin_repeated
+
+    def begin_repeated(times: int) -> None:
+        ledger.times = times
+        if costs is not None:
+            costs.begin_repeated(times)
+
+    step.on_times = begin_repeated
     losses: list[float] = []
     with recorded(step, ledger):
         for index in range(num_steps):
