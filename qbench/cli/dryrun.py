@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,7 @@ from qbench.cli.console import print_json, print_note, print_text
 from qbench.errors import QbenchError
 
 if TYPE_CHECKING:
+    from qbench.dryrun.run import Rows
     from qbench.records.record import Record
 
 LARGE_CARD = "H200 SXM"
@@ -42,7 +45,23 @@ Models = Annotated[
     ),
 ]
 Synthetic = Annotated[
-    bool, typer.Option("--synthetic", help="Use a byte tokenizer if the model's own is missing.")
+    bool,
+    typer.Option("--synthetic", help="Make up the tokenizer and the datasets that this machine lacks."),
+]
+Seq = Annotated[
+    str | None,
+    typer.Option(
+        help="Tokens of each made-up row, or a file with one number a line; the chat template adds its own. "
+        "Implies --synthetic. Default: 512."
+    ),
+]
+RowsOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rows",
+        metavar="DATASET=FILE",
+        help="JSON lines in place of a dataset, for columns that made-up rows lack; implies --synthetic.",
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the record and the program's output.")]
 
@@ -57,6 +76,8 @@ def dryrun_command(
     python: Python = None,
     model: Models = None,
     synthetic: Synthetic = False,
+    seq: Seq = None,
+    rows: RowsOf = None,
     out: Out = DEFAULT_OUT,
     as_json: options.AsJson = False,
 ) -> int:
@@ -92,7 +113,7 @@ def dryrun_command(
         python=python,
         models=tuple(model or ()),
         rank_only=rank_only,
-        synthetic=synthetic,
+        synthetic=_rows(seq, rows or ()) if synthetic or seq or rows else None,
     )
     with open_store(out) as store:
         print_note(f"{command[0]} on {gpus} x {card.name} (null GPU); its output is in {out}/output.log")
@@ -103,6 +124,33 @@ def dryrun_command(
     else:
         _print(record)
     return EXIT_CODES.get(record.outcome, FAILED)
+
+
+def _rows(seq: str | None, files: Sequence[str]) -> Rows:
+    """Return what stands in for datasets, as --seq and --rows say."""
+    from qbench.dryrun.run import DEFAULT_LENGTH, Rows
+
+    lengths = [DEFAULT_LENGTH]
+    if seq is not None:
+        text = seq if seq.isdecimal() else _read("--seq", seq)
+        if not all(word.isdecimal() and int(word) for word in text.split()) or not text.split():
+            raise QbenchError(f"--seq: given {seq}; allowed: a number of tokens, or a file of such numbers")
+        lengths = [int(word) for word in text.split()]
+    named: dict[str, str] = {}
+    for given in files:
+        name, _, file = given.partition("=")
+        if not file:
+            raise QbenchError(f"--rows: given {given}; allowed: DATASET=FILE, with one JSON object a line")
+        _read("--rows", file)
+        named[name] = os.path.abspath(file)
+    return Rows(lengths=lengths, files=named)
+
+
+def _read(option: str, file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QbenchError(f"{option}: {file} cannot be read: {error}") from None
 
 
 def _print(record: Record) -> None:

@@ -29,6 +29,8 @@ CODE = ("catalog", "nullgpu", "dryrun")
 TAIL_LINES = 25
 MOST_LINES = 1000
 _NAMES_ERROR = re.compile(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt|Exit)\b|Fatal Python error")
+_OF_LAUNCHERS = ("ChildFailedError", "CalledProcessError")
+"""Errors that only say that a program below failed."""
 _OF_FAULTHANDLER = "Extension modules:"
 """A list of all that is loaded, which faulthandler ends with."""
 NEVER_USED = "the program ended without using the card"
@@ -194,7 +196,7 @@ def _detail(ran: Ran, ranks: Sequence[_Rank], largest: _Rank | None, outcome: Ou
     detail: Detail = {
         "protocol": {"warmup_steps": 0, "steps": ran.steps},
         "ranks": [rank.memory() for rank in ranks],
-        "stand_ins": list(ran.stand_ins),
+        "stand_ins": _stand_ins(ran),
         "steps": max((report["steps"] for report in ran.reports), default=0),
     }
     if largest is not None:
@@ -217,6 +219,11 @@ def _detail(ran: Ran, ranks: Sequence[_Rank], largest: _Rank | None, outcome: Ou
             "stderr_tail": private_text(last_lines(ran.ended.tail)),
         }
     return detail
+
+
+def _stand_ins(ran: Ran) -> list[str]:
+    of_processes = (each for report in ran.reports for each in report.get("stand_ins", ()))
+    return list(dict.fromkeys((*ran.stand_ins, *map(private_text, of_processes))))
 
 
 def _alive(row: Mapping[str, Any], here: Path) -> Alive:
@@ -272,12 +279,16 @@ def _why(ran: Ran, outcome: Outcome) -> str:
 def _naming_line(text: str) -> str:
     """Return the last line that names an error, else the last line; launchers add lines of their own."""
     lines = last_lines(text, MOST_LINES).splitlines()
-    named = [line.strip() for line in lines if _NAMES_ERROR.match(line) and "ChildFailedError" not in line]
+    named = [
+        line.strip()
+        for line in lines
+        if _NAMES_ERROR.match(line) and not any(launcher in line for launcher in _OF_LAUNCHERS)
+    ]
     return named[-1] if named else lines[-1].strip() if lines else ""
 
 
 def last_lines(text: str, count: int = TAIL_LINES) -> str:
     """Return the last lines of a program's output that are not empty; of a progress bar its last state."""
     lines = [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    told = [line for line in lines if line and not line.startswith(_OF_FAULTHANDLER)]
-    return "\n".join(told[-count:])
+    kept = [line for line in lines if line and not line.startswith(_OF_FAULTHANDLER)]
+    return "\n".join(kept[-count:])

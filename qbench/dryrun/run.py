@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qbench.catalog.gpus import GpuSpec
 from qbench.dryrun.agent import STARTED
+from qbench.dryrun.agent.rows import SPEC
 from qbench.dryrun.command import Environment, environment_of
 from qbench.dryrun.process import run
 from qbench.dryrun.result import Ran, read_reports, record_of
@@ -24,6 +26,8 @@ SITE = Path(__file__).with_name("site")
 MOST_GPUS = 8
 """MAX_DEVICES of qbench/nullgpu/shim."""
 LOG_FILE = "output.log"
+DEFAULT_LENGTH = 512
+"""Tokens of a row that stands in for one of a dataset."""
 COPIED_BYTES = 4 << 20
 """Largest copy to the card that is made: as many int64 as `agent/values.py` keeps true."""
 QUIET: dict[str, str] = {
@@ -41,6 +45,16 @@ QUIET: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What stands in for a dataset that is not on this machine."""
+
+    lengths: Sequence[int] = (DEFAULT_LENGTH,)
+    """Tokens of each row, in turn."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of rows (JSON lines) by the dataset's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A command, and the cards that it is to see."""
 
@@ -54,8 +68,8 @@ class Request:
     """Ids of the hub that the command loads, beside those that it names."""
     rank_only: bool = False
     """Run the first of `gpus` ranks alone, in one process."""
-    synthetic: bool = False
-    """Let tokenizers stand in, too."""
+    synthetic: Rows | None = None
+    """Let tokenizers and datasets stand in, too."""
 
 
 def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.environ) -> Record:
@@ -71,7 +85,7 @@ def dry_run(asked: Request, folder: Path, variables: Mapping[str, str] = os.envi
     with tempfile.TemporaryDirectory(prefix="dryrun-", dir=folder) as work:
         state = Path(work).resolve()
         names = list(dict.fromkeys((*asked.models, *named_models(asked.command))))
-        view = view_of_hub(names, found.python, state, variables, tokenizers=asked.synthetic)
+        view = view_of_hub(names, found.python, state, variables, synthetic=asked.synthetic is not None)
         changed = {**variables, **_variables(asked, found, state, variables), **preload, **view.variables}
         ended = run(asked.command, changed, folder / LOG_FILE, asked.timeout_s)
         reports, was_followed = read_reports(state), (state / STARTED).exists()
@@ -137,6 +151,7 @@ def _variables(
         "PYTORCH_KERNEL_CACHE_PATH": str(state / "kernels"),
         **card_environment(asked.gpu, count=min(asked.gpus, MOST_GPUS)),
         **(_one_rank(asked.gpus) if asked.rank_only else {}),
+        **({SPEC: json.dumps(asdict(asked.synthetic))} if asked.synthetic is not None else {}),
     }
     own = {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1", **QUIET}
     made |= {name: value for name, value in own.items() if name not in variables}

@@ -51,28 +51,50 @@ def named_models(command: Sequence[str]) -> list[str]:
 
 
 def view_of_hub(
-    names: Sequence[str], python: str, state: Path, variables: Mapping[str, str], *, tokenizers: bool
+    names: Sequence[str], python: str, state: Path, variables: Mapping[str, str], *, synthetic: bool
 ) -> View:
     """Return a view of the hub's cache that has the named models, weights of those it lacks being holes.
 
-    A name without a config in the cache or the catalog is left out. `tokenizers` stand in, too, if wanted.
+    A name without a config in the cache or the catalog is left out. If `synthetic`, tokenizers stand in, too,
+    and what is left out is listed as a dataset, whose rows come from `agent/rows.py`.
     Raises QbenchError where the command's transformers cannot build a model.
     """
     cache, view = _hub_cache(variables), state / "hub"
     specs: list[dict[str, Any]] = []
     made: list[str] = []
+    datasets: list[str] = []
     for name in names:
-        spec = _spec(name, cache, view, tokenizers)
-        if spec is not None:
+        spec = _spec(name, cache, view, synthetic)
+        if spec is None:
+            datasets += [name] if synthetic and not os.path.exists(name) else []
+        else:
             specs.append(spec)
             weights = "4-bit weights" if spec["is_4bit"] else "weights"
             tokenizer = " and tokenizer" if spec["needs_tokenizer"] else ""
             made.append(f"{weights}{tokenizer} of {name}")
-    if not specs:
+    if not specs and not datasets:
         return View()
     _mirror(cache, view)
-    _write_all(specs, python, state, variables)
+    if specs:
+        _write_all(specs, python, state, variables)
+    for name in datasets:
+        _list_dataset(view / f"datasets--{name.replace('/', '--')}")
     return View({"HF_HUB_CACHE": str(view), "HUGGINGFACE_HUB_CACHE": str(view)}, made)
+
+
+def _list_dataset(folder: Path) -> None:
+    """Let programs find that a dataset exists, as they ask the hub before they load it."""
+    if not folder.exists():
+        _refer(folder, hashlib.sha1(folder.name.encode()).hexdigest())
+
+
+def _refer(folder: Path, revision: str) -> None:
+    """Write what makes a revision of a repository the one that is found."""
+    (folder / "snapshots" / revision).mkdir(parents=True, exist_ok=True)
+    reference = folder / "refs" / "main"
+    if not reference.exists():
+        reference.parent.mkdir(exist_ok=True)
+        reference.write_text(revision)
 
 
 def view_of_datasets(state: Path, variables: Mapping[str, str]) -> Path:
@@ -162,11 +184,7 @@ def _write_all(
 ) -> None:
     for spec in specs:
         folder = Path(spec["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        reference = folder.parents[1] / "refs" / "main"
-        if not reference.exists():
-            reference.parent.mkdir(exist_ok=True)
-            reference.write_text(folder.name)
+        _refer(folder.parents[1], folder.name)
     file = state / "models.json"
     file.write_text(json.dumps(specs))
     hidden = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}

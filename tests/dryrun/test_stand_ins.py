@@ -59,7 +59,7 @@ def test_what_the_cache_lacks_loads_from_the_view_and_the_cache_stays_as_it_is(t
     before = sorted(cache.rglob("*"))
     names = ["me/whole", "me/unknown", "me/tiny"]
     variables = {**os.environ, "HF_HUB_CACHE": str(cache)}
-    view = view_of_hub(names, sys.executable, state, variables, tokenizers=True)
+    view = view_of_hub(names, sys.executable, state, variables, synthetic=True)
     assert view.made == ["weights and tokenizer of me/tiny"]
     assert sorted(cache.rglob("*")) == before
     inside = Path(view.variables["HF_HUB_CACHE"])

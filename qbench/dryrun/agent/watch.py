@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import places
+from .rows import Rows
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "deepspeed")
 HISTORY_ENTRIES = 4_000_000
@@ -50,6 +51,7 @@ class Watch:
         self.holders: list[dict[str, Any]] = []
         """Addresses by what they hold, one for each step."""
         self.counts: dict[str, int] = {}
+        self.rows = Rows()
         self._torch: Any = None
         self._values: Any = None
         self._steps_of: dict[int, int] = {}
@@ -272,6 +274,7 @@ class Watch:
             "python": platform.python_version(),
             "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
             "problems": self.problems,
+            "stand_ins": self.rows.made,
         }
         with open(f"{file}.part", "w", encoding="utf-8") as stream:
             json.dump(report, stream)
