@@ -111,7 +111,8 @@ def _write_comment(file: Path, text: str) -> None:
 def _print_summary(content: Content, page: Path) -> None:
     from qbench.report.terminal.run import run_lines
 
-    print_text("\n".join((*run_lines(content.results, content.pairs), "")))
+    if content.results:
+        print_text("\n".join((*run_lines(content.results, content.pairs), "")))
     for sentence in (*content.sentences, *content.quality, *content.warnings):
         print_sentence(sentence)
     if content.failures is not None:

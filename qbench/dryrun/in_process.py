@@ -63,7 +63,7 @@ class OnNullGpu:
         allocated, reserved = self._now()
         return Record(
             run_id=run_id_of("dryrun"),
-            point=Point(model=name, lora=None, program=Program(command=(name,))),
+            point=Point(model=name, program=Program(command=(name,))),
             kind="dryrun",
             outcome="ok",
             metrics={

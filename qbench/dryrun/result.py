@@ -80,7 +80,7 @@ def _point(ran: Ran) -> Point:
     script = next(
         (os.path.basename(word) for word in command[1:] if word.endswith((".py", ".sh"))), command[0]
     )
-    return Point(model=script, lora=None, program=Program(command=command, gpus=ran.gpus))
+    return Point(model=script, program=Program(command=command, gpus=ran.gpus))
 
 
 def _environment(ran: Ran) -> StoredEnvironment:

@@ -66,6 +66,8 @@ class PointSettings(Strict, defer_build=True):
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = values_of(self)
+        if getattr(self, "program", None) is not None:  # Its other settings are not known.
+            return {key: values[key] for key in ("model", "program")}
         absent = {"quantization": QuantizationSettings(), "distributed": None, "program": None}
         left = {key for key, value in absent.items() if getattr(self, key, value) == value}
         return {key: value for key, value in values.items() if key not in left}

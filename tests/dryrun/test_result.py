@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qbench.cli.main import main
 from qbench.comparison.check import check
 from qbench.dryrun.result import NEVER_USED, NO_STEP, Ran, last_lines, record_of
 from qbench.records.record import Record, record_from_dict
@@ -33,6 +34,25 @@ def test_the_numbers_are_those_of_the_allocator() -> None:
     assert record.peak_at == {"phase": "backward", "op": None, "module": "A.forward"}
     assert record.alive[0]["place"] == "lib/a.py:3"
     assert dict(record.versions) == {"torch": "2.13.0"}
+
+
+def test_the_record_has_no_settings_that_the_program_never_had() -> None:
+    run = record_of(ran([report()]), "dryrun-1")
+    command = ["python", "train.py"]
+    assert run.to_dict()["point"] == {"model": "train.py", "program": {"command": command, "gpus": 1}}
+    assert made(ran([report()])).point == run.point
+
+
+def test_a_report_of_dry_runs_begins_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_store(tmp_path) as store:
+        store.append(record_of(ran([report()]), "dryrun-1"))
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("python train.py on RTX 4090 (dry run on a null GPU) fits")
+
+
+def test_a_launcher_that_failed_is_not_what_failed() -> None:
+    tail = "ValueError: too long\nsubprocess.CalledProcessError: Command 'x' returned 1"
+    assert made(ran([report(ended="exit")], 1, tail)).error_line.endswith("ValueError: too long")
 
 
 def test_of_several_ranks_the_largest_counts() -> None:

@@ -80,6 +80,21 @@ def test_out_of_memory_names_phase_bytes_and_line_also_of_the_backward_pass(tmp_
     assert record.breakdown_bytes["temporaries"] == pytest.approx(16_384_000_000, rel=0.01)
 
 
+def test_large_weights_are_saved_as_a_hole(tmp_path: Path) -> None:
+    code = """
+import os
+from safetensors.torch import load_file, save_file
+save_file({"x": torch.zeros(32 << 20, device="cuda")}, os.environ["SAVED"])
+assert load_file(os.environ["SAVED"])["x"].numel() == 32 << 20
+step(8)
+"""
+    saved = tmp_path / "weights.safetensors"
+    record = ran(tmp_path, code, steps=1, SAVED=str(saved))
+    assert record.outcome == "ok", record.stderr_tail
+    assert saved.stat().st_size > 128 * MIB  # 32 Mi fp32 and the header
+    assert saved.stat().st_blocks * 512 < MIB
+
+
 def test_a_program_that_halves_its_batch_fits(tmp_path: Path) -> None:
     code = """
 rows = 1_000_000

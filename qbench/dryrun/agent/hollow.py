@@ -97,7 +97,17 @@ def stored_tensors(model: Any, is_4bit: bool) -> Iterator[Stored]:
         if is_4bit and name in linear:
             yield from _in_4bit(name, tensor)
         else:
-            yield _hole(name, NAMES[tensor.dtype], list(tensor.shape), tensor.element_size())
+            yield hole(name, tensor)
+
+
+def is_storable(tensor: Any) -> bool:
+    """Say whether a tensor is on a card, and of a dtype that files of safetensors have here."""
+    return bool(tensor.is_cuda) and tensor.dtype in NAMES
+
+
+def hole(name: str, tensor: torch.Tensor) -> Stored:
+    """Return a tensor's place in a file, without its values."""
+    return _hole(name, NAMES[tensor.dtype], list(tensor.shape), tensor.element_size())
 
 
 def _hole(name: str, dtype: str, shape: list[int], size: int) -> Stored:
@@ -140,7 +150,7 @@ def write_weights(folder: str, tensors: Iterator[Stored]) -> None:
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(os.path.join(folder, name), shard)
+        write_shard(os.path.join(folder, name), shard)
         index.update({tensor.name: name for tensor in shard})
     if len(shards) > 1:
         total = sum(tensor.num_bytes for shard in shards for tensor in shard)
@@ -149,8 +159,9 @@ def write_weights(folder: str, tensors: Iterator[Stored]) -> None:
         )
 
 
-def _write_shard(file: str, tensors: list[Stored]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def write_shard(file: str, tensors: list[Stored], metadata: dict[str, str] | None = None) -> None:
+    """Write one file of safetensors, in which tensors without content are a hole."""
+    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
     written: list[tuple[int, bytes]] = []
     at = 0
     for tensor in tensors:
