@@ -14,11 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import qbench
+from qbench.cli.main import _COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,3 +146,28 @@ def test_the_wheel_alone_lists_scenarios_and_reports_on_a_run(wheel: zipfile.Zip
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_the_hook_runs_a_command_and_watches_what_may_cost_memory():
+    (hook,) = yaml.safe_load(text_of(".pre-commit-hooks.yaml"))
+    qbench_word, command = hook["entry"].split()
+    assert qbench_word == "qbench"
+    assert command in _COMMANDS
+    watched = (
+        "scenarios/ci.yaml",
+        "uv.lock",
+        "requirements-gpu.txt",
+        "pyproject.toml",
+        "baselines/plan.jsonl",
+    )
+    assert all(re.search(hook["files"], name) for name in watched)
+    assert not re.search(hook["files"], "train.py")
+
+
+def test_the_container_is_built_of_files_that_are_there():
+    lines = text_of("examples/container/Dockerfile").splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    ignored = text_of("examples/container/Dockerfile.dockerignore").splitlines()
+    assert {"qbench", "pyproject.toml", "scenarios"} <= set(copied)
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert {f"!{name}" for name in copied} <= set(ignored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,10 +26,16 @@ from qbench.errors import NotComparableError
 if TYPE_CHECKING:
     from qbench.comparison.check import Check
     from qbench.comparison.verdicts import Tolerance
+    from qbench.records.record import Record
 
 
 def check_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, .jsonl file, or JSON of `qbench plan --json`.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder, .jsonl file, JSON of `qbench plan --json`, or a scenario, which is planned now."
+        ),
+    ],
     baseline: Annotated[Path, typer.Option(help="Run folder or file to compare with.")],
     tolerance: Annotated[
         list[str] | None,
@@ -66,19 +72,32 @@ def _told(
 ) -> int:
     from qbench.comparison.check import check
     from qbench.records.document import read_any
+    from qbench.report.ci.check import side_by_side
 
-    now = read_any(run, bulk=False)
     before = read_any(baseline, bulk=False)
+    now = _planned_now(run, before) if run.suffix in (".yaml", ".yml") else read_any(run, bulk=False)
     try:
         found = check(before, now, tolerances)
     except NotComparableError as error:
-        tell_failure(str(error), outputs)
+        tell_failure(str(error), outputs, side_by_side(before, now))
         raise
     code = found.exit_code(strict)
     tell(found, code, outputs, places=baseline, strict=strict)
     advise(found, now, tolerances)
     _advise_on_missing(found)
     return code
+
+
+def _planned_now(scenario: Path, before: Sequence[Record]) -> list[Record]:
+    """Return the plans of a scenario as they are stored, for the device that the baseline is planned for."""
+    from qbench.cli.plan import planned
+    from qbench.cli.target import TargetRequest, read_asked
+    from qbench.records.record import record_from_dict
+
+    asked = read_asked(TargetRequest(name=str(scenario)))
+    made = planned(asked, "cpu" if {record.device for record in before} == {"cpu"} else "cuda")
+    # A stored model folder goes by its name and the digest of its config.
+    return [record_from_dict(record.to_dict(), str(scenario)) for record in made]
 
 
 def _advise_on_missing(found: Check) -> None:

@@ -73,10 +73,11 @@ def tell(found: Check, code: int, outputs: Outputs, *, places: Path, strict: boo
         _print_annotations(found, outputs, places, strict)
 
 
-def tell_failure(reason: str, outputs: Outputs) -> None:
+def tell_failure(reason: str, outputs: Outputs, lines: Sequence[str]) -> None:
     """Write to each requested place, except the terminal, why there is no comparison.
 
-    Raises QbenchError when a file cannot be written.
+    `lines`, which show what there is instead, go to the terminal and the summary. Raises QbenchError when a
+    file cannot be written.
     """
     if outputs.annotations is Annotations.github:
         from qbench.report.ci.annotations import failure_annotation
@@ -85,7 +86,11 @@ def tell_failure(reason: str, outputs: Outputs) -> None:
     if outputs.summary is not None:
         from qbench.report.markdown import escaped
 
-        append_summary(outputs.summary, f"### qbench check: not comparable\n\n{escaped(reason)}\n")
+        shown = "".join(f"\n    {line}" for line in lines)
+        append_summary(
+            outputs.summary,
+            f"### qbench check: not comparable\n\n{escaped(reason)}\n{shown and shown + chr(10)}",
+        )
     if outputs.junit is not None:
         from qbench.report.ci.junit import failure_junit
 
@@ -94,6 +99,8 @@ def tell_failure(reason: str, outputs: Outputs) -> None:
         from qbench.report.ci.sarif import failure_sarif
 
         _write_json("--sarif", outputs.sarif, failure_sarif(reason))
+    if lines and not outputs.as_json:
+        print_text("\n".join(lines))
 
 
 def _write_files(found: Check, code: int, outputs: Outputs, places: Path, strict: bool) -> None:

@@ -167,7 +167,6 @@ def _overview() -> typer.Typer:
 def _empty_app() -> typer.Typer:
     app = typer.Typer(
         name="qbench",
-        add_completion=False,
         pretty_exceptions_enable=False,
         # Rich would take a fifth of a second to import for a frame around the help.
         rich_markup_mode=None,
@@ -179,8 +178,14 @@ def _empty_app() -> typer.Typer:
 
 def _app_for(argv: Sequence[str]) -> typer.Typer:
     """Return the command line with the one command that is called, else with the names of all."""
-    called = next((word for word in argv if not word.startswith("-")), "")
+    called = next((word for word in [*argv, *_words_to_complete()] if not word.startswith("-")), "")
     return app_of([called]) if called in _COMMANDS else _overview()
+
+
+def _words_to_complete() -> list[str]:
+    """Return the words after qbench on a line that a shell completes, as typer's scripts pass it."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return line.split()[1:] if "_QBENCH_COMPLETE" in os.environ else []
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -61,8 +61,18 @@ _OTHERWISE = {
 }
 """What flags of training tools are in commands that take a training step."""
 
+
+def _models() -> list[str]:
+    from qbench.catalog.models import models
+
+    return [model.hub_id for model in models()]
+
+
 TargetName = Annotated[
-    str | None, typer.Argument(help="Scenario file, model of the catalog or hub, or folder with config.json.")
+    str | None,
+    typer.Argument(
+        help="Scenario file, model of the catalog or hub, or folder with config.json.", autocompletion=_models
+    ),
 ]
 FromFile = Annotated[
     Path | None,

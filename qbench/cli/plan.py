@@ -81,8 +81,8 @@ def plan_command(
     cards = _cards(asked, device)
     memory.check(device.value, len(asked.points))
     plan_for = _plan_for(device.value, cards, alloc_conf)
-    planned, run_id = _planned(asked, plan_for, memory, use_cache), run_id_of("plan")
-    records = [replace(asked.judged(record), run_id=run_id) for record in planned]
+    made, run_id = _planned(asked, plan_for, memory, use_cache), run_id_of("plan")
+    records = [replace(asked.judged(record), run_id=run_id) for record in made]
     if out is not None:
         _store(records, out)
     if as_json:
@@ -154,6 +154,15 @@ def _plan_for(device: Any, cards: list[GpuSpec], alloc_conf: str) -> PlanFor:
 
     known = usable_calibrations(device)
     return PlanFor(device=device, gpus=tuple(cards), alloc_conf=alloc_conf, calibrations=known)
+
+
+def planned(target: Target, device: str) -> list[Record]:
+    """Return the plan of each point of a target, from the cache where it is there; progress goes to stderr.
+
+    Raises QbenchError where the only point cannot be planned.
+    """
+    cards = target.cards() if device == "cuda" else []
+    return _planned(target, _plan_for(device, cards, ""), _MemoryOptions("", None), use_cache=True)
 
 
 def _planned(target: Target, settings: PlanFor, memory: _MemoryOptions, use_cache: bool) -> list[Record]:

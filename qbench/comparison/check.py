@@ -24,6 +24,9 @@ from qbench.scenario.schema import Point
 _RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
 """Speeds that are one number told twice."""
 
+_SHOWN = ("peak_allocated_bytes", "peak_reserved_bytes")
+"""What is shown of points that cannot be compared."""
+
 FAILING: tuple[CheckVerdict, ...] = ("worse", "changed", "missing")
 
 FAILING_STRICTLY: tuple[CheckVerdict, ...] = (*FAILING, "ambiguous", "new")
@@ -201,6 +204,7 @@ class _Checker:
             self._compare(other, result)
         if not met:
             self._add(now[0], "point", verdict="not comparable", reason=Unlike(differing(before[0], now[0])))
+            self._show(before[0], now[0])
 
     def _compare(self, before: Result, now: Result) -> None:
         self.differs |= changed_since(before, now)
@@ -237,6 +241,17 @@ class _Checker:
                     deviation=found.deviation,
                 )
             )
+
+    def _show(self, before: Result, now: Result) -> None:
+        """Put the memory of results that cannot be compared beside each other, judged by nothing."""
+        for name in _SHOWN:
+            was, has = before.value(name), now.value(name)
+            if was is not None and has is not None:
+                unit = kind_of(name, now.kind)[0]
+                found = Finding(
+                    now.point, now.kind, now.device, name, "not comparable", unit, was, has, False
+                )
+                self.findings.append(found)
 
     def _tolerance(self, metric: str, gate: Gate) -> Tolerance | None:
         """Return the tolerance of a metric, the first that was given.

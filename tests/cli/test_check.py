@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from tiny import write_tiny_model
 
 from qbench.cli.ci_outputs import append_summary
 from qbench.cli.main import main
@@ -84,6 +86,7 @@ def test_another_machine_is_not_comparable(tmp_path: Path, baseline: str, capsys
     out = capsys.readouterr().out
     assert "machine: NVIDIA A100-SXM4-80GB against NVIDIA L4" in out
     assert "Not comparable: " in out
+    assert re.search(r"\(not comparable\) +peak_allocated_bytes +7.00 GiB +7.00 GiB +\+0.00 %", out)
 
 
 def test_a_baseline_that_was_cut_off_is_damage(
@@ -108,7 +111,10 @@ def test_where_no_point_is_common_ci_is_told_why(
     captured = capsys.readouterr()
     assert captured.out.startswith("::error title=qbench::the run and the baseline have no point in common")
     assert "qbench baseline accept" in captured.err
+    # What it costs is shown, although nothing is judged.
+    assert re.search(r"\nbaseline .* r=16 .* 7.00 GiB .*\nrun .* r=64 .* 14.00 GiB", captured.out)
     assert summary.read_text().startswith("### qbench check: not comparable\n\nthe run and the baseline")
+    assert "\n    run " in summary.read_text()
     suites = ElementTree.parse(junit).getroot()
     assert (suites.get("tests"), suites.get("failures"), suites.get("errors")) == ("1", "0", "1")
     assert "no point in common" in suites.findall(".//error")[0].attrib["message"]
@@ -116,6 +122,20 @@ def test_where_no_point_is_common_ci_is_told_why(
     (ended,) = log["invocations"]
     assert (ended["executionSuccessful"], log["results"]) == (False, [])
     assert "no point in common" in ended["toolExecutionNotifications"][0]["message"]["text"]
+
+
+def test_a_scenario_is_planned_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model = write_tiny_model(tmp_path / "model", "meta-llama/Llama-3.1-8B")
+    scenario, plan = tmp_path / "ci.yaml", tmp_path / "plan.json"
+    text = f"name: ci\nquestion: Does it still fit?\nbase: {{model: {model}, train: {{seq_len: 32}}}}\n"
+    for device in ("cuda", "cpu"):
+        scenario.write_text(text)
+        assert main(["plan", str(scenario), "--json", "--device", device]) == 0
+        plan.write_text(capsys.readouterr().out)
+        assert main(["check", str(scenario), "--baseline", str(plan), "--strict"]) == 0
+        scenario.write_text(text.replace("32", "64"))
+        assert main(["check", str(scenario), "--baseline", str(plan)]) == 2
+        assert "seq_len is 64, was 32" in capsys.readouterr().err
 
 
 def test_a_plan_that_was_printed_is_a_run(tmp_path: Path):

@@ -54,6 +54,44 @@ def test_the_help_of_every_command_ends_with_an_example_that_it_can_parse():
         one.make_context(name, words, parent=context)  # Raises what it raises for a flag that is none.
 
 
+@pytest.mark.parametrize(
+    ("line", "offered", "never"),
+    [
+        ("qbench mod", {"models"}, "plan"),
+        ("qbench plan --precision nf", {"nf4", "nf4-dq"}, "bf16"),
+        ("qbench fit meta-llama/Llama-3.1-8", {"meta-llama/Llama-3.1-8B"}, "Qwen/Qwen2.5-7B"),
+        ("qbench rank --tok", {"--tokens"}, "--epochs"),
+        ("qbench baseline acc", {"accept"}, "plan"),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_values(
+    line: str,
+    offered: set[str],
+    never: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("_QBENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 0
+    found = set(capsys.readouterr().out.split())
+    assert found >= offered
+    assert never not in found
+
+
+def test_the_script_for_a_shell_names_qbench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
+    with pytest.raises(SystemExit) as end:
+        main(["--show-completion"])
+    assert end.value.code == 0
+    assert "_QBENCH_COMPLETE=complete_bash" in capsys.readouterr().out
+
+
 def commands_of(group: Any) -> list[Any]:
     """Return every command, those of groups within too."""
     inner = [command for command in group.commands.values() if hasattr(command, "commands")]

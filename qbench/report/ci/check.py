@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from qbench.comparison.check import Check, Finding
+from qbench.comparison.results import gather
 from qbench.comparison.verdicts import CheckVerdict
+from qbench.records.record import Record
 from qbench.report.markdown import escaped, table_text
 from qbench.report.table import plain_table
 from qbench.report.terminal.table import aligned
-from qbench.units import NOT_AVAILABLE, format_value
+from qbench.units import NOT_AVAILABLE, format_bytes, format_value
 from qbench.words.basis import basis_text
 from qbench.words.verdicts import reason_text
 
@@ -151,6 +153,22 @@ def summary_markdown(check: Check, code: int, verb: str = "check", advice: Seque
     lines = verdict_lines(check, code, advice)
     parts = [f"### qbench {verb}: {escaped(outcome_text(check, code))}", *map(escaped, lines)]
     return "\n\n".join([*parts, *([table_text(table)] if told else [])]) + "\n"
+
+
+def side_by_side(baseline: Sequence[Record], run: Sequence[Record]) -> list[str]:
+    """Return what each point of two sides without a common one takes, as an aligned table."""
+    rows: list[tuple[str, ...]] = []
+    for side, records in (("baseline", baseline), ("run", run)):
+        for result in gather(records):
+            sizes = (
+                format_bytes(result.value(name)) for name in ("peak_allocated_bytes", "peak_reserved_bytes")
+            )
+            rows.append((side, result.point.label, *sizes, basis_text(result.kind, result.device)))
+    if not rows:
+        return []
+    head = ("side", "point", "allocated", "reserved", "")
+    left_out = [f"{len(rows) - MOST_ROWS:,} more points."] if len(rows) > MOST_ROWS else []
+    return ["Peak memory, not judged:", *aligned([head, *rows[:MOST_ROWS]], "<<>>"), *left_out]
 
 
 def check_document(check: Check, code: int) -> dict[str, Any]:
