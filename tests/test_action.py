@@ -23,6 +23,14 @@ base: {model: ./model, precision: nf4-dq, train: {seq_len: 16}}
 measure: {warmup_steps: 0, steps: 1, repeats: 1}
 """
 
+DRY = """
+import torch
+model = torch.nn.Linear(1024, 1024).cuda()
+optimizer = torch.optim.SGD(model.parameters())
+model(torch.ones(1, model.in_features, device="cuda")).sum().backward()
+optimizer.step()
+"""
+
 
 class Job:
     """A folder in which steps run one after another, as GitHub would run them."""
@@ -119,7 +127,21 @@ def test_a_plan_is_accepted_then_held_and_then_fails(job: Job):
 def test_an_unknown_mode_is_told(job: Job):
     (planned,) = job.run(scenario="ci.yaml", mode="measure")
     assert planned.returncode == 2
-    assert planned.stdout == "::error title=qbench::mode is measure; allowed: plan, run\n"
+    assert planned.stdout == "::error title=qbench::mode is measure; allowed: plan, run, dryrun\n"
+
+
+@pytest.mark.nullgpu
+def test_a_dry_run_is_held_against_its_baseline(job: Job):
+    (job.folder / "train.py").write_text(DRY)
+    inputs = {"mode": "dryrun", "gpu": "RTX 4090", "dryrun_options": "--steps=1\n"}
+    command = f"'{sys.executable}' train.py"
+    (ran,) = job.run(command=command, **inputs)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (record,) = map(json.loads, (job.folder / "qbench-results/dryrun/records.jsonl").read_text().splitlines())
+    (job.folder / "base.jsonl").write_text(json.dumps(record) + "\n")
+    (job.folder / "train.py").write_text(DRY.replace("1024", "2048"))
+    ran, checked = job.run(command=command, baseline="base.jsonl", **inputs)
+    assert (ran.returncode, checked.returncode) == (0, 1), checked.stdout + checked.stderr
 
 
 def test_points_that_could_be_planned_are_checked_before_the_others_fail(job: Job):
@@ -144,11 +166,11 @@ def test_no_value_of_an_input_stands_in_a_script():
         assert "${{" not in step.get("run", "")
 
 
-@pytest.mark.parametrize("name", ["plan-only", "gpu-runner"])
+@pytest.mark.parametrize("name", ["plan-only", "gpu-runner", "dry-run"])
 def test_examples_name_inputs_that_the_action_has(name: str):
     text = (ROOT / "examples" / "github" / f"{name}.yml").read_text(encoding="utf-8")
     (steps,) = [job["steps"] for job in yaml.safe_load(text)["jobs"].values()]
-    (used,) = [step for step in steps if "/qbench@" in step["uses"]]
+    (used,) = [step for step in steps if "/qbench@" in step.get("uses", "")]
     assert set(used["with"]) <= set(ACTION["inputs"])
-    required = {name for name, spec in ACTION["inputs"].items() if spec.get("required")}
-    assert required <= set(used["with"])
+    given = used["with"]
+    assert given["command" if given["mode"] == "dryrun" else "scenario"]

@@ -62,7 +62,12 @@ def test_the_version_is_the_newest_of_the_changelog_and_that_of_the_citation(des
     assert newest is not None
     assert described["Version"] == qbench.__version__ == newest[1]
     assert f"version: {newest[1]}\ndate-released: {newest[2]}" in text_of("CITATION.cff")
-    for page in ("docs/check-in-ci.md", "examples/github/plan-only.yml", "examples/github/gpu-runner.yml"):
+    for page in (
+        "docs/check-in-ci.md",
+        "examples/github/plan-only.yml",
+        "examples/github/gpu-runner.yml",
+        "examples/github/dry-run.yml",
+    ):
         assert set(re.findall(r"qbench@v([\d.]+)", text_of(page))) == {newest[1]}
 
 
