@@ -77,6 +77,7 @@ def recipes() -> str:
     from qbench.scenario.recipes import RECIPES
 
     names = ("loop", "loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels")
+    names += ("activation_offloading",)
     known = [name for name in names if hasattr(next(iter(RECIPES.values())), name)]
     rows = (
         (f"`{name}`", *(f"`{getattr(row, field)}`" for field in known)) for name, row in RECIPES.items()

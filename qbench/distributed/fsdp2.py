@@ -26,7 +26,7 @@ def refuse_unshardable(point: Point) -> None:
     if point.precision == "int8":
         # accelerate leaves out Params4bit alone (utils/fsdp_utils.py, `fsdp2_prepare_model`).
         raise StepError("strategy fsdp2 cannot shard bitsandbytes' int8 weights; use nf4 or bf16, or ddp")
-    if point.choices.loss_type in ("liger", "cut_cross_entropy"):
+    if point.choices.loss_type in ("liger", "cut_cross_entropy", "unsloth"):
         raise StepError(
             f"loss_type {point.choices.loss_type} reads the head's weight, which strategy fsdp2 shards; "
             "use full_logits or chunked, or strategy ddp"

@@ -24,7 +24,7 @@ def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     (peft/tuners/lora/layer.py, `ParamWrapper`). A checkpoint that bitsandbytes quantized is loaded so.
     """
     follows: dict[str, Any] = {}
-    if given.get("recipe") == "trl":
+    if given.get("recipe") in ("trl", "unsloth"):  # unsloth/trainer.py hands on to SFTTrainer.
         follows["autocast"] = AUTOCAST_OF_TRL
     if (
         given.get("target_modules", "all-linear") == "all-linear"

@@ -10,7 +10,7 @@ from typing import Literal
 
 Loop = Literal["by_hand", "trainer"]
 """Who runs the passes: a loop by hand, which holds the outputs through backward, or transformers' Trainer."""
-Loss = Literal["full_logits", "chunked", "liger", "cut_cross_entropy"]
+Loss = Literal["full_logits", "chunked", "liger", "cut_cross_entropy", "unsloth"]
 """How the loss is computed: from all logits at once, or by a function that never has them all."""
 Upcast = Literal["peft", "axolotl", "none"]
 """Whose preparation unquantized weights go through: peft makes them fp32; axolotl does so too, and takes
@@ -19,8 +19,13 @@ AdapterDtype = Literal["fp32", "bf16", "fp16"]
 CheckpointImpl = Literal["reentrant", "no_reentrant"]
 """Form of torch.utils.checkpoint, as torch.distributed's CheckpointImpl spells it."""
 
-LoraKernels = Literal["none", "axolotl", "attention", "mlp"]
-"""Whose fused kernels run adapters with their base layer: axolotl's, or those of attention or MLP alone."""
+LoraKernels = Literal["none", "axolotl", "attention", "mlp", "unsloth"]
+"""Whose fused kernels run adapters with their base layer: axolotl's, those of attention or MLP alone, or
+Unsloth's."""
+
+Offload = Literal["none", "checkpoints", "unsloth"]
+"""What waits on the host until backward: nothing, the inputs of checkpointed layers, or those in
+Unsloth's way, through buffers that stay on the card."""
 
 Task = Literal["sft", "dpo", "orpo"]
 """What is learnt from: text, or pairs of a chosen and a rejected answer."""
@@ -37,7 +42,7 @@ Optimizer = Literal[
 ]
 """Optimizers as `TrainingArguments.optim` names them; torchao's and bitsandbytes' in 8 or 4 bit."""
 
-Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory", "ms-swift"]
+Recipe = Literal["plain", "peft", "trainer", "trl", "axolotl", "llama-factory", "unsloth", "ms-swift"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,8 @@ class Choices:
     checkpoint_impl: CheckpointImpl = "no_reentrant"
     lora_kernels: LoraKernels = "none"
     """For adapters without DoRA on a base that is not in 8 bit and computes in its own dtype."""
+    activation_offloading: Offload = "none"
+    """For layers that are checkpointed."""
     source: str
     """The release followed, and where it decides."""
 
@@ -80,6 +87,15 @@ RECIPES: dict[str, Choices] = {
         loop="trainer",
         checkpoint_impl="reentrant",
         source="LLaMA-Factory ff6d4d1, model/model_utils/checkpointing.py; model/adapter.py:340",
+    ),
+    "unsloth": Choices(
+        loop="trainer",
+        loss_type="unsloth",
+        checkpoint_impl="reentrant",
+        lora_kernels="unsloth",
+        activation_offloading="unsloth",
+        source="unsloth 2026.8, models/llama.py, get_peft_model and CausalLM_fast_forward; unsloth-zoo "
+        "2026.8, training_utils.py, prepare_model_for_training",
     ),
     "ms-swift": Choices(
         loop="trainer",

@@ -78,6 +78,7 @@ NAMES = {
     ),
     "task": Names("Task", flag="task", also=("stage", "rl")),
     "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
+    "activation_offloading": Names("Offloading", flag="activation_offloading"),
     "liger_kernels": Names("Liger kernels", flag="liger_kernels"),
     "bnb_4bit_quant_storage": Names(
         "4-bit storage", "", "", "bnb_4bit_quant_storage", ("quant_storage",), meant=_STORAGES

@@ -18,6 +18,7 @@ from qbench.scenario.recipes import (
     CheckpointImpl,
     LoraKernels,
     Loss,
+    Offload,
     Optimizer,
     Recipe,
     Task,
@@ -45,7 +46,9 @@ def _not_a_flag(value: Any) -> Any:
     return value
 
 
-LATER = ("loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels")
+LATER = (
+    "loss_type", "upcast", "adapter_dtype", "checkpoint_impl", "lora_kernels", "activation_offloading",
+)  # fmt: skip
 """Settings that came after the first records; auto is not written, so that points keep their ids."""
 
 Rank = Annotated[int, Field(ge=1, le=2**16, strict=True)]
@@ -125,7 +128,11 @@ class TrainSettings(Strict):
     )
     lora_kernels: Literal["auto", LoraKernels] = Field(
         default="auto",
-        description="Fused kernels of adapters, axolotl's or those of one part alone; auto is the recipe's.",
+        description="Fused kernels of adapters, of one part or all, and whose; auto is the recipe's.",
+    )
+    activation_offloading: Literal["auto", Offload] = Field(
+        default="auto",
+        description="What checkpointed layers keep on the host instead of the card; auto is the recipe's.",
     )
     liger_kernels: tuple[LigerKernel, ...] = Field(
         default=(), description="Layers that run Liger's kernels; its loss is loss_type liger."

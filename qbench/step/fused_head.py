@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from qbench.errors import StepError
 from qbench.step.fused_losses import IGNORED, cut_cross_entropy, liger_loss
 from qbench.step.tiled_scores import TILE_WORDS, Logits, TiledScores
+from qbench.step.unsloth_kernels import unsloth_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,7 +55,7 @@ def fuse_head(model: PreTrainedModel, loss: str, kernels: str, on_loss: Callable
         return
     text = model.config.get_text_config()
     logits = _logits(text)
-    loss_of = liger_loss if loss == "liger" else cut_cross_entropy
+    loss_of = {"liger": liger_loss, "unsloth": unsloth_loss}.get(loss, cut_cross_entropy)
 
     def forward(
         self: Any, *args: Any, labels: torch.Tensor, num_items_in_batch: Any = None, **kwargs: Any

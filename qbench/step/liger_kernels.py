@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from types import FunctionType, MethodType
 from typing import Any
@@ -48,6 +48,11 @@ def use_liger(model: Any, point: Point, kernels: str) -> None:
     if any(parameter.is_cuda for parameter in base.parameters()):
         _apply_library(base, chosen)
         return
+    replace_layers(base, chosen, norm, kernels)
+
+
+def replace_layers(base: Any, chosen: Collection[str], norm: Norm, kernels: str) -> None:
+    """Let norms, rotation or gated products of a model (rms_norm, rope, glu) allocate as fused kernels do."""
     for module in base.modules():
         kind = type(module).__name__
         if "rms_norm" in chosen and kind.endswith("RMSNorm"):

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
 
-_QKV = ("q_proj", "k_proj", "v_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
+QKV = ("q_proj", "k_proj", "v_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
 _APPLY_MLP = {"silu": "apply_lora_mlp_swiglu", "gelu": "apply_lora_mlp_geglu"}
 
 
@@ -42,11 +42,11 @@ def fuse_adapters(model: Any, point: Point, kernels: str) -> None:
     on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     library = _library() if on_gpu else None
     activation = _activation(model.config.get_text_config())
-    for layer in _layers(model):
+    for layer in layers(model):
         attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
-        if chosen != "mlp" and all(_adapted(attention, (*_QKV, "o_proj"))):
+        if chosen != "mlp" and all(adapted(attention, (*QKV, "o_proj"))):
             _fuse_attention(attention, kernels, library)
-        if chosen != "attention" and activation and all(_adapted(mlp, _MLP)):
+        if chosen != "attention" and activation and all(adapted(mlp, MLP)):
             _fuse_mlp(mlp, activation, kernels, library)
 
 
@@ -67,14 +67,14 @@ def _activation(text: Any) -> str:
     return "gelu" if "gelu" in name else "silu" if name == "silu" else ""
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def layers(model: Any) -> Iterator[Any]:
     """Yield the layers of the language part (`get_layers`)."""
     base = model.get_base_model()
     inner = getattr(base, "language_model", None) or base.base_model
     yield from getattr(getattr(inner, "language_model", inner), "layers", ())
 
 
-def _adapted(module: Any, names: Sequence[str]) -> Iterator[bool]:
+def adapted(module: Any, names: Sequence[str]) -> Iterator[bool]:
     yield module is not None
     yield from (hasattr(getattr(module, name, None), "lora_A") for name in names)
 
@@ -87,7 +87,7 @@ def _fuse_attention(attention: Any, kernels: str, library: Any) -> None:
         if library is not None:
             query, waiting["k_proj"], waiting["v_proj"] = library.apply_lora_qkv(attention, x)
             return query  # type: ignore[no-any-return]
-        found = _projected(x, [getattr(attention, name) for name in _QKV], kernels)
+        found = _projected(x, [getattr(attention, name) for name in QKV], kernels)
         query, waiting["k_proj"], waiting["v_proj"] = found
         return query
 
@@ -97,7 +97,7 @@ def _fuse_attention(attention: Any, kernels: str, library: Any) -> None:
         return _projected(x, [self], kernels)[0]
 
     attention.q_proj.forward = MethodType(first, attention.q_proj)
-    for name in _QKV[1:]:
+    for name in QKV[1:]:
         handed = MethodType(lambda _, x, name=name: waiting.pop(name), getattr(attention, name))
         getattr(attention, name).forward = handed
     attention.o_proj.forward = MethodType(output, attention.o_proj)
@@ -109,9 +109,9 @@ def _fuse_mlp(mlp: Any, activation: str, kernels: str, library: Any) -> None:
         return
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        parts = [_Part.of(getattr(self, name), kernels) for name in _MLP]
+        parts = [Part.of(getattr(self, name), kernels) for name in MLP]
         function: Any = _Mlp
-        adapters = [matrix for name in _MLP for matrix in _matrices(getattr(self, name))]
+        adapters = [matrix for name in MLP for matrix in matrices(getattr(self, name))]
         found: torch.Tensor = function.apply(x, _dropped(self.gate_proj, x), parts, activation, *adapters)
         return found
 
@@ -119,14 +119,14 @@ def _fuse_mlp(mlp: Any, activation: str, kernels: str, library: Any) -> None:
 
 
 def _projected(x: torch.Tensor, modules: Sequence[Any], kernels: str) -> tuple[torch.Tensor, ...]:
-    parts = [_Part.of(module, kernels) for module in modules]
+    parts = [Part.of(module, kernels) for module in modules]
     function: Any = _Projections
-    adapters = [matrix for module in modules for matrix in _matrices(module)]
+    adapters = [matrix for module in modules for matrix in matrices(module)]
     found: tuple[torch.Tensor, ...] = function.apply(x, _dropped(modules[0], x), parts, *adapters)
     return found
 
 
-def _matrices(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def matrices(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
     name = module.active_adapters[0]
     return module.lora_A[name].weight, module.lora_B[name].weight
 
@@ -138,7 +138,7 @@ def _dropped(module: Any, x: torch.Tensor) -> torch.Tensor | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """The frozen side of a projection."""
 
     weight: torch.Tensor
@@ -149,7 +149,7 @@ class _Part:
     kernels: str
 
     @classmethod
-    def of(cls, module: Any, kernels: str) -> _Part:
+    def of(cls, module: Any, kernels: str) -> Part:
         layer = module.base_layer
         quant = getattr(layer.weight, "quant_state", None)
         return cls(layer.weight, layer.bias, quant, module.scaling[module.active_adapters[0]], kernels)
@@ -188,7 +188,7 @@ class _Part:
         return out
 
 
-def _check(x: torch.Tensor, part: _Part) -> None:
+def _check(x: torch.Tensor, part: Part) -> None:
     dtype = part.weight.dtype if part.quant is None else part.quant.dtype
     if x.dtype != dtype:
         raise StepError(
@@ -197,7 +197,7 @@ def _check(x: torch.Tensor, part: _Part) -> None:
         )
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
+def flat(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(-1, tensor.shape[-1])
 
 
@@ -220,11 +220,11 @@ class _Projections(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         dropped: torch.Tensor | None,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         *adapters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         _check(x, parts[0])
-        rows, of_adapters = _flat(x), None if dropped is None else _flat(dropped)
+        rows, of_adapters = flat(x), None if dropped is None else flat(dropped)
         pairs = zip(adapters[::2], adapters[1::2], strict=True)
         outs = [
             part.product(rows, a, b, of_adapters).view(*x.shape[:-1], -1)
@@ -237,9 +237,9 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         x, for_adapters, *adapters = ctx.saved_tensors
-        parts: Sequence[_Part] = ctx.parts
+        parts: Sequence[Part] = ctx.parts
         gradients = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        rows = _flat(for_adapters)
+        rows = flat(for_adapters)
         pairs = list(zip(adapters[::2], adapters[1::2], strict=True))
         found: list[torch.Tensor] = []
         through: list[torch.Tensor] = []
@@ -270,16 +270,16 @@ class _Mlp(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         dropped: torch.Tensor | None,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         activation: str,
         *adapters: torch.Tensor,
     ) -> torch.Tensor:
         _check(x, parts[0])
         gate_part, up_part, down_part = parts
-        rows, of_adapters = _flat(x), None if dropped is None else _flat(dropped)
+        rows, of_adapters = flat(x), None if dropped is None else flat(dropped)
         gate = gate_part.product(rows, adapters[0], adapters[1], of_adapters)
         up = up_part.product(rows, adapters[2], adapters[3], of_adapters)
-        hidden = _activated(gate, up, activation, gate_part.kernels)
+        hidden = activated(gate, up, activation, gate_part.kernels)
         output = down_part.product(hidden, adapters[4], adapters[5])
         saved = (x, x if dropped is None else dropped, gate, up)
         ctx.save_for_backward(*saved, *(one.to(x.dtype) for one in adapters))
@@ -290,11 +290,9 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         x, for_adapters, gate, up, gate_a, gate_b, up_a, up_b, down_a, down_b = ctx.saved_tensors
         gate_part, up_part, down_part = ctx.parts
-        gradient, rows = _flat(grads[0]), _flat(for_adapters)
+        gradient, rows = flat(grads[0]), flat(for_adapters)
         grad_hidden = down_part.product(gradient, down_b.t(), down_a.t(), back=True)
-        hidden, grad_gate, grad_up = _activation_back(
-            grad_hidden, gate, up, ctx.activation, gate_part.kernels
-        )
+        hidden, grad_gate, grad_up = activation_back(grad_hidden, gate, up, ctx.activation, gate_part.kernels)
         of_down = _adapter_gradients(hidden, gradient, down_a, down_b, down_part.scale)
         of_up = _adapter_gradients(rows, grad_up, up_a, up_b, up_part.scale)
         of_gate = _adapter_gradients(rows, grad_gate, gate_a, gate_b, gate_part.scale)
@@ -308,14 +306,14 @@ class _Mlp(torch.autograd.Function):
         return grad_x.view(x.shape), grad_dropped, None, None, *of_gate[:2], *of_up[:2], *of_down[:2]
 
 
-def _activated(gate: torch.Tensor, up: torch.Tensor, activation: str, kernels: str) -> torch.Tensor:
+def activated(gate: torch.Tensor, up: torch.Tensor, activation: str, kernels: str) -> torch.Tensor:
     if kernels == "cuda":
         return torch.mul(gate, up)  # One kernel reads both and writes the product.
     function = F.silu if activation == "silu" else F.gelu
     return function(gate.float()).to(up.dtype) * up
 
 
-def _activation_back(
+def activation_back(
     gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: str, kernels: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the activation's output and the gradients of gate and up, each in place of what was given."""

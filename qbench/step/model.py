@@ -25,6 +25,7 @@ from qbench.step.gguf import checkpoint_folder, gguf_file
 from qbench.step.limits import bounded_modules, check_numbers
 from qbench.step.quantize import make_quantizer, materialize_random, quantization_config
 from qbench.step.recipe import keeps_cache
+from qbench.step.unsloth_kernels import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -189,6 +190,10 @@ def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
             "linear attention is planned with the torch operators of transformers; the packages fla and "
             "causal-conv1d, where installed, run kernels that keep other tensors"
         )
+    if point.choices.loss_type == "unsloth":
+        yield "Unsloth's loss has smaller chunks where less than 8 GiB are free at the first step"
+    if point.choices.lora_kernels == "unsloth" and config.get_text_config().model_type not in FAMILIES:
+        yield f"Unsloth compiles the layers of {config.get_text_config().model_type}; planned without that"
     if point.precision == "int8":
         yield "int8 splits off outlier columns, which depend on the data; the plan assumes there are none"
         if point.train.gradient_checkpointing:

@@ -7,7 +7,8 @@ loop             by_hand: the outputs stay alive through backward; trainer: `com
 upcast           peft: `prepare_model_for_kbit_training` makes every unquantized parameter fp32; axolotl:
                  that, and norms, embeddings and head come back to the base's dtype; none: they stay as loaded
 adapter_dtype    what adapters on a quantized base become; on any other base they stay fp32, as peft made them
-checkpoint_impl  the form of torch.utils.checkpoint
+checkpoint_impl  the form of torch.utils.checkpoint; inputs of layers that wait on the host take the
+                 re-entrant one (step/offload.py)
 loss_type        full_logits is the model's own; all others never have all logits at once (step/fused_head.py)
 """
 
@@ -26,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
+from qbench.step.offload import Buffers, offloaded_checkpoint
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -126,10 +128,15 @@ def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None 
 
 
 def _enable_checkpointing(model: PreTrainedModel, point: Point, autocast: Context | None) -> None:
-    is_reentrant = point.choices.checkpoint_impl == "reentrant"
+    offloading = point.choices.activation_offloading
+    is_reentrant = point.choices.checkpoint_impl == "reentrant" or offloading != "none"
     if is_reentrant and point.method != "full":
         # Without an input that needs a gradient this form has no backward (peft/utils/other.py).
         model.enable_input_require_grads()
+    if offloading != "none":
+        buffers = Buffers() if offloading == "unsloth" else None
+        model._set_gradient_checkpointing(True, offloaded_checkpoint(autocast, buffers))
+        return
     if is_reentrant and autocast is not None:
         model._set_gradient_checkpointing(True, functools.partial(_reentrant_on_meta, autocast))
         return
@@ -190,7 +197,7 @@ def recipe_caveats(point: Point) -> Iterator[str]:
         yield f"recipe trl follows trl {TRL_VERSION}: its own loss in tiles, without the logits"
     if train.recipe == "trl" and train.autocast == "none":
         yield "SFTConfig sets bf16=True by default (--autocast bf16); autocast none corresponds to bf16=False"
-    if train.recipe in ("axolotl", "llama-factory", "ms-swift"):
+    if train.recipe in ("axolotl", "llama-factory", "ms-swift", "unsloth"):
         yield f"recipe {train.recipe} follows {choices.source.partition(',')[0]}"
         if train.autocast == "none":
             yield f"{train.recipe} trains under autocast where bf16 or fp16 is on (--autocast bf16)"

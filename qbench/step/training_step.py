@@ -15,8 +15,7 @@ from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, passes_run
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.fused_head import fuse_head
-from qbench.step.liger_kernels import use_liger
-from qbench.step.lora_kernels import fuse_adapters
+from qbench.step.fused_layers import fuse_layers
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import (
     is_paged,
@@ -323,8 +322,7 @@ def build_step(
         on_built(model)
     shared = _shared(model, point, target, share)
     kernels = kernels or device
-    use_liger(model, point, kernels)
-    fuse_adapters(model, point, kernels)
+    fuse_layers(model, point, kernels)
     optimizer = make_optimizer(point.train.optim, _optimized(model, point), kernels)
     if point.lora is None and follows_trainer(point):
         keep_embeddings_in_32_bit(optimizer, model)
