@@ -63,7 +63,10 @@ def run_command(
         str | None, typer.Option(help="Ray cluster: HOST:PORT or auto; default: start Ray on this machine.")
     ] = None,
     gpus_per_point: Annotated[
-        int | None, typer.Option(help="GPUs that each point reserves under Ray; it uses one of them.")
+        int | None,
+        typer.Option(
+            help="GPUs that each point reserves under Ray; default: as many as the largest point trains on."
+        ),
     ] = None,
     points_folder: Annotated[
         Path | None,
@@ -102,7 +105,7 @@ def run_command(
     if points_folder is not None:
         assert chosen != "null"
         return _exchange(loaded, points, folder, chosen, points_folder, as_json)
-    with _executor(executor, chosen, address, gpus_per_point) as runs_on:
+    with _executor(executor, chosen, address, gpus_per_point or most_gpus(points)) as runs_on:
         code = _run(loaded, points, folder, chosen, cards, runs_on, any_machine, as_json)
         if (memory_snapshot or profile) and chosen != "null":
             _diagnose(loaded, points, folder, chosen, runs_on, (memory_snapshot, profile))
@@ -168,8 +171,13 @@ def _device(choice: RunDeviceChoice, elsewhere: bool) -> RunDevice:
     return chosen_device(DeviceChoice(choice.value))
 
 
+def most_gpus(points: tuple[Point, ...]) -> int:
+    """Return how many GPUs the largest of some points trains on."""
+    return max((point.num_gpus for point in points), default=1)
+
+
 def _executor(
-    name: ExecutorName, device: RunDevice, address: str | None, gpus_per_point: int | None
+    name: ExecutorName, device: RunDevice, address: str | None, gpus_per_point: int
 ) -> AbstractContextManager[Executor]:
     from qbench.measure.executors.local import LocalExecutor
 
@@ -177,7 +185,7 @@ def _executor(
         return nullcontext(LocalExecutor())
     from qbench.measure.executors.ray import RayExecutor
 
-    return RayExecutor(device, address, gpus_per_point or 1)
+    return RayExecutor(device, address, gpus_per_point)
 
 
 def check_names(scenario: Scenario, points: tuple[Point, ...]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -24,11 +26,7 @@ def fake_group(rank: int, gpus: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-@contextlib.contextmanager
-def real_group(backend: str) -> Iterator[None]:
-    """Join the group that torchrun's variables describe, by gloo or nccl, and leave it at the end."""
-    dist.init_process_group(backend)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+def join_group(backend: str, store: Path, rank: int, gpus: int) -> None:
+    """Join a group by gloo or nccl, whose processes meet in a file; it ends with this process."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(gpus), LOCAL_WORLD_SIZE=str(gpus))
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=gpus)

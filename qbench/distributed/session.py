@@ -42,6 +42,11 @@ class Session:
         ledger.on_collective = self._log.note
 
     @property
+    def shards(self) -> bool:
+        """Whether weights are sharded once the model is whole."""
+        return self._settings.strategy == "fsdp2"
+
+    @property
     def collectives(self) -> list[Call]:
         """The collectives of all steps."""
         return [] if self._log is None else self._log.calls

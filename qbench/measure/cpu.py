@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
+from qbench.distributed.gloo import without_gloo
 from qbench.measure import validity
 from qbench.measure.environment import git_state, machine
 from qbench.measure.host_load import busy_cpus_of_others, cpu_clock, load_average
 from qbench.measure.quality import quality_detail, quality_metrics, text_loss
 from qbench.measure.task import Measurement, Phase, Task
-from qbench.measure.warmup import PATIENCE, warm_up
+from qbench.measure.warmup import patience_on, warm_up
 from qbench.memory.history.breakdown import profile
 from qbench.memory.history.recording import record_steps
 from qbench.memory.kernels.replacements import kernels_of
 from qbench.records.parts import Detail, Metrics
 from qbench.step.training_step import TrainingStep, build_step
 
+if TYPE_CHECKING:
+    from qbench.distributed.session import Session
 
-def measure_cpu(task: Task, on_phase: Phase) -> Measurement:
+
+def measure_cpu(task: Task, on_phase: Phase, session: Session | None = None) -> Measurement:
     """Return the measurement of one point in this process; `on_phase` hears of each phase as it begins.
+
+    `session` is that of a process that has joined a group of several.
 
     Memory is the sum of live tensor storages of the real step; times are wall times of whole optimizer
     steps. The losses are those of all steps in order, memory pass and warm-up included.
     """
     load_before = load_average()
     start = time.perf_counter()
-    step = build_step(task.point, "cpu")
+    step = build_step(task.point, "cpu", share=None if session is None else session.share)
     load_time = time.perf_counter() - start
     step.on_phase = on_phase
     loss_before = text_loss(step)
     with kernels_of("cpu"):
-        recording = record_steps(step, {"cpu"}, "cpu")
-    memory = profile(recording.ledger)
-    warm = warm_up(step, task.settings.warmup_steps, PATIENCE["cpu"])
+        recording = record_steps(step, {"cpu"}, "cpu", load=None if session is None else session.attach)
+    memory = profile(recording.ledger if session is None else without_gloo(recording.ledger))
+    warm = warm_up(step, task.settings.warmup_steps, patience_on("cpu", session is None))
     graphs, clock = validity.compiled_graphs(), cpu_clock()
     times, timed_losses = timed_steps(step, task.settings.steps)
     busy_cpus = busy_cpus_of_others(clock, cpu_clock())

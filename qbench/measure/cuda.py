@@ -11,7 +11,7 @@ import gc
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,9 +23,12 @@ from qbench.measure.quality import quality_detail, quality_metrics, text_loss
 from qbench.measure.reconciliation import CardUse, reconcile
 from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Phase, Task
-from qbench.measure.warmup import PATIENCE, WarmUp, warm_up
+from qbench.measure.warmup import WarmUp, patience_on, warm_up
 from qbench.records.parts import Detail, Metrics, ValidityFinding
 from qbench.step.training_step import TrainingStep, build_step
+
+if TYPE_CHECKING:
+    from qbench.distributed.session import Session
 
 MEMORY_STEPS = 2
 
@@ -33,20 +36,20 @@ States = tuple[CardState, CardState, CardState]
 """The card before CUDA started here, after the memory pass, and after the timing pass."""
 
 
-def measure_cuda(task: Task, on_phase: Phase) -> Measurement:
+def measure_cuda(task: Task, on_phase: Phase, session: Session | None = None) -> Measurement:
     """Return the measurement of one point in this process, which must not have used CUDA before.
 
-    `on_phase` hears of each phase as it begins. Raises torch.OutOfMemoryError when the card is too small;
-    the caller makes an outcome of it.
+    `on_phase` hears of each phase as it begins; `session` is that of one of several processes in a group.
+    Raises torch.OutOfMemoryError when the card is too small; the caller makes an outcome of it.
     """
     choice = nvml.pin_device()
     before = nvml.card_state()
     with Sampler() as sampler:
         context_bytes = _open_context(before)
-        loaded = _load(task, on_phase)
+        loaded = _load(task, on_phase, session)
         step = loaded.step
         # The first step makes the optimizer's state and the cuBLAS workspaces; its peak counts as any other.
-        warm = warm_up(step, max(1, task.settings.warmup_steps), PATIENCE[task.device])
+        warm = warm_up(step, max(1, task.settings.warmup_steps), patience_on(task.device, session is None))
         # Loading counts too: the memory of a run is the largest of its phases, as in a plan.
         peaks = loaded.peaks(on_phase)
         memory_losses = _memory_pass(step, peaks)
@@ -135,17 +138,23 @@ class Loaded:
         )
 
 
-def _load(task: Task, on_phase: Phase) -> Loaded:
+def _load(task: Task, on_phase: Phase, session: Session | None) -> Loaded:
     """Build the step. What loading left in the allocator's cache stays, as in a program of the user's own.
 
-    Only what the text loss took is given back, since a plan does not compute it.
+    Only what the text loss took is given back, since a plan does not compute it, and a model that was whole
+    here before FSDP2 sharded it, as accelerate loads it on the host.
     """
     torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    step = build_step(task.point, "cuda")
+    step = build_step(task.point, "cuda", share=None if session is None else session.share)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     step.on_phase = on_phase
+    if session is not None and session.shards:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step.prepare()
     peak_bytes, peak_reserved_bytes = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     gc.collect()
     torch.cuda.synchronize()

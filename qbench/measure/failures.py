@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from qbench.errors import QbenchError
@@ -75,6 +78,39 @@ def failure(error: Exception, phase: str | None = None) -> Measurement:
         "traceback": traceback.format_exc(),
     }
     return Measurement(outcome="error", detail=detail)
+
+
+def ended_by(exit_code: int, oom_kills: int, last_lines: str = "") -> Measurement:
+    """Return what became of a process that gave no answer. A negative exit code is a signal's.
+
+    `oom_kills` is how many processes the kernel has ended meanwhile, as memory ran out.
+    """
+    detail: Detail = {"error": _ending(exit_code), "stderr_tail": last_lines}
+    if exit_code == -signal.SIGKILL and oom_kills > 0:
+        error = "the kernel ended the worker because the machine or its cgroup ran out of memory"
+        return Measurement(outcome="oom", detail={**detail, "error": error, "oom": oom_facts("", None)})
+    if oom_kind(last_lines) == "bitsandbytes" and exit_code == 1:
+        error = "bitsandbytes ended the worker because its own allocation did not fit on the card"
+        facts = oom_facts("", None, "bitsandbytes")
+        return Measurement(outcome="oom", detail={**detail, "error": error, "oom": facts})
+    return Measurement(outcome="crashed", detail=detail)
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"the worker ended with exit code {exit_code} and gave no result"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"the worker was ended by {names.get(-exit_code, f'signal {-exit_code}')}"
+
+
+def kernel_oom_kills() -> int:
+    """Return how many processes the kernel has ended as memory ran out, 0 where it does not count them."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
 
 
 def oom_kind(text: str) -> OomKind | None:

@@ -14,8 +14,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from qbench.catalog.capabilities import context_size
 from qbench.catalog.gpus import GpuSpec, find_gpu
 from qbench.errors import MeasureError, StepError
 from qbench.measure.environment import environment
@@ -27,6 +28,9 @@ from qbench.quick_imports import quick_imports
 from qbench.records.metrics import scalar
 from qbench.records.parts import Detail, Metrics
 from qbench.records.record import Record
+
+if TYPE_CHECKING:
+    from qbench.distributed.session import Session
 
 GPU_METRICS = ("step_time_s", "tokens_per_s", "loss", "text_loss", "weight_error", "device_bytes")
 """Metrics of the CUDA engine that mean nothing on a card that computes nothing and has no context."""
@@ -50,13 +54,26 @@ def measure_null(task: Task, on_phase: Phase) -> Measurement:
         raise MeasureError("this process has no null GPU; start it through `qbench run --device null`")
     gpu = find_gpu(str(task.gpu))
     with tempfile.TemporaryDirectory(prefix="qbench-null-") as folder:
-        # Memory repeats from step to step, so one timed step is enough where times are not kept.
-        once = replace(task, settings=task.settings.model_copy(update={"steps": 1}))
-        of_down = _in_child(lambda: _measured(once, gpu, "down", Path(folder, "down"), lambda phase: None))
+
+        def measured(task: Task, order: AddressOrder, on_phase: Phase) -> Measurement:
+            show_card(gpu, order, Path(folder, order))
+            return measure_on_card(task, gpu, on_phase)
+
+        of_down = _in_child(lambda: measured(steps_once(task), "down", lambda phase: None))
         try:
-            up = _measured(task, gpu, "up", Path(folder, "up"), on_phase)
+            up = measured(task, "up", on_phase)
         finally:
             down = of_down()
+    return with_reserved_range(up, down)
+
+
+def steps_once(task: Task) -> Task:
+    """Return a task with one timed step: memory repeats, which is enough where times are not kept."""
+    return replace(task, settings=task.settings.model_copy(update={"steps": 1}))
+
+
+def with_reserved_range(up: Measurement, down: Measurement) -> Measurement:
+    """Return the measurement with the lowest addresses first, and what both orders reserved."""
     ends = [int(scalar(found, "peak_reserved_bytes") or 0) for found in (up, down) if found.outcome == "ok"]
     detail: Detail = {**up.detail, "reserved_range_bytes": [min(ends), max(ends)]}
     if down.outcome != up.outcome:
@@ -64,9 +81,15 @@ def measure_null(task: Task, on_phase: Phase) -> Measurement:
     return Measurement(outcome=up.outcome, metrics=up.metrics, detail=detail)
 
 
-def _measured(task: Task, gpu: GpuSpec, order: AddressOrder, state: Path, on_phase: Phase) -> Measurement:
-    """Measure on a card of this process; the sampler's process knows of it by `state`, as NVML does."""
-    os.environ.update(card_environment(gpu, order=order) | {"NULLGPU_STATE": str(state)})
+def show_card(gpu: GpuSpec, order: AddressOrder, state: Path, count: int = 1) -> None:
+    """Give this process a card, or so many; others that have the same `state` know of it, as by NVML."""
+    context = None if count == 1 else context_size(gpu.compute_capability or (0, 0), count).most
+    card = card_environment(gpu, order=order, count=count, context_bytes=context)
+    os.environ.update(card | {"NULLGPU_STATE": str(state)})
+
+
+def measure_on_card(task: Task, gpu: GpuSpec, on_phase: Phase, session: Session | None = None) -> Measurement:
+    """Return the measurement on the card that this process shows CUDA; arguments are `measure_cuda`'s."""
     # These start CUDA on import, which reads the card.
     with quick_imports():
         from qbench.measure.cuda import measure_cuda
@@ -74,7 +97,7 @@ def _measured(task: Task, gpu: GpuSpec, order: AddressOrder, state: Path, on_pha
 
     torch.set_num_threads(1)  # Adapters are filled on the host: small tensors, for which threads wait.
     _check_kernels(gpu)
-    return on_null(measure_cuda(task, on_phase))
+    return on_null(measure_cuda(task, on_phase, session))
 
 
 def _check_kernels(gpu: GpuSpec) -> None:

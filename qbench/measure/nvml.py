@@ -14,8 +14,11 @@ from typing import Any
 
 import pynvml
 
+from qbench.errors import MeasureError
 from qbench.records.parts import Environment
 
+_visible: str | None = None
+"""CUDA_VISIBLE_DEVICES before a device was pinned."""
 _NUMBER = re.compile(r"\s*\+?(\d+)")
 _PARTITION = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)")
 """A MIG device as drivers before R470 name it: its card, GPU instance and compute instance."""
@@ -211,11 +214,25 @@ def _note(visible: str | None) -> str | None:
 @functools.cache
 def pin_device() -> PinnedDevice:
     """Show CUDA the chosen device alone, by its UUID, before CUDA starts in this process; return it."""
-    choice = choose_device()
+    global _visible
+    choice, _visible = choose_device(), os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if choice.uuid is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = choice.uuid
     return choice
+
+
+def visible_devices(count: int) -> list[str]:
+    """Return how CUDA_VISIBLE_DEVICES named the first devices, before one was pinned.
+
+    Raises MeasureError where it shows fewer.
+    """
+    with device():
+        present = asked("nvmlDeviceGetCount", default=0)
+    names = list(map(str, range(present))) if _visible is None else _visible.split(",")
+    if len(names) < count:
+        raise MeasureError(f"the point needs {count} GPUs; CUDA shows {len(names)} here")
+    return [name.strip() for name in names[:count]]
 
 
 def pin_device_of(visible: str) -> PinnedDevice:

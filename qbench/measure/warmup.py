@@ -40,6 +40,11 @@ PATIENCE: dict[RunDevice, Patience] = {
 }
 
 
+def patience_on(device: RunDevice, is_alone: bool) -> Patience:
+    """Return the patience of a process; several of a group take steps together, so none has its own."""
+    return PATIENCE[device] if is_alone else PATIENCE["null"]
+
+
 @dataclass(slots=True, kw_only=True)
 class WarmUp:
     """What a warm-up did."""

@@ -45,6 +45,10 @@ def run_task(task: Task) -> Measurement:
 
 
 def _measured(task: Task, phase: PhaseNote) -> Measurement:
+    if task.point.num_gpus > 1:
+        from qbench.measure.ranks import measure_ranks
+
+        return measure_ranks(task)
     if task.device == "null":
         from qbench.measure.null import measure_null
 

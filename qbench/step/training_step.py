@@ -139,7 +139,7 @@ class TrainingStep:
 
     def _passes(self) -> torch.Tensor:
         """Go forward and backward over the micro-batches of an update; return their detached mean loss."""
-        self._start()
+        self.prepare()
         wanted, device = self.point.train.gradient_accumulation_steps, self._device
         batches = [self._next_batch() for _ in range(passes_run(self.point, device))]
         left_out = wanted - len(batches)
@@ -163,8 +163,8 @@ class TrainingStep:
             self._loop.add(loss)
         return self._loop.total_loss
 
-    def _start(self) -> None:
-        """Make what replicas have beside the model, before the first step."""
+    def prepare(self) -> None:
+        """Make what replicas have beside the model, where the first step has not yet."""
         if self._wrapped is None and self._shared is not None:
             self.on_phase("prepare")
             self._wrapped = self._shared.make_forward()

@@ -20,16 +20,14 @@ from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import IO, Any, Literal
 
 from qbench.errors import MeasureError
-from qbench.measure.failures import oom_facts, oom_kind
+from qbench.measure.failures import ended_by, kernel_oom_kills
 from qbench.measure.start import safe_path
 from qbench.measure.task import Attempt, Measurement, measurement_from_json
 from qbench.measure.worker import worker_main
 from qbench.nullgpu.launcher import preload_environment
-from qbench.records.parts import Detail
 from qbench.scenario.schema import RunDevice
 
 PRELOAD = ("qbench.measure.preload",)
@@ -64,7 +62,7 @@ class LocalExecutor:
         temporary file can be made, QbenchError where there can be no null GPU.
         """
         with _log_file() as log:
-            kills = _kernel_oom_kills()
+            kills = kernel_oom_kills()
             try:
                 ended = self._started_and_ended((pickle.dumps(work), device, log.name), timeout_s)
             except (OSError, EOFError) as error:
@@ -75,7 +73,7 @@ class LocalExecutor:
                 return _parsed(ended.answer, log)
             if ended.exit_code is None:
                 return _timeout(timeout_s, log, ended.is_left)
-            return _crashed(ended.exit_code, _kernel_oom_kills() - kills, log)
+            return ended_by(ended.exit_code, kernel_oom_kills() - kills, _tail(log))
 
     def _started_and_ended(self, arguments: tuple[bytes, RunDevice, str], timeout_s: float) -> _Ended:
         try:
@@ -205,36 +203,6 @@ def _timeout(timeout_s: float, log: IO[bytes], is_left: bool) -> Measurement:
             "may hold memory of the device, and disturbs what is measured next"
         )
     return Measurement(outcome="timeout", detail={"error": error, "stderr_tail": _tail(log)})
-
-
-def _crashed(exit_code: int, oom_kills: int, log: IO[bytes]) -> Measurement:
-    last_lines = _tail(log)
-    detail: Detail = {"error": _ending(exit_code), "stderr_tail": last_lines}
-    if exit_code == -signal.SIGKILL and oom_kills > 0:
-        error = "the kernel ended the worker because the machine or its cgroup ran out of memory"
-        return Measurement(outcome="oom", detail={**detail, "error": error, "oom": oom_facts("", None)})
-    if oom_kind(last_lines) == "bitsandbytes" and exit_code == 1:
-        error = "bitsandbytes ended the worker because its own allocation did not fit on the card"
-        facts = oom_facts("", None, "bitsandbytes")
-        return Measurement(outcome="oom", detail={**detail, "error": error, "oom": facts})
-    return Measurement(outcome="crashed", detail=detail)
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"the worker ended with exit code {exit_code} and gave no result"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"the worker was ended by {names.get(-exit_code, f'signal {-exit_code}')}"
-
-
-def _kernel_oom_kills() -> int:
-    """Return how many processes the kernel has ended as memory ran out, 0 where it does not count them."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0
 
 
 def _tail(log: IO[bytes]) -> str:
