@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from qbench.measure.environment import machine
-from qbench.measure.micro_kernels import MicroKernel, cost_of, kernels
-from qbench.measure.stopwatch import LEAST_RUNS, seconds_of
+from qbench.measure.host_load import busy_cpus_of_others, cpu_clock
+from qbench.measure.micro_kernels import cost_of, kernels
+from qbench.measure.stopwatch import cpu_seconds, seconds_of
 from qbench.memory.history.recording import record_steps, without_gc
 from qbench.memory.kernels.replacements import kernels_of
 from qbench.memory.work.log import CostLog
+from qbench.memory.work.op_costs import OpCost
 from qbench.records.calibration import Calibration, KernelTime
 from qbench.records.software import library_versions
 from qbench.scenario.schema import Device, LoraSettings, Point, TrainSettings
@@ -28,11 +31,12 @@ DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
 }
-ROUNDS = 3
-SAME_SHARE = 0.03
-"""Two rounds that differ by no more than this share of the time agree."""
-HOST_STEPS = 12
-"""Steps of a tiny model that tell what the host does for an operator; the first few warm up."""
+ROUNDS, LEAST_ROUNDS = 8, 4
+"""Most and least rounds over all kernels, one after the other. The first warms up and does not count."""
+BUDGET_S = 50.0
+"""Seconds after which no further round begins that would end later, once there are LEAST_ROUNDS."""
+HOST_STEPS = 60
+"""Steps of a tiny model that tell what the host does for an operator; the first third warms up."""
 
 
 def calibrate(device: Device, on_round: Callable[[int], None] = lambda number: None) -> Calibration:
@@ -41,42 +45,66 @@ def calibrate(device: Device, on_round: Callable[[int], None] = lambda number: N
     On the CPU it speaks for the threads that torch has now, on CUDA for the card that the caller has pinned
     before CUDA started (`nvml.pin_device`). `on_round` hears of each round over all kernels.
     """
-    found = _kernel_times(device, on_round)
+    before = cpu_clock()
+    with _on_one_core(device):
+        dispatch_s = host_seconds(device)
+        found = _kernel_times(device, on_round)
     return Calibration(
         device=device,
         device_name=str(machine(device)["device_name"]),
         num_threads=torch.get_num_threads() if device == "cpu" else None,
         versions=library_versions(),
-        dispatch_s=host_seconds(device),
+        dispatch_s=dispatch_s,
         kernels=found,
+        others_busy_cpus=busy_cpus_of_others(before, cpu_clock()),
     )
 
 
-def _kernel_times(device: Device, on_round: Callable[[int], None]) -> list[KernelTime]:
-    """Return the shortest of what each kernel took in several rounds, which are some twenty seconds apart.
+@contextlib.contextmanager
+def _on_one_core(device: Device) -> Iterator[None]:
+    """Keep this process on the last core that it may use, where torch has one thread and the system can.
 
-    What else runs on a machine only ever adds time, and does so for a second or more at a stretch: a kernel
-    that took as long in two rounds was not disturbed, and is not timed in a third.
+    A process that moves between cores finds their caches cold.
     """
-    best: list[KernelTime] = []
-    settled: set[int] = set()
+    if device != "cpu" or torch.get_num_threads() != 1 or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _kernel_times(device: Device, on_round: Callable[[int], None]) -> list[KernelTime]:
+    """Return the median of what each kernel took in the rounds, which are some ten seconds apart.
+
+    What else runs on a machine does so for a second or more at a stretch: in one round of a kernel, not in
+    most of them. Each round's figure is a median of its own.
+    """
+    costs: list[OpCost] = []
+    rounds: list[list[float]] = []
+    start = time.monotonic()
     with torch.no_grad(), without_gc():
         for number in range(ROUNDS):
+            passed = time.monotonic() - start
+            if number >= LEAST_ROUNDS and passed + passed / number > BUDGET_S:
+                break
             on_round(number)
-            every = (kernel for dtype in DTYPES[device] for kernel in kernels(device, dtype))
-            for index, kernel in enumerate(every):
+            rounds.append([])
+            for kernel in (one for dtype in DTYPES[device] for one in kernels(device, dtype)):
                 if number == 0:
-                    best.append(_kernel_time(kernel, device))
-                elif index not in settled:
-                    again, before = _seconds(kernel, device, least_runs=1), best[index].seconds
-                    best[index] = replace(best[index], seconds=min(again, before))
-                    if abs(again - before) <= SAME_SHARE * before:
-                        settled.add(index)
-    return best
+                    costs.append(cost_of(kernel))
+                took = seconds_of(kernel.runs, device, empty=kernel.empty, keeps=kernel.keeps)
+                rounds[-1].append(took)
+    counted = rounds[1:] or rounds
+    return [
+        _kernel_time(cost, statistics.median(seconds)) for cost, *seconds in zip(costs, *counted, strict=True)
+    ]
 
 
-def _kernel_time(kernel: MicroKernel, device: Device) -> KernelTime:
-    cost = cost_of(kernel)
+def _kernel_time(cost: OpCost, seconds: float) -> KernelTime:
     return KernelTime(
         op=cost.op,
         kind=cost.kind,
@@ -85,15 +113,8 @@ def _kernel_time(kernel: MicroKernel, device: Device) -> KernelTime:
         num_bytes=cost.num_bytes,
         shape=cost.shape,
         layout=cost.layout,
-        seconds=_seconds(kernel, device, LEAST_RUNS),
+        seconds=seconds,
     )
-
-
-def _seconds(kernel: MicroKernel, device: Device, least_runs: int) -> float:
-    seconds = seconds_of(kernel.runs, device, keeps=kernel.keeps, least_runs=least_runs)
-    empty = 0.0 if kernel.empty is None else seconds_of([kernel.empty], device, budget_s=0.001)
-    # What is as short as noise still takes some time.
-    return max(seconds - empty, seconds / 100)
 
 
 def host_seconds(device: Device) -> dict[str, float]:
@@ -131,19 +152,21 @@ def _tiny_point(folder: Path) -> Point:
 def _phase_seconds(step: TrainingStep, device: Device) -> dict[str, float]:
     """Return the seconds of each phase of one step; the loss counts as forward."""
     marks: list[tuple[str, float]] = []
-    step.on_phase = lambda phase: marks.append((phase, _now(device)))
+    # On CUDA another thread does backward's work.
+    clock = cpu_seconds() if device == "cpu" else time.perf_counter
+
+    def mark(phase: str) -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        marks.append((phase, clock()))
+
+    step.on_phase = mark
     step.run()
-    marks.append(("", _now(device)))
+    mark("")
     seconds = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
     for (phase, start), (_, end) in itertools.pairwise(marks):
         seconds["forward" if phase == "loss" else phase] += end - start
     return seconds
-
-
-def _now(device: Device) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _operators(point: Point, device: Device) -> dict[str, float]:

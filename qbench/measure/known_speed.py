@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from qbench.measure.environment import machine
-from qbench.records.calibration import Calibration, find_calibration, gpu_calibrations, has_calibration
+from qbench.records.calibration import (
+    Calibration,
+    find_calibration,
+    gpu_calibrations,
+    has_calibration,
+    profiles,
+)
 from qbench.scenario.schema import Device
 
 
 def usable_calibrations(device: Device) -> tuple[Calibration, ...]:
-    """Return what was measured of the speed of this CPU, or of GPUs, with the libraries that are installed.
+    """Return what is known of the speed of this CPU, or of GPUs: measured here, else the catalog's profiles.
 
-    Raises RecordError for a damaged file.
+    What was measured here with other libraries than the installed ones does not count. Raises RecordError
+    for a damaged file.
     """
     if device == "cuda":
-        return tuple(found for found in gpu_calibrations() if found.is_current)
+        own = tuple(found for found in gpu_calibrations() if found.is_current)
+        return own + tuple(one for one in profiles() if one.device == "cuda")
     name = str(machine("cpu")["device_name"])
-    if not has_calibration("cpu", name):
+    of_this = [one for one in profiles() if (one.device, one.device_name) == ("cpu", name)]
+    if not of_this and not has_calibration("cpu", name):
         return ()
     import torch  # Only it knows how many threads it would take.
 
-    found = find_calibration("cpu", name, torch.get_num_threads())
-    return () if found is None or not found.is_current else (found,)
+    num_threads = torch.get_num_threads()
+    found = find_calibration("cpu", name, num_threads)
+    if found is not None and found.is_current:
+        return (found,)
+    return tuple(one for one in of_this if one.num_threads == num_threads)

@@ -145,9 +145,10 @@ def _attention(device: str, dtype: torch.dtype) -> Iterator[MicroKernel]:
 def _on_matrices(device: str, dtype: torch.dtype, rows: int) -> Iterator[MicroKernel]:
     """Yield every other operator on a matrix, with the same on one element."""
     makers = {**_ELEMENTWISE, **_ROWWISE, **_COPIES}
+    values = torch.rand(rows, COLUMNS, device=device).add_(0.1).to(dtype)
     for make in makers.values():
         yield MicroKernel(
-            [make(torch.rand(rows, COLUMNS, device=device).add_(0.1).to(dtype))],
+            [make(values.clone())],
             make(torch.ones(1, 2, device=device, dtype=dtype)),
         )
 

@@ -17,10 +17,10 @@ import torch
 from qbench.memory.work.op_costs import tensors
 from qbench.units import MIB
 
-BUDGET_S = 0.01
-"""Time for one kernel, warm-up aside; some three hundred are timed in about a minute."""
-LEAST_RUNS = 3
-MOST_RUNS = 200
+BUDGET_S = 0.006
+"""Time for one kernel in one round, warm-up aside; some eight hundred are timed in each."""
+LEAST_RUNS = 2
+MOST_RUNS = 400
 
 
 KEPT_BYTES = 128 * MIB
@@ -30,24 +30,27 @@ KEPT_BYTES = 128 * MIB
 def seconds_of(
     functions: Sequence[Callable[[], Any]],
     device: str,
-    budget_s: float = BUDGET_S,
+    budget_s: float | None = None,
     *,
+    empty: Callable[[], Any] | None = None,
     keeps: bool = True,
-    least_runs: int = LEAST_RUNS,
 ) -> float:
     """Return the median seconds of functions that do the same, in turn; the device's work is waited for.
 
-    Without `keeps` each may write where the one before did. What takes longer than the budget runs
-    `least_runs` times after one to warm up.
+    What `empty` takes, which does the same to almost nothing, is timed in between and taken off. Without
+    `keeps` each may write where the one before did. What takes longer than the budget runs LEAST_RUNS times
+    after one to warm up.
     """
-    timed = _timed_on_cuda if device == "cuda" else _timed_on_cpu
+    budget_s = BUDGET_S if budget_s is None else budget_s
+    timed = _timed_on_cuda if device == "cuda" else _timed_on_cpu()
     timed(functions[0])
     first, made = timed(functions[-1])
     most = max(1, KEPT_BYTES // max(1, _bytes(made))) if keeps else 1
     del made
     # A run that is longer than the budget counts: cold code and caches are too little of it to matter.
     seconds = [first] if first >= budget_s else []
-    runs = max(least_runs, min(MOST_RUNS, int(budget_s / max(first, 1e-9)))) - len(seconds)
+    nothing = [] if empty is None else [timed(empty)[0]]
+    runs = max(LEAST_RUNS, min(MOST_RUNS, int(budget_s / max(first, 1e-9)))) - len(seconds)
     kept: list[Any] = []
     for _, function in zip(range(runs), cycle(functions), strict=False):
         if len(kept) >= most:
@@ -56,17 +59,34 @@ def seconds_of(
         seconds.append(took)
         kept.append(made)
         del made
-    return statistics.median(seconds)
+        if empty is not None:
+            nothing.append(timed(empty)[0])
+    whole = statistics.median(seconds)
+    # What is as short as noise still takes some time.
+    return max(whole - statistics.median(nothing), whole / 100) if nothing else whole
 
 
 def _bytes(made: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors(made))
 
 
-def _timed_on_cpu(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    made = function()
-    return time.perf_counter() - start, made
+def cpu_seconds() -> Callable[[], float]:
+    """Return the clock that others on the machine move least.
+
+    With one thread of torch that is its CPU time, which stands still while something else has the core.
+    """
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _timed_on_cpu() -> Callable[[Callable[[], Any]], tuple[float, Any]]:
+    clock = cpu_seconds()
+
+    def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+        start = clock()
+        made = function()
+        return clock() - start, made
+
+    return timed
 
 
 def _timed_on_cuda(function: Callable[[], Any]) -> tuple[float, Any]:

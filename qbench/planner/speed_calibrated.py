@@ -54,7 +54,7 @@ class CalibratedRates:
 
     def __init__(self, calibration: Calibration) -> None:
         self.overlaps = calibration.device == "cuda"
-        self.source = f"calibrated here on {calibration.created_at[:10]}"
+        self.source = _source(calibration)
         self._dispatch_s = dict(calibration.dispatch_s)
         self._products: dict[tuple[str, str, str], dict[ProductShape, KernelTime]] = defaultdict(dict)
         self._curves: dict[tuple[str, str, str], list[KernelTime]] = defaultdict(list)
@@ -116,6 +116,13 @@ class CalibratedRates:
                 if curve:
                     return _on_curve(curve, cost.num_bytes)
         return None
+
+
+def _source(calibration: Calibration) -> str:
+    date = calibration.created_at[:10]
+    if not calibration.profile:
+        return f"calibrated here on {date}"
+    return f"profile {calibration.profile}, measured on {date} with torch {calibration.versions.get('torch')}"
 
 
 def _peaks(calibration: Calibration) -> dict[str, float]:

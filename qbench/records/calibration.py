@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from qbench.catalog.rows import DATA
 from qbench.errors import RecordError
 from qbench.files import read_text
 from qbench.records.files import config_folder, machine_file, write_whole
@@ -19,6 +21,12 @@ from qbench.records.software import library_versions
 from qbench.records.stored import Amount
 
 VERSION = 1
+
+QUIET_CPUS = 0.1
+"""CPUs that others may keep busy while a device is timed."""
+
+PROFILES = DATA / "profiles"
+"""Calibrations of devices that the catalog carries, written by `qbench calibrate --export`."""
 
 MOVES_SPEED = ("torch", "bitsandbytes")
 """Libraries whose kernels were timed; a calibration speaks for these versions only."""
@@ -52,8 +60,17 @@ class Calibration:
     dispatch_s: Mapping[str, Amount]
     """The host's time for one operator of a training step, by phase (forward, backward, optimizer)."""
     kernels: Sequence[KernelTime]
+    others_busy_cpus: float | None = None
+    """CPUs that other processes kept busy meanwhile, on average; None where that is not known."""
     created_at: str = field(default_factory=utc_now)
     version: int = VERSION
+    profile: str = ""
+    """Name of the catalog's profile that this is; empty for what was measured on this machine."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether other processes left the machine alone."""
+        return self.others_busy_cpus is None or self.others_busy_cpus <= QUIET_CPUS
 
     @property
     def is_current(self) -> bool:
@@ -66,6 +83,21 @@ def calibration_file(device: str, device_name: str, num_threads: int | None) -> 
     """Return the file for a device, its name and the number of threads."""
     threads = "" if num_threads is None else f"-{num_threads}-threads"
     return machine_file("calibration", device, device_name, threads)
+
+
+def export_calibration(found: Calibration, file: Path) -> None:
+    """Write what was measured to a file of its own, as the catalog keeps it. Raises RecordError."""
+    values = {
+        key: value for key, value in asdict(found).items() if key not in ("others_busy_cpus", "profile")
+    }
+    write_whole(file, json.dumps(values) + "\n", "choose another file for --export")
+
+
+@functools.cache
+def profiles() -> tuple[Calibration, ...]:
+    """Return the catalog's calibrations of devices, by file name. Raises RecordError for a damaged one."""
+    files = sorted(PROFILES.glob("*.json"))
+    return tuple(replace(read_calibration(file), profile=file.stem) for file in files)
 
 
 def write_calibration(found: Calibration) -> Path:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from qbench.catalog.gpus import find_gpu
 from qbench.errors import RecordError
 from qbench.records.calibration import (
     Calibration,
     KernelTime,
     calibration_file,
+    export_calibration,
     find_calibration,
     gpu_calibrations,
     has_calibration,
+    profiles,
     read_calibration,
     write_calibration,
 )
@@ -43,6 +46,26 @@ def test_what_was_written_is_read() -> None:
     assert found is not None
     assert found.kernels[0] == CPU.kernels[0]
     assert found == replace(CPU, kernels=list(CPU.kernels))
+
+
+def test_every_profile_of_the_catalog_is_whole_and_of_a_known_card() -> None:
+    for profile in profiles():
+        assert profile.device in ("cpu", "cuda")
+        assert (profile.num_threads is None) == (profile.device == "cuda")
+        assert profile.device == "cpu" or find_gpu(profile.device_name)
+        assert profile.versions["torch"]
+        assert {"forward", "backward", "optimizer"} <= set(profile.dispatch_s)
+        assert {"mm", "add", "clone", "dequantize_4bit"} <= {kernel.op for kernel in profile.kernels}
+        assert all(0 < kernel.seconds < 60 for kernel in profile.kernels)
+
+
+def test_an_exported_calibration_says_nothing_of_what_else_ran(tmp_path: Path) -> None:
+    file = tmp_path / "a-cpu.json"
+    export_calibration(replace(CPU, others_busy_cpus=0.5), file)
+    assert "others_busy_cpus" not in json.loads(file.read_text())
+    assert read_calibration(file) == replace(CPU, kernels=list(CPU.kernels))
+    with pytest.raises(RecordError, match="choose another file for --export"):
+        export_calibration(CPU, file / "a-cpu.json")
 
 
 def test_it_speaks_for_its_device_and_threads_only() -> None:
