@@ -147,8 +147,7 @@ def trace_of(
 def _served(history: SizedHistory, sizes: Ints, allocator: AllocatorConfig) -> tuple[Ints, int]:
     """Return the block sizes of all events and the peak of what the caching allocator reserves."""
     if allocator == AllocatorConfig():
-        blocks, reserved_bytes = quick_replay(history.outline, sizes)
-        return np.array(blocks, dtype=np.int64), reserved_bytes
+        return quick_replay(history.outline, sizes)
     replayed = replay(
         history.events, allocator, emptied=history.outline.emptied, streams=history.outline.streams
     )

@@ -8,10 +8,12 @@ and `CachingAllocator` do.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
 
 from qbench.memory.allocator.addresses import Addresses
 from qbench.memory.allocator.blocks import MIN_BLOCK_BYTES, SMALL_BYTES, segment_size
@@ -44,42 +46,8 @@ class _Pool:
         """Address of each segment -> its end."""
         self.reserved = 0
 
-    def take(self, size: int) -> tuple[int, int]:
-        """Return where the block for a request begins and ends."""
-        free = self.free
-        index = bisect_left(free, size << _ADDRESS_BITS)
-        if index < len(free):
-            found = free.pop(index)
-            begin = found & _ADDRESS
-            end = self.starts.pop(begin)
-            del self.ends[end]
-        else:
-            begin, end = self._new_segment(size)
-        rest = end - begin - size
-        if rest < self.min_remainder:
-            return begin, end
-        middle = begin + size
-        insort(free, rest << _ADDRESS_BITS | middle)
-        self.starts[middle] = end
-        self.ends[end] = middle
-        return begin, middle
-
-    def give_back(self, begin: int, end: int) -> None:
-        """Free a block and merge it with its neighbours."""
-        free = self.free
-        if end in self.starts:
-            after = self.starts.pop(end)
-            del free[bisect_left(free, after - end << _ADDRESS_BITS | end)]
-            end = after
-        if begin in self.ends:
-            before = self.ends.pop(begin)
-            del free[bisect_left(free, begin - before << _ADDRESS_BITS | before)]
-            begin = before
-        insort(free, end - begin << _ADDRESS_BITS | begin)
-        self.starts[begin] = end
-        self.ends[end] = begin
-
-    def _new_segment(self, size: int) -> tuple[int, int]:
+    def new_segment(self, size: int) -> tuple[int, int]:
+        """Return where a new segment for a request begins and ends; nothing of it is free yet."""
         num_bytes = segment_size(size)
         self.make_room(num_bytes)
         begin = self.addresses.take(num_bytes + MIN_BLOCK_BYTES)
@@ -107,6 +75,8 @@ class _Pools:
         self.of_stream = {MAIN_STREAM: (self.small, self.large)}
         self.peak = 0
         self.retries = 0
+        self.failed = -1
+        """The allocation for which the last segment was wanted."""
         self._limit = limit_bytes
 
     @property
@@ -133,35 +103,84 @@ class _Pools:
                 raise OutOfMemory(num_bytes, self._limit - self.reserved)
         self.peak = max(self.peak, self.reserved + num_bytes)
 
-    def play(self, outline: Outline, sizes: Ints, served: list[int]) -> None:
-        """Serve all events; `served` gets the bytes of each one's block, negative on a free."""
-        emptied = sorted(outline.emptied, reverse=True)
-        next_emptied = emptied.pop() if emptied else -1
-        small, large = self.small, self.large
-        live: dict[int, tuple[int, int]] = {}
-        streams = outline.streams or itertools.repeat(MAIN_STREAM, len(outline.handles))
-        now = MAIN_STREAM
-        for handle, size, stream in zip(outline.handles.tolist(), sizes.tolist(), streams, strict=True):
-            if len(served) == next_emptied:
-                self.release_all()
-                next_emptied = emptied.pop() if emptied else -1
-            if stream != now:
-                if stream not in self.of_stream:
-                    self.of_stream[stream] = self._new_pair()
-                now, (small, large) = stream, self.of_stream[stream]
-            if size > 0:
-                begin, end = live[handle] = (small if size <= SMALL_BYTES else large).take(size)
-                served.append(end - begin)
+    def play(self, outline: Outline, sizes: Ints) -> Ints:
+        """Serve all events and return the bytes of each allocation's block.
+
+        Raises OutOfMemory, after which `failed` is the allocation that had no room.
+        """
+        begins, ends = [0] * len(outline.made), [0] * len(outline.made)
+        handles, by_event, streams = outline.handles.tolist(), sizes.tolist(), outline.streams
+        start = 0
+        for end in sorted({*outline.emptied, len(handles)}):
+            if streams is None:
+                self._play_part(MAIN_STREAM, handles[start:end], by_event[start:end], begins, ends)
             else:
-                begin, end = live.pop(handle)
-                (small if size >= -SMALL_BYTES else large).give_back(begin, end)
-                served.append(begin - end)
+                for stream, part in _parts_of_streams(streams, start, end):
+                    self._play_part(stream, handles[part], by_event[part], begins, ends)
+            if end < len(handles):
+                self.release_all()
+            start = end
+        return np.array(ends, dtype=np.int64) - np.array(begins, dtype=np.int64)
+
+    def _play_part(
+        self, stream: int, handles: list[int], sizes: list[int], begins: list[int], ends: list[int]
+    ) -> None:
+        """Serve events of one stream in a row; `begins` and `ends` say where each allocation's block is.
+
+        All is written out here, since a sweep goes through some 50,000 events for each of its points.
+        """
+        if stream not in self.of_stream:
+            self.of_stream[stream] = self._new_pair()
+        small, large = self.of_stream[stream]
+        for handle, size in zip(handles, sizes, strict=True):
+            if size > 0:
+                pool = small if size <= SMALL_BYTES else large
+                free = pool.free
+                index = bisect_left(free, size << _ADDRESS_BITS)
+                if index < len(free):
+                    begin = free.pop(index) & _ADDRESS
+                    end = pool.starts.pop(begin)
+                else:
+                    self.failed = handle
+                    begin, end = pool.new_segment(size)
+                middle = begin + size
+                if end - middle >= pool.min_remainder:
+                    insort(free, end - middle << _ADDRESS_BITS | middle)
+                    pool.starts[middle] = end
+                    pool.ends[end] = end = middle
+                else:
+                    pool.ends.pop(end, None)
+                begins[handle] = begin
+                ends[handle] = end
+                continue
+            # The block is free again, merged with its neighbours.
+            pool = small if size >= -SMALL_BYTES else large
+            free, begin, end = pool.free, begins[handle], ends[handle]
+            after = pool.starts.pop(end, None)
+            if after is not None:
+                del free[bisect_left(free, after - end << _ADDRESS_BITS | end)]
+                end = after
+            before = pool.ends.pop(begin, None)
+            if before is not None:
+                del free[bisect_left(free, begin - before << _ADDRESS_BITS | before)]
+                begin = before
+            insort(free, end - begin << _ADDRESS_BITS | begin)
+            pool.starts[begin] = end
+            pool.ends[end] = begin
 
 
-def quick_replay(outline: Outline, sizes: Ints) -> tuple[list[int], int]:
+def _parts_of_streams(streams: list[int], start: int, end: int) -> Iterator[tuple[int, slice]]:
+    """Yield the stream of events in a row that have the same, and which they are."""
+    for stream, group in groupby(range(start, end), key=streams.__getitem__):
+        events = list(group)
+        yield stream, slice(events[0], events[-1] + 1)
+
+
+def quick_replay(outline: Outline, sizes: Ints) -> tuple[Ints, int]:
     """Return the bytes of each event's block, negative on a free, and the peak of reserved bytes."""
-    pools, served = _Pools(None), list[int]()
-    pools.play(outline, sizes, served)
+    pools = _Pools(None)
+    served = pools.play(outline, sizes)[outline.handles]
+    served[outline.is_free] *= -1
     return served, pools.peak
 
 
@@ -181,14 +200,14 @@ class Pressed:
 
 def pressed_replay(outline: Outline, sizes: Ints, limit_bytes: int) -> Pressed:
     """Return how the events go on a card of so many bytes."""
-    pools, served = _Pools(limit_bytes), list[int]()
+    pools = _Pools(limit_bytes)
     try:
-        pools.play(outline, sizes, served)
+        pools.play(outline, sizes)
     except OutOfMemory as out:
         return Pressed(
             peak_reserved_bytes=pools.peak,
             num_alloc_retries=pools.retries,
-            oom_at_event=len(served),
+            oom_at_event=int(np.argmax(outline.handles == pools.failed)),
             oom_requested_bytes=out.requested_bytes,
             oom_free_bytes=out.free_bytes,
         )

@@ -72,7 +72,7 @@ def _by_category(outline: Outline, blocks: Ints, alive: NDArray[np.bool_]) -> di
     # Sums of floats would round from 8 PiB on; those of a bincount are floats.
     totals = np.zeros(len(BREAKDOWN), dtype=np.int64)
     np.add.at(totals, outline.category_of[alive], blocks[alive])
-    several = any(made[3] in OF_SEVERAL_GPUS for made in outline.made)
+    several = any(name in OF_SEVERAL_GPUS for name in outline.declared[0])
     found = dict(zip(BREAKDOWN, totals.tolist(), strict=True))
     return {name: each for name, each in found.items() if several or name not in OF_SEVERAL_GPUS}
 

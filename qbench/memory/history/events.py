@@ -98,6 +98,8 @@ class Outline:
 
 def outline_of(history: History) -> Outline:
     """Return the outline of a history."""
+    if isinstance(history, SizedHistory):
+        return history.outline
     events = np.array(history.events, dtype=np.int64).reshape(-1, 2)
     made = [
         (each.phase, each.op, each.module, each.category, each.in_forward, each.stream)
@@ -108,6 +110,8 @@ def outline_of(history: History) -> Outline:
 
 def bytes_asked(history: History) -> Ints:
     """Return the bytes of each allocation as requested."""
+    if isinstance(history, SizedHistory):
+        return history.asked
     return np.array([allocation.num_bytes for allocation in history.allocations], dtype=np.int64)
 
 

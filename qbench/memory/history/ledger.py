@@ -7,7 +7,7 @@ It works alike on meta tensors (the plan) and on real CPU tensors (the ground tr
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,8 +89,8 @@ class CostNotes(Protocol):
     def num_entries(self) -> int:
         """Operators noted so far."""
 
-    def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Take down one operator that ran."""
+    def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any, key: Hashable) -> None:
+        """Take down one operator that ran; calls of one key, unless it is None, cost the same."""
 
     def note_opened(self, ledger: Any, start: int, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Take down what the function put in an operator's place does not show."""
@@ -158,6 +158,11 @@ class Ledger(TorchDispatchMode):
         self.workspaces: dict[str, int] = {}
         """Bytes that the cuBLAS handle of a thread will take, by the phase that runs there: forward is the
         caller's thread, backward autograd's."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare each operator the switching of torch.compile, which does not run here."""
+        return False
 
     def begin_phase(self, phase: str) -> None:
         """Note that a phase begins with the next event; one that has begun goes on."""
@@ -230,18 +235,18 @@ class Ledger(TorchDispatchMode):
                 if self.workspaces and func in _CUBLAS:
                     self._take_workspace()
                 return opened
-        out = self._run(func, args, kwargs)
+        out, key = self._run(func, args, kwargs)
         self._track_all(out if order is None else [out[place] for place in order], func)
-        self._note_cost(func, args, kwargs, out)
+        self._note_cost(func, args, kwargs, out, key)
         if self.workspaces and func in _CUBLAS:
             self._take_workspace()
         return out
 
-    def _note_cost(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    def _note_cost(self, func: Any, args: Any, kwargs: Any, out: Any, key: Hashable) -> None:
         if self.on_collective is not None and func.namespace in _COLLECTIVE:
             self.on_collective(func, args, out)
         elif self.costs is not None:
-            self.costs.note(self, func, args, kwargs, out)
+            self.costs.note(self, func, args, kwargs, out, key)
 
     def _run_opened(self, replacement: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
         start = 0 if self.costs is None else self.costs.num_entries
@@ -256,8 +261,8 @@ class Ledger(TorchDispatchMode):
         if num_bytes is not None:
             self.allocate(num_bytes, "cuBLAS workspace", "workspace")
 
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        return _META_KERNELS.call(func, args, kwargs) if self._on_meta else func(*args, **kwargs)
+    def _run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Hashable]:
+        return _META_KERNELS.call(func, args, kwargs) if self._on_meta else (func(*args, **kwargs), None)
 
     def _track_all(self, out: Any, func: Any) -> None:
         if isinstance(out, torch.Tensor):

@@ -15,8 +15,8 @@ is stretched (IrregularError) and the caller records the deep model itself.
 An event refers to a storage by its handle. A copy needs handles of its own, so the writer keeps one map a
 copy from recorded to new handles (`_copied`, of which entry 0 is the template itself). An event of a layer
 may also free what its neighbour allocated, such as the hidden states between two layers: the copy then
-frees that of the copy before or after it (`_freed`). The history around the copies refers to the last copy
-where it referred to the block from above, and to the template where it did from below.
+frees that of the copy before or after it (`_Step.blocks`). The history around the copies refers to the last
+copy where it referred to the block from above, and to the template where it did from below.
 
 Within forward and backward, layers run one after the other, so a block is what happened while its layers
 ran. Elsewhere (loading, optimizer, the release of old outputs) loops go over parameters or layers, so a
@@ -26,32 +26,45 @@ block is a run of events about the storages of its layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+
+from qbench.memory.history.events import Made, Outline, SizedHistory, bytes_asked, outline_of
 from qbench.memory.history.layers import LayerRun, Layers, RepeatedLayers, runs_of
-from qbench.memory.history.ledger import BLOCK_BYTES, Allocation
+from qbench.memory.history.ledger import Allocation
 from qbench.memory.history.located_ledger import SitedLedger
-from qbench.units import round_up
 
 
 class IrregularError(Exception):
     """The history of the block's layers is not that of the next block's."""
 
 
-@dataclass(slots=True)
-class StretchedHistory:
-    """A history as a ledger of the deep model would have it."""
+class _Step(NamedTuple):
+    """One event of the block, as each copy repeats it."""
 
-    allocations: list[Allocation] = field(default_factory=list)
-    events: list[tuple[int, int]] = field(default_factory=list)
-    marks: list[tuple[int, str]] = field(default_factory=list)
+    handle: int
+    """The recorded storage."""
+    made: Allocation | None
+    """What is allocated; None on a free."""
+    num_bytes: int = 0
+    """The bytes to allocate."""
+    layer: int = 0
+    """The recorded layer of what is allocated."""
+    blocks: int = 0
+    """How many blocks further what is freed was allocated."""
+    alike: int = 0
+    """The storage of the block that is to it what the one to be freed is to that other block."""
 
 
-def stretched(ledger: SitedLedger, block: RepeatedLayers) -> StretchedHistory:
-    """Return the history with the block's layers repeated. Raises IrregularError where they are not alike."""
+def stretched(ledger: SitedLedger, block: RepeatedLayers) -> SizedHistory:
+    """Return the history with the block's layers repeated, as a ledger of the deep model would have it.
+
+    Raises IrregularError where they are not alike.
+    """
     layers = Layers(ledger, block)
     if block.copies == 0:
-        return StretchedHistory(ledger.allocations, ledger.events, ledger.marks)
+        return SizedHistory(outline_of(ledger), bytes_asked(ledger))
     return _Writer(ledger, block, layers).written()
 
 
@@ -62,19 +75,29 @@ class _Writer:
         self._ledger = ledger
         self._block = block
         self._layers = layers
-        self._out = StretchedHistory()
+        self._handles: list[int] = []
+        self._frees: list[bool] = []
+        self._made: list[Made] = []
+        self._bytes: list[int] = []
+        self._marks: list[tuple[int, str]] = []
         self._new: dict[int, int] = {}
         self._copied: list[dict[int, int]] = [self._new] + [{} for _ in range(block.copies)]
 
-    def written(self) -> StretchedHistory:
+    def written(self) -> SizedHistory:
         marks = [*self._ledger.marks, (len(self._ledger.events), "")]
         start = 0
         for end, phase in marks:
             self._write_visit(start, end)
             if phase:
-                self._out.marks.append((len(self._out.events), phase))
+                self._marks.append((len(self._handles), phase))
             start = end
-        return self._out
+        outline = Outline(
+            handles=np.array(self._handles, dtype=np.int64),
+            is_free=np.array(self._frees, dtype=bool),
+            made=self._made,
+            marks=self._marks,
+        )
+        return SizedHistory(outline, np.array(self._bytes, dtype=np.int64))
 
     def _write_visit(self, start: int, end: int) -> None:
         runs = list(self._refined(runs_of(self._layers.of_event, start, end)))
@@ -117,17 +140,14 @@ class _Writer:
     def _write_group(self, template: list[LayerRun], following: list[LayerRun], ascending: bool) -> None:
         for mine, others in zip(template, following, strict=True):
             self._compare(mine, others)
-        copies = range(1, self._block.copies + 1)
+        steps = [self._step(event) for run in template for event in range(run.start, run.end)]
+        copies = range(self._block.copies + 1)
+        if not ascending:
+            self._write_all(following)
+        for copy in copies if ascending else reversed(copies):
+            self._write_copy(steps, copy)
         if ascending:
-            self._write_block(template, 0)
-            for copy in copies:
-                self._write_block(template, copy)
             self._write_all(following)
-        else:
-            self._write_all(following)
-            for copy in reversed(copies):
-                self._write_block(template, copy)
-            self._write_block(template, 0)
 
     def _compare(self, mine: LayerRun, others: LayerRun) -> None:
         if mine.end - mine.start != others.end - others.start:
@@ -159,10 +179,11 @@ class _Writer:
             handle, size = self._layers.events[event]
             layer = self._layers.of_handle[handle]
             if size > 0:
-                self._new[handle] = self._allocated(
-                    handle, None if layer is None else self._block.moved(layer)
+                made, moved = (
+                    self._ledger.allocations[handle],
+                    None if layer is None else self._block.moved(layer),
                 )
-                self._out.events.append((self._new[handle], self._size_of(self._new[handle])))
+                self._new[handle] = self._allocated(made, made.num_bytes + self._grown(handle), moved)
             elif layer in self._block and beyond:
                 self._free(last[handle])
             elif layer in self._block and run.layer is None:
@@ -170,31 +191,34 @@ class _Writer:
             else:
                 self._free(self._new[handle])
 
-    def _write_block(self, template: list[LayerRun], copy: int) -> None:
-        mine = self._copied[copy]
-        for run in template:
-            for event in range(run.start, run.end):
-                handle, size = self._layers.events[event]
-                layer = self._layers.of_handle[handle]
-                if size > 0:
-                    assert layer is not None
-                    mine[handle] = self._allocated(handle, layer + copy * self._block.period)
-                    self._out.events.append((mine[handle], size))
-                else:
-                    self._free(self._freed(handle, layer, copy))
-
-    def _freed(self, handle: int, layer: int | None, copy: int) -> int:
-        """Return the new handle that a copy of the block frees where the block itself frees `handle`."""
-        block = self._block
+    def _step(self, event: int) -> _Step:
+        handle, size = self._layers.events[event]
+        layer = self._layers.of_handle[handle]
         if layer is None:
-            raise IrregularError("a layer of the block frees a storage of none")
-        if layer in block:
-            return self._copied[copy][handle]
-        if layer < block.first:
-            return self._new[handle] if copy == 0 else self._copied[copy - 1][self._alike(handle, 1)]
-        if copy == block.copies:
-            return self._new[handle]
-        return self._copied[copy + 1][self._alike(handle, -1)]
+            raise IrregularError("a layer of the block is about a storage of none")
+        if size > 0:
+            made = self._ledger.allocations[handle]
+            return _Step(handle, made, made.num_bytes + self._grown(handle), layer)
+        if layer in self._block:
+            return _Step(handle, None)
+        blocks = -1 if layer < self._block.first else 1
+        return _Step(handle, None, blocks=blocks, alike=self._alike(handle, -blocks))
+
+    def _write_copy(self, steps: Sequence[_Step], copy: int) -> None:
+        """Write what a copy of the block does; it frees what the copy before or after it allocated, too.
+
+        The first and the last copy have no such neighbour, and free what was recorded.
+        """
+        mine, last, further = self._copied[copy], self._block.copies, copy * self._block.period
+        for handle, made, num_bytes, layer, blocks, alike in steps:
+            if made is not None:
+                mine[handle] = self._allocated(made, num_bytes, layer + further)
+            elif not blocks:
+                self._free(mine[handle])
+            elif 0 <= copy + blocks <= last:
+                self._free(self._copied[copy + blocks][alike])
+            else:
+                self._free(self._new[handle])
 
     def _alike(self, handle: int, blocks: int) -> int:
         """Return the storage that is to another block what this one is to its own."""
@@ -207,19 +231,17 @@ class _Writer:
         return found
 
     def _free(self, new: int) -> None:
-        self._out.events.append((new, -self._size_of(new)))
+        self._handles.append(new)
+        self._frees.append(True)
 
-    def _size_of(self, new: int) -> int:
-        return round_up(self._out.allocations[new].num_bytes, BLOCK_BYTES)
-
-    def _allocated(self, handle: int, layer: int | None) -> int:
-        made = self._ledger.allocations[handle]
+    def _allocated(self, made: Allocation, num_bytes: int, layer: int | None) -> int:
+        new = len(self._made)
         path = made.module if layer is None else self._layers.renamed(made.module, layer)
-        num_bytes = made.num_bytes + self._grown(handle)
-        self._out.allocations.append(
-            Allocation(num_bytes, made.phase, made.op, path, made.category, made.in_forward, made.stream)
-        )
-        return len(self._out.allocations) - 1
+        self._made.append((made.phase, made.op, path, made.category, made.in_forward, made.stream))
+        self._bytes.append(num_bytes)
+        self._handles.append(new)
+        self._frees.append(False)
+        return new
 
     def _grown(self, handle: int) -> int:
         """Return the bytes that the copies add to a storage whose size is a sum over layers."""

@@ -10,7 +10,7 @@ import torch
 
 from qbench.memory.history.layers import RepeatedLayers
 from qbench.memory.history.located_ledger import PHASES_BY_LAYER, SitedLedger
-from qbench.memory.kernels.meta_cache import UnhashableError, metadata_key
+from qbench.memory.kernels.meta_cache import UnhashableError, call_key
 from qbench.memory.work.op_costs import OpCost, dequantizations, op_cost, product_of_4bit, tensors
 
 _GEMM_4BIT = "bitsandbytes::gemm_4bit"
@@ -60,7 +60,7 @@ class CostLog:
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
-        self._known: dict[Hashable, OpCost] = {}
+        self._known: dict[Hashable, tuple[OpCost, bool]] = {}
         self._times = 1
 
     def begin_repeated(self, times: int) -> None:
@@ -72,8 +72,8 @@ class CostLog:
         """Operators noted so far."""
         return len(self._entries)
 
-    def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Take down one operator that ran under a ledger."""
+    def note(self, ledger: Any, func: Any, args: Any, kwargs: Any, out: Any, key: Hashable = None) -> None:
+        """Take down one operator that ran under a ledger; calls of one key (`call_key`) cost the same."""
         if func in _NO_WORK:
             return
         place = self._place(ledger)
@@ -82,7 +82,7 @@ class CostLog:
             if name.startswith(("aten::_foreach_", "aten::_fused_")):
                 self._note_each(ledger, place, func, args, kwargs, out)
                 return
-        self._append(ledger, place, func, args, kwargs, out)
+        self._append(ledger, place, func, args, kwargs, out, key)
 
     def note_opened(self, ledger: Any, start: int, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Take down an operator that the ledger put another function in place of.
@@ -130,14 +130,16 @@ class CostLog:
         phase = ledger.phase
         return phase, module, phase == "backward" and in_forward and module != "", category == "logits_loss"
 
-    def _cost(self, func: Any, args: Any, kwargs: Any, out: Any) -> OpCost:
-        try:
-            key: Hashable = (func, metadata_key(args), metadata_key(tuple(kwargs.items())))
-        except UnhashableError:
-            return op_cost(func, args, kwargs, out)
+    def _cost(self, func: Any, args: Any, kwargs: Any, out: Any, key: Hashable) -> tuple[OpCost, bool]:
+        """Return the cost of a call, and whether it works on the host's tensors only."""
+        if key is None:
+            try:
+                key = call_key(func, args, kwargs)
+            except UnhashableError:
+                return _cost_of(func, args, kwargs, out)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = op_cost(func, args, kwargs, out)
+            found = self._known[key] = _cost_of(func, args, kwargs, out)
         return found
 
     def _note_each(
@@ -151,25 +153,33 @@ class CostLog:
             self._append(ledger, place, func, each, named, made)
 
     def _append(
-        self, ledger: Any, place: tuple[str, str, bool, bool], func: Any, args: Any, kwargs: Any, out: Any
+        self,
+        ledger: Any,
+        place: tuple[str, str, bool, bool],
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        out: Any,
+        key: Hashable = None,
     ) -> None:
-        involved = tuple(tensors((args, tuple(kwargs.values()), out)))
-        on_host = all(tensor.device.type == "cpu" for tensor in involved)
-        name = func._schema.name.rpartition("::")[2]
-        cost = OpCost(name, "none", "other") if on_host else self._cost(func, args, kwargs, out)
-        handles = () if on_host else self._handles(ledger, place[0], involved)
+        cost, on_host = self._cost(func, args, kwargs, out, key)
+        handles: tuple[int, ...] = ()
+        if not on_host and place[0] not in PHASES_BY_LAYER and isinstance(ledger, SitedLedger):
+            found = map(ledger.handle, tensors((args, tuple(kwargs.values()), out)))
+            handles = tuple(handle for handle in found if handle is not None)
         self._entries.append(_Entry(cost, *place, handles, on_host, self._times))
-
-    def _handles(self, ledger: Any, phase: str, involved: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
-        if phase in PHASES_BY_LAYER or not isinstance(ledger, SitedLedger):
-            return ()
-        found = (ledger.handle(tensor) for tensor in involved)
-        return tuple(handle for handle in found if handle is not None)
 
 
 def _nth(value: Any, index: int) -> Any:
     is_list = isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], torch.Tensor)
     return value[index] if is_list else value
+
+
+def _cost_of(func: Any, args: Any, kwargs: Any, out: Any) -> tuple[OpCost, bool]:
+    involved = tensors((args, tuple(kwargs.values()), out))
+    if all(tensor.device.type == "cpu" for tensor in involved):
+        return OpCost(func._schema.name.rpartition("::")[2], "none", "other"), True
+    return op_cost(func, args, kwargs, out), False
 
 
 class _Layers:
