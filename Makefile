@@ -16,12 +16,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TESTED := $(VENV)/installed-tested
 DOCS := $(VENV)/installed-docs
+DIST := $(VENV)/installed-dist
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
 # The demo measures times, so nothing may run beside it, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test test-null docs lint format clean
+.PHONY: help demo test test-null docs dist try-wheel lint format clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -38,6 +39,15 @@ test-null: $(NULL_VENV) ## Run the tests that need the CUDA build of torch, on a
 
 docs: $(DOCS) ## Run the code blocks of README and docs, and build the site into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+dist: $(DIST) ## Build the sdist, from it the wheel, and check both
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist -t sdist
+	$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	$(BIN)/python -m twine check --strict dist/*
+
+try-wheel: dist ## Install the wheel into a clean environment and run it there: plan, report, demo
+	.ci/try-wheel $(PYTHON)
 
 lint: $(TESTED) ## Check style, format and types
 	$(BIN)/ruff check .
@@ -74,6 +84,10 @@ $(TESTED): $(STAMP)
 
 $(DOCS): $(STAMP)
 	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(DIST): $(STAMP)
+	@$(PIP_INSTALL) --editable '.[dist]'
 	@touch $@
 
 # The CUDA build of torch comes from the default index, whatever pip is set to prefer, with the libraries that it
