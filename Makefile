@@ -11,7 +11,7 @@ NULL_VENV := .venv-cuda
 # Other files import what .venv-cuda has not.
 NULL_TESTS := tests/nullgpu tests/measure/test_null.py tests/measure/test_cuda.py tests/test_callback.py \
 	tests/dryrun/test_run.py tests/dryrun/test_stand_ins.py tests/dryrun/test_in_process.py \
-	tests/dryrun/test_cli.py tests/test_action.py
+	tests/dryrun/test_cli.py tests/test_action.py tests/test_examples.py
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TESTED := $(VENV)/installed-tested

@@ -111,7 +111,7 @@ def _check_card(point: Point, card: Card) -> None:
         card, autocast or base_dtype(point.precision)
     ):
         raise StepError(
-            f"{point.label}: trl's loss adds products of bf16 up in fp32, which cuBLAS refuses below compute "
+            "trl's loss adds products of bf16 up in fp32, which cuBLAS refuses below compute "
             "capability 8.0; choose autocast fp16 or loss_type full_logits"
         )
 
@@ -124,7 +124,7 @@ def trace_of(
     history = SizedHistory(outline, account.asked)
     sizes, reserved_bytes = event_bytes(outline, account.asked), None
     if np.cumsum(sizes, dtype=np.float64).max(initial=0.0) >= MOST_MEMORY_BYTES:
-        raise StepError(f"{point.label}: takes more than 4 EiB (2^62 bytes), which cannot be counted")
+        raise StepError("the step takes more than 4 EiB (2^62 bytes), which cannot be counted")
     with without_gc():
         if device == "cuda":
             sizes, reserved_bytes = _served(history, sizes, allocator)

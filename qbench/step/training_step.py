@@ -339,7 +339,7 @@ def _shared(model: Any, point: Point, device: torch.device, share: Share | None)
     if point.train.task != "sft":
         raise StepError(f"task {point.train.task} is planned for one GPU only; leave out distributed")
     if share is None:
-        raise StepError(f"{point.label}: runs in {point.distributed.gpus} processes, and this is one alone")
+        raise StepError(f"the point runs in {point.distributed.gpus} processes, and this is one alone")
     return share(model, device)
 
 
