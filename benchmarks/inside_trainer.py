@@ -67,21 +67,51 @@ def _trainer(point: Point, steps: int) -> Any:
         "save_strategy": "no",
         "logging_strategy": "no",
         "disable_tqdm": True,
-        "max_length": None,
     }
-    lora = None if point.lora is None else LoraConfig(task_type="CAUSAL_LM", **point.lora.model_dump())
+    kind = "SEQ_CLS" if train.task == "reward" else "CAUSAL_LM"
+    lora = None if point.lora is None else LoraConfig(task_type=kind, **point.lora.model_dump())
     words = Tokenizer(models.WordLevel({str(index): index for index in range(WORDS)}, "1"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0", pad_token="0")
     count = train.per_device_train_batch_size * train.gradient_accumulation_steps * steps
     shared = {"model": model, "processing_class": tokenizer, "peft_config": lora}
+    trainer, config, rows, more = _of_task(trl, point, count)
+    data = Dataset.from_dict(rows)
+    return trainer(args=config(**given, **more), train_dataset=data, **shared, **_rewards(train.task))
+
+
+def _of_task(trl: Any, point: Point, count: int) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    """Return the trainer of a task, its config, rows of full length, and settings of this trainer alone."""
+    train, whole = point.train, {"max_length": None}
+    # The end of a text is added to answers.
+    answers = [" " + " ".join(["2"] * (train.seq_len - 2))] * count
+    prompts = ["3"] * count
     if train.task == "dpo":
-        # The end of a text is added to both answers.
-        answer = " ".join(["2"] * (train.seq_len - 2))
-        rows = {"prompt": ["3"] * count, "chosen": [f" {answer}"] * count, "rejected": [f" {answer}"] * count}
-        return trl.DPOTrainer(args=trl.DPOConfig(**given), train_dataset=Dataset.from_dict(rows), **shared)
-    ids = {"input_ids": [[2] * train.seq_len] * count}
-    return trl.SFTTrainer(args=trl.SFTConfig(**given), train_dataset=Dataset.from_dict(ids), **shared)
+        rows: dict[str, Any] = {"prompt": prompts, "chosen": answers, "rejected": answers}
+        return trl.DPOTrainer, trl.DPOConfig, rows, whole
+    if train.task == "kto":
+        labels = ([True, False] * count)[:count]
+        rows = {"prompt": prompts, "completion": answers, "label": labels}
+        return trl.KTOTrainer, trl.KTOConfig, rows, whole
+    if train.task == "reward":
+        texts = [f"3{answer}" for answer in answers]
+        return trl.RewardTrainer, trl.RewardConfig, {"chosen": texts, "rejected": texts}, whole
+    if train.task == "grpo":
+        words = " ".join(["3"] * (train.seq_len - train.max_completion_length))
+        more = {
+            "max_completion_length": train.max_completion_length,
+            "num_generations": train.per_device_train_batch_size,
+            "generation_kwargs": {"min_new_tokens": train.max_completion_length},
+        }
+        return trl.GRPOTrainer, trl.GRPOConfig, {"prompt": [words] * count}, more
+    return trl.SFTTrainer, trl.SFTConfig, {"input_ids": [[2] * train.seq_len] * count}, whole
+
+
+def _rewards(task: str) -> dict[str, Any]:
+    """Return what judges generated answers: their number, so that no answer is better than another."""
+    if task != "grpo":
+        return {}
+    return {"reward_funcs": lambda completions, **_: [float(number) for number, _ in enumerate(completions)]}
 
 
 if __name__ == "__main__":

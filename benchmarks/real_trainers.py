@@ -25,14 +25,21 @@ from qbench.scenario.schema import LoraSettings, Point, TrainSettings
 GPU = "A100-SXM4-80GB"
 OUT = Path("reports/trainers")
 STEPS = 3
+TRAINERS = {
+    "sft": "SFTTrainer",
+    "dpo": "DPOTrainer",
+    "kto": "KTOTrainer",
+    "reward": "RewardTrainer",
+    "grpo": "GRPOTrainer",
+}
 MODELS = ("Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.2-1B")
 
 
 def points() -> list[Point]:
     """Return what is run: TRL's trainers with and without a quantized base and checkpointing."""
     found = []
-    for task in ("sft", "dpo"):
-        for model in MODELS:
+    for task in TRAINERS:
+        for model in MODELS if task in ("sft", "dpo") else MODELS[:1]:
             for precision in ("bf16", "nf4-dq"):
                 for checkpointing in (True, False):
                     train = TrainSettings(
@@ -43,6 +50,7 @@ def points() -> list[Point]:
                         autocast="bf16",
                         recipe="trl",
                         task=task,
+                        max_completion_length=8,
                     )
                     lora = LoraSettings(lora_dropout=0.0)
                     found.append(Point(model=model, precision=precision, lora=lora, train=train))
@@ -87,7 +95,7 @@ def _planned(point: Point) -> dict[str, int]:
 
     traced = trace(point, "cuda", card_of(find_gpu(GPU)))
     phases = traced.memory.phases
-    step = max(phases[name] for name in ("forward", "loss", "backward", "optimizer"))
+    step = max(phases.get(name, 0) for name in ("forward", "loss", "backward", "optimizer"))
     return {"allocated": step, "at_rest": traced.memory.static_bytes}
 
 
@@ -105,7 +113,7 @@ def _text(rows: list[dict[str, Any]]) -> list[str]:
         train, point = row["point"]["train"], row["point"]
         measured, planned = row["null"]["allocated"], row["planned"]["allocated"]
         share = "equal" if planned == measured else f"{100 * (planned / measured - 1):+.3f} %"
-        name = {"sft": "SFTTrainer", "dpo": "DPOTrainer"}[train.get("task", "sft")]
+        name = TRAINERS[train.get("task", "sft")]
         lines.append(
             f"| {name} | {point['model']} | {point['precision']} | {train['gradient_checkpointing']} | "
             f"{measured:,} | {share} |"

@@ -72,6 +72,7 @@ def record_point(
     """
     # A second model's layers are not among those that are repeated.
     leaves_none_out = all_layers or _has_buckets(point) or has_reference_model(point)
+    leaves_none_out = leaves_none_out or point.train.task == "grpo"  # Generation has layers' caches apart.
     few = None if leaves_none_out else shallow(config)
     if few is not None:
         # The few layers are a shortcut: whatever does not hold of them is asked of all, errors too.

@@ -27,8 +27,9 @@ Offload = Literal["none", "checkpoints", "unsloth"]
 """What waits on the host until backward: nothing, the inputs of checkpointed layers, or those in
 Unsloth's way, through buffers that stay on the card."""
 
-Task = Literal["sft", "dpo", "orpo"]
-"""What is learnt from: text, or pairs of a chosen and a rejected answer."""
+Task = Literal["sft", "dpo", "orpo", "kto", "reward", "sequence_classification", "grpo"]
+"""What is learnt from: text; pairs of a chosen and a rejected answer (dpo, orpo, reward); judged answers
+(kto); classes of texts; answers that the model generates itself (grpo)."""
 
 Optimizer = Literal[
     "adamw_torch",

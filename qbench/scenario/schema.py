@@ -129,6 +129,8 @@ class Point(PointSettings, defer_build=False):
     def choices(self) -> Choices:
         """What the recipe decides where its settings say nothing, and the settings where they say it."""
         said = {name: getattr(self.train, name) for name in LATER if getattr(self.train, name) != "auto"}
+        if self.train.task in ("reward", "sequence_classification"):
+            said = {"loss_type": "full_logits"} | said
         if self.lora is None or self.lora.use_dora or self.precision == "int8" or not self._is_of_one_dtype:
             said = {"lora_kernels": "none"} | said
         return dataclasses.replace(RECIPES[self.train.recipe], **said)

@@ -77,6 +77,7 @@ NAMES = {
         "Checkpointing form", "", "", "checkpoint_impl", ("use_reentrant",), meant=_FORMS
     ),
     "task": Names("Task", flag="task", also=("stage", "rl")),
+    "max_completion_length": Names("Completion", flag="max_completion_length"),
     "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
     "activation_offloading": Names("Offloading", flag="activation_offloading"),
     "liger_kernels": Names("Liger kernels", flag="liger_kernels"),

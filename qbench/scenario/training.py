@@ -110,7 +110,11 @@ class TrainSettings(Strict):
         description="Training stack whose step is planned: loop, preparation, loss and checkpointing.",
     )
     task: Task = Field(
-        default="sft", description="What is learnt from: text, or pairs of answers, two sequences each."
+        default="sft",
+        description="What is learnt from: text, pairs of answers, other answers, or classes of texts.",
+    )
+    max_completion_length: Tokens = Field(
+        default=256, description="grpo: generated tokens of seq_len, which has the prompt, too."
     )
     loss_type: Literal["auto", Loss] = Field(
         default="auto", description="How the loss is computed; auto is the recipe's."
@@ -141,7 +145,12 @@ class TrainSettings(Strict):
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = values_of(self)
-        unset = {**dict.fromkeys(LATER, "auto"), "task": "sft", "liger_kernels": None}
+        unset = {
+            **dict.fromkeys(LATER, "auto"),
+            "task": "sft",
+            "liger_kernels": None,
+            "max_completion_length": 256,
+        }
         return {
             key: value for key, value in values.items() if key not in unset or (value and value != unset[key])
         }

@@ -50,7 +50,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
         modules_to_save=_checked_saved(model, lora.modules_to_save),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",
     )
     try:
         with warnings.catch_warnings():

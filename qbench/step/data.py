@@ -12,8 +12,8 @@ from qbench.errors import StepError, first_line
 from qbench.files import read_text
 from qbench.scenario.schema import Point
 from qbench.step.model import weights_folder
-from qbench.step.preference import preference_batch
 from qbench.step.recipe import follows_trainer
+from qbench.step.tasks import rows_of, task_batch
 from qbench.units import round_up
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -
 
 
 def _token_ids(point: Point, config: PretrainedConfig, device: torch.device) -> Iterator[torch.Tensor]:
-    rows = point.train.per_device_train_batch_size * (1 if point.train.task == "sft" else 2)
-    shape = (rows, point.train.seq_len)
+    shape = (rows_of(point), point.train.seq_len)
     if device.type == "meta":
         for _ in range(min(batches_held(point), passes_run(point, device))):
             yield torch.empty(shape, dtype=torch.long, device=device)
@@ -91,7 +90,7 @@ def _token_ids(point: Point, config: PretrainedConfig, device: torch.device) -> 
 
 def _batch(input_ids: torch.Tensor, point: Point) -> Batch:
     if point.train.task != "sft":
-        return preference_batch(input_ids, point)
+        return task_batch(input_ids, point)
     batch = {"input_ids": input_ids, "labels": input_ids.clone()}
     if point.train.recipe == "trl":
         # trl/trainer/sft_trainer.py, `DataCollatorForLanguageModeling`, makes one also without padding.

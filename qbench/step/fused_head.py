@@ -73,15 +73,17 @@ def fuse_head(model: PreTrainedModel, loss: str, kernels: str, on_loss: Callable
     model.forward = MethodType(forward, model)
 
 
-def _chunked(model: PreTrainedModel, kernels: str, on_loss: Callable[[], None]) -> Callable[..., FusedOutput]:
-    """Return the forward that trl gives a model, which returns a FusedOutput."""
+def _chunked(model: PreTrainedModel, kernels: str, on_loss: Callable[[], None]) -> Callable[..., Any]:
+    """Return the forward that trl gives a model, which returns a FusedOutput where there are labels."""
     text = model.config.get_text_config()
     # `SFTTrainer.__init__`: experts that can report their routing train under a loss that balances them.
     if getattr(text, "router_aux_loss_coef", None) is not None:
         text.output_router_logits = text.router_aux_loss_coef != 0 and hasattr(text, "output_router_logits")
     logits = _logits(text)
 
-    def forward(self: Any, *args: Any, labels: torch.Tensor, **kwargs: Any) -> FusedOutput:
+    def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        if labels is None:
+            return type(self).forward(self, *args, **kwargs)  # As in generation.
         wants_router = getattr(text, "output_router_logits", False)
         kwargs |= {"use_cache": False} | ({"output_router_logits": True} if wants_router else {})
         backbone = self.base_model(*args, **kwargs)

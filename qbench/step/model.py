@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+)
 from transformers.initialization import no_tie_weights
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -57,6 +63,10 @@ def load_config(point: Point, source: ModelSource | None = None) -> PretrainedCo
     _set_quantization_aside(config, point)
     config.use_cache = bool(getattr(config, "use_cache", False)) and keeps_cache(point)
     _check_positions(config, point.train.seq_len)
+    if point.train.task in ("reward", "sequence_classification"):
+        config.num_labels = 1 if point.train.task == "reward" else 2
+        text = config.get_text_config()
+        text.pad_token_id = text.pad_token_id or 0  # Which it is moves no memory, but one there must be.
     return config
 
 
@@ -230,7 +240,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
 def _from_config(point: Point, config: PretrainedConfig) -> Any:
     own_flash = _attention(point) == "flash_attention_2" and _has_own_flash(config)
     try:
-        model = _auto_class(config).from_config(
+        model = _auto_class(config, point.train.task).from_config(
             config,
             dtype=base_dtype(point.precision),
             attn_implementation="eager" if own_flash else _attention(point),
@@ -270,7 +280,9 @@ def _has_own_flash(config: PretrainedConfig) -> bool:
     return bool(getattr(model, "_compatible_flash_implementations", None))
 
 
-def _auto_class(config: PretrainedConfig) -> Any:
+def _auto_class(config: PretrainedConfig, task: str) -> Any:
+    if task in ("reward", "sequence_classification"):
+        return AutoModelForSequenceClassification
     return AutoModelForImageTextToText if _is_image_text(config) else AutoModelForCausalLM
 
 
@@ -291,7 +303,9 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         # Weights are quantized on the device, one after the other; any other model is moved there as a whole.
         arguments |= {"quantization_config": quantization, "device_map": {"": str(device)}}
     try:
-        model: Any = _auto_class(config).from_pretrained(weights_folder(source), **arguments)
+        model: Any = _auto_class(config, point.train.task).from_pretrained(
+            weights_folder(source), **arguments
+        )
     except (OSError, ValueError, ImportError) as error:
         raise StepError(
             f"weights: pretrained, but those of {point.model} could not be loaded ({first_line(error)}); "

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.fused_head import fuse_head
 from qbench.step.fused_losses import IGNORED
@@ -29,25 +28,9 @@ BETA = 0.1
 Forward = Callable[..., Any]
 
 
-def check_task(point: Point) -> None:
-    """Raise StepError where preferences are not planned with the point's other settings."""
-    task, choices = point.train.task, point.choices
-    if task == "sft":
-        return
-    reasons = {
-        "runs under recipes of a Trainer": choices.loop != "trainer",
-        "takes loss_type full_logits or chunked": choices.loss_type not in ("full_logits", "chunked"),
-        "takes lora_kernels none": choices.lora_kernels != "none",
-        "is orpo's in LLaMA-Factory alone": task == "orpo" and point.train.recipe != "llama-factory",
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise StepError(f"task {task} {reason}")
-
-
 def has_reference_model(point: Point) -> bool:
     """Say whether the reference is a second model in memory: adapters that are switched off leave one."""
-    return point.train.task == "dpo" and point.lora is None
+    return point.train.task in ("dpo", "kto") and point.lora is None
 
 
 def reference_model(point: Point, device: torch.device, config: PretrainedConfig, kernels: str) -> Any:
@@ -107,17 +90,17 @@ def _trl_with_logits(forward: Forward, reference: Forward, batch: dict[str, torc
     labels, mask = batch["input_ids"][..., 1:], batch["completion_mask"][..., 1:]
     outputs = forward(**inputs, use_cache=False)
     shifted = outputs.logits[..., :-1, :]
-    per_token = _selected(shifted, labels)
+    per_token = selected(shifted, labels)
     per_token[mask == 0] = 0.0
     chosen, rejected = per_token.sum(dim=1).chunk(2)
     held_against = reference(**inputs, use_cache=False)
-    of_reference = _selected(held_against.logits[..., :-1, :], labels)
+    of_reference = selected(held_against.logits[..., :-1, :], labels)
     of_reference[mask == 0] = 0.0
     of_chosen, of_rejected = of_reference.sum(dim=1).chunk(2)
     return _sigmoid_loss(chosen - of_chosen, rejected - of_rejected)
 
 
-def _selected(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def selected(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of each label (trl/trainer/utils.py, `selective_log_softmax`)."""
     index = labels.unsqueeze(-1)
     if logits.dtype == torch.float32:
@@ -131,20 +114,20 @@ def _selected(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _llama_factory(
     forward: Forward, reference: Forward, batch: dict[str, torch.Tensor], task: str
 ) -> torch.Tensor:
-    logits, log_probs, lengths = _concatenated(forward, batch, copies=task == "dpo")
+    logits, log_probs, lengths = concatenated(forward, batch, copies=task == "dpo")
     if task == "orpo":
         chosen, rejected = (log_probs / lengths).chunk(2)
         odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
         return (-chosen + BETA * -F.logsigmoid(odds)).mean()
     chosen, rejected = log_probs.chunk(2)
     with torch.no_grad():
-        _, held_against, _ = _concatenated(reference, batch, copies=True)
+        _, held_against, _ = concatenated(reference, batch, copies=True)
     of_chosen, of_rejected = held_against.chunk(2)
     del logits  # For its means, which are logged.
     return _sigmoid_loss(chosen - of_chosen, rejected - of_rejected)
 
 
-def _concatenated(
+def concatenated(
     forward: Forward, batch: dict[str, torch.Tensor], copies: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return logits in fp32, the log-probability of each row, and its tokens (`concatenated_forward`)."""

@@ -16,6 +16,7 @@ from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, pa
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.fused_head import fuse_head
 from qbench.step.fused_layers import fuse_layers
+from qbench.step.grpo import generate
 from qbench.step.model import build_base_model, load_config
 from qbench.step.optimizer import (
     is_paged,
@@ -24,14 +25,7 @@ from qbench.step.optimizer import (
     managed_bytes,
     trainer_groups,
 )
-from qbench.step.preference import (
-    check_task,
-    disable_dropout,
-    has_reference_model,
-    preference_loss,
-    reference_model,
-    without_adapters,
-)
+from qbench.step.preference import disable_dropout, has_reference_model, reference_model, without_adapters
 from qbench.step.quantize import is_quantized_weight
 from qbench.step.recipe import (
     Context,
@@ -43,6 +37,7 @@ from qbench.step.recipe import (
     prepare_base,
 )
 from qbench.step.shared_step import Share, SharedStep
+from qbench.step.tasks import check_task, keeps_dropout, task_loss
 from qbench.step.tensors import model_tensors
 from qbench.step.trainer_loop import TrainerLoop
 from qbench.step.verify import ModelFacts, verify_model
@@ -105,7 +100,7 @@ class TrainingStep:
         base = model.get_base_model() if point.lora is not None else model
         if follows_trainer(point):
             num_ranks = 1 if shared is None else shared.num_ranks
-            device = batches[0]["input_ids"].device
+            device = next(iter(batches[0].values())).device
             self._loop = TrainerLoop(base, device, point.train.task, num_ranks)
         if point.choices.loss_type != "full_logits":
             fuse_head(base, point.choices.loss_type, kernels, lambda: self.on_phase("loss"))
@@ -156,6 +151,8 @@ class TrainingStep:
                 losses += left_losses
             return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         self.on_phase("forward")
+        if self.point.train.task == "grpo":
+            generate(self._forward, self.model, batches[0], self.point)
         self._loop.begin(self._counted(batches, left_out))
         for number, batch in enumerate(self._counted(batches, left_out)):
             with self._exchange(number, len(batches)):
@@ -185,7 +182,7 @@ class TrainingStep:
 
     @property
     def _device(self) -> torch.device:
-        return self.batches[0]["input_ids"].device
+        return next(iter(self.batches[0].values())).device
 
     def _next_batch(self) -> Batch:
         batch = self.batches[self._micro_steps % len(self.batches)]
@@ -221,7 +218,7 @@ class TrainingStep:
         if self.point.train.task == "sft":
             loss = loop.loss_of(self._outputs_for_trainer(batch, loop), num_batches)
         else:
-            loss = preference_loss(self._forward, self._reference, batch, self.point) / num_batches
+            loss = task_loss(self._forward, self._reference, batch, self.point) / num_batches
         self.on_phase("backward")
         # accelerate/accelerator.py, `backward`, divides by its own count, which Trainer leaves at 1.
         divided = loss / 1
@@ -313,7 +310,7 @@ def build_step(
         finish_adapters(model, point)
     if empties_cache(point) and target.type == "cuda":
         torch.cuda.empty_cache()
-    if point.train.task != "sft":
+    if not keeps_dropout(point.train.task):
         disable_dropout(model)
     model.train()
     facts = verify_model(model, point)
