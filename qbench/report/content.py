@@ -71,7 +71,7 @@ class Content:
     fits: Table | None
     losses: Table | None
     worst: Table | None
-    """Modules that quantization moved most."""
+    """Modules that quantization changed most."""
     failures: Table | None
     caveats: Table | None
     skipped: Table | None

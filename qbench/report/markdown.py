@@ -98,7 +98,7 @@ def _folded(content: Content) -> list[str]:
         "Dry runs of programs": content.programs,
         "Points, planned and measured": content.points,
         "Quality: losses on one text, and errors of quantized weights": content.losses,
-        "Modules that quantization moved most": content.worst,
+        "Modules that quantization changed most": content.worst,
         "Validity: what was found against the measurements": content.findings,
         "Where the memory of the GPU went": content.card,
         "What fits": content.fits,

@@ -41,7 +41,7 @@ def losses_table(results: Sequence[Result], numbers: Numbers | None = None) -> T
 
 
 def worst_table(results: Sequence[Result], numbers: Numbers | None = None) -> Table | None:
-    """Return the modules that quantization moved most, for each model and precision."""
+    """Return the modules that quantization changed most, for each model and precision."""
     rows = [
         (result, error)
         for result in by_precision(results)

@@ -28,9 +28,11 @@ def _weights(pair: MethodPair, ours: Quality) -> str:
         return ""
     point = pair.candidate.point
     worst = max(module_errors(pair.candidate), key=lambda module: module.error, default=None)
-    most = f", {worst.module} most with {100 * worst.error:.1f} %" if worst else ""
+    most = f", most in {worst.module} ({100 * worst.error:.1f} %)" if worst else ""
     changed = f"{100 * error:.1f} %"
-    return f"{point.precision} moves the quantized weights of {short_model(point.model)} by {changed}{most}."
+    return (
+        f"{point.precision} changes the quantized weights of {short_model(point.model)} by {changed}{most}."
+    )
 
 
 def _losses(pair: MethodPair, ours: Quality, theirs: Quality) -> str:
@@ -38,13 +40,13 @@ def _losses(pair: MethodPair, ours: Quality, theirs: Quality) -> str:
     base, trained = theirs.get("loss_before"), theirs.get("loss_after")
     if before is None or after is None or base is None or trained is None:
         return ""
-    baseline = f"{pair.baseline.point.precision} LoRA"
     same_steps = ours.get("steps") == theirs.get("steps")
     steps = f"{ours.get('steps')} steps" if same_steps else "unequal numbers of steps"
+    ours_in, theirs_in = pair.candidate.point.precision, pair.baseline.point.precision
     return (
-        f"On the same text the base in {pair.baseline.point.precision} has a loss of {base:.3f} and in "
-        f"{pair.candidate.point.precision} of {before:.3f}; after {steps} {baseline} is at {trained:.3f} and "
-        f"QLoRA at {after:.3f} ({_against(after - trained)})."
+        f"On the same text, the base has a loss of {base:.3f} in {theirs_in} and {before:.3f} in {ours_in}; "
+        f"after {steps}, {theirs_in} LoRA reaches {trained:.3f} and QLoRA {after:.3f} "
+        f"({_against(after - trained)})."
     )
 
 

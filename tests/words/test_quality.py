@@ -24,9 +24,9 @@ def test_weights_and_losses():
     base = measured("bf16", loss_before=4.22, loss_after=4.15)
     nf4 = measured("nf4", loss_before=4.41, loss_after=4.29, weight_error=0.0935, by_module=BY_MODULE)
     assert said(base, nf4) == [
-        "nf4 moves the quantized weights of Llama-2-7b-hf by 9.3 %, model.layers.1.self_attn.q_proj most "
-        "with 12.0 %. On the same text the base in bf16 has a loss of 4.220 and in nf4 of 4.410; after 7 "
-        "steps bf16 LoRA is at 4.150 and QLoRA at 4.290 (0.140 higher)."
+        "nf4 changes the quantized weights of Llama-2-7b-hf by 9.3 %, most in "
+        "model.layers.1.self_attn.q_proj (12.0 %). On the same text, the base has a loss of 4.220 in bf16 "
+        "and 4.410 in nf4; after 7 steps, bf16 LoRA reaches 4.150 and QLoRA 4.290 (0.140 higher)."
     ]
 
 
