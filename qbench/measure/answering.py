@@ -60,8 +60,8 @@ class AnsweringProcess:
 
     def prepare(self) -> None:
         """Start what the process is forked from; call it in the main thread, whose Ctrl-C it ignores."""
-        if _context(self._preload).get_start_method() == "forkserver":
-            ensure_server()
+        if _context().get_start_method() == "forkserver":
+            ensure_server([self._preload])
 
     def ask(self, question: Any, wanted: Callable[[], bool]) -> Any:
         """Return the answer. Raises GivenUp once it is not `wanted`, TooLong, ProcessEnded, or QbenchError.
@@ -91,7 +91,8 @@ class AnsweringProcess:
 
     def _started(self) -> Connection:
         if self._connection is None:
-            context = _context(self._preload)
+            self.prepare()
+            context = _context()
             self._connection, theirs = context.Pipe()
             arguments = (theirs, self._answer, self._preload)
             self._process = context.Process(target=serve_answers, args=arguments, daemon=True)
@@ -122,12 +123,9 @@ class AnsweringProcess:
                 raise TooLong(f"{MOST_WALL_S:g} s")
 
 
-def _context(preload: str) -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
-    return context
+def _context() -> Any:
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
 def serve_answers(connection: Connection, answer: Handler, preload: str) -> None:

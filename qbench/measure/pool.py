@@ -9,9 +9,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from qbench.measure.executors.local import PRELOAD
+from qbench.measure.executors.local import ensure_server
 from qbench.measure.start import safe_path
 from qbench.quiet import quiet_libraries
+
+PRELOAD = ("qbench.runs.plan_preload",)
+"""What the fork server of a pool imports."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +47,7 @@ def open_pool(num_processes: int) -> Iterator[Executor]:
     context: Any = multiprocessing.get_context()
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOAD))
+        ensure_server(PRELOAD)
     # The pool starts a process of its own, and its first pieces of work start the others.
     with safe_path():
         pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start)

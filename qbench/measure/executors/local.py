@@ -36,14 +36,14 @@ END_GRACE_S = 10.0
 SERVER_END_S = 0.5
 CHUNK_BYTES = 1 << 16
 
-_preloaded: str | None = os.environ.get("LD_PRELOAD")
-"""LD_PRELOAD of the fork server that runs, or of the next one where none does."""
+_served: tuple[Sequence[str], str | None] | None = None
+"""Modules and LD_PRELOAD of the fork server that runs; None where none was started."""
 
 
 class LocalExecutor:
     """Runs work on this machine. The fork server is one for the whole program and ends with it.
 
-    `preload` names the modules that the fork server imports; it counts until the first worker starts.
+    `preload` names the modules that the fork server imports.
     Raises MeasureError where the system has no such server (Windows).
     """
 
@@ -53,7 +53,7 @@ class LocalExecutor:
         if "forkserver" not in multiprocessing.get_all_start_methods():
             raise MeasureError("measuring needs Linux or macOS; `qbench plan` works everywhere")
         self._context: Any = multiprocessing.get_context(start_method)
-        self._context.set_forkserver_preload(list(preload))
+        self._preload = tuple(preload)
 
     def run(self, work: Attempt, timeout_s: float, device: RunDevice) -> Measurement:
         """Return the measurement of work done in a fresh process; a dead or hung worker is an outcome too.
@@ -91,7 +91,7 @@ class LocalExecutor:
             process = self._context.Process(target=worker_main, args=(*arguments, sender))
             with sender, _environ(preload_environment() if arguments[1] == "null" else {}):
                 if self._context.get_start_method() == "forkserver":
-                    ensure_server()
+                    ensure_server(self._preload)
                 process.start()
             try:
                 ended = _wait_for(process, receiver, timeout_s)
@@ -100,12 +100,18 @@ class LocalExecutor:
             return ended if has_ended else replace(ended, is_left=True)
 
 
-def ensure_server() -> None:
-    """Start the fork server where there is none, deaf to Ctrl-C, which is the runner's to hear.
+def ensure_server(preload: Sequence[str]) -> None:
+    """Start a fork server that imports these modules, deaf to Ctrl-C, where there is none.
 
-    The server would end in the midst of its imports, with a traceback on the terminal.
+    One that imported others, or was started with other preloaded libraries, ends: its workers would have
+    them, too. Ctrl-C is the runner's to hear; it would end the server amid its imports, with a traceback.
     """
-    _end_server_of_other_libraries()
+    global _served
+    wanted = (tuple(preload), os.environ.get("LD_PRELOAD"))
+    if wanted != _served:
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        forkserver.set_forkserver_preload(list(preload))
+        _served = wanted
     if threading.current_thread() is not threading.main_thread():  # No other may set a handler.
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -114,15 +120,6 @@ def ensure_server() -> None:
             forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-
-
-def _end_server_of_other_libraries() -> None:
-    """End a fork server that was started with other preloaded libraries, which a worker would have, too."""
-    global _preloaded
-    wanted = os.environ.get("LD_PRELOAD")
-    if wanted != _preloaded:
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
-        _preloaded = wanted
 
 
 @contextlib.contextmanager
