@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, cast
 
 Function = Callable[..., Any]
@@ -24,7 +24,7 @@ def quick_imports() -> Iterator[None]:
     if "bitsandbytes" in sys.modules:
         yield
         return
-    with without_collections():
+    with without_collections(), _scipy_when_called():
         with suppress(ImportError), _compiled_when_called():
             importlib.import_module("bitsandbytes")
         yield
@@ -44,6 +44,40 @@ def without_collections() -> Iterator[None]:
             gc.unfreeze()
         if was_on:
             gc.enable()
+
+
+@contextmanager
+def _scipy_when_called() -> Iterator[None]:
+    """Let what is imported from `scipy.optimize` import it when it is called for the first time.
+
+    transformers takes one function of it, for losses of object detection, which costs 320 modules.
+    """
+    name = "scipy.optimize"
+    if name in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(name)
+
+    def optimize() -> ModuleType:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return importlib.import_module(name)
+
+    def assignment(*args: Any, **kwargs: Any) -> Any:
+        return optimize().linear_sum_assignment(*args, **kwargs)
+
+    def other(wanted: str) -> Any:
+        if wanted.startswith("__"):  # The import system asks for some.
+            raise AttributeError(wanted)
+        return getattr(optimize(), wanted)
+
+    stand_in.__dict__.update(linear_sum_assignment=assignment, __getattr__=other)
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 HEAVY = {
     "torch._inductor.lowering",
     "torch._inductor.select_algorithm",
+    "scipy",
     "triton",
     "trl",
     "datasets",
@@ -71,3 +74,21 @@ def test_functions_are_compiled_once_when_they_are_called():
     assert right
     # What is loaded already is not imported again, so nothing is replaced.
     assert left_alone
+
+
+MATCHED = """
+import json, sys
+from qbench.quick_imports import quick_imports
+with quick_imports():
+    from transformers.loss import loss_for_object_detection as loss
+found = "scipy" in sys.modules
+rows, columns = loss.linear_sum_assignment([[4.0, 1.0], [2.0, 3.0]])
+import scipy.optimize
+print(json.dumps([found, columns.tolist(), hasattr(scipy.optimize, "minimize")]))
+"""
+
+
+def test_scipy_is_imported_when_it_is_called():
+    pytest.importorskip("scipy")
+    # 1 + 2 is less than 4 + 3: the first row takes the second column.
+    assert ran(MATCHED) == [False, [1, 0], True]
