@@ -88,3 +88,12 @@ class QuantizationSettings(Strict):
         default="uint8",
         description="dtype that 4-bit weights are packed in; FSDP shards those of a floating dtype only.",
     )
+    quantize_moe_experts: Flag = Field(
+        default=False,
+        description="Pack stacked experts in 4 bit, too; axolotl does so, transformers leaves them in 16.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = values_of(self)
+        return {key: value for key, value in values.items() if key != "quantize_moe_experts" or value}

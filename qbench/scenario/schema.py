@@ -104,6 +104,11 @@ class Point(PointSettings, defer_build=False):
                 f"bnb_4bit_quant_storage {storage} is for 4-bit precisions, not {self.precision}; "
                 f"use {', '.join(FOUR_BIT)}"
             )
+        if self.quantization.quantize_moe_experts and self.precision not in FOUR_BIT:
+            raise ValueError(
+                f"quantize_moe_experts is for 4-bit precisions, not {self.precision}; "
+                f"use {', '.join(FOUR_BIT)}"
+            )
         batch, seq_len = self.train.per_device_train_batch_size, self.train.seq_len
         if batch * seq_len > MOST_TOKENS:
             raise ValueError(

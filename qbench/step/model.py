@@ -231,7 +231,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
         if quantizer is not None:
             quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
     model.tie_weights()
-    materialize_random(model, device, quantizer)
+    materialize_random(model, device, quantizer, point.quantization.quantize_moe_experts)
     if quantizer is not None:
         quantizer.postprocess_model(model)
     return model

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
 import torch
+from bitsandbytes.nn.parametrize import replace_parameter_4bit
 from transformers import BitsAndBytesConfig
 from transformers.core_model_loading import dot_natural_key
 from transformers.modeling_utils import caching_allocator_warmup
@@ -52,16 +53,19 @@ def is_quantized_weight(parameter: object) -> bool:
     return isinstance(parameter, (bnb.nn.Params4bit, bnb.nn.Int8Params))
 
 
-def materialize_random(model: PreTrainedModel, device: torch.device, quantizer: HfQuantizer | None) -> None:
+def materialize_random(
+    model: PreTrainedModel, device: torch.device, quantizer: HfQuantizer | None, packs_experts: bool = False
+) -> None:
     """Move a model from meta to `device` with random weights, quantizing one layer after the other.
 
     On meta only the packed shapes change. Elsewhere transformers initialises what is not quantized, so
     buffers such as rotary frequencies are right; quantized weights are normal with the config's range. On a
     GPU memory is taken in the order of a checkpoint's loading, which decides where blocks lie.
+    `packs_experts` quantizes stacked experts, each as it comes.
     """
     std = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
     if device.type == "cuda":
-        _allocate_as_loaded(model, device, quantizer, std)
+        _allocate_as_loaded(model, device, quantizer, std, packs_experts)
     elif device.type != "meta":
         _allocate_weights(model, dict(model.named_parameters()), device)
         _allocate_buffers(model, device)
@@ -71,6 +75,11 @@ def materialize_random(model: PreTrainedModel, device: torch.device, quantizer: 
         for module in model.modules():
             if is_quantized_weight(getattr(module, "weight", None)):
                 _quantize_layer(module, device, std)
+        if packs_experts:
+            for name in _stacked_experts(model):
+                if device.type != "meta":
+                    model.get_parameter(name).data.normal_(0.0, std)
+                _pack_expert(model, name, quantizer)
     if device.type != "meta":
         model.tie_weights()
         model.initialize_weights()
@@ -94,7 +103,11 @@ def _allocate_buffers(model: PreTrainedModel, device: torch.device) -> None:
 
 
 def _allocate_as_loaded(
-    model: PreTrainedModel, device: torch.device, quantizer: HfQuantizer | None, std: float
+    model: PreTrainedModel,
+    device: torch.device,
+    quantizer: HfQuantizer | None,
+    std: float,
+    packs_experts: bool,
 ) -> None:
     """Take memory on a GPU as a checkpoint would: moved as a whole, or quantized weight by weight.
 
@@ -102,6 +115,7 @@ def _allocate_as_loaded(
     `convert_and_load_state_dict_in_model`.
     """
     names = [name for name, _ in model.named_parameters()]
+    experts = set(_stacked_experts(model))
     if quantizer is None:
         _allocate_weights(model, names, device)
     else:
@@ -111,9 +125,36 @@ def _allocate_as_loaded(
         for name in sorted(names, key=dot_natural_key):
             if is_quantized_weight(model.get_parameter(name)):
                 _load_quantized(model, name, device, quantizer, std)
-            else:
-                _allocate_weights(model, [name], device)
+                continue
+            _allocate_weights(model, [name], device)
+            if packs_experts and name in experts:
+                _pack_expert(model, name, quantizer)
+                torch.cuda.empty_cache()
     _allocate_buffers(model, device)
+
+
+def _stacked_experts(model: PreTrainedModel) -> list[str]:
+    """Return the names of experts' weights that are no linear layers."""
+    named = model.named_parameters()
+    return [name for name, parameter in named if parameter.ndim >= 3 and "expert" in name.lower()]
+
+
+def _pack_expert(model: PreTrainedModel, name: str, quantizer: HfQuantizer) -> None:
+    """Pack stacked experts in 4 bit; whoever reads them unpacks all of them.
+
+    Source: axolotl 067b021, monkeypatch/moe_quant.py, `patch_moe_quantization_on_load`.
+    """
+    parent, _, leaf = name.rpartition(".")
+    settings: Any = quantizer.quantization_config
+    module: Any = model.get_submodule(parent)
+    replace_parameter_4bit(
+        module,
+        leaf,
+        compress_statistics=settings.bnb_4bit_use_double_quant,
+        quant_type=settings.bnb_4bit_quant_type,
+    )
+    of_parameter = module.parametrizations[leaf]
+    of_parameter.original.quant_state = of_parameter[0].quant_state  # As on the weight of a layer.
 
 
 def _load_quantized(

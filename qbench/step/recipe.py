@@ -79,7 +79,9 @@ def converts_outputs(point: Point) -> bool:
 
 def prepares_for_kbit(point: Point) -> bool:
     """Say whether peft's `prepare_model_for_kbit_training` runs over the base model."""
-    return point.method == "qlora" and point.choices.upcast != "none"
+    # Reading packed experts would unpack all (axolotl 067b021, `_prepare_model_for_quantization`).
+    packs_experts = point.quantization.quantize_moe_experts
+    return point.method == "qlora" and point.choices.upcast != "none" and not packs_experts
 
 
 def empties_cache(point: Point) -> bool:

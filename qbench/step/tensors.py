@@ -15,7 +15,7 @@ def model_tensors(model: Any) -> Iterator[tuple[str, str, torch.Tensor]]:
     for name, buffer in model.named_buffers():
         yield name, "weights", buffer
     for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
+        weight = module._parameters.get("weight", module._parameters.get("original"))
         # A sharded weight has lost its state, which the layer keeps beside it.
         owner = module if weight is None or _is_sharded(weight) else weight
         for tensor in quantization_state(owner):

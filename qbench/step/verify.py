@@ -83,6 +83,7 @@ def model_facts(model: torch.nn.Module, point: Point, times: Times = once) -> Mo
     """Return the facts of a built model, or of a deeper one in which parts stand `times` as often."""
     layers = _quantized(model)
     trainable, total = count_parameters(model, times)
+    experts = [(name, one) for name, one in model.named_parameters() if _is_packed_expert(one)]
     base_params = sum(count for name, _, count in _base_parameters(model, times))
     return ModelFacts(
         trainable_params=trainable,
@@ -92,8 +93,10 @@ def model_facts(model: torch.nn.Module, point: Point, times: Times = once) -> Mo
         quantized_types=_types(layers, times),
         quantized_params=sum(
             times(name) * layer.in_features * layer.out_features for name, layer in layers.items()
-        ),
-        quantized_bytes=sum(times(name) * _packed_bytes(layer) for name, layer in layers.items()),
+        )
+        + sum(times(name) * _elements(one) for name, one in experts),
+        quantized_bytes=sum(times(name) * _packed_bytes(layer) for name, layer in layers.items())
+        + sum(times(name) * one.nbytes for name, one in experts),
         adapted_modules=sum(times(name) for name in _adapted(model)),
         dtypes=_dtypes(model),
         skipped=tuple(_skipped(model, point, base_params, times)),
@@ -129,7 +132,13 @@ def _adapted(model: torch.nn.Module) -> dict[str, Any]:
 
 def has_stacked_experts(model: torch.nn.Module) -> bool:
     """Say whether a model keeps its experts as 3-D parameters, as transformers 5 does."""
-    return any(parameter.ndim == 3 and "experts" in name for name, parameter in model.named_parameters())
+    named = model.named_parameters()
+    return any((one.ndim == 3 or _is_packed_expert(one)) and "experts" in name for name, one in named)
+
+
+def _is_packed_expert(parameter: Any) -> bool:
+    """Say whether a parameter is packed that belongs to no layer of bitsandbytes."""
+    return hasattr(parameter, "quant_state") and not is_quantized_weight(parameter)
 
 
 def _packed_bytes(module: torch.nn.Module) -> int:
@@ -145,9 +154,13 @@ def count_parameters(model: torch.nn.Module, times: Times = once) -> tuple[int, 
     else:
         total = sum(parameter.numel() for parameter in model.parameters())
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    # peft counts packed experts as they are stored.
     further = [
-        (parameter.requires_grad, (times(name) - 1) * _elements(parameter))
-        for name, parameter in model.named_parameters()
+        (
+            one.requires_grad,
+            times(name) * _elements(one) - (one.numel() if _is_packed_expert(one) else _elements(one)),
+        )
+        for name, one in model.named_parameters()
     ]
     return (
         int(trainable) + sum(count for is_trained, count in further if is_trained),
@@ -278,7 +291,7 @@ def _skipped(model: torch.nn.Module, point: Point, base_params: int, times: Time
         return
     groups: dict[tuple[str, str], int] = {}
     for name, parameter, count in _base_parameters(model, times):
-        if not is_quantized_weight(parameter):
+        if not is_quantized_weight(parameter) and not hasattr(parameter, "quant_state"):
             module = re.sub(r"\.\d+\.", ".*.", name)
             key = (re.sub(r"base_model\.model\.|base_layer\.", "", module), _reason(name, parameter))
             groups[key] = groups.get(key, 0) + count

@@ -10,8 +10,11 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
+from qbench.planner.trace import trace
+from qbench.scenario.distributed import QuantizationSettings
 from qbench.step.model import build_base_model, load_config
 from qbench.step.quantize import is_quantized_weight, make_quantizer, quantization_config
+from qbench.step.training_step import build_step
 
 QUANTIZED = ["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
 
@@ -145,3 +148,20 @@ def test_random_weights_have_the_range_of_the_config(tmp_path: Path) -> None:
     assert model.config.initializer_range == 0.02
     assert values.float().std().item() == pytest.approx(0.02, rel=0.05)
     assert values.float().mean().item() == pytest.approx(0, abs=0.003)
+
+
+def test_stacked_experts_are_packed_where_asked(tmp_path: Path) -> None:
+    sizes = {"moe_intermediate_size": 96, "num_experts": 4}
+    model = write_tiny_model(tmp_path, "Qwen/Qwen3-30B-A3B", **sizes)
+    lora = {"lora_dropout": 0.0, "target_modules": ("q_proj", "v_proj")}
+    train = {"recipe": "axolotl", "loss_type": "cut_cross_entropy", "gradient_checkpointing": True}
+    whole = tiny_point(model, "nf4-dq", lora=lora, autocast="bf16", **train)
+    packed = whole.model_copy(update={"quantization": QuantizationSettings(quantize_moe_experts=True)})
+    before, after = (trace(point, "cuda", None) for point in (whole, packed))
+    # In each of 2 layers 4 experts of gate and up [192, 64] and down [64, 96].
+    experts = 2 * 4 * (192 * 64 + 64 * 96)
+    assert after.facts.total_params == before.facts.total_params
+    assert after.facts.quantized_params - before.facts.quantized_params == experts
+    # peft makes 4 bytes each of experts that are not packed, which take half a byte and 1 for 64 of them.
+    assert before.memory.static_bytes - after.memory.static_bytes == pytest.approx(3.5 * experts, rel=0.05)
+    assert torch.isfinite(build_step(packed, "cpu").run())

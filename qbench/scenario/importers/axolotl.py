@@ -32,10 +32,14 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
     model = reader.model("base_model")
     reader.get("base_model_config")
     precision, autocast = _precision(reader)
+    packs_experts = reader.is_on("quantize_moe_experts")
+    if packs_experts and precision == "int8":
+        reader.leave_out("quantize_moe_experts", "less", "experts in 8 bit are not planned; they stay in 16")
     settings = {
         "model": model,
         "precision": precision,
         "lora": _lora(reader, model),
+        "quantization": {"quantize_moe_experts": packs_experts and precision != "int8"},
         "train": _train(reader, model) | {"autocast": autocast},
     }
     if not reader.is_on("sample_packing"):
@@ -162,7 +166,7 @@ def _train(reader: Reader, model: str) -> dict[str, Any]:
         "per_device_train_batch_size": batch,
         "seq_len": reader.length("sequence_len", default=512),
         "gradient_accumulation_steps": accumulation,
-        "gradient_checkpointing": _checkpointing(reader),
+        **_checkpointing(reader),
         "optim": reader.optimizer("optimizer"),
         "attn_implementation": _attention(reader),
         "recipe": "axolotl",
@@ -176,23 +180,37 @@ def _train(reader: Reader, model: str) -> dict[str, Any]:
 def _rl(reader: Reader) -> dict[str, Any]:
     """Return the task, and what its trainer of TRL decides; ipo is a loss of DPO's."""
     rl = reader.get("rl", default="sft")
-    reader.get("rl_beta", "dpo_beta", "beta")
-    if rl in ("dpo", "ipo"):
+    reader.get("rl_beta", "dpo_beta", "beta", "kto_desirable_weight", "kto_undesirable_weight")
+    if rl in ("dpo", "ipo", "kto"):
         # trl 1.8, trainer/dpo_trainer.py: adapters on a quantized base become bf16.
-        return {"task": "dpo", "adapter_dtype": "bf16"}
+        return {"task": "kto" if rl == "kto" else "dpo", "adapter_dtype": "bf16"}
+    if rl == "sft" and reader.is_on("reward_model"):
+        return {"task": "reward", "adapter_dtype": "bf16"}
     if rl != "sft":
         reader.leave_out("rl", "more", f"{rl} runs other passes than training on text; planned as sft")
     return {}
 
 
-def _checkpointing(reader: Reader) -> bool:
+def _checkpointing(reader: Reader) -> dict[str, Any]:
+    """Return whether layers are checkpointed, and what waits on the host.
+
+    Source: loaders/patch_manager.py, `_apply_gradient_checkpointing_patches`, and core/trainers/mixins:
+    legacy sends inputs of layers to the host; true, which offload is a former name of, sends all that is
+    saved (trl's `OffloadActivations`) and recomputes nothing.
+    """
     value = reader.get("gradient_checkpointing", default=False)
+    offloading = reader.get("activation_offloading", default=False)
+    if offloading == "legacy":
+        return {"gradient_checkpointing": True, "activation_offloading": "checkpoints"}
     # unsloth is a former name of offload.
     if value in ("offload", "offload_disk", "unsloth"):
         caveat = f"{value} moves activations off the card; planned as if they stayed on it"
-        reader.leave_out("gradient_checkpointing", "less", caveat)
-        return True
-    return reader.is_on("gradient_checkpointing")
+        reader.leave_out("gradient_checkpointing", "either", caveat)
+        return {"gradient_checkpointing": True}
+    if reader.is_on("activation_offloading") if offloading in (True, False) else offloading:
+        caveat = f"{offloading} moves activations off the card; planned as if they stayed on it"
+        reader.leave_out("activation_offloading", "either", caveat)
+    return {"gradient_checkpointing": reader.is_on("gradient_checkpointing")}
 
 
 def _attention(reader: Reader) -> str:

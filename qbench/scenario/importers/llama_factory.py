@@ -35,7 +35,7 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
 
 
 def _task(reader: Reader, stage: str) -> str:
-    """Return what is learnt from: preferences under the losses of DPO and ORPO."""
+    """Return what is learnt from: preferences under the losses of DPO, ORPO and KTO, or text."""
     if stage == "dpo":
         reader.get("pref_beta")
         loss = reader.get("pref_loss", default="sigmoid")
@@ -45,6 +45,9 @@ def _task(reader: Reader, stage: str) -> str:
             return "orpo"
         reader.leave_out("pref_loss", "less", f"{loss} is not planned; the plan includes a reference pass")
         return "dpo"
+    if stage == "kto":
+        reader.get("pref_beta")
+        return "kto"
     if stage not in ("sft", "pt"):
         reader.leave_out("stage", "more", f"{stage} runs other passes than training on text; planned as sft")
     return "sft"
@@ -100,12 +103,15 @@ def _lora(reader: Reader, model: str, kind: str) -> dict[str, Any] | None:
 
 def _train(reader: Reader, model: str, stage: str) -> dict[str, Any]:
     off = reader.is_on("disable_gradient_checkpointing")
+    # model/model_utils/checkpointing.py, get_unsloth_gradient_checkpointing_func: inputs go to the host.
+    offloading = "checkpoints" if reader.is_on("use_unsloth_gc") else "auto"
     is_reentrant = reader.is_on("use_reentrant_gc", default=True)
     return {
         "per_device_train_batch_size": reader.count("per_device_train_batch_size", default=8),
         "seq_len": reader.length("cutoff_len", default=2048),
         "gradient_accumulation_steps": reader.count("gradient_accumulation_steps", default=1),
         "gradient_checkpointing": not off,
+        "activation_offloading": offloading,
         "optim": reader.optimizer("optim"),
         "attn_implementation": reader.attention("flash_attn", _ATTENTION, default="auto"),
         "recipe": "llama-factory",

@@ -27,7 +27,8 @@ def from_ms_swift(reader: Reader) -> dict[str, Any]:
     dtype = dtype or "bf16"
     kind = reader.choice("tuner_type", "train_type", allowed=("lora", "full"), default="lora")
     task = str(reader.get("rlhf_type", default="sft"))
-    if task not in ("sft", "dpo"):
+    tasks = {"sft": "sft", "dpo": "dpo", "kto": "kto", "rm": "reward"}
+    if task not in tasks:
         reader.leave_out(
             "rlhf_type", "more", f"{task} runs other passes than training on text; planned as sft"
         )
@@ -41,7 +42,7 @@ def from_ms_swift(reader: Reader) -> dict[str, Any]:
         "lora": _lora(reader, model) if kind == "lora" else None,
         # `_init_mixed_precision`: float32 weights train under autocast in fp16.
         "train": _train(reader, model)
-        | {"autocast": "fp16" if dtype == "fp32" else dtype, "task": "dpo" if task == "dpo" else "sft"},
+        | {"autocast": "fp16" if dtype == "fp32" else dtype, "task": tasks.get(task, "sft")},
     }
 
 

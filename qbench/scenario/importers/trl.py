@@ -39,7 +39,7 @@ def from_trl(reader: Reader) -> dict[str, Any]:
         "recipe": "trl",
     }
     quantized, has_adapter = quantized_precision(reader), reader.is_on(*_ADAPTED)
-    train["task"] = preference_task(reader)
+    train |= trainer_task(reader)
     if quantized and not has_adapter and not reader.has_refused(*_ADAPTED):
         reader.refuse(
             _ADAPTED[0],
@@ -125,29 +125,57 @@ def train_settings(reader: Reader, checkpointing: bool) -> dict[str, Any]:
     }
 
 
-_OF_DPO = (
-    "max_prompt_length",
-    "precompute_ref_log_probs",
-    "ref_model_init_kwargs",
-    "label_smoothing",
-    "beta",
-)
-_OF_GRPO = ("num_generations", "reward_funcs", "max_completion_length", "use_vllm")
+_TASKS: dict[str, tuple[str, ...]] = {
+    "grpo": ("num_generations", "reward_funcs", "max_completion_length", "use_vllm", "vllm_mode"),
+    "kto": ("desirable_weight", "undesirable_weight"),
+    "reward": ("center_rewards_coefficient",),
+    "dpo": (
+        "max_prompt_length",
+        "precompute_ref_log_probs",
+        "ref_model_init_kwargs",
+        "label_smoothing",
+        "beta",
+    ),
+}
+"""Keys of one trainer's config alone, asked in this order: a file does not name its trainer."""
+_TRAINERS = {"grpo": "GRPOTrainer", "kto": "KTOTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer"}
+_OF_TASKS = (
+    "beta", "label_smoothing", "max_prompt_length", "loss_type", "desirable_weight", "undesirable_weight",
+    "center_rewards_coefficient", "num_generations", "reward_funcs", "max_completion_length",
+)  # fmt: skip
+"""Keys of these trainers that are planned, or move no memory."""
 
 
-def preference_task(reader: Reader) -> str:
-    """Return dpo where the keys are those of DPOConfig alone: a file does not name its trainer."""
-    if any(reader.values.get(key) is not None for key in _OF_GRPO):
-        return "sft"  # These keys are left out as they stand.
-    if not any(reader.values.get(key) is not None for key in _OF_DPO):
-        return "sft"
-    reader.get("beta", "label_smoothing", "max_prompt_length", "loss_type")
+def trainer_task(reader: Reader) -> dict[str, Any]:
+    """Return the task of the trainer that a file is for, as its keys show, and its sizes."""
+    given = [key for key, value in reader.values.items() if value is not None]
+    task = next((name for name, keys in _TASKS.items() if set(keys) & set(given)), "sft")
+    if task == "sft":
+        return {"task": task}
+    reader.tell(f"its keys are those of {_TRAINERS[task]}: planned as task {task}")
+    completion = reader.get("max_completion_length")
+    reader.get(*_OF_TASKS)
     if reader.is_on("precompute_ref_log_probs"):
         reader.leave_out(
             "precompute_ref_log_probs", "less", "the plan includes the reference pass in each step"
         )
-    reader.tell("its keys are those of DPOTrainer: planned as task dpo, two sequences for each sample")
-    return "dpo"
+    if task != "grpo":
+        return {"task": task}
+    return _grpo(reader, completion)
+
+
+def _grpo(reader: Reader, completion: Any) -> dict[str, Any]:
+    """Return sizes of generated answers: prompt and answer are cut each for itself (GRPOConfig)."""
+    if reader.is_on("use_vllm"):
+        reader.leave_out("use_vllm", "more", "vLLM's share of the card is not planned")
+    if reader.get("beta", default=0.0):
+        reader.leave_out("beta", "more", "the pass of a reference is not planned")
+    tokens = 512 if completion is None else reader.whole("max_completion_length", of="seq_len", default=512)
+    prompt = reader.get("max_prompt_length")
+    if prompt is None:
+        reader.tell("no max_prompt_length is set: prompts are planned at 512 tokens")
+    prompt_tokens = 512 if prompt is None else reader.whole("max_prompt_length", of="seq_len", default=512)
+    return {"task": "grpo", "max_completion_length": tokens, "seq_len": prompt_tokens + tokens}
 
 
 def with_model_arguments(reader: Reader) -> Reader:

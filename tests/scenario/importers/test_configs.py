@@ -325,7 +325,21 @@ def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any
         ({"plugins": [LIGER], "liger_rope": True, "liger_layer_norm": True}, "full_logits", {}),
         ({"plugins": ["axolotl.integrations.swanlab.SwanLabPlugin"]}, "full_logits", {}),
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "full_logits", {"plugins": "either"}),
-        ({"rl": "kto"}, "full_logits", {"rl": "more"}),
+        ({"rl": "orpo"}, "full_logits", {"rl": "more"}),
+        ({"rl": "kto", "kto_desirable_weight": 0.2, "micro_batch_size": 2}, "full_logits", {}),
+        ({"reward_model": True, "lora_qkv_kernel": False}, "full_logits", {}),
+        ({"quantize_moe_experts": True, "load_in_4bit": True, "adapter": "qlora"}, "full_logits", {}),
+        (
+            {"quantize_moe_experts": True, "load_in_8bit": True},
+            "full_logits",
+            {"quantize_moe_experts": "less"},
+        ),
+        ({"gradient_checkpointing": True, "activation_offloading": "legacy"}, "full_logits", {}),
+        (
+            {"gradient_checkpointing": True, "activation_offloading": True},
+            "full_logits",
+            {"activation_offloading": "either"},
+        ),
         ({"rl": "dpo"}, "full_logits", {}),
         ({"lora_modules_to_save": ["wte"]}, "full_logits", {}),
         ({"lora_target_parameters": ["x"]}, "full_logits", {"lora_target_parameters": "more"}),
@@ -565,6 +579,28 @@ def test_what_is_said_to_be_written_instead_of_a_script_is_read(tmp_path: Path):
     assert point.lora is not None
     assert (point.lora.r, point.lora.lora_alpha) == (4, 8)
     assert not any("unknown" in caveat or "not understood" in caveat for caveat in caveats)
+
+
+@pytest.mark.parametrize(
+    ("keys", "task", "sizes"),
+    [
+        ({"desirable_weight": 1.0}, "kto", (1024, 256)),
+        ({"center_rewards_coefficient": 0.01, "max_length": 512}, "reward", (512, 256)),
+        ({"beta": 0.1}, "dpo", (1024, 256)),
+        ({"num_generations": 8, "max_prompt_length": 300}, "grpo", (812, 512)),
+        ({"reward_funcs": ["accuracy"], "max_completion_length": 100}, "grpo", (612, 100)),
+        ({"packing": True}, "sft", (1024, 256)),
+    ],
+)
+def test_keys_of_one_trainer_alone_name_the_task(
+    tmp_path: Path, keys: dict[str, Any], task: str, sizes: tuple[int, int]
+):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_name_or_path": "gpt2", **keys}))
+    found = import_config(file, config_of, "trl")
+    train = point_from(found.settings, {}).train
+    assert (train.task, (train.seq_len, train.max_completion_length)) == (task, sizes)
+    assert found.unmodelled == {}
 
 
 @pytest.mark.parametrize("value", ["offload", "offload_disk", "unsloth"])
