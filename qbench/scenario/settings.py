@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, get_args
@@ -266,9 +266,13 @@ def plain_default(row: Setting) -> str:
 def from_text(row: Setting, text: str) -> Any:
     """Return the value that a text stands for; the text itself where it stands for none.
 
-    4k is 4,096 for a whole number, yes and no are those of a switch, names are separated by commas.
+    4k is 4,096 for a whole number, yes and no are those of a switch, names are separated by commas; the case
+    of a choice does not matter.
     """
     text = text.strip()
+    choices: Sequence[str] = row.leaf.json_schema().get("enum", ())
+    if choices:
+        return next((choice for choice in choices if choice == text.casefold()), text)
     if row.kind == "integer" and (match := re.fullmatch(r"([+-]?[0-9]{1,30})([kK]?)", text)):
         return int(match.group(1)) * (1024 if match.group(2) else 1)
     if row.kind == "boolean":

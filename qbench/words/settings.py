@@ -50,7 +50,12 @@ def describe_training(point: Point, leave_out: Collection[str] = ()) -> str:
 
 
 def other_settings(point: Point, leave_out: Collection[str] = ()) -> list[str]:
-    """Return the settings that `describe` leaves out and that are no defaults: 'optim adamw_8bit'."""
+    """Return the settings that `describe` leaves out and that are no defaults: 'optim adamw_8bit'.
+
+    What has no effect on the point is not among them: peft keeps the adapters of a 16-bit base in fp32.
+    """
+    if point.method != "qlora":
+        leave_out = {*leave_out, "adapter_dtype"}
     defaults = point_settings(Point(model=point.model))
     return [
         f"{name} {plain_text(value)}"

@@ -10,6 +10,7 @@ from qbench.scenario.settings import (
     SETTINGS,
     Leaf,
     flatten,
+    from_text,
     nest,
     point_settings,
     resolve,
@@ -109,3 +110,17 @@ def test_normal_values_are_those_of_the_point() -> None:
 def test_shown_values_are_short_and_on_one_line() -> None:
     assert shown("a\nb") == r"'a\nb'"
     assert len(shown("x" * 1000)) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("precision", "NF4", "nf4"),
+        ("recipe", " TRL", "trl"),
+        ("precision", "4bit", "4bit"),  # Refused later, with what is allowed.
+        ("seq_len", "4K", 4096),
+        ("data", "My.TXT", "My.TXT"),
+    ],
+)
+def test_the_case_of_a_choice_does_not_matter(name: str, text: str, value: object) -> None:
+    assert from_text(SETTINGS[name], text) == value

@@ -95,8 +95,11 @@ def _title(results: Sequence[Result], hidden: Sequence[str]) -> str:
     main = describe_training(first.point, hidden)
     if "model" in hidden:  # Else it begins with a name, which keeps its spelling.
         main = main[:1].upper() + main[1:]
-    others = ", ".join(other_settings(first.point, ("recipe", *hidden)))
-    return "; ".join(filter(None, [main, others, basis(first) + target]))
+    quantized = next((result for result in results if result.point.method == "qlora"), first)
+    others = other_settings(quantized.point, ("recipe", *hidden))
+    if len({result.point.method for result in results}) > 1:
+        others = [f"{text} (QLoRA)" if text.startswith("adapter_dtype") else text for text in others]
+    return "; ".join(filter(None, [main, ", ".join(others), basis(first) + target]))
 
 
 _FIGURES = (

@@ -10,6 +10,7 @@ import pytest
 from qbench.records.record import Record
 from qbench.report.terminal.plan import plan_lines
 from qbench.report.terminal.table import WIDTH
+from qbench.scenario.expand import point_from
 from tests.comparison.hand_made import make_point
 from tests.report import sample_run
 
@@ -149,6 +150,19 @@ def test_more_cards_than_a_terminal_is_wide_go_on_in_another_table():
 def test_the_recipe_and_that_there_is_no_autocast_are_named_though_they_are_the_default():
     title = " ".join(plan_lines([plan("bf16", 8)])[:2])
     assert "checkpointing, recipe peft, no autocast; planned for cuda" in title
+
+
+def test_a_setting_that_does_not_touch_a_row_is_not_said_of_it():
+    def titled(*precisions: str) -> str:
+        records = [plan(precision, 16) for precision in precisions]
+        points = [point_from(record.point.model_dump(), {"adapter_dtype": "bf16"}) for record in records]
+        shown = plan_lines([replace(each, point=point) for each, point in zip(records, points, strict=True)])
+        return " ".join(shown).partition("  ")[0]
+
+    # peft keeps the adapters of a 16-bit base in fp32, whatever is set.
+    assert "adapter_dtype" not in titled("bf16")
+    assert "adapter_dtype bf16;" in titled("nf4")
+    assert "adapter_dtype bf16 (QLoRA);" in titled("bf16", "nf4")
 
 
 def test_a_title_of_several_models_begins_with_a_capital():
