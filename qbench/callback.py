@@ -186,7 +186,7 @@ class QbenchCallback(TrainerCallback):
 
     def _give_up(self, error: Exception) -> None:
         self.problem = f"{type(error).__name__}: {error}"
-        _log.warning("qbench stopped recording, the training goes on (%s)", self.problem)
+        _log.warning("qbench stopped recording; the training continues (%s)", self.problem)
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()

@@ -22,7 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
     group = parser.getgroup("qbench", "memory and speed of fine-tuning")
     group.addoption(
-        "--qbench-null-gpu", metavar="NAME", help="Card of the catalog that CUDA is, without one."
+        "--qbench-null-gpu",
+        metavar="NAME",
+        help="GPU of the catalog that CUDA shows to the tests, without a GPU.",
     )
 
 

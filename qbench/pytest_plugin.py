@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--qbench-baseline", metavar="FILE", help="Fail a point that got worse than in this file or run.")
     add("--qbench-device", choices=("auto", "cpu", "cuda"), default="auto", help="Where to measure.")
     add("--qbench-tolerance", action="append", default=[], metavar="METRIC=1%", help="As `check` has it.")
-    add("--qbench-strict", action="store_true", help="Fail on what is ambiguous or new, too.")
+    add("--qbench-strict", action="store_true", help="Also fail on what is ambiguous or new.")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_training(
     trainer = trained(tmp_path, callback)
     assert trainer.state.global_step == STEPS
     assert callback.problem is not None
-    assert "the training goes on" in caplog.text
+    assert "the training continues" in caplog.text
 
 
 class Exploding(TrainerCallback):

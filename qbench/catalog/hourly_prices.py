@@ -135,7 +135,7 @@ def _row(where: str, file: Path, row: Mapping[str | None, str | None]) -> tuple[
     """Return GPU and price of one line; `where` names it."""
     values = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if None in row:
-        raise CatalogError(f"{where}: more values than columns; write one value a column")
+        raise CatalogError(f"{where}: more values than columns; write one value per column")
     if values["currency"] not in ("", "USD"):
         raise CatalogError(
             f"{where}: currency given {values['currency']!r}; allowed: USD; convert the prices"

@@ -58,7 +58,9 @@ def _ran(asked: Request, name: str, python: str, folder: Path) -> Record:
 
     path = shutil.which(python)
     if path is None:
-        raise QbenchError(f"--{name}: {python} is no program that can be run; for example .venv/bin/python")
+        raise QbenchError(
+            f"--{name}: {python} cannot be run; give the path of a Python, for example .venv/bin/python"
+        )
     programs = os.path.dirname(os.path.abspath(path))
     is_script = asked.command[0].endswith(".py")
     command = [os.path.join(programs, "python"), *asked.command] if is_script else asked.command

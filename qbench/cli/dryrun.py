@@ -51,8 +51,8 @@ Synthetic = Annotated[
 Seq = Annotated[
     str | None,
     typer.Option(
-        help="Tokens of each made-up row, or a file with one number a line; the chat template adds its own. "
-        "Implies --synthetic. Default: 512."
+        help="Tokens of each made-up row, or a file with one number per line; the chat template adds its "
+        "own. Implies --synthetic. Default: 512."
     ),
 ]
 RowsOf = Annotated[
@@ -140,7 +140,7 @@ def _rows(seq: str | None, files: Sequence[str]) -> Rows:
     for given in files:
         name, _, file = given.partition("=")
         if not file:
-            raise QbenchError(f"--rows: given {given}; allowed: DATASET=FILE, with one JSON object a line")
+            raise QbenchError(f"--rows: given {given}; allowed: DATASET=FILE, with one JSON object per line")
         _read("--rows", file)
         named[name] = os.path.abspath(file)
     return Rows(lengths=lengths, files=named)

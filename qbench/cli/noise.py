@@ -54,7 +54,7 @@ def calibrate_noise(
     noise = noise_of(records)
     if noise is None:
         raise MeasureError(
-            f"noise: fewer than {LEAST_PROCESSES} processes of {point.label} ended ok; take a smaller one"
+            f"noise: fewer than {LEAST_PROCESSES} processes of {point.label} ended ok; use a smaller scenario"
         )
     file = write_noise(noise)
     if as_json:

@@ -23,7 +23,7 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or records.jsonl files.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write into; default RUN/report.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "",
-    static: Annotated[bool, typer.Option("--static", help="Draw each chart as SVG and PNG, too.")] = False,
+    static: Annotated[bool, typer.Option("--static", help="Also draw each chart as SVG and PNG.")] = False,
     pr: Annotated[
         Path | None, typer.Option(help="Write Markdown for a pull request's comment to this file.")
     ] = None,

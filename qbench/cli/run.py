@@ -72,7 +72,7 @@ def run_command(
         Path | None,
         typer.Option(
             "--points",
-            help="Measure nothing: take in the results of `run-point` from this folder, and write a file "
+            help="Measure nothing: read the results of `run-point` from this folder, and write a file "
             "for each measurement still to be made.",
         ),
     ] = None,

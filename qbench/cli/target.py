@@ -149,7 +149,7 @@ def _refuse_config(file: Path) -> None:
     except ScenarioError:
         return
     if not {"base", "question", "matrix"} & values.keys() and (tool := tool_of(values)):
-        raise ScenarioError(f"{file}: a config of {tool}, no scenario; read it with --from {file}")
+        raise ScenarioError(f"{file}: a config of {tool}, not a scenario; read it with --from {file}")
 
 
 def read_asked(request: TargetRequest) -> Target:

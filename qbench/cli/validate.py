@@ -13,7 +13,7 @@ from qbench.cli.console import print_json, print_note, print_table, print_text
 
 def validate_command(
     runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders with measurements on a GPU, to compare too.")
+        list[Path] | None, typer.Argument(help="Run folders with measurements on a GPU, to compare as well.")
     ] = None,
     null: Annotated[
         bool,

@@ -56,14 +56,16 @@ def environment_of(
         raise QbenchError(f"{command[0]}: no such command; give one that runs in this shell, after --")
     python = _on_path(given, path) if given else next(_pythons(command, path), None) or _first(path)
     if python is None:
-        raise QbenchError(f"cannot find the Python of {command[0]}; name it by --python")
+        raise QbenchError(f"cannot find the Python of {command[0]}; name it with --python")
     return _inspected(python, variables)
 
 
 def _on_path(name: str, path: str) -> str:
     found = shutil.which(name, path=path)
     if found is None:
-        raise QbenchError(f"--python: {name} is no program that can be run; for example .venv/bin/python")
+        raise QbenchError(
+            f"--python: {name} cannot be run; give the path of a Python, for example .venv/bin/python"
+        )
     return os.path.abspath(found)
 
 
@@ -146,12 +148,12 @@ def _inspected(python: str, variables: Mapping[str, str]) -> Environment:
         )
         facts = json.loads(done.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        raise QbenchError(f"{python} does not answer as a Python does; name another by --python") from None
+        raise QbenchError(f"{python} is not a working Python; name another with --python") from None
     if facts["torch"] is None:
-        raise QbenchError(f"the command's Python, {python}, has no torch; name another by --python")
+        raise QbenchError(f"the command's Python, {python}, has no torch; name another with --python")
     if facts["cuda"] is None:
         raise QbenchError(
-            f"a dry run needs a CUDA build of torch, and that of {python} is none; install one there, or "
-            "name another Python by --python"
+            f"a dry run needs a CUDA build of torch, which {python} does not have; install one there, or "
+            "name another Python with --python"
         )
     return Environment(python=python, site=Path(facts["torch"]).parent)

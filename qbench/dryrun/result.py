@@ -242,7 +242,7 @@ def _caveats(ran: Ran) -> list[str]:
         found.append(f"rank 0 of {ran.gpus} ran alone: the others are assumed to send what it sends")
     return [
         *found,
-        *(f"the agent missed something: {private_text(each)}" for each in problems[:1]),
+        *(f"part of the program was not recorded: {private_text(each)}" for each in problems[:1]),
     ]
 
 

@@ -160,7 +160,7 @@ class Tools:
             ) from None
         except ProcessEnded:
             raise ToolError(
-                "planning ended its process, perhaps because memory ran out; ask for less"
+                "the planning process ended, perhaps because memory ran out; ask for less"
             ) from None
         except QbenchError as error:
             raise ToolError(f"failed unexpectedly: {error}") from error

@@ -34,7 +34,7 @@ def cuda_python(given: str | None) -> str | None:
     if named is None:
         raise QbenchError(
             "--device null needs a CUDA build of torch, and this one has none; run `make .venv-cuda`, or "
-            f"name the Python of one by --python or {VARIABLE}"
+            f"name its Python with --python or {VARIABLE}"
         )
     found = inspect(named).path
     return None if found == os.path.abspath(sys.executable) else found

@@ -113,16 +113,14 @@ def inspect(given: str, code: CodeFolder | None = None) -> Interpreter:
     """
     path = shutil.which(given)
     if path is None:
-        raise QbenchError(
-            f"{given} is no program that can be run; give the path of a Python, as .venv/bin/python"
-        )
+        raise QbenchError(f"{given} cannot be run; give the path of a Python, for example .venv/bin/python")
     path = os.path.abspath(path)
     ended = _run(code_command(path, _INSPECTION, code.folders if code else ()), INSPECT_TIMEOUT_S, code=code)
     try:
         facts = json.loads(ended.stdout)
         problem, code_id = facts["problem"], facts["code_id"]
     except (ValueError, TypeError, KeyError):
-        raise QbenchError(f"{given} does not answer as a Python does ({ended.last_line})") from None
+        raise QbenchError(f"{given} is not a working Python ({ended.last_line})") from None
     if code_id is None:
         raise QbenchError(
             f"{given} cannot import qbench ({problem}); install it there: {given} -m pip install qbench"

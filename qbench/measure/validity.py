@@ -46,7 +46,7 @@ def allocator(retries: int | None, ooms: int | None) -> ValidityFinding:
     """Judge whether torch's allocator hit the end of the card's memory."""
     hits = None if retries is None or ooms is None else retries + ooms
     if hits:
-        why = "the allocator flushed its cache to find memory: at the card's limit, and slowed by that"
+        why = "the allocator emptied its cache to find memory: the run is at the card's limit, which slows it"
         return _finding("allocator_retries", hits, why, "invalid")
     return _finding("allocator_retries", hits, "memory sufficed")
 
@@ -78,7 +78,7 @@ def compiled(before: int, after: int) -> ValidityFinding | None:
     if after == 0:
         return None
     if after > before:
-        why = "torch.compile worked within the timed steps"
+        why = "torch.compile ran during the timed steps"
         return _finding("recompiles", after - before, why, "invalid")
     return _finding("recompiles", 0, "compiled before the timed steps")
 
@@ -92,13 +92,13 @@ def others_on_cpu(
     if busy_cpus is not None:
         is_busy = busy_cpus > BUSY_SHARE * cpu_count
         why = (
-            "other processes worked beside the timed steps"
+            "other processes used the CPUs during the timed steps"
             if is_busy
-            else "no significant work by other processes"
+            else "no significant CPU use by other processes"
         )
         return _finding("other_cpus_busy", busy_cpus, why, not is_busy)
     is_busy = load_average is not None and load_average > cpu_count
-    why = "more work was waiting than there are CPUs" if is_busy else "CPUs were available"
+    why = "the load average exceeded the number of CPUs" if is_busy else "CPUs were available"
     return _finding("load_average_before", load_average, why, not is_busy)
 
 
@@ -119,12 +119,12 @@ def foreign_processes(*seen: Sequence[int] | None) -> ValidityFinding:
     """Judge who else computed on the card, given the ids seen before, during and after; None is unknown."""
     pids = {pid for listed in seen for pid in listed or ()}
     if pids:
-        why = "other processes computed on the card, before, during or after"
+        why = "other processes used the card before, during or after the run"
         return _finding("foreign_processes", len(pids), why, "warn")
     if None in seen:
-        why = "who else computed on the card is unknown: the driver lists ids of another namespace, or none"
+        why = "whether other processes used the card is unknown: the driver does not list process ids here"
         return _finding("foreign_processes", None, why, "warn")
-    return _finding("foreign_processes", 0, "the card was this process's alone")
+    return _finding("foreign_processes", 0, "no other process used the card")
 
 
 HELD_DOWN = ("sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake")
@@ -140,16 +140,16 @@ def throttled(
     """
     if counters and all(counters.get(f"throttled_{name}_s") is None for name in POLICIES):
         held = [name for name in reasons if name in HELD_DOWN]
-        why = "whether clocks were held down within the timed steps is unknown: the driver does not count it"
+        why = "whether clocks were throttled during the timed steps is unknown: the driver does not report it"
         if held:
-            why = f"clocks were held down at an end of the timed steps: {', '.join(held)}"
+            why = f"clocks were throttled at the start or end of the timed steps: {', '.join(held)}"
         yield _finding("throttling", True if held else None, why, "warn")
     for name in POLICIES:
         held_s = counters.get(f"throttled_{name}_s")
         if held_s is None:
             continue
         much = held_s > THROTTLED_SHARE * window_s
-        why = f"clocks were held down within the timed steps: {name}" if much else "clocks were not held down"
+        why = f"clocks were throttled during the timed steps: {name}" if much else "clocks were not throttled"
         yield _finding(f"throttled_{name}_s", held_s, why, not much)
 
 
@@ -164,5 +164,5 @@ def host_bound(event_s: Sequence[float], enqueue_s: float, window_s: float) -> V
     waits = lead_s < GAP_SHARE * statistics.median(event_s) or gap_s > GAP_SHARE * window_s
     why = "the host was ahead of the GPU"
     if waits:
-        why = "the GPU waits for the host, or a step waits for the GPU: speed is as much the CPU's"
+        why = "the GPU waits for the host, or a step waits for the GPU: speed depends on the CPU as well"
     return _finding("host_lead_s", lead_s, why, not waits)

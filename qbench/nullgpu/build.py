@@ -52,7 +52,7 @@ def _headers(site: Path) -> tuple[Path, ...]:
     if not found:
         raise QbenchError(
             "the null GPU needs a CUDA build of torch with its wheels of CUDA; "
-            "run `make .venv-cuda`, or name a Python that has one by --python"
+            "run `make .venv-cuda`, or name a Python that has one with --python"
         )
     return found[0], site / CRT_FOLDER
 

@@ -190,8 +190,8 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
     others = [gpu.name for gpu, found in held if isinstance(found, Trace) and _needs_other(found, traced)]
     if others:
         said.append(
-            f"the numbers are those of compute capability {version}; {', '.join(others)} would run other "
-            "kernels, whose own numbers say what is left"
+            f"the numbers are for compute capability {version}; {', '.join(others)} would run other "
+            "kernels; see its own figures"
         )
     said += [f"{gpu.name}: {found}" for gpu, found in held if isinstance(found, StepError)]
     without_cuda = [gpu.name for gpu, _ in held if gpu.compute_capability is None]
@@ -202,7 +202,7 @@ def _card_caveats(held: Sequence[Held], traced: Trace, card: Card, point: Point)
             "ROCm may choose others"
         )
     said += [
-        f"{gpu.name}: planned at its full clocks, which the maker's power limit may hold down"
+        f"{gpu.name}: planned at its full clocks, which the maker's power limit may reduce"
         for gpu in (one for one, _ in held)
         if gpu.name.endswith(("Laptop", "Max-Q"))
     ]

@@ -121,5 +121,5 @@ def parsed_record(line: bytes, where: str) -> Record:
             "`qbench run` write them"
         ) from error
     if not isinstance(values, dict):
-        raise RecordError(f"{where}: {brief(values)} is not a record; one JSON object a line is expected")
+        raise RecordError(f"{where}: {brief(values)} is not a record; one JSON object per line is expected")
     return record_from_dict(values, where)

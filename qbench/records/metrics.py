@@ -92,7 +92,7 @@ _ROWS = (
         "Peak reserved",
         "bytes",
         "lower",
-        "Largest memory held by the CUDA caching allocator, fragments included; the CUDA context is not.",
+        "Largest memory held by the CUDA caching allocator, fragments included, the CUDA context excluded.",
     ),
     Metric(
         "device_bytes",
@@ -121,7 +121,7 @@ _ROWS = (
         "Arithmetic",
         "FLOP",
         "lower",
-        "Floating-point operations of a step's matrix products and attention, recomputed ones too.",
+        "Floating-point operations of a step's matrix products and attention, recomputed ones included.",
         "near",
     ),
     Metric(
@@ -137,7 +137,7 @@ _ROWS = (
         "Host time",
         "s",
         "lower",
-        "What the host needs to issue one step on a null GPU; no step on a GPU is shorter with this host.",
+        "Time that the host needs to issue one step on a null GPU: a lower bound for a GPU with this host.",
     ),
     Metric(
         "tokens_per_s",

@@ -128,7 +128,7 @@ def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
 def _unreadable(file: Path, error: OSError) -> RecordError:
     if isinstance(error, FileNotFoundError) and file.name == RECORDS_FILE and file.parent.is_dir():
         return RecordError(
-            f"{file.parent}: is no run folder, for it holds no {RECORDS_FILE}{_instead(file.parent)}"
+            f"{file.parent}: is not a run folder: it has no {RECORDS_FILE}{_instead(file.parent)}"
         )
     return RecordError(f"{file}: cannot be read: {error.strerror}; give a run folder or its {RECORDS_FILE}")
 

@@ -114,7 +114,7 @@ def markdown_page(
         "Written by `qbench validate`, which plans each step again and compares. "
         f"{len(comparisons)} figures from {compared} sources are compared. No constant of a plan is fitted.",
         f"Planned with {planned_with}. Measured with the versions named below: where they differ, the plan "
-        "speaks for its own. An error is plan less measurement in percent of the measurement.",
+        "describes its own. An error is plan less measurement in percent of the measurement.",
         "## Summary",
         table_text(summary_table(comparisons)),
         _bullets(f"`{name}`: {text}" for name, text in FIGURES.items()),

@@ -256,7 +256,7 @@ def _processes(measured: Sequence[Result]) -> str:
     counts = [len(result.completed) for result in measured]
     span = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     few = " Fewer than three cannot show how much speed varies." if min(counts) < ENOUGH_PROCESSES else ""
-    return f"Each measured point stands on {span} completed {'process' if span == '1' else 'processes'}.{few}"
+    return f"Each measured point has {span} completed {'process' if span == '1' else 'processes'}.{few}"
 
 
 def _checked(measured: Sequence[Result]) -> str:

@@ -157,7 +157,7 @@ def _speed_sentence(changes: Sequence[PointChange]) -> str:
         return ""
     if not known:
         return (
-            f"Step time: {MIN_PAIRS} pairs of processes or more tell a difference from chance; use --repeats."
+            f"Step time: {MIN_PAIRS} pairs of processes or more show a difference from chance; use --repeats."
         )
     slower = sum(1 for time in known if time.resolved and time.ratio > 1)
     faster = sum(1 for time in known if time.resolved and time.ratio < 1)

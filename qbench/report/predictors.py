@@ -23,11 +23,11 @@ QUANTITIES = {
 READ_WITH_CARE = (
     "The steps are those that qbench can plan as they were run; what it leaves out is below, with reasons. "
     "qbench has no fitted constants, but these measurements were at hand while it was developed.",
-    "Tools differ in what they predict. Each is held against the measured peak that its figure stands for; "
+    "Tools differ in what they predict. Each is compared with the measured peak that its figure describes; "
     "where it keeps the CUDA context or a safety margin apart, these are left out.",
-    "The tools cannot be told versions of libraries, nor which kernels torch had: qbench plans the `cift` "
-    "runs, measured on Windows, without flash attention. They were told SDPA, or flash where they have no "
-    "SDPA.",
+    "The tools take neither versions of libraries nor the kernels that torch had: qbench plans the `cift` "
+    "runs, measured on Windows, without flash attention. They were given SDPA, or flash where they have "
+    "no SDPA.",
     "`canifinetune` is of the project that measured the `cift` runs, and its formulas draw on such runs.",
     "`fitcheck-llm` states its accuracy for a Tesla T4 with checkpointing, `vramcalc` for an RTX A6000. "
     "Other steps and cards are outside what they claim.",
@@ -83,7 +83,7 @@ def predictors_part(answers: Sequence[Beside]) -> list[str]:
         return []
     parts = [
         "## Beside other predictors",
-        f"Public tools that run offline were asked about the same steps on {_dates(answers)} by "
+        f"Public tools that run offline were given the same steps on {_dates(answers)} by "
         "`python -m benchmarks.predictors`. A step that was measured again counts once. Median and worst are "
         "over the figures that a tool can express, and beside them are qbench's over the same ones. How each "
         "was called is in predictors.csv.",

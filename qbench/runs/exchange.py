@@ -73,7 +73,7 @@ def _take(store: RunStore, points: tuple[Point, ...], files: Path) -> tuple[list
             continue
         for record in records:
             if record.point_id not in wanted:
-                notices.append(f"{file}: {record.point.label} is no point of this scenario; left out")
+                notices.append(f"{file}: {record.point.label} is not a point of this scenario; left out")
             elif hash(encoded(record)) not in known:
                 store.append(record)
                 taken.append(record)

@@ -246,7 +246,7 @@ def baseline_and_run(reference: str, folder: Path) -> Iterator[Sides]:
     else:
         raise QbenchError(
             f"--baseline: {reference} is neither a commit of a git repository here nor a Python; "
-            "give a branch, a tag, HEAD~1, or a path as .venv-old/bin/python"
+            "give a branch, a tag, HEAD~1, or a path such as .venv-old/bin/python"
         )
 
 

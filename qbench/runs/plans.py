@@ -152,7 +152,7 @@ def _planned_apart(
     except BrokenExecutor as error:
         if len(tasks) == len(batches[0]) == 1:
             point = batches[0][0]
-            died = Measurement(outcome="crashed", detail={"error": f"planning ended its process: {error}"})
+            died = Measurement(outcome="crashed", detail={"error": f"the planning process ended: {error}"})
             yield tasks[0][0], plan_record(point, settings, died)
             return
         # All processes have ended; which point was at fault shows when each task, then each point, is alone.

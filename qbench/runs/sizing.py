@@ -176,7 +176,7 @@ def _together(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | S
             except StepError as error:
                 return error
             except BrokenExecutor as error:
-                return StepError(f"planning ended its process: {error}")
+                return StepError(f"the planning process ended: {error}")
 
         answers = threads.map(answer, searches)
         for number, search in enumerate(searches, 1):

@@ -111,32 +111,32 @@ class TrainSettings(Strict):
     )
     task: Task = Field(
         default="sft",
-        description="What is learnt from: text, pairs of answers, other answers, or classes of texts.",
+        description="What the model learns from: text, pairs of answers, its own answers, or labelled text.",
     )
     max_completion_length: Tokens = Field(
-        default=256, description="grpo: generated tokens of seq_len, which has the prompt, too."
+        default=256, description="grpo: how many tokens of seq_len are generated; the others are the prompt."
     )
     loss_type: Literal["auto", Loss] = Field(
-        default="auto", description="How the loss is computed; auto is the recipe's."
+        default="auto", description="How the loss is computed; auto follows the recipe."
     )
     upcast: Literal["auto", Upcast] = Field(
         default="auto",
-        description="Whose preparation unquantized weights go through; auto is the recipe's.",
+        description="Whose preparation casts unquantized weights; auto follows the recipe.",
     )
     adapter_dtype: Literal["auto", AdapterDtype] = Field(
-        default="auto", description="dtype of adapters on a quantized base; auto is the recipe's."
+        default="auto", description="dtype of adapters on a quantized base; auto follows the recipe."
     )
     checkpoint_impl: Literal["auto", CheckpointImpl] = Field(
         default="auto",
-        description="Form of gradient checkpointing, as torch.distributed names it; auto is the recipe's.",
+        description="Form of gradient checkpointing, as torch.distributed names it; auto follows the recipe.",
     )
     lora_kernels: Literal["auto", LoraKernels] = Field(
         default="auto",
-        description="Fused kernels of adapters, of one part or all, and whose; auto is the recipe's.",
+        description="Fused kernels for adapters, of all layers or of one part; auto follows the recipe.",
     )
     activation_offloading: Literal["auto", Offload] = Field(
         default="auto",
-        description="What checkpointed layers keep on the host instead of the card; auto is the recipe's.",
+        description="What checkpointed layers offload to the host; auto follows the recipe.",
     )
     liger_kernels: tuple[LigerKernel, ...] = Field(
         default=(), description="Layers that run Liger's kernels; its loss is loss_type liger."

@@ -103,7 +103,7 @@ def _checked_saved(model: PreTrainedModel, names: tuple[str, ...]) -> list[str] 
     for missing in (name for name in names if name.rsplit(".", 1)[-1] not in have):
         near = nearest(missing, sorted(have))
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise StepError(f"modules_to_save {missing} is no module of the model{hint}")
+        raise StepError(f"modules_to_save {missing} is not a module of the model{hint}")
     return list(names) or None
 
 

@@ -61,7 +61,7 @@ def accumulation_caveats(point: Point) -> Iterator[str]:
     if wanted - MOST_PASSES > MOST_COPIES:
         yield (
             f"of {wanted:,} micro-batches, batches or losses are planned as one large block, where a run has "
-            "many small ones; peaks may be off by some MiB"
+            "many small ones; peaks may be off by a few MiB"
         )
 
 

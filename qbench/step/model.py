@@ -140,7 +140,7 @@ def _refuse_kernels_of_hub(config: PretrainedConfig, name: str) -> None:
         if attention is not None and "/" in str(attention):
             raise StepError(
                 f"the config of {name} takes its attention from {attention}, code that qbench never runs; "
-                "take attn_implementation out of the config"
+                "remove attn_implementation from the config"
             )
 
 
@@ -257,8 +257,8 @@ def _from_config(point: Point, config: PretrainedConfig) -> Any:
         attention = point.train.attn_implementation
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not _is_image_text(config):
             raise StepError(
-                f"{point.model} is no text model to transformers ({type(config).__name__}); models that take "
-                "sound are planned only where transformers has a text model for them"
+                f"{point.model} is not a text model for transformers ({type(config).__name__}); audio models "
+                "are planned only where transformers has a text model for them"
             ) from error
         hint = "" if attention == "auto" else "; choose another with --attn, for example sdpa or auto"
         raise StepError(

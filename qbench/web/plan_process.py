@@ -44,7 +44,7 @@ class PlanProcess:
             ) from None
         except ProcessEnded:
             raise QbenchError(
-                "planning ended its process, perhaps because memory ran out; change a setting"
+                "the planning process ended, perhaps because memory ran out; change a setting"
             ) from None
         except QbenchError as error:
             raise QbenchError(f"planning failed unexpectedly: {error}; change a setting") from error

@@ -18,7 +18,7 @@ _WHY: dict[Why, str] = {
     "between looks": "no decision is made at this number of pairs",
     "not positive": "a value is not above 0, so there is no ratio; measure again",
     "not valid": "measured, but not valid; see the report",
-    "no valid baseline": "the baseline has no valid number; accept a sound one",
+    "no valid baseline": "the baseline has no valid number; accept a valid one",
     "not in run": "not in the run",
 }
 
@@ -45,6 +45,6 @@ def range_text(ratio: LogRatio) -> str:
 
 def _wanted_text(wanted: Wanted, paired: bool) -> str:
     if not paired and wanted.needed is not None and wanted.needed <= wanted.present:
-        return f"it lies at the least change of interest, {100 * wanted.min_effect:g} %"
+        return f"it is about the smallest change of interest, {100 * wanted.min_effect:g} %"
     what = "pairs" if paired else "processes per side"
     return f"{wanted.needed or 'no affordable number of'} {what} would show {100 * wanted.effect:.3g} %"

@@ -116,7 +116,7 @@ def test_plan_refuses(arguments: list[str], words: list[str], capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["no_lm"], ["no_lm", "is no text model"]),
+        (["no_lm"], ["no_lm", "is not a text model"]),
         (["good", "--target-modules", "query,q_proj"], ["query", "q_proj", "down_proj"]),
         (["good", "--attn", "flash_attention_2", "--precision", "fp32"], ["flash", "float32"]),
     ],
@@ -160,7 +160,7 @@ def test_run_refuses_a_gpu_that_is_not_there(
     ("arguments", "words"),
     [
         (["nowhere"], ["nowhere: cannot be read", "give a run folder"]),
-        (["empty"], ["empty: is no run folder", RECORDS_FILE, "give a folder"]),
+        (["empty"], ["empty: is not a run folder", RECORDS_FILE, "give a folder"]),
         (["no_records"], ["no records to report on"]),
         (["file.txt"], ["file.txt:1: not JSON"]),
         ([], ["Missing argument"]),

@@ -340,7 +340,7 @@ def test_a_baseline_of_an_older_schema_is_upgraded(
 
 def test_a_folder_that_is_no_run_says_what_may_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(tmp_path), "--baseline", str(tmp_path)]) == 2
-    assert "is no run folder, for it holds no records.jsonl; give a folder" in capsys.readouterr().err
+    assert "is not a run folder: it has no records.jsonl; give a folder" in capsys.readouterr().err
     (tmp_path / "runs").mkdir()
     written(tmp_path / "runs" / "records.jsonl", processes(*STEADY))
     assert main(["check", str(tmp_path), "--baseline", str(tmp_path)]) == 2

@@ -21,7 +21,7 @@ from qbench.measure import cuda_python
         (["--device", "null", "--gpu", "T5"], "GPU 'T5' is not in the catalog"),
         (["--device", "null", "--gpu", "MI300X"], "MI300X has no CUDA; name an NVIDIA GPU"),
         (["--device", "null", "--gpu", "T4", "--profile"], "--device null conflicts with --points"),
-        (["--device", "null", "--gpu", "T4", "--python", "/no/python"], "/no/python is no program"),
+        (["--device", "null", "--gpu", "T4", "--python", "/no/python"], "/no/python cannot be run"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(
@@ -40,7 +40,7 @@ def test_a_torch_without_cuda_is_told_where_one_is_looked_for(
     monkeypatch.setattr(cuda_python, "FOLDER", "no-such-folder")
     monkeypatch.delenv("QBENCH_CUDA_PYTHON", raising=False)
     assert main(["run", "demo.yaml", "--device", "null", "--gpu", "T4"]) == 2
-    assert "run `make .venv-cuda`, or name the Python of one by --python or QBENCH_CUDA_PYTHON" in (
+    assert "run `make .venv-cuda`, or name its Python with --python or QBENCH_CUDA_PYTHON" in (
         capsys.readouterr().err
     )
 

@@ -104,7 +104,7 @@ def test_results_that_are_none_are_told_and_left_alone(
     capsys.readouterr()
     assert run() == 0
     captured = capsys.readouterr()
-    assert "is no point of this scenario; left out" in captured.err
+    assert "is not a point of this scenario; left out" in captured.err
     assert (tmp_path / "run" / RECORDS_FILE).read_text() == stored
 
 

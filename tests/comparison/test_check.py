@@ -372,7 +372,7 @@ def test_a_time_of_zero_is_told_as_such() -> None:
 def test_a_change_at_the_least_effect_is_no_question_of_processes() -> None:
     finding = verdict_of(check(processes(*STEADY), processes(1.029, 1.030, 1.028)), "step_time_s")
     assert finding.verdict == "ambiguous"
-    assert "it lies at the least change of interest, 3 %" in reason_text(finding.reason)
+    assert "it is about the smallest change of interest, 3 %" in reason_text(finding.reason)
 
 
 def test_a_tolerance_of_the_breakdown_holds_for_each_category() -> None:

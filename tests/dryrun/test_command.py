@@ -63,9 +63,9 @@ def test_what_cannot_be_run_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(QbenchError, match="nowhere: no such command"):
         environment_of(["nowhere"], None, {"PATH": str(tmp_path)})
     true = str(shutil.which("true"))
-    with pytest.raises(QbenchError, match=r"cannot find the Python of .*true; name it by --python"):
+    with pytest.raises(QbenchError, match=r"cannot find the Python of .*true; name it with --python"):
         environment_of([true], None, {"PATH": str(tmp_path)})
-    with pytest.raises(QbenchError, match="--python: no-python is no program"):
+    with pytest.raises(QbenchError, match="--python: no-python cannot be run"):
         environment_of([true], "no-python", {"PATH": str(tmp_path)})
 
 

@@ -76,7 +76,7 @@ def test_no_gpu_is_shown_where_none_is_wanted(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_that_is_no_program_is_refused(tmp_path: Path):
     (tmp_path / "python").write_text("text")
-    with pytest.raises(QbenchError, match="is no program that can be run"):
+    with pytest.raises(QbenchError, match="cannot be run"):
         inspect(str(tmp_path / "python"))
 
 

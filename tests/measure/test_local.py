@@ -170,7 +170,7 @@ def test_a_worker_that_hears_no_signal_holds_the_runner_no_longer_than_the_other
     monkeypatch.setattr("qbench.measure.executors.local.END_GRACE_S", 0.5)
     done = run(executor, partial(faults.is_frozen, str(freezer)), 0.5)
     assert done.outcome == "timeout"
-    assert "the worker cannot be ended: it waits within a driver" in done.detail["error"]
+    assert "the worker cannot be killed: it is stuck in a driver" in done.detail["error"]
     assert run(executor, faults.fine) == faults.fine()
 
 

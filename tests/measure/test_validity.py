@@ -112,12 +112,12 @@ def test_each_reason_for_lower_clocks_is_judged_by_its_share():
 @pytest.mark.parametrize(
     ("reasons", "value", "why"),
     [
-        ([], None, "is unknown: the driver does not count it"),
-        (["gpu_idle", "sync_boost"], None, "is unknown: the driver does not count it"),
+        ([], None, "is unknown: the driver does not report it"),
+        (["gpu_idle", "sync_boost"], None, "is unknown: the driver does not report it"),
         (
             ["gpu_idle", "sw_power_cap", "hw_thermal"],
             True,
-            "at an end of the timed steps: sw_power_cap, hw_thermal",
+            "at the start or end of the timed steps: sw_power_cap, hw_thermal",
         ),
     ],
 )

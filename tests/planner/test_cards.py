@@ -81,7 +81,7 @@ def test_a_card_without_a_kernel_is_an_answer_and_the_others_are_planned(model: 
     record = plan(point, "cuda", names)
     ada, turing = record.detail["fits"]
     assert (ada["fits"], turing["fits"], turing["headroom_bytes"]) == (True, False, None)
-    assert turing["error"] == "flash_attention_2 needs compute capability 8.0 or more; take sdpa"
+    assert turing["error"] == "flash_attention_2 needs compute capability 8.0 or more; use sdpa"
     assert turing["verdict"] == "unknown"
     assert f"T4: {turing['error']}" in record.detail["caveats"]
     assert turing.get("step_time_s") is None
@@ -120,8 +120,8 @@ def test_the_first_card_has_the_metrics_and_others_are_told(model: Path) -> None
     assert second["peak_reserved_bytes"] == amd["peak_reserved_bytes"] < first["peak_reserved_bytes"]
     told = [text for text in record.detail["caveats"] if "compute capability" in text]
     assert told == [
-        "the numbers are those of compute capability 9.0; A100-SXM4-80GB, MI300X would run other kernels, "
-        "whose own numbers say what is left",
+        "the numbers are for compute capability 9.0; A100-SXM4-80GB, MI300X would run other kernels, "
+        "see its own figures",
         "MI300X: planned with CUDA's kernels of compute capability 8.0; ROCm may choose others",
     ]
 
@@ -158,6 +158,4 @@ def test_a_laptop_says_that_its_maker_sets_its_power(model: Path) -> None:
     point = tiny_point(model, "bf16")
     record = plan(point, "cuda", [find_gpu("RTX 4090"), find_gpu("RTX 4090 Laptop")])
     told = [text for text in record.detail["caveats"] if "power limit" in text]
-    assert told == [
-        "RTX 4090 Laptop: planned at its full clocks, which the maker's power limit may hold down"
-    ]
+    assert told == ["RTX 4090 Laptop: planned at its full clocks, which the maker's power limit may reduce"]

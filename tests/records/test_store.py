@@ -381,7 +381,7 @@ def test_an_interrupt_after_the_line_keeps_it(tmp_path: Path, monkeypatch: pytes
         (b'{"schema_version": 1, "run_id"\n', "not JSON: "),
         (b"\x00\x00\x00\n", "not JSON: "),
         (b'{"text": "\xff"}\n', "not JSON: "),
-        (b"[1]\n", r"\[1\] is not a record; one JSON object a line is expected"),
+        (b"[1]\n", r"\[1\] is not a record; one JSON object per line is expected"),
         (b"{}\n", "schema_version is None; this is not a qbench record"),
         (b'{"schema_version": 3}\n', "schema_version 3 is newer than 2; update qbench"),
     ],
@@ -398,7 +398,7 @@ def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
         RecordError, match=r"none: cannot be read: No such file or directory; give a run folder"
     ):
         read_records(tmp_path / "none")
-    with pytest.raises(RecordError, match=r"is no run folder, for it holds no records\.jsonl"):
+    with pytest.raises(RecordError, match=r"is not a run folder: it has no records\.jsonl"):
         read_records(tmp_path)
 
 

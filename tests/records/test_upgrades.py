@@ -56,7 +56,7 @@ def test_the_words_of_a_verdict_become_its_value_and_numbers() -> None:
     assert fit_of_version_1(fits=True, verdict="ok", num_alloc_retries=0).verdict == "fits"
     late = fit_of_version_1(fits=True, verdict="ok after allocator retries (3)", num_alloc_retries=3)
     assert (late.verdict, late.num_alloc_retries) == ("tight", 3)
-    said = "flash_attention_2 needs compute capability 8.0 or more; take sdpa"
+    said = "flash_attention_2 needs compute capability 8.0 or more; use sdpa"
     no_kernel = fit_of_version_1(fits=False, verdict=said, headroom_bytes=None)
     assert (no_kernel.verdict, no_kernel.fits, no_kernel.error) == ("unknown", False, said)
 

@@ -137,11 +137,11 @@ def refusal(folder: Path, b: str, capsys: pytest.CaptureFixture[str], *more: str
 
 
 def test_a_python_that_is_not_there_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
-    assert "no/python is no program that can be run" in refusal(folder, "no/python", capsys)
+    assert "no/python cannot be run" in refusal(folder, "no/python", capsys)
 
 
 def test_a_program_that_is_no_python_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
-    assert "does not answer as a Python does" in refusal(folder, "/bin/true", capsys)
+    assert "is not a working Python" in refusal(folder, "/bin/true", capsys)
 
 
 def test_a_python_without_qbench_is_told_what_to_install(

@@ -102,7 +102,7 @@ def test_hub_id_that_cannot_be_fetched_names_both_ways_out_and_neighbours() -> N
         ({"vocab_size": 0}, "transformers cannot build "),
         ({"hidden_act": "foo"}, "transformers cannot build .*: KeyError 'foo'"),
         ({"rope_scaling": {"type": "foo"}}, "transformers cannot build .*: KeyError 'foo'"),
-        ({"model_type": "vit"}, "is no text model to transformers"),
+        ({"model_type": "vit"}, "is not a text model for transformers"),
     ],
     ids=str,
 )

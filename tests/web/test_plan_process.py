@@ -80,7 +80,7 @@ def test_a_process_that_dies_is_an_error_and_the_next_question_has_another(
 ):
     process.plan(question, always)
     threading.Timer(0.3, os.kill, (process.process._process.pid, signal.SIGKILL)).start()
-    with pytest.raises(QbenchError, match="planning ended its process"):
+    with pytest.raises(QbenchError, match="the planning process ended"):
         process.plan(long_question, always)
     assert process.plan(question, always).outcome == "ok"
 

@@ -73,7 +73,7 @@ def test_a_speed_that_is_not_valid_makes_no_ratio_and_is_told():
     assert "Its speed was measured under conditions that do not count (see Validity)." in sentence
 
 
-BUSY = "other processes worked beside the timed steps"
+BUSY = "other processes used the CPUs during the timed steps"
 
 
 def test_a_speed_that_its_findings_doubt_is_no_headline():

@@ -196,8 +196,8 @@ def _timeout(timeout_s: float, log: IO[bytes], is_left: bool) -> Measurement:
     error = f"no result within {timeout_s:g} s; raise measure.timeout_s"
     if is_left:
         error = (
-            f"no result within {timeout_s:g} s, and the worker cannot be ended: it waits within a driver, "
-            "may hold memory of the device, and disturbs what is measured next"
+            f"no result within {timeout_s:g} s, and the worker cannot be killed: it is stuck in a driver "
+            "call, may still hold device memory, and may disturb later measurements"
         )
     return Measurement(outcome="timeout", detail={"error": error, "stderr_tail": _tail(log)})
 

@@ -53,7 +53,7 @@ class RayExecutor:
             self.close()
             raise QbenchError(
                 f"no node of the Ray cluster has {gpus} GPU{'s' * (gpus > 1)}; "
-                "lower --gpus-per-point, start nodes that have them, or take --device cpu"
+                "lower --gpus-per-point, start nodes that have them, or use --device cpu"
             )
 
     def run(self, work: Attempt, timeout_s: float, device: RunDevice) -> Measurement:

@@ -88,13 +88,13 @@ def _check(query: torch.Tensor, card: Card) -> None:
     """Refuse what flash-attn refuses (csrc/flash_attn/flash_api.cpp, mha_fwd)."""
     if not _runs_flash_attn(card):
         # The card is not named, since cards that answer alike share this.
-        raise StepError("flash_attention_2 needs compute capability 8.0 or more; take sdpa")
+        raise StepError("flash_attention_2 needs compute capability 8.0 or more; use sdpa")
     if query.dtype not in HALF:
         name = str(query.dtype).removeprefix("torch.")
-        raise StepError(f"flash_attention_2 takes fp16 and bf16 only, not {name}; take sdpa, or autocast")
+        raise StepError(f"flash_attention_2 takes fp16 and bf16 only, not {name}; use sdpa, or autocast")
     if query.shape[-1] > FLASH_HEAD_DIM:
         raise StepError(
-            f"flash_attention_2 takes heads of up to {FLASH_HEAD_DIM}, not {query.shape[-1]}; take sdpa"
+            f"flash_attention_2 takes heads of up to {FLASH_HEAD_DIM}, not {query.shape[-1]}; use sdpa"
         )
 
 

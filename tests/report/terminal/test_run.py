@@ -82,7 +82,7 @@ def test_columns_without_a_value_are_left_out():
 
 
 def test_a_speed_in_doubt_is_marked_and_the_doubt_said():
-    busy = [finding("other_cpus_busy", "warn", 1.5, "other processes worked beside the timed steps")]
+    busy = [finding("other_cpus_busy", "warn", 1.5, "other processes used the CPUs during the timed steps")]
     records = [
         record("bf16", "measurement", 400, validity=busy),
         record("nf4", "measurement", 100),
@@ -95,4 +95,4 @@ def test_a_speed_in_doubt_is_marked_and_the_doubt_said():
     assert "50.0 ?" not in nf4
     assert "1.00 x ?" in nf4
     assert "?" not in planned
-    assert doubt == "? speed in doubt: other processes worked beside the timed steps"
+    assert doubt == "? speed in doubt: other processes used the CPUs during the timed steps"
