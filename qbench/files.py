@@ -19,7 +19,7 @@ MOST_BYTES = 256 * MIB
 def open_file(file: Path | str) -> BinaryIO:
     """Return a regular file opened for reading.
 
-    Raises OSError, whose strerror says what it is, for all else: nobody may ever write into a pipe, and a
+    Raises OSError, whose strerror says what it is, for all else: a pipe may never be written to, and a
     device may have no end.
     """
     try:

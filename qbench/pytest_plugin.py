@@ -195,7 +195,7 @@ def _extra_info(result: Result) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Gate:
-    """What all points are measured on and held against."""
+    """What all points are measured on and compared with."""
 
     config: pytest.Config
     notes: list[str] = field(default_factory=list)

@@ -22,7 +22,7 @@ from qbench.records.record import Kind, Record
 from qbench.scenario.schema import Point
 
 _RECIPROCAL = {"step_time_s": "tokens_per_s", "tokens_per_s": "step_time_s"}
-"""Speeds that are one number told twice."""
+"""Speeds that are the same number in two forms."""
 
 _SHOWN = ("peak_allocated_bytes", "peak_reserved_bytes")
 """What is shown of points that cannot be compared."""

@@ -12,7 +12,7 @@ LATER_THAN_BASELINE = ("versions.", "qbench", "code_id", "python", "git_commit")
 """Facts of the environment that may differ; they are reported, since they may explain a difference."""
 
 RELEASED = "as released"
-"""Files of a library that nobody has edited."""
+"""Files of a library that were not edited."""
 
 
 def circumstances(result: Result) -> dict[str, str]:

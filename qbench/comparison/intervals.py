@@ -55,7 +55,7 @@ class LogRatio:
     confidence: float = CONFIDENCE
 
     def smallest_visible(self, min_effect: float) -> float:
-        """Return the smallest change, as a share, that would have been told with a chance of POWER."""
+        """Return the smallest change, as a share, that would have been detected with probability POWER."""
         return visible(self.error, self.freedom, min_effect, self.confidence)
 
 

@@ -159,7 +159,7 @@ class NearPair:
 def pair_results(results: Sequence[Result]) -> list[MethodPair]:
     """Return a pair for each QLoRA and fp32 LoRA result that has a 16-bit LoRA partner, in order.
 
-    Two that both ended in an error are none.
+    Two that both ended in an error are not a pair.
     """
     baselines = _baselines(results)
     pairs = []

@@ -102,7 +102,7 @@ def cautious(deviation: float, freedom: int) -> float:
 def undecided_speeds(found: Check) -> list[Finding]:
     """Return the step times on which noise kept a check from a verdict.
 
-    One without a number is none of them: it is not valid, which more processes would not change.
+    One without a number is not among them: it is not valid, which more processes would not change.
     """
     return [
         each

@@ -70,7 +70,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Say whether all records ended in an error; out of memory is none: it is a result."""
+        """Say whether all records ended in an error; out of memory is not an error but a result."""
         return all(record.outcome == "error" for record in self.records)
 
     def value(self, metric: str) -> float | None:
@@ -93,7 +93,7 @@ class Result:
         return tuple(dict.fromkeys(doubts))
 
     def stores(self, metric: str) -> bool:
-        """Say whether a process has something stored for a metric, be it no number."""
+        """Say whether a process has something stored for a metric, even if it is not a number."""
         return any(metric in record.metrics for record in self.completed)
 
     @property

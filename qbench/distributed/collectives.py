@@ -49,7 +49,7 @@ class CollectiveLog:
         self.group = ""
 
     def note(self, func: Any, args: Any, out: Any) -> None:
-        """Take down an operator of torch.distributed; what only waits is none."""
+        """Take down an operator of torch.distributed; one that only waits does not count."""
         name = func._schema.name
         op = next((said for part, said in _NAMES.items() if part in name), None)
         if op is not None:

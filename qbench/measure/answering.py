@@ -1,4 +1,4 @@
-"""A process that answers one question after another, and can be ended amid one, which a thread cannot."""
+"""A process that answers one question after another, and can be ended during one, which a thread cannot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_WALL_S = 120.0
 """What it may take where the machine is busy, or has no such clock."""
 
 PATIENCE_S = 2.0
-"""How long work that nobody waits for any more goes on: a new process costs more than most answers."""
+"""How long work continues after the reader has gone: a new process costs more than most answers."""
 
 POLL_S = 0.05
 END_S = 10.0
@@ -34,7 +34,7 @@ Handler = Callable[[Any], Any]
 
 
 class GivenUp(Exception):
-    """Nobody waits for this any more."""
+    """The answer is no longer needed."""
 
 
 class TooLong(Exception):
@@ -42,7 +42,7 @@ class TooLong(Exception):
 
 
 class ProcessEnded(Exception):
-    """The process has ended amid a question."""
+    """The process ended during a question."""
 
 
 class AnsweringProcess:

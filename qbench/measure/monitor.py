@@ -35,7 +35,7 @@ EVENT_REASONS = {
 class NvmlMonitor:
     """A device of the NVIDIA driver. A MIG device has memory of its own; the rest is its whole card's.
 
-    Power and energy of a card that is shared by MIG are nobody's in particular, and so unknown.
+    Power and energy of a card that is shared by MIG cannot be attributed to a device, so they are unknown.
     """
 
     def __init__(self, handle: Any) -> None:

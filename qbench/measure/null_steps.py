@@ -24,7 +24,7 @@ _CODE = (
     *("catalog/data/gpus.csv", "catalog/data/compute_capabilities.csv"),
     *("step", "nullgpu", "measure/null_steps.py"),
 )
-"""Folders and files of qbench that these steps go through; how plans are made is none of them."""
+"""Folders and files of qbench that these steps go through; how plans are made is not among them."""
 
 
 def steps_environment(gpu: str) -> Environment:

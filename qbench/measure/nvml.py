@@ -62,7 +62,7 @@ class CardState:
         return list(self.pids) if self.pids and all(map(_runs_here, self.pids)) else None
 
     def is_taken_since(self, before: CardState) -> bool:
-        """Say whether nobody was listed before, and now one process is that is no other one here."""
+        """Say whether the one process that is listed now, and none was before, is this one."""
         alone = before.pids == () and self.pids is not None and len(self.pids) == 1
         return alone and not any(pid != os.getpid() and _runs_here(pid) for pid in self.pids or ())
 
@@ -245,7 +245,7 @@ def pin_device_of(visible: str) -> PinnedDevice:
 def describe_device() -> Environment:
     """Return device_name, device_id, device_memory_bytes and driver; None where the driver is silent.
 
-    The id tells two cards apart, and nobody finds a card by it: records are shared.
+    The id tells two cards apart but identifies none, since records are shared.
     """
     unknown: Environment = {
         "device_name": None,

@@ -13,7 +13,7 @@ from qbench.records.record import Outcome
 from qbench.scenario.schema import MeasureSettings, Point, RunDevice
 
 Phase = Callable[[str], None]
-"""Is told the name of each phase of a task as it begins."""
+"""Called with the name of each phase of a task as it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

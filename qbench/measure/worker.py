@@ -82,7 +82,7 @@ def _answer(pickled_work: bytes) -> str:
 
 
 def _live_no_longer_than_the_runner(connection: Connection) -> None:
-    """End with the runner: nobody would read the result, and the next measurement would be disturbed.
+    """End with the runner: the result would not be read, and the next measurement would be disturbed.
 
     A process group of its own keeps the terminal's Ctrl-C to the runner, and lets children end with it.
     """

@@ -50,7 +50,7 @@ _ALIKE = frozenset(
 )
 """Model types whose layers differ only by the keys above and by lists of one entry a layer.
 
-The history of their few layers was held against that of all. Other types may name layers by number, which
+The history of their few layers was compared with that of all. Other types may name layers by number, which
 few layers would hide.
 """
 

@@ -42,7 +42,7 @@ def plan(
 ) -> Record:
     """Return the planned record of a point, with the kernels of `device`.
 
-    On CUDA `gpus` are held against the plan (detail.fits), each with the kernels that it would run; the
+    On CUDA the plan is checked against `gpus` (detail.fits), each with the kernels that it would run; the
     metrics are those of the first that has kernels for the step. `allocator` has the settings of CUDA's
     caching allocator, None its defaults; the environment is never asked. `on_trace` is given the trace of
     that GPU, with every allocation. `tracer` is asked for the traces, None runs the step. Raises StepError

@@ -62,7 +62,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """On what terms the cards are had."""
+    """Prices, number and calibrations of the cards."""
 
     hourly_prices: Mapping[str, HourlyPrice] = field(default_factory=dict)
     """Prices by the catalog's name of the card."""
@@ -108,7 +108,7 @@ def _of_point(point: Point, gpus: Sequence[GpuSpec], workload: Workload, terms: 
 
 
 def planned_lengths(workload: Workload) -> list[int]:
-    """Return the padded lengths to plan, ascending: the shortest, the longest, and the one amid them."""
+    """Return the padded lengths to plan, ascending: the shortest, the longest, and the one in the middle."""
     lengths = sorted(workload.passes)
     if len(lengths) <= MOST_LENGTHS:
         return lengths

@@ -50,9 +50,9 @@ def parse_tokens(text: str) -> int:
 
 
 def read_lengths(file: Path) -> list[int]:
-    """Return the lengths of a file with one whole number a line.
+    """Return the lengths of a file with one whole number per line.
 
-    Raises QbenchError with the lines that are none, the first ones of many, and for a file without any.
+    Raises QbenchError with the lines that are not numbers, the first of many, and for a file without any.
     """
     try:
         lines = read_text(file).splitlines()

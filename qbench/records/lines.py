@@ -90,7 +90,7 @@ def without_bulk(line: bytes) -> bytes:
 def parsed_json(text: bytes) -> Any:
     """Return the value of a JSON text; NaN and infinity, which JSON lacks but some writers write, are None.
 
-    Raises ValueError when it is no JSON, RecursionError when it nests too deeply.
+    Raises ValueError when it is not JSON, RecursionError when it nests too deeply.
     """
     try:
         return from_json(text, allow_inf_nan=False, cache_strings="keys")

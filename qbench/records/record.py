@@ -67,7 +67,7 @@ def run_name(run_id: str) -> str:
 class Record(Attributes):
     """One planned or measured result of a `Point`. Sizes are bytes, times seconds; unknown values are None.
 
-    Values are raw: a measured metric is a list with one value a step. `value(metric)` gives the median.
+    Values are raw: a measured metric is a list with one value per step. `value(metric)` gives the median.
     """
 
     run_id: str

@@ -287,7 +287,7 @@ def _locked(folder: Path) -> BaseFileLock:
 
 
 def _holder(folder: Path) -> str:
-    """Return who has a folder open, by the file that is beside the lock: Windows lets nobody read that."""
+    """Return who has a folder open, by the file beside the lock, which Windows lets no other read."""
     try:
         return f"process {int((folder / HOLDER_FILE).read_bytes())}"
     except (OSError, ValueError):

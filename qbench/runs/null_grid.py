@@ -123,7 +123,7 @@ def grid_rows(every: int = 1) -> tuple[GridRow, ...]:
 def random_rows(count: int, seed: int) -> tuple[GridRow, ...]:
     """Return points that are not in the grid: cards, models and settings drawn with a seed.
 
-    Lengths, batches and ranks are none of the grid's. Weights take at most half of the card.
+    Lengths, batches and ranks are not those of the grid. Weights take at most half of the card.
     """
     draw = random.Random(seed)
     cards = [gpu for gpu in gpus() if (gpu.compute_capability or (0, 0)) >= (7, 5) and gpu.multiprocessors]

@@ -97,7 +97,7 @@ class Progress:
 
 
 Watcher = Callable[[Progress, Job, Record | None], None]
-"""Is told of each job twice: before it, without a record, and after it, with its record."""
+"""Called twice for each job: before it, without a record, and after it, with its record."""
 
 
 def run_scenario(
@@ -207,7 +207,7 @@ class _Run:
     watch: Watcher
 
     def begun(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, float]]:
-        """Yield each job, with the time, once it has been told that it begins."""
+        """Yield each job, with the time, once its beginning was announced."""
         for job in jobs:
             self.begin(job)
             yield job, time.monotonic()

@@ -29,11 +29,11 @@ RANK_PRECISIONS = ("bf16", "nf4")
 MOST_GPUS = 1_000_000
 
 Watch = Callable[[int, int, str], None]
-"""Is told of each part of the work before it begins: its number from 1, how many there are, what it is."""
+"""Called before each part of the work: its number from 1, how many there are, what it is."""
 
 
 def unwatched(number: int, total: int, name: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

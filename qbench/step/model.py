@@ -112,7 +112,7 @@ def _hub_miss(source: ModelSource, error: Exception) -> str:
 
 
 def _check_text_config(config: PretrainedConfig, name: str) -> None:
-    """Refuse a config whose part for text is none; `get_text_config` gives whatever stands there."""
+    """Refuse a config whose part for text is not a config; `get_text_config` returns whatever is there."""
     try:
         text: Any = config.get_text_config()
     except Exception as error:

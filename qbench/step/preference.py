@@ -42,7 +42,7 @@ def reference_model(point: Point, device: torch.device, config: PretrainedConfig
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
-    """Set all dropout to 0 (`disable_dropout_in_model`, which these trainers call unless told not to)."""
+    """Set all dropout to 0 (`disable_dropout_in_model`, which these trainers call by default)."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0
@@ -58,7 +58,7 @@ def preference_batch(input_ids: torch.Tensor, point: Point) -> dict[str, torch.T
 def preference_loss(
     forward: Forward, reference: Forward, batch: dict[str, torch.Tensor], point: Point
 ) -> torch.Tensor:
-    """Return the mean loss over pairs, from a pass of the model and one of what it is held against."""
+    """Return the mean loss over pairs, from a pass of the model and one of its reference."""
     if point.train.recipe == "llama-factory":
         return _llama_factory(forward, reference, batch, point.train.task)
     loss = _trl if point.choices.loss_type == "chunked" else _trl_with_logits

@@ -226,7 +226,7 @@ class TrainingStep:
         return loss.detach()
 
     def _outputs_for_trainer(self, batch: Batch, loop: TrainerLoop) -> Any:
-        """Return outputs that nobody else holds, so that they are gone before backward."""
+        """Return outputs that no other code holds, so that they are freed before backward."""
         return self._forward(**batch, **loop.loss_kwargs(self.point.choices.loss_type))
 
     def _reference(self, **inputs: Any) -> Any:

@@ -285,7 +285,7 @@ def _dtypes(model: Any) -> dict[str, str]:
 def _skipped(model: torch.nn.Module, point: Point, base_params: int, times: Times) -> Iterator[Skipped]:
     """Yield groups of base weights that quantization did not reach, largest first.
 
-    A matrix that is neither embedding nor head is listed whatever its size: nobody would expect it.
+    A matrix that is neither embedding nor head is listed whatever its size, since it comes unexpected.
     """
     if point.precision not in QUANTIZED_PRECISIONS:
         return

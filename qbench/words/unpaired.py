@@ -16,7 +16,7 @@ from qbench.words.settings import short_model
 def alone_sentences(results: Sequence[Result]) -> list[Statement]:
     """Return what each model needs by method and precision, how others ended, and that nothing is compared.
 
-    Where a point was measured, its plan is not told; of many models the range is. Where every
+    The plan of a measured point is left out; many models are given as a range. Where every
     point of a method and model failed, nothing is said: an error is no result.
     """
     measured = {

@@ -163,7 +163,7 @@ def _wait_for(process: BaseProcess, receiver: Connection, timeout_s: float) -> _
 def _end(process: BaseProcess) -> bool:
     """Leave neither the worker nor its children behind; return False for one that cannot be ended.
 
-    A process that waits within a driver (state D) hears no signal, and nobody knows for how long.
+    A process that waits within a driver (state D) receives no signal for an unknown time.
     """
     if process.ident is not None and process.is_alive():
         with contextlib.suppress(ProcessLookupError):  # A worker that has just started has no group yet.

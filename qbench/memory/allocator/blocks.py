@@ -35,7 +35,7 @@ OVERSIZE_SLACK_BYTES = 20 * MIB
 
 SegmentAction = Literal["segment_alloc", "segment_free", "segment_map", "segment_unmap"]
 SegmentWatcher = Callable[[SegmentAction, int, int], None]
-"""Is told of device memory taken or given back: how, by the names of torch's traces, address and bytes."""
+"""Called for device memory taken or given back: how, by the names of torch's traces, address and bytes."""
 
 UNLIMITED = sys.maxsize
 ALLOCATED, FREE, UNMAPPED = range(3)

@@ -68,7 +68,7 @@ class Outline:
 
     @cached_property
     def declared(self) -> tuple[list[str], Ints]:
-        """The categories that were told when memory was allocated, and the number of each allocation's."""
+        """The categories given when memory was allocated, and the number of each allocation's."""
         return numbered([made[3] for made in self.made])
 
     def alive_at(self, event: int) -> NDArray[np.bool_]:
@@ -124,7 +124,7 @@ def event_bytes(outline: Outline, asked: Ints) -> Ints:
 
 
 def declared_bytes(outline: Outline, asked: Ints) -> dict[str, int]:
-    """Return the bytes asked for by the category that was told with each allocation, empty where none was."""
+    """Return the requested bytes by the category of each allocation, empty where none was given."""
     names, numbers = outline.declared
     totals = np.zeros(len(names), dtype=np.int64)
     np.add.at(totals, numbers, asked)

@@ -135,7 +135,7 @@ def lowered(*tensors: Any) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def meta_autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """Run the block on meta as under `torch.autocast(device, dtype)`; libraries that ask are told so."""
+    """Run the block on meta as under `torch.autocast(device, dtype)`; libraries that ask get that answer."""
     was_enabled, before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     torch.set_autocast_enabled(device, True)
     torch.set_autocast_dtype(device, dtype)

@@ -23,7 +23,7 @@ Ran = tuple[str, OpKind, str, str, bool, str, bool, bool]
 NUM_SIZES = 7
 """Bytes read and written, operations, and the four sizes of a shape.
 
-Of an operator with a shape, operations are told for each of its shape's product: their number is a product of
+Operations of an operator with a shape are given per unit of its product: their number is a product of
 sizes, so it would exceed 64 bits long before the sizes do when multiples of it are summed.
 """
 

@@ -151,7 +151,7 @@ class Reader:
         return OPTIMIZERS.get(value, "adamw_torch")
 
     def attention(self, name: str, by_name: Mapping[str, str], default: str) -> str:
-        """Return qbench's name of the attention that is chosen; one that is not planned is told.
+        """Return qbench's name of the attention that is chosen; one that is not planned becomes a caveat.
 
         `default`, also one of qbench's names, stands for it and for none that is chosen.
         """
@@ -164,8 +164,8 @@ class Reader:
     def dtype(self, model: str, *names: str) -> str | None:
         """Return fp32, bf16 or fp16 as a dtype's name says, None where none is named.
 
-        `auto` is the dtype of the checkpoint, as the model's config has it; bf16, and told, where it is not
-        known.
+        `auto` is the dtype of the checkpoint, as the model's config has it; where that is not known, bf16
+        with a caveat.
         """
         value = self.get(*names)
         if value is None:

@@ -37,7 +37,7 @@ def dtype_name(value: Any) -> str | None:
 
 
 def read_json(text: str) -> Any:
-    """Return the value of JSON text, None where it is none."""
+    """Return the value of JSON text, None where it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -45,7 +45,7 @@ def read_json(text: str) -> Any:
 
 
 def not_among(allowed: Sequence[str], value: Any) -> str:
-    """Return what is wrong with a value that is none of the allowed names: given, allowed, nearest."""
+    """Return what is wrong with a value that is not an allowed name: given, allowed, nearest."""
     close = nearest(value, allowed, count=1) if isinstance(value, str) else []
     text = f"given {shown(value)}; allowed: {', '.join(name or 'nothing' for name in allowed)}"
     return f"{text}; did you mean {close[0]}?" if close else text
