@@ -18,7 +18,7 @@ TURNS = {
     r"\bheld against\b": "compared with",
     r"\b(ever so|amid|begot|crying wolf)\b": "however, during",
     r"\bbe (it|they|the \w+) ever\b": "however",
-    r"(?<!there )\bis no (program|file|folder|point|scenario|record|model|module|Python|number)\b": "is not a ...",
+    r"(?<!there )\bis no (program|file|folder|point|scenario|record|model|module|number)\b": "is not a",
     r"\b(line|row|file|column|step|point) (a|an) (line|row|file|column|step|point)\b": "per",
     r"(?<!same), as `[^`]+`;": "for example",
     r"\bspeaks? for\b": "describes, applies to",

@@ -14,11 +14,11 @@ from qbench.catalog.rows import catalog_rows
 from qbench.errors import CatalogError
 
 QUANTITIES: dict[str, str] = {
-    "matmul": "Large matrix products in 16 bit, of the peak of their dtype.",
-    "matmul_fp32": "Large matrix products in fp32 without TF32, of the peak of fp32.",
-    "matmul_fixed": "Time of a matrix product beside its arithmetic and its bytes.",
-    "bandwidth": "Reading and writing memory in large pieces, of its peak.",
-    "eager": "Pointwise operators, reductions and copies in transformers' models, of `bandwidth`.",
+    "matmul": "Large matrix products in 16 bit, as a share of the dtype's peak.",
+    "matmul_fp32": "Large matrix products in fp32 without TF32, as a share of the peak of fp32.",
+    "matmul_fixed": "Fixed time of a matrix product, in addition to its arithmetic and its bytes.",
+    "bandwidth": "Large reads and writes of memory, as a share of the peak bandwidth.",
+    "eager": "Pointwise operators, reductions and copies in transformers' models, as a share of `bandwidth`.",
     "launch": "Shortest time from one kernel to the next.",
     "dispatch": "The host's time for an operator of a PyTorch training step.",
 }

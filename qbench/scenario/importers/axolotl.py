@@ -187,7 +187,7 @@ def _rl(reader: Reader) -> dict[str, Any]:
     if rl == "sft" and reader.is_on("reward_model"):
         return {"task": "reward", "adapter_dtype": "bf16"}
     if rl != "sft":
-        reader.leave_out("rl", "more", f"{rl} runs other passes than training on text; planned as sft")
+        reader.leave_out("rl", "more", f"{rl} runs other passes than sft does; planned as sft")
     return {}
 
 

@@ -49,7 +49,7 @@ def _task(reader: Reader, stage: str) -> str:
         reader.get("pref_beta")
         return "kto"
     if stage not in ("sft", "pt"):
-        reader.leave_out("stage", "more", f"{stage} runs other passes than training on text; planned as sft")
+        reader.leave_out("stage", "more", f"{stage} runs other passes than sft does; planned as sft")
     return "sft"
 
 

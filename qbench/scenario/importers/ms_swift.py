@@ -29,9 +29,7 @@ def from_ms_swift(reader: Reader) -> dict[str, Any]:
     task = str(reader.get("rlhf_type", default="sft"))
     tasks = {"sft": "sft", "dpo": "dpo", "kto": "kto", "rm": "reward"}
     if task not in tasks:
-        reader.leave_out(
-            "rlhf_type", "more", f"{task} runs other passes than training on text; planned as sft"
-        )
+        reader.leave_out("rlhf_type", "more", f"{task} runs other passes than sft does; planned as sft")
     if not (reader.is_on("packing") or reader.is_on("padding_free")):
         reader.tell(
             "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
