@@ -41,6 +41,7 @@ def run(case: Case, environment: Path, source: Path | None) -> tuple[Record, flo
         "PATH": os.pathsep.join(folders),
         "PYTHONPATH": str(STAND_INS),
         "HF_HUB_CACHE": "none",
+        "AXOLOTL_DATASET_NUM_PROC": "1",
     }
     with tempfile.TemporaryDirectory(prefix="qbench-frameworks-") as folder, chdir(folder):
         words = list(case.words)
@@ -51,6 +52,7 @@ def run(case: Case, environment: Path, source: Path | None) -> tuple[Record, flo
             command=[str(environment / "bin" / words[0]), *words[1:]],
             gpu=find_gpu(case.gpu),
             gpus=case.gpus,
+            steps=case.steps,
             rank_only=case.rank_only,
             timeout_s=TIMEOUT_S,
             models=case.models,
@@ -69,10 +71,10 @@ def planned(case: Case, source: Path | None) -> Record | None:
         return None
     try:
         asked = read_asked(TargetRequest(name=None, config=source / case.config))
+        made = plan(asked.points[0], "cuda", [card])
     except QbenchError as error:
         print(f"{case.name}: no plan: {error}", flush=True)
         return None
-    made = plan(asked.points[0], "cuda", [card])
     return replace(made, detail={**made.detail, "unmodelled": sorted(asked.unmodelled)})
 
 
@@ -82,13 +84,14 @@ def main() -> None:
     parser.add_argument("environment", type=Path, help="virtual environment of the frameworks")
     parser.add_argument("--suite", default="trl", choices=sorted({case.suite for case in CASES}))
     parser.add_argument("--source", type=Path, help="checkout of the framework, for its configs")
+    parser.add_argument("--plans", action="store_true", help="only plan again, and write the report")
     parser.add_argument("--only", nargs="*", metavar="NAME", choices=[case.name for case in CASES])
     parser.add_argument("--out", type=Path, default=Path("reports/dryrun"))
     given = parser.parse_args()
     out = given.out.resolve()
-    wanted = [case for case in CASES if case.suite == given.suite]
-    for case in wanted:
-        if given.only is None or case.name in given.only:
+    of_suite = [case for case in CASES if case.suite == given.suite]
+    for case in (each for each in of_suite if not given.only or each.name in given.only):
+        if not given.plans:
             record, seconds = run(case, given.environment.resolve(), given.source)
             print(f"{case.name}: {record.outcome} in {seconds:.0f} s {record.error_line}", flush=True)
             _keep(out / RECORDS_FILE, case, record)

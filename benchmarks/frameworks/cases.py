@@ -29,12 +29,15 @@ class Case:
     suite: str = "trl"
     config: str = ""
     """File of the suite's checkout that the program reads, and of which the plan is."""
+    steps: int = 3
     seq_len: int = 512
     """Tokens of the rows that stand in for a dataset."""
     models: Sequence[str] = ()
     """Ids of the hub that the program makes up as it runs."""
     published_gib: float | None = None
     """What the framework's own documents say that this config takes."""
+    published_load_gib: float | None = None
+    """What they say is reserved before the first step."""
 
 
 def _trl(kind: str, model: str = SMALL, *more: str, planned: bool = True, **plan: Any) -> Case:
@@ -62,19 +65,39 @@ def _ranks(kind: str, model: str, ranks: int, gpu: str, *, rank_only: bool = Fal
 
 
 def _axolotl(
-    config: str, *, gpu: str = "RTX A6000", seq_len: int = 64, published_gib: float | None = None
+    config: str, *, gpu: str = "RTX A6000", seq_len: int = 128, published_gib: float | None = None
 ) -> Case:
-    """Return an example; rows of 64 tokens are packed to nearly full sequences."""
+    """Return an example; rows of 128 tokens are packed to nearly full sequences."""
     return Case(
         suite="axolotl",
         name=f"axolotl-{Path(config).stem}",
         words=("axolotl", "train", config),
         config=f"examples/{config}",
         gpu=gpu,
+        steps=2,
         seq_len=seq_len,
         published_gib=published_gib,
     )
 
+
+def _unsloth(model: str, gpu: str, load_gib: float, peak_gib: float, *options: str, name: str = "") -> Case:
+    """Return a row of Unsloth's notebooks; they load a copy in 4 bits where there is one."""
+    copies = [f"{each}-unsloth-bnb-4bit" for each in (model, model.lower())]
+    copies += [f"{each}-bnb-4bit" for each in (model, model.lower())]
+    return Case(
+        suite="unsloth",
+        name=f"unsloth-{name or model.rpartition('/')[2]}",
+        words=("python", str(PROGRAMS / "train_unsloth.py"), model, *options),
+        gpu=gpu,
+        steps=2,
+        models=copies if "--4bit" in options else (),
+        published_load_gib=load_gib,
+        published_gib=peak_gib,
+    )
+
+
+_LFM = "q_proj,k_proj,v_proj,out_proj,in_proj,w1,w2,w3"
+_A100, _LARGE_A100 = "A100-SXM4-40GB", "A100-SXM4-80GB"
 
 CASES = (
     _trl("sft"),
@@ -107,4 +130,27 @@ CASES = (
     _axolotl("gemma4/31b-qlora.yaml", published_gib=25.2),
     _axolotl("glm47-flash/qlora.yaml", published_gib=24.0),
     _axolotl("qwen3/32b-qlora.yaml"),
+    _unsloth("unsloth/LFM2.5-1.2B-Instruct", "L4", 2.230, 3.453, f"--targets={_LFM}"),
+    _unsloth("unsloth/Qwen3-32B", _A100, 19.121, 24.529, "--4bit", "--r=32"),
+    _unsloth("unsloth/Llama-3.3-70B-Instruct", _LARGE_A100, 39.221, 42.789, "--4bit"),
+    _unsloth(
+        *("unsloth/functiongemma-270m-it", "Tesla T4", 0.832, 10.66),
+        *("--r=128", "--batch=4", "--accumulate=2", "--length=4096"),
+    ),
+    _unsloth(
+        *("unsloth/gemma-3-270m-it", "Tesla T4", 0.832, 4.268),
+        *("--loader=model", "--r=128", "--batch=4", "--accumulate=1"),
+    ),
+    _unsloth("unsloth/gemma-3-27b-it", _A100, 19.074, 25.791, "--4bit", "--loader=model", "--r=8"),
+    _unsloth(
+        *("LiquidAI/LFM2.5-1.2B-Base", "L4", 2.598, 4.361),
+        *(f"--targets={_LFM},embed_tokens,lm_head", "--r=128", "--accumulate=8"),
+    ),
+    _unsloth("unsloth/Qwen2.5-7B", "Tesla T4", 5.764, 7.893, "--4bit"),
+    _unsloth(
+        *("unsloth/Qwen2.5-Coder-14B-Instruct", "Tesla T4", 10.287, 13.24),
+        *("--4bit", "--batch=1", "--optim=paged_adamw_8bit"),
+    ),
+    _unsloth("unsloth/Llama-3.2-3B-Instruct", "Tesla T4", 2.635, 6.531, "--4bit"),
+    _unsloth("unsloth/Qwen3-14B", "Tesla T4", 11.898, 14.066, "--4bit", "--r=32"),
 )

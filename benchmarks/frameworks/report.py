@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks.frameworks.cases import CASES, Case
 from qbench.catalog.capabilities import context_size
@@ -13,8 +13,8 @@ from qbench.units import GIB, format_bytes
 
 HEAD = """# Dry runs of training frameworks
 
-Made by `python -m benchmarks.frameworks VENV --suite SUITE`. Each program ran as it is for three steps on
-a null GPU; weights, tokenizers and datasets are stand-ins. Planned is qbench's own plan of the same step or
+Made by `python -m benchmarks.frameworks VENV --suite SUITE`. Each program ran as it is for two or three steps
+on a null GPU; weights, tokenizers and datasets are stand-ins. Planned is qbench's plan of the same step or
 config file, where it models one; it is in brackets where keys of the file are not modelled.
 
 """
@@ -33,14 +33,44 @@ run's is what was reserved in its later steps, and the context of its card.
 """
 
 
+NOTEBOOKS_HEAD = """
+## Unsloth's notebooks
+
+What the notebooks print, on the lengths of their own data; the dry run's rows are full. Versions are those of
+environments/unsloth.txt, for the notebook's own or near it.
+
+| notebook's model | card | after load, GiB | dry run | peak, GiB | dry run | difference |
+|---|---|---:|---:|---:|---:|---:|
+"""
+
+
 def report_text(records: Mapping[str, Record], plans: Mapping[str, Record]) -> str:
     """Return the report of all cases that have a record."""
     done = [case for case in CASES if case.name in records]
     rows = [_cells(case, records[case.name], plans.get(case.name)) for case in done]
     table = [_line(COLUMNS), "|---|---|---|" + "---:|" * (len(COLUMNS) - 3), *map(_line, rows)]
-    published = [line for case in done if case.published_gib for line in _published(case, records[case.name])]
-    more = PUBLISHED_HEAD + "\n".join(published) + "\n" if published else ""
-    return HEAD + "\n".join(table) + "\n" + more
+    sections = [_section(PUBLISHED_HEAD, _published, done, records)]
+    sections += [_section(NOTEBOOKS_HEAD, _notebook, done, records)]
+    return HEAD + "\n".join(table) + "\n" + "".join(sections)
+
+
+def _section(
+    head: str,
+    rows_of: Callable[[Case, Record], Iterator[str]],
+    cases: Sequence[Case],
+    records: Mapping[str, Record],
+) -> str:
+    rows = [line for case in cases for line in rows_of(case, records[case.name])]
+    return head + "\n".join(rows) + "\n" if rows else ""
+
+
+def _notebook(case: Case, record: Record) -> Iterator[str]:
+    load, peak = case.published_load_gib, case.published_gib
+    held, most = record.reserved_phases.get("load"), record.peak_reserved_bytes
+    if load and peak and held and most:
+        model = case.name.removeprefix("unsloth-")
+        difference = f"{100 * (most / GIB / peak - 1):+.1f} %"
+        yield _line((model, record.card, load, f"{held / GIB:.3f}", peak, f"{most / GIB:.3f}", difference))
 
 
 def _line(cells: Sequence[object]) -> str:
@@ -74,7 +104,7 @@ def _error(planned: int | None, seen: int | None) -> str | None:
 
 def _published(case: Case, record: Record) -> Iterator[str]:
     reserved = record.reserved_phases.get("later_steps")
-    if reserved and case.published_gib:
+    if reserved and case.published_gib and not case.published_load_gib:
         context = context_size(card_of(find_gpu(case.gpu)).capability).most
         held = (reserved + context) / GIB
         difference = f"{100 * (held / case.published_gib - 1):+.1f} %"

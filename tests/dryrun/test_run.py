@@ -207,9 +207,14 @@ floats = torch.rand(5, device="cuda")
 assert floats.isfinite().all() and not floats.isnan().any() and floats[floats > 0.5].shape == (5,)
 assert floats.exp2().shape == (5,)
 assert floats.argmax().item() == 0
+torch.tensor([3.0] * 128).cuda()  # Leaves memory that is not 0.
+assert torch.full([], 0.0, device="cuda").item() == 0 and floats.sum().item() == 0
+assert (torch.tensor(7, device="cuda").float() / 2).item() == 3.5
 # Six tokens choose two of three experts: each is chosen four times.
 chosen = torch.rand(6, 3, device="cuda").topk(2).indices
 assert chosen.flatten().bincount(minlength=3).tolist() == [4, 4, 4]
+assert x.repeat_interleave(x[:2].repeat(5)).tolist() == [1, 3, 5, 7, 9]
+assert torch.cat([x, x]).unique().tolist() == list(range(10))
 mask = torch.tensor([True, False, True, False], device="cuda")
 picked = torch.zeros(4, device="cuda", requires_grad=True)[mask]
 assert picked.shape == (2,)

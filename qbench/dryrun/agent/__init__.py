@@ -13,7 +13,7 @@ STARTED = "agent-started"
 
 def start() -> None:
     """Wait for the program to import torch, and follow it from then on."""
-    from . import imports, ranks, rows, saves, watch
+    from . import hub, imports, ranks, rows, saves, watch
 
     folder = os.environ["QBENCH_DRYRUN_DIR"]
     if os.path.isdir(folder):
@@ -25,7 +25,9 @@ def start() -> None:
         imports.after("torch.distributed.rendezvous", ranks.wait_for_none)
     follower = watch.Watch(folder, int(os.environ.get("QBENCH_DRYRUN_STEPS", "3")))
     imports.after("torch", follower.begin)
+    imports.after("huggingface_hub.hf_file_system", hub.list_from_cache)
     imports.after("safetensors.torch", saves.save_holes)
+    imports.after("torch._inductor.constant_folding", follower.follow_inductor)
     if rows.SPEC in os.environ:
         imports.after("datasets.load", follower.rows.follow)
     imports.after("deepspeed.runtime.engine", follower.follow_deepspeed)

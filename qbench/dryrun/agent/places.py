@@ -105,7 +105,7 @@ def keep_lines_of_forward(torch: Any) -> None:
     def format_stack() -> list[str]:
         if traces.has_preserved_node_meta():
             return plain()
-        found = calling(sys._getframe(1))
+        found = calling(sys._getframe().f_back)  # None in a thread of the backward pass.
         return [] if found is None else [_text(found)]
 
     traces.format_stack = format_stack

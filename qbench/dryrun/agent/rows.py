@@ -15,7 +15,7 @@ from typing import Any
 
 SPEC = "QBENCH_DRYRUN_ROWS"
 """Variable that holds {"lengths": tokens of each row in turn, "files": {dataset: file of its rows}}."""
-MOST_ROWS, FEWEST_ROWS = 4096, 256
+MOST_ROWS, FEWEST_ROWS = 1024, 256
 MOST_TOKENS = 1 << 21
 PIXELS = 512
 """Side of an image."""

@@ -9,9 +9,10 @@ put right where they lie. The rules:
    but for `DOUBTS`, which ask for an exception: isnan, isinf, any, !=, <, <=. No value is infinite.
 3. A whole number made of floats is 0, such as argmax and a sampled token. `topk` takes positions in turn, so
    that the experts of a mixture get equal shares; `sort` finds everything in order.
-4. `nonzero`, `where(mask)`, `x[mask]` and `masked_select` have the size that the mask says; of a mask over
-   `LIMIT`, every element counts.
-5. A float is read as it lies in memory: what was copied there, else 0 or what the last one left.
+4. `nonzero`, `where(mask)`, `x[mask]` and `masked_select` have the size that the mask says, `bincount`,
+   `unique` and `repeat_interleave` that of the values; of a mask over `LIMIT`, every element counts.
+5. A float of one element is true where all that it is made of is, such as a constant or a count, else 0, such
+   as a loss. Of others, what was copied there is read, else what lies in memory: 0, or what was there before.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .places import caller_of_node
 LIMIT = 1 << 19
 """Elements: 4 MiB of int64, which the null GPU copies (NULLGPU_COPY)."""
 WHOLE = frozenset((torch.int64, torch.int32, torch.bool, torch.uint8, torch.int16, torch.int8))
+REAL = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 DOUBTS = frozenset(("isnan", "isinf", "ne", "any", "signbit", "le", "lt"))
 UNSET = frozenset(
     (
@@ -119,10 +121,7 @@ class Values(TorchDispatchMode):
         return flat
 
     def _nonzero(self, mask: torch.Tensor) -> torch.Tensor:
-        found = on_host(mask).nonzero()
-        made = torch.empty_like(found, device=mask.device)
-        on_host(made).copy_(found)
-        return made
+        return _on_card(on_host(mask).nonzero(), mask.device)
 
     def _make_true(
         self, func: Any, name: str, args: Arguments, kwargs: dict[str, Any], outs: Arguments
@@ -147,7 +146,9 @@ class Values(TorchDispatchMode):
         holds = name not in DOUBTS
         if len(args) > 1 and isinstance(args[1], float) and args[1] in INFINITE:
             holds = (name in ("eq", "ge", "gt", "le", "lt")) is ((name, args[1]) in BELOW_INFINITY)
-        for each in filter(is_known, outs):
+        for each in outs:
+            if not (isinstance(each, torch.Tensor) and each.is_cuda and _is_small(each)):
+                continue
             if each.dtype is torch.bool:
                 self.assumed[name] = self.assumed.get(name, 0) + 1
                 on_host(each).fill_(holds)
@@ -184,7 +185,9 @@ def _is_mask(tensor: torch.Tensor) -> bool:
 
 
 def _is_small(tensor: torch.Tensor) -> bool:
-    return tensor.dtype in WHOLE and tensor.numel() <= LIMIT
+    """Say whether a tensor's values are kept true, or 0 where they are not known."""
+    number = tensor.numel()
+    return number <= LIMIT and (tensor.dtype in WHOLE or (number == 1 and tensor.dtype in REAL))
 
 
 def _effect(func: Any) -> str:
@@ -218,6 +221,27 @@ def _where(mode: Values, args: Arguments) -> Any:
     return list(mode._nonzero(args[0]).unbind(1)) if known else NotImplemented
 
 
+def _sized_by_values(operation: Any) -> Callable[[Values, Arguments], Any]:
+    """Return what does an operation on the CPU whose CUDA kernel reads values to size its result."""
+
+    def special(mode: Values, args: Arguments) -> Any:
+        if not all(map(is_known, tensors_in(args))):
+            return NotImplemented
+        with torch._C._DisableTorchDispatch():
+            made = operation(*map(_moved, args))
+        if isinstance(made, torch.Tensor):
+            return _on_card(made, args[0].device)
+        return tuple(_on_card(each, args[0].device) for each in made)
+
+    return special
+
+
+def _on_card(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    made = torch.empty_like(values, device=device)
+    on_host(made).copy_(values)
+    return made
+
+
 def _selected(mode: Values, args: Arguments) -> Any:
     if not is_known(args[1]):
         return NotImplemented
@@ -243,5 +267,10 @@ _SPECIAL: dict[str, Callable[[Values, Arguments], Any]] = {
     "nonzero_numpy": _where,
     "masked_select": _selected,
     "masked_scatter_backward": _scattered_backward,
+    "bincount": _sized_by_values(aten.bincount),
+    "repeat_interleave": _sized_by_values(aten.repeat_interleave),
+    "_unique2": _sized_by_values(aten._unique2),
+    "unique_dim": _sized_by_values(aten.unique_dim),
+    "unique_consecutive": _sized_by_values(aten.unique_consecutive),
 }
 """Operations whose size or value the host asks for."""

@@ -100,6 +100,18 @@ class Watch:
         os._exit = _exit  # type: ignore[assignment]
 
     @guarded
+    def follow_inductor(self, folding: Any) -> None:
+        """Keep values true while torch.compile folds constants, which it computes without any mode."""
+        run = folding.ConstantFolder.run
+
+        @functools.wraps(run)
+        def folded(this: Any, *args: Any, **kwargs: Any) -> Any:
+            with self._values:
+                return run(this, *args, **kwargs)
+
+        folding.ConstantFolder.run = folded
+
+    @guarded
     def follow_deepspeed(self, engine: Any) -> None:
         """Count the steps of DeepSpeed's engine; its optimizers step once for each part of the weights."""
         step = engine.DeepSpeedEngine._take_model_step
