@@ -26,6 +26,8 @@ with quick_imports():
     import torch
     import torch.distributed as dist
 
+from qbench.distributed.gloo import without_gloo
+from qbench.distributed.group import join_group
 from qbench.distributed.session import real_session
 from qbench.memory.history.ledger import History
 from qbench.memory.history.recording import record_steps
@@ -45,9 +47,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "mixtral": {},
 }
 """Six layers each, so that few are run and repeated; llama with a head of its own."""
-GLOO_COPIES = ("aten.split.Tensor", "aten.slice.Tensor")
 TRIES = 3
 SIZES: dict[str, Any] = {"seq_len": 64, "per_device_train_batch_size": 2}
+ZERO_CASES: dict[str, dict[str, Any]] = {
+    "lora trainer": {"recipe": "trainer"},
+    "lora accumulation": {"gradient_accumulation_steps": 3},
+    "full trainer": {"recipe": "trainer", "lora": None},
+    "full without checkpointing": {"lora": None, "gradient_checkpointing": False, "overlap_comm": False},
+}
 CASES: dict[str, dict[str, Any]] = {
     "ddp lora": {"strategy": "ddp"},
     "ddp lora bucket views": {"strategy": "ddp", "gradient_as_bucket_view": True},
@@ -76,20 +83,20 @@ CASES: dict[str, dict[str, Any]] = {
         "recipe": "trainer",
         "autocast": "bf16",
     },
+    **{
+        f"zero{stage} {name}": {"strategy": f"zero{stage}", "autocast": "bf16", **settings}
+        for stage in (1, 2, 3)
+        for name, settings in ZERO_CASES.items()
+    },
 }
 QUICK = ("ddp lora trainer", "fsdp2 qlora bfloat16 trainer")
 
 Figures = dict[str, int]
 
 
-def figures(history: History) -> Figures:
+def figures(history: History, point: Point) -> Figures:
     """Return peak, end and number of events of a history, without what gloo alone has."""
-    made = history.allocations
-    skipped = {handle for handle, each in enumerate(made) if each.op in GLOO_COPIES and each.phase != "build"}
-    prepared = [handle for handle, each in enumerate(made) if each.phase == "prepare"]
-    # The first tensors of a broadcast are joined; what is there before is the check's.
-    skipped |= set(itertools.takewhile(lambda handle: made[handle].op != "aten.cat.default", prepared))
-    sizes = [size for handle, size in history.events if handle not in skipped]
+    sizes = [size for _, size in without_gloo(history, point).events]
     live = list(itertools.accumulate(sizes))
     return {"peak": max(live), "end": live[-1], "events": len(sizes)}
 
@@ -98,7 +105,7 @@ def planned(point: Point, rank: int, *, all_layers: bool) -> Figures:
     """Return the figures of a plan for the CPU."""
     with kernels_of("cpu", Card()):
         found = record_point(point, "cpu", load_config(point), Card(), all_layers=all_layers, rank=rank)
-    return figures(found.history)
+    return figures(found.history, point)
 
 
 def ran(point: Point) -> Figures:
@@ -107,7 +114,7 @@ def ran(point: Point) -> Figures:
         step = build_step(point, "cpu", share=session.share)
         with kernels_of("cpu"):
             recording = record_steps(step, {"cpu"}, "cpu", load=session.attach)
-    return figures(recording.ledger)
+    return figures(recording.ledger, point)
 
 
 def run_ranks(points: list[Point], gpus: int) -> list[list[Figures]]:
@@ -135,12 +142,7 @@ def run_ranks(points: list[Point], gpus: int) -> list[list[Figures]]:
 def worker(folder: str) -> None:
     """Run the points of a folder as one rank, and write their figures there."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-    )
+    join_group("gloo", Path(folder, "store"), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     points = [
         Point.model_validate(each) for each in json.loads(Path(folder, "points.json").read_text("utf-8"))
     ]

@@ -101,7 +101,7 @@ def _strategies(settings: dict[str, Any]) -> list[str]:
         raise QbenchError("--gpus conflicts with --vary gpus, because fit searches for it; omit --gpus")
     strategies = settings.pop("strategy", None)
     if not strategies:
-        raise QbenchError("--vary gpus: needs --strategy; give ddp or fsdp2")
+        raise QbenchError("--vary gpus: needs --strategy; give fsdp2, zero3 or another")
     return list(strategies)
 
 

@@ -30,6 +30,10 @@ class Event:
     def synchronize(self) -> None:
         """Wait for nothing."""
 
+    def query(self) -> bool:
+        """Say that what was to be done is done."""
+        return True
+
 
 class Stream:
     """A stream by its number, in the order in which streams are made."""
@@ -43,6 +47,9 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         """Wait for nothing."""
 
+    def synchronize(self) -> None:
+        """Wait for nothing."""
+
     def record_event(self, event: Event | None = None) -> Event:
         """Return an event."""
         return event or Event()
@@ -54,7 +61,8 @@ class MetaDevice:
     Event = Event
 
     def __init__(self) -> None:
-        self._current = Stream(MAIN)
+        self.main = Stream(MAIN)
+        self._current = self.main
         self._num_streams = 1
         self.Stream = self._new_stream
         self.on_stream: Callable[[int], None] = lambda number: None

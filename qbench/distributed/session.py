@@ -19,6 +19,8 @@ from qbench.distributed.ddp import Replica
 from qbench.distributed.fsdp2 import shard
 from qbench.distributed.group import fake_group
 from qbench.distributed.meta_device import meta_device, watched_resizes
+from qbench.distributed.zero import ZeroEngine
+from qbench.distributed.zero_meta import deepspeed_on_meta
 from qbench.errors import StepError
 from qbench.memory.history.ledger import Ledger
 from qbench.scenario.schema import Point
@@ -38,13 +40,13 @@ class Session:
         """Tell this ledger from now on, and take down its collectives."""
         ledger.sharded = DTensor
         self._ledger = ledger
-        self._log = CollectiveLog(ledger, reduces_each_pass=False)
+        self._log = CollectiveLog(ledger, reduces_each_pass=self._settings.strategy in ("zero2", "zero3"))
         ledger.on_collective = self._log.note
 
     @property
     def shards(self) -> bool:
         """Whether weights are sharded once the model is whole."""
-        return self._settings.strategy == "fsdp2"
+        return self._settings.strategy in ("fsdp2", "zero3")
 
     @property
     def collectives(self) -> list[Call]:
@@ -55,17 +57,30 @@ class Session:
         """Wrap a model as the point's strategy does; return how a step runs it."""
         if self._settings.strategy == "fsdp2":
             shard(model, self._point, self._settings, device)
-            return SharedStep(lambda: model, self._settings.gpus, _no_sync_of(model))
+            return SharedStep(lambda optimizer: model, self._settings.gpus, _no_sync_of(model))
         if self._settings.strategy == "ddp":
             replicas: list[Replica] = []
 
-            def replica() -> Replica:
+            def replica(optimizer: torch.optim.Optimizer) -> Replica:
                 in_buckets = self._in("buckets")
                 replicas.append(Replica(model, self._settings, device, in_buckets, self._on_reduced))
                 return replicas[0]
 
             return SharedStep(replica, self._settings.gpus, lambda: replicas[0].no_sync())
+        if self._settings.strategy.startswith("zero"):
+            engine = ZeroEngine(model, self._point, self._settings)
+            return SharedStep(
+                lambda optimizer: engine.start(optimizer, self._ledger),
+                self._settings.gpus,
+                engine.no_sync,
+                engine,
+            )
         raise StepError(f"strategy {self._settings.strategy} is not planned")
+
+    def on_made(self, tensor: torch.Tensor) -> None:
+        """Hear of a tensor that no operator announces."""
+        if self._ledger is not None and not self._ledger.paused:
+            self._ledger.register(tensor, "")
 
     def on_stream(self, number: int) -> None:
         """Hear that allocations are made on another stream from now on."""
@@ -120,20 +135,24 @@ class Session:
 
         return context
 
+    def putting(self, category: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Return what wraps a function whose allocations belong to a category."""
+        within = self._in(category)
+
+        def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*arguments: Any, **settings: Any) -> Any:
+                with within():
+                    return function(*arguments, **settings)
+
+            return run
+
+        return wrapped
+
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Hear of what FSDP2 does inside."""
-        communicating, allocate = self._in("communication"), DefaultAllocMixin.allocate
-        gathering, full_tensor = self._in("gathered"), DTensor.full_tensor
-
-        def allocated(*arguments: Any, **settings: Any) -> torch.Tensor:
-            with communicating():
-                return allocate(*arguments, **settings)
-
-        def gathered(*arguments: Any, **settings: Any) -> torch.Tensor:
-            with gathering():
-                return full_tensor(*arguments, **settings)
-
+        allocated = self.putting("communication")(DefaultAllocMixin.allocate)
+        gathered = self.putting("gathered")(DTensor.full_tensor)
         with (
             watched_resizes(self.on_resize),
             mock.patch.object(DTensor, "full_tensor", gathered),
@@ -174,11 +193,21 @@ def _no_sync_of(model: Any) -> Callable[[], contextlib.AbstractContextManager[No
 
 
 @contextlib.contextmanager
-def planned_session(point: Point, rank: int) -> Iterator[Session]:
+def planned_session(point: Point, rank: int, kernels: str) -> Iterator[Session]:
     """Be one rank of a point's GPUs on meta, where nothing is sent. Raises StepError as `fake_group`."""
     assert point.distributed is not None
-    session = Session(point)
-    with fake_group(rank, point.distributed.gpus), meta_device() as device, session.watched():
+    session, gpus = Session(point), point.distributed.gpus
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(fake_group(rank, gpus))
+        device = stack.enter_context(meta_device())
+        if point.distributed.strategy.startswith("zero"):
+            streams = kernels == "cuda"
+            stack.enter_context(
+                deepspeed_on_meta(
+                    device, rank, gpus, session.on_made, session.putting("gathered"), has_streams=streams
+                )
+            )
+        stack.enter_context(session.watched())
         device.on_stream = session.on_stream
         yield session
 

@@ -38,7 +38,7 @@ def measure_cpu(task: Task, on_phase: Phase, session: Session | None = None) -> 
     loss_before = text_loss(step)
     with kernels_of("cpu"):
         recording = record_steps(step, {"cpu"}, "cpu", load=None if session is None else session.attach)
-    memory = profile(recording.ledger if session is None else without_gloo(recording.ledger))
+    memory = profile(recording.ledger if session is None else without_gloo(recording.ledger, task.point))
     warm = warm_up(step, task.settings.warmup_steps, patience_on("cpu", session is None))
     graphs, clock = validity.compiled_graphs(), cpu_clock()
     times, timed_losses = timed_steps(step, task.settings.steps)

@@ -31,8 +31,11 @@ _CAST = "aten._to_copy.default"
 
 
 def loads_on_gpu(point: Point) -> bool:
-    """Say whether a model is loaded onto the GPU whole; accelerate loads for FSDP2 on the host."""
-    return point.distributed is None or point.distributed.strategy != "fsdp2"
+    """Say whether a model is loaded onto the GPU whole.
+
+    accelerate loads for FSDP2 on the host, and DeepSpeed's stage 3 partitions what is loaded.
+    """
+    return point.distributed is None or point.distributed.strategy not in ("fsdp2", "zero3")
 
 
 def record_loading(ledger: Ledger, model: Any, point: Point, card: Card) -> None:

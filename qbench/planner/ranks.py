@@ -17,7 +17,7 @@ from qbench.scenario.schema import FOUR_BIT, Device, Point
 def recorded_ranks(point: Point) -> tuple[int, ...]:
     """Return the ranks that tell all: shards are padded, so that the last ones may hold less."""
     shared = point.distributed
-    return (0, shared.gpus - 1) if shared is not None and shared.strategy == "fsdp2" else (0,)
+    return (0,) if shared is None or shared.strategy == "ddp" else (0, shared.gpus - 1)
 
 
 def largest_rank(
@@ -67,6 +67,10 @@ def _caveats(traced: Trace, point: Point) -> Iterator[str]:
     shared = point.distributed
     assert shared is not None
     yield "no step time: communication between GPUs is not planned"
+    if shared.strategy == "zero3":
+        yield "loading is not planned: weights are partitioned as they are loaded (deepspeed.zero.Init)"
+    if shared.strategy.startswith("zero"):
+        yield "DeepSpeed makes all weights, adapters too, of the dtype that it trains in, with fp32 copies"
     if shared.strategy == "fsdp2":
         yield (
             "loading is not planned: accelerate loads for FSDP2 on the host (fsdp_cpu_ram_efficient_loading)"

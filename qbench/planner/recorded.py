@@ -150,7 +150,7 @@ def _record(
     # Host tensors (AdamW's step counters) are on the same memory as the model when the CPU trains.
     device_types = {"meta", "cpu"} if device == "cpu" else {"meta"}
     MULTIPROCESSORS.set(partial(multiprocessors_of, card))
-    with _session(point, rank) as session:
+    with _session(point, rank, device) as session:
         share = None if session is None else session.share
         step = build_step(
             point,
@@ -185,18 +185,25 @@ def _record(
 
 def _has_buckets(point: Point) -> bool:
     """Say whether gradients go in buckets, which hold more or less than a layer's."""
-    return point.distributed is not None and point.distributed.strategy == "ddp"
+    return point.distributed is not None and point.distributed.strategy != "fsdp2"
 
 
-def _session(point: Point, rank: int) -> contextlib.AbstractContextManager[Session | None]:
+def _session(point: Point, rank: int, device: Device) -> contextlib.AbstractContextManager[Session | None]:
     if point.distributed is None:
         return contextlib.nullcontext()
     from qbench.distributed.session import planned_session  # torch.distributed, which one GPU never needs.
 
-    return planned_session(point, rank)
+    return planned_session(point, rank, device)
 
 
 def _meta_autocast(point: Point, device: Device) -> Context | None:
-    """Return what makes the point's autocast context on meta, None where it asks for none."""
+    """Return what makes the point's autocast context on meta, None where it asks for none.
+
+    accelerate opens none around DeepSpeed's engine (accelerator.py, `native_amp`).
+    """
     name = point.train.autocast
-    return None if name == "none" else partial(meta_autocast, device, AUTOCAST_DTYPES[name])
+    return (
+        None
+        if name == "none" or point.runs_in_engine
+        else partial(meta_autocast, device, AUTOCAST_DTYPES[name])
+    )

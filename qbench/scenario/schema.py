@@ -141,6 +141,11 @@ class Point(PointSettings, defer_build=False):
         return dataclasses.replace(RECIPES[self.train.recipe], **said)
 
     @property
+    def runs_in_engine(self) -> bool:
+        """Whether DeepSpeed's engine makes passes and updates."""
+        return self.distributed is not None and self.distributed.strategy.startswith("zero")
+
+    @property
     def num_gpus(self) -> int:
         """GPUs that train together."""
         return 1 if self.distributed is None else self.distributed.gpus

@@ -91,4 +91,13 @@ NAMES = {
     "transformer_cls_names_to_wrap": Names("Wrapped", also=("fsdp_transformer_layer_cls_to_wrap",)),
     "bucket_cap_mb": Names("Bucket (MiB)", "bucket"),
     "gradient_as_bucket_view": Names("Bucket views"),
+    "reduce_bucket_size": Names("Reduce bucket"),
+    "overlap_comm": Names("Overlap"),
+    "contiguous_gradients": Names("Contiguous gradients"),
+    "allgather_bucket_size": Names("Gather bucket"),
+    "stage3_prefetch_bucket_size": Names("Prefetch bucket"),
+    "stage3_param_persistence_threshold": Names("Persistence threshold"),
+    "stage3_max_live_parameters": Names("Live parameters"),
+    "stage3_max_reuse_distance": Names("Reuse distance"),
+    "sub_group_size": Names("Subgroup"),
 }

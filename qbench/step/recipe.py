@@ -72,9 +72,9 @@ def converts_outputs(point: Point) -> bool:
     """Say whether the outputs become fp32 copies: accelerate does so for a Trainer under autocast.
 
     Source: accelerate/accelerator.py, `prepare_model`: forward is wrapped in autocast and
-    `convert_outputs_to_fp32`.
+    `convert_outputs_to_fp32`; that of DeepSpeed's engine is not.
     """
-    return follows_trainer(point) and point.train.autocast != "none"
+    return follows_trainer(point) and point.train.autocast != "none" and not point.runs_in_engine
 
 
 def prepares_for_kbit(point: Point) -> bool:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import convert_to_fp32
 
-from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.adapters import add_adapters
 from qbench.step.data import SEED, Batch, batches_held, copies, make_batches, passes_run
@@ -36,7 +35,7 @@ from qbench.step.recipe import (
     follows_trainer,
     prepare_base,
 )
-from qbench.step.shared_step import Share, SharedStep
+from qbench.step.shared_step import Share, SharedStep, shared_step
 from qbench.step.tasks import check_task, keeps_dropout, task_loss
 from qbench.step.tensors import model_tensors
 from qbench.step.trainer_loop import TrainerLoop
@@ -88,6 +87,7 @@ class TrainingStep:
         self._loop: TrainerLoop | None = None
         self._micro_steps = 0
         self._shared = shared
+        self._engine = None if shared is None else shared.engine
         self._wrapped = model if shared is None else None
         """What is called in the model's place; None until the first step makes it."""
         self.reference: Any = None
@@ -112,10 +112,13 @@ class TrainingStep:
         """Make one optimizer step; return the detached mean loss of its micro-batches, a scalar tensor."""
         loss = self._passes()
         self.on_phase("optimizer")
-        if self._loop is not None:
-            self._loop.clip(self.model.parameters())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self._engine is not None:
+            self._engine.update()
+        else:
+            if self._loop is not None:
+                self._loop.clip(self.model.parameters())
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         # Trainer's sum is used again by the next step.
         return loss if self._loop is None else loss.clone()
 
@@ -164,7 +167,7 @@ class TrainingStep:
         """Make what replicas have beside the model, where the first step has not yet."""
         if self._wrapped is None and self._shared is not None:
             self.on_phase("prepare")
-            self._wrapped = self._shared.make_forward()
+            self._wrapped = self._shared.make_forward(self.optimizer)
 
     def _exchange(self, number: int, count: int) -> contextlib.AbstractContextManager[Any]:
         """Return the context of a micro-batch: only the last one of an update exchanges gradients."""
@@ -210,7 +213,7 @@ class TrainingStep:
             self._outputs = self._called(**batch)
         loss: torch.Tensor = self._outputs.loss
         self.on_phase("backward")
-        (loss if num_batches == 1 else loss / num_batches).backward()
+        self._backward(loss if num_batches == 1 else loss / num_batches)
         return loss.detach()
 
     def _pass_by_trainer(self, batch: Batch, num_batches: int, loop: TrainerLoop) -> torch.Tensor:
@@ -222,8 +225,14 @@ class TrainingStep:
         self.on_phase("backward")
         # accelerate/accelerator.py, `backward`, divides by its own count, which Trainer leaves at 1.
         divided = loss / 1
-        divided.backward()
+        self._backward(divided)
         return loss.detach()
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        if self._engine is None:
+            loss.backward()
+        else:
+            self._engine.backward(loss)
 
     def _outputs_for_trainer(self, batch: Batch, loop: TrainerLoop) -> Any:
         """Return outputs that no other code holds, so that they are freed before backward."""
@@ -247,7 +256,7 @@ class TrainingStep:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         name = self.point.train.autocast
-        if name == "none":
+        if name == "none" or self.point.runs_in_engine:
             return contextlib.nullcontext()
         if self._meta_autocast is not None:
             return self._meta_autocast()
@@ -317,7 +326,7 @@ def build_step(
     check_recipe(model, point)
     if on_built is not None:
         on_built(model)
-    shared = _shared(model, point, target, share)
+    shared = shared_step(model, point, target, share)
     kernels = kernels or device
     fuse_layers(model, point, kernels)
     optimizer = make_optimizer(point.train.optim, _optimized(model, point), kernels)
@@ -328,16 +337,6 @@ def build_step(
     if has_reference_model(point):
         step.reference = reference_model(point, target, config, kernels)
     return step
-
-
-def _shared(model: Any, point: Point, device: torch.device, share: Share | None) -> SharedStep | None:
-    if point.distributed is None:
-        return None
-    if point.train.task != "sft":
-        raise StepError(f"task {point.train.task} is planned for one GPU only; leave out distributed")
-    if share is None:
-        raise StepError(f"the point runs in {point.distributed.gpus} processes, and this is one alone")
-    return share(model, device)
 
 
 def _optimized(model: Any, point: Point) -> Iterable[Any]:

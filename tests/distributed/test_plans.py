@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from torch.distributed.fsdp._fully_shard import _fsdp_init, _fsdp_param, _fsdp_p
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
 from benchmarks.distributed_gloo import CASES, QUICK, compared, point_of
+from qbench.distributed.zero import refuse_unplanned
 from qbench.errors import StepError
 from qbench.planner.plan import plan
 from qbench.planner.trace import trace
 from qbench.records.metrics import scalar
+from qbench.scenario.distributed import PLANNED
 from qbench.scenario.expand import point_from
 
 
@@ -96,7 +99,32 @@ def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_case_names_a_strategy() -> None:
-    assert {case.partition(" ")[0] for case in CASES} == {"ddp", "fsdp2"}
+    assert {case.partition(" ")[0] for case in CASES} == set(PLANNED)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_plans_of_zero_equal_real_processes(tmp_path: Path) -> None:
+    points = {
+        case: point_of(case, "llama", 2, tmp_path) for case in ("zero1 full trainer", "zero3 lora trainer")
+    }
+    assert [row for row in compared(points, 2) if not row["equal"]] == []
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="DeepSpeed is installed")
+def test_zero_without_deepspeed_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"pip install 'qbench\[deepspeed\]'"):
+        plan(point_of("zero2 lora trainer", "llama", 2, tmp_path))
+
+
+def test_what_deepspeed_does_not_take_is_refused(tmp_path: Path) -> None:
+    whole = point_of("zero3 lora trainer", "llama", 2, tmp_path)
+    for changes, problem in (
+        ({"precision": "nf4"}, "precision nf4"),
+        ({"autocast": "none"}, "takes fp32 weights only"),
+        ({"optim": "adamw_8bit"}, "optim adamw_8bit"),
+    ):
+        with pytest.raises(StepError, match=problem):
+            refuse_unplanned(point_from(whole.model_dump(), changes))
 
 
 def test_a_head_that_a_fused_loss_puts_together_counts_as_gathered(tmp_path: Path) -> None:

@@ -55,7 +55,11 @@ def test_a_matrix_may_vary_the_number_of_gpus() -> None:
         ),
         ({"gpus": 2}, "distributed.strategy missing; give it (--strategy): How GPUs share the work"),
         ({"strategy": "ddp", "gpus": 9}, "gpus: given 9; allowed: a whole number from 1 to 8"),
-        ({"strategy": "zero3", "gpus": 2}, "strategy zero3 is not planned; use ddp or fsdp2"),
+        ({"strategy": "device_map", "gpus": 2}, "strategy device_map is not planned; use ddp, fsdp2, zero1"),
+        (
+            {"strategy": "zero2", "gpus": 2, "sub_group_size": 5},
+            "sub_group_size is a setting of strategy zero3",
+        ),
         ({"strategy": "fsdp", "gpus": 2}, "did you mean fsdp2?"),
         (
             {"strategy": "ddp", "gpus": 2, "reshard_after_forward": False},

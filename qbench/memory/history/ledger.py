@@ -220,7 +220,8 @@ class Ledger(TorchDispatchMode):
             return func(*args, **kwargs) if self.paused else NotImplemented
         if func is _SCALAR and args[0].device.type == "meta":
             # transformers' mask helpers ask whether a mask is all true; the batches here have no padding.
-            return True if args[0].dtype == torch.bool else 0
+            # DeepSpeed asks before an update whether gradients overflow; they do not.
+            return self.phase != "optimizer" if args[0].dtype == torch.bool else 0
         if func is _INDEX:
             # Python lists used as an index become tensors of the device, which on meta no operator announces.
             self._track_all(args[1], func)
