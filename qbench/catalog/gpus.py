@@ -96,6 +96,11 @@ def find_gpu(name: str) -> GpuSpec:
             f"GPU {name!r} is a memory size; cards with {gigabytes} GB: {cards}; name one, or describe it "
             f"with --gpu-memory {gigabytes}GiB and --compute-capability"
         )
+    if several := re.fullmatch(r"\s*(\d+)\s*x\s*(.+)", name, flags=re.IGNORECASE):
+        raise CatalogError(
+            f"GPU {name!r}: name one card ({several[2]}); for several that train together add "
+            f"--gpus {several[1]} --strategy fsdp2 or ddp"
+        )
     near = nearest_text(_index().nearest(_without_vendor(name)))
     raise CatalogError(f"GPU {name!r} is not in the catalog{near}; give a name that `qbench gpus` lists")
 

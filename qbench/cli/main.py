@@ -121,6 +121,18 @@ _COMMANDS = {
 """Each command, in the order of the help."""
 
 
+_OTHERWISE = {
+    "compare": "check RUN --baseline RUN",
+    "diff": "check RUN --baseline RUN",
+    "estimate": "plan MODEL",
+    "measure": "run SCENARIO",
+    "bench": "run SCENARIO",
+    "dry-run": "dryrun -- COMMAND",
+    "size": "fit MODEL --gpu NAME",
+}
+"""Commands that people try, with the one that does it."""
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         from qbench.version import __version__
@@ -230,7 +242,9 @@ def _usage(error: Any) -> str:
     """Return what is wrong with a command line and where to look next; typer has no classes for these."""
     message: str = error.format_message()
     if message.startswith("No such command"):
-        return f"{message} `qbench plan MODEL` plans a step; `qbench --help` lists all."
+        meant = next((known for name, known in _OTHERWISE.items() if f"'{name}'" in message), None)
+        hint = f"Use `qbench {meant}`" if meant else "`qbench plan MODEL` plans a step"
+        return f"{message} {hint}; `qbench --help` lists all."
     if message.startswith("Missing argument") and error.ctx is not None:
         return f"{message} `{error.ctx.command_path} --help` has an example."
     return message

@@ -53,7 +53,8 @@ def environment_of(
     """
     path = variables.get("PATH", os.defpath)
     if shutil.which(command[0], path=path) is None:
-        raise QbenchError(f"{command[0]}: no such command; give one that runs in this shell, after --")
+        example = f", for example -- python {command[0]}" if command[0].endswith(".py") else ", after --"
+        raise QbenchError(f"{command[0]}: no such command; give one that runs in this shell{example}")
     python = _on_path(given, path) if given else next(_pythons(command, path), None) or _first(path)
     if python is None:
         raise QbenchError(f"cannot find the Python of {command[0]}; name it with --python")

@@ -176,3 +176,8 @@ def test_similar_names_are_different_devices() -> None:
 )
 def test_a_short_name_that_several_cards_could_have(name: str, others: list[str]) -> None:
     assert [spec.name for spec in other_variants(name)] == others
+
+
+def test_several_cards_are_pointed_to_the_flag_for_them():
+    with pytest.raises(CatalogError, match=r"name one card \(RTX 4090\); .* add --gpus 2 --strategy fsdp2"):
+        find_gpu("2x RTX 4090")

@@ -175,6 +175,8 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]):
     (line,) = refused(capsys, "plant")
     assert "No such command 'plant'" in line
     assert "`qbench --help` lists all" in line
+    (line,) = refused(capsys, "compare", "runs/a", "runs/b")
+    assert "Use `qbench check RUN --baseline RUN`" in line
 
 
 def test_a_missing_argument_points_to_an_example(capsys: pytest.CaptureFixture[str]):

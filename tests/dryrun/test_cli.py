@@ -30,6 +30,10 @@ for _ in range(9):
         (["--steps", "0", "--", "true"], "--steps: given 0"),
         (["--timeout", "0", "--", "true"], "--timeout: given 0"),
         (["--gpu", "RTX 9999", "--", "true"], "not in the catalog"),
+        (
+            ["no-such.py"],
+            "no-such.py: no such command; give one that runs in this shell, for example -- python",
+        ),
         (["--", "no-such-command"], "no-such-command: no such command"),
     ],
 )
