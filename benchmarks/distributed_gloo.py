@@ -166,7 +166,8 @@ def compared(points: dict[str, Point], gpus: int) -> list[dict[str, Any]]:
     for name, rank in itertools.product(points, sorted({0, gpus - 1})):
         row: dict[str, Any] = {"case": name, "gpus": gpus, "rank": rank, "equal": False}
         row["plan"] = planned(points[name], rank, all_layers=True)
-        row["few_layers"] = planned(points[name], rank, all_layers=False)
+        repeats = name.startswith("fsdp2")  # Other strategies are planned with all layers anyway.
+        row["few_layers"] = planned(points[name], rank, all_layers=False) if repeats else row["plan"]
         rows[name, rank] = row
     for tries in range(1, TRIES + 1):
         left = list(dict.fromkeys(name for (name, _), row in rows.items() if not row["equal"]))

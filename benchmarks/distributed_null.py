@@ -26,7 +26,7 @@ from qbench.nullgpu.launcher import preload_environment
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 
-MODELS = {"llama 1B": "meta-llama/Llama-3.2-1B", "qwen3 0.6B": "Qwen/Qwen3-0.6B"}
+MODELS = {"smollm2 135M": "HuggingFaceTB/SmolLM2-135M", "llama 1B": "meta-llama/Llama-3.2-1B"}
 CARDS = ("RTX 4090", "A100-SXM4-80GB", "H100-SXM5-80GB")
 NF4: dict[str, Any] = {"precision": "nf4-dq"}
 TRAINER: dict[str, Any] = {"recipe": "trainer", "autocast": "bf16"}

@@ -85,8 +85,8 @@ NAMES = {
         "4-bit storage", "", "", "bnb_4bit_quant_storage", ("quant_storage",), meant=_STORAGES
     ),
     "quantize_moe_experts": Names("4-bit experts", flag="quantize_moe_experts"),
-    "strategy": Names("Strategy", flag="strategy", also=("distributed_type",), meant=_STRATEGIES),
-    "gpus": Names("GPUs", flag="gpus", also=("num_processes", "num_gpus", "nproc_per_node")),
+    "strategy": Names("Strategy", flag="strategy", page=True, also=("distributed_type",), meant=_STRATEGIES),
+    "gpus": Names("GPUs", flag="gpus", page=True, also=("num_processes", "num_gpus", "nproc_per_node")),
     "reshard_after_forward": Names("Reshard", also=("fsdp_reshard_after_forward",)),
     "transformer_cls_names_to_wrap": Names("Wrapped", also=("fsdp_transformer_layer_cls_to_wrap",)),
     "bucket_cap_mb": Names("Bucket (MiB)", "bucket"),

@@ -13,6 +13,7 @@ from qbench.catalog.gpus import find_gpu
 from qbench.errors import Problem, QbenchError, ScenarioError
 from qbench.planner.workload import parse_tokens
 from qbench.runs.usual import with_usual
+from qbench.scenario.distributed import MOST_GPUS
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 from qbench.scenario.settings import SETTINGS, flatten, from_text, plain_default, point_settings
@@ -23,7 +24,7 @@ FIELDS = {row.names.flag or name: name for name, row in SETTINGS.items() if row.
 FOLLOWING = ("autocast", "lora_dropout")
 """Fields that follow from the others while they are empty: the recipe's autocast, no dropout with experts."""
 
-LARGEST = {"r": 4096, "batch": 1024, "seq": 2**20}
+LARGEST = {"r": 4096, "batch": 1024, "seq": 2**20, "gpus": MOST_GPUS}
 """What the page plans at most; a scenario may ask for more."""
 
 DEFAULTS = {
@@ -31,10 +32,15 @@ DEFAULTS = {
     **{field: plain_default(SETTINGS[name]) for field, name in FIELDS.items() if name != "model"},
     **dict.fromkeys(FOLLOWING, ""),
     "precision": "nf4-dq",
+    "strategy": "fsdp2",
+    "gpus": "1",
     "gpu": "RTX 4090",
     "tokens": "10M",
 }
 """What the form holds when a link says nothing."""
+
+_SEVERAL = ("strategy", "gpus")
+"""Fields that mean nothing for one GPU."""
 
 MOST_PINS = 4
 LONGEST_QUERY = 8192
@@ -121,7 +127,8 @@ def setting_of(point: Point, gpu: str, resolve: Resolve) -> tuple[PageColumn, tu
 def field_texts(point: Point) -> dict[str, str]:
     """Return the settings of a point by field, as the form would hold them if none followed from others."""
     known = point_settings(point)
-    return {name: _as_text(known[setting]) for name, setting in FIELDS.items()}
+    several = {name: DEFAULTS[name] for name in _SEVERAL} if point.distributed is None else {}
+    return {name: _as_text(known[setting]) for name, setting in FIELDS.items()} | several
 
 
 def _setting(pairs: Iterable[tuple[str, str]], resolve: Resolve) -> PageColumn:
@@ -196,6 +203,8 @@ def command_of(setting: PageColumn) -> str:
     for name in FIELDS:
         if name == "gradient_checkpointing":
             words += [] if point.train.gradient_checkpointing else ["--no-gradient-checkpointing"]
+        elif name in _SEVERAL:
+            words += [f"--{name}", texts[name]] if point.num_gpus > 1 else []
         elif name != "model" and (
             name in ("precision", "r", "batch", "seq") or texts[name] != DEFAULTS[name]
         ):

@@ -1,64 +1,68 @@
+"""`--gpus` and `--strategy`: bad input is one line and exit 2, and one GPU is as if neither were given."""
+
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from qbench.catalog.prices import cheapest_on_demand
 from qbench.cli.main import main
 from tests.tiny import FAMILIES, write_tiny_model
 
-SMALL = ("--seq", "32", "--r", "4", "--lora-dropout", "0", "--precision", "bf16")
+WRAPPED = """name: wrapped
+question: Does a class that does not exist matter?
+base:
+  model: {model}
+  lora: {{lora_dropout: 0.0}}
+  train: {{seq_len: 16}}
+  distributed: {{strategy: fsdp2, gpus: 2, transformer_cls_names_to_wrap: NoSuchLayer}}
+"""
+FULL_4BIT = """name: full
+question: Can 4-bit weights be trained?
+base: {{model: {model}, precision: nf4, lora: null, distributed: {{strategy: fsdp2, gpus: 2}}}}
+"""
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return write_tiny_model(tmp_path / "llama", FAMILIES["llama"])
-
-
-def test_plan_shows_the_ranks(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--gpus", "2", "--strategy", "fsdp2", "--gpu", "RTX 4090", "--json", "--no-cache")
-    assert main(["plan", model, *SMALL, *flags]) == 0
-    (record,) = json.loads(capsys.readouterr().out)["records"]
-    assert [rank["rank"] for rank in record["detail"]["ranks"]] == [0, 1]
-    assert record["metrics"]["peak_allocated_bytes"] == max(
-        rank["peak_allocated_bytes"] for rank in record["detail"]["ranks"]
-    )
-    assert "step_time_s" not in record["metrics"]
-
-
-def test_plan_counts_all_gpus_and_their_price(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    price = cheapest_on_demand("RTX 4090")
-    assert price is not None
-    flags = ("--gpus", "4", "--strategy", "ddp", "--gpu", "RTX 4090", "--no-cache")
-    assert main(["plan", model, *SMALL, *flags]) == 0
-    said = capsys.readouterr().out
-    assert "On 4 GPUs" in said
-    assert "a CUDA context and NCCL of up to" in said
-    assert f"from ${4 * price.on_demand_usd_per_hour:.2f}/h" in said
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "llama", FAMILIES["llama"])
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "said"),
+    ("flags", "problem"),
     [
-        ("plan", ("--strategy", "fsdp2"), "distributed.gpus missing"),
-        ("plan", ("--gpus", "2", "--strategy", "zero3"), "strategy zero3 is not planned; use ddp or fsdp2"),
-        (
-            "plan",
-            ("--gpus", "16", "--strategy", "ddp"),
-            "--gpus: given 16; allowed: a whole number from 1 to 8",
-        ),
-        ("fit", ("--vary", "gpus", "--gpu", "T4"), "--vary gpus: needs --strategy; give ddp or fsdp2"),
-        (
-            "rank",
-            ("--tokens", "1M", "--num-gpus", "2", "--gpus", "2", "--strategy", "ddp"),
-            "--num-gpus conflicts with --gpus",
-        ),
+        (["--strategy", "ddp"], "gpus missing"),
+        (["--gpus", "2"], "strategy missing"),
+        (["--gpus", "9", "--strategy", "ddp"], "given 9; allowed: a whole number from 1 to 8"),
+        (["--gpus", "0", "--strategy", "ddp"], "given 0; allowed: a whole number from 1 to 8"),
+        (["--gpus", "2", "--strategy", "zero4"], "given 'zero4'"),
+        (["--gpus", "2", "--strategy", "fsdp2", "--precision", "int8"], "int8"),
     ],
 )
 def test_bad_flags_are_one_line(
-    model: str, capsys: pytest.CaptureFixture[str], command: str, flags: tuple[str, ...], said: str
+    tiny_model: str, flags: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command, model, *SMALL, *flags]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["plan", tiny_model, "--seq", "16", *flags]) == 2
+    printed = capsys.readouterr()
+    assert problem in printed.err
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(("text", "problem"), [(WRAPPED, "NoSuchLayer"), (FULL_4BIT, "without an adapter")])
+def test_bad_scenarios_are_one_line(
+    tiny_model: str, text: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(text.format(model=tiny_model), encoding="utf-8")
+    assert main(["plan", str(file)]) == 2
+    printed = capsys.readouterr()
+    assert problem in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_one_gpu_is_as_if_none_were_given(tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", tiny_model, "--seq", "16"]
+    assert main(arguments) == 0
+    alone = capsys.readouterr().out
+    assert main([*arguments, "--gpus", "1", "--strategy", "fsdp2"]) == 0
+    assert capsys.readouterr().out == alone

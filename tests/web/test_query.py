@@ -156,3 +156,17 @@ def test_a_number_of_tokens_that_is_none_is_said(tokens: str):
     with pytest.raises(QbenchError, match="tokens: given"):
         read_state(f"tokens={tokens}", same)
     assert read_state("tokens=2.5M", same).settings[0].tokens == 2_500_000
+
+
+def test_a_link_may_ask_for_several_gpus():
+    (setting,) = read_state("gpus=4&precision=bf16", same).settings
+    assert setting.point.num_gpus == 4
+    assert setting.point.distributed is not None
+    assert setting.point.distributed.strategy == "fsdp2"
+    assert "--strategy fsdp2 --gpus 4" in command_of(setting)
+    (alone,) = read_state("gpus=1&strategy=ddp", same).settings
+    assert alone.point.distributed is None
+    assert "--gpus" not in command_of(alone)
+    found = setting_of(setting.point, setting.gpu, same)
+    assert found is not None
+    assert found[0].point == setting.point
