@@ -225,6 +225,48 @@ def write_tiny_model(folder: Path, hub_id: str, **changes: Any) -> str:
     return str(folder)
 
 
+IMAGE_FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct", {"image_token_id": 5}, {"embed_dim": 32, "hidden_size": 64}),
+    "qwen2_5_vl": (
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        {"image_token_id": 5},
+        {"depth": 2, "fullatt_block_indexes": [1]},
+    ),
+    "qwen3_vl": ("Qwen/Qwen3-VL-2B-Instruct", {"image_token_id": 5}, {"deepstack_visual_indexes": [0]}),
+    "gemma3": ("google/gemma-3-4b-it", {"mm_tokens_per_image": 4}, {}),
+    "internvl": (
+        "OpenGVLab/InternVL3-8B-hf",
+        {"image_token_id": 5, "image_seq_length": 4},
+        {"image_size": [56, 56]},
+    ),
+    "mistral3": ("mistralai/Ministral-3-3B-Instruct-2512", {}, {}),
+    "mllama": (
+        "meta-llama/Llama-3.2-11B-Vision-Instruct",
+        {"image_token_index": 512},
+        {
+            "intermediate_layers_indices": [0],
+            "num_global_layers": 1,
+            "vision_output_dim": 64,
+            "attention_heads": 2,
+        },
+    ),
+    "smolvlm": ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", {"image_token_id": 5}, {"image_size": 84}),
+}
+"""Models that are held to the byte with images: what else must shrink of config and tower."""
+
+
+def write_tiny_vision_model(folder: Path, family: str) -> str:
+    """Write config.json of a tiny model that takes images into a folder; return the folder."""
+    hub_id, changes, of_tower = IMAGE_FAMILIES[family]
+    config = tiny_config(hub_id) | changes
+    config["vision_config"] |= of_tower
+    if family == "mllama":
+        config["text_config"]["cross_attention_layers"] = [1]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
 def tiny_point(
     model: str, precision: str = "bf16", lora: dict[str, Any] | None = None, **train: Any
 ) -> Point:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from qbench.planner.hardware import library_buffers
 from qbench.planner.loading import loads_on_gpu, record_loading
 from qbench.records.ranks import Collective
 from qbench.scenario.schema import Device, Point
+from qbench.step.data import known_values
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.liger_kernels import MULTIPROCESSORS
 from qbench.step.optimizer import managed_bytes
@@ -179,8 +180,15 @@ def _record(
             card=card,
             ledger_type=ledger_type,
             costs=costs,
+            known=_known(step, config),
         )
     return step, recording.ledger, [] if session is None else session.collectives
+
+
+def _known(step: TrainingStep, config: PretrainedConfig) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for batch in step.batches:
+        for name, values in known_values(batch, step.point, config).items():
+            yield batch[name], values
 
 
 def _has_buckets(point: Point) -> bool:

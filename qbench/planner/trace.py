@@ -25,6 +25,7 @@ from qbench.records.ranks import Collective
 from qbench.scenario.schema import Device, Point
 from qbench.step.data import accumulation_caveats
 from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
+from qbench.step.images import image_caveats
 from qbench.step.model import load_config, model_caveats
 from qbench.step.recipe import recipe_caveats
 from qbench.step.verify import ModelFacts
@@ -187,6 +188,7 @@ def _caveats(point: Point, config: PretrainedConfig, stacked_experts: bool) -> I
     yield from recipe_caveats(point)
     yield from accumulation_caveats(point)
     yield from model_caveats(config, point)
+    yield from image_caveats(point, config)
     if stacked_experts:
         yield (
             "experts run as one grouped matrix product (transformers' grouped_mm; on CUDA from compute "

@@ -123,13 +123,17 @@ def combined(sections: Sections, max_points: int, problems: list[Problem]) -> tu
     return _points(kept, problems)
 
 
+_ABSENT = ("distributed.", "vision.")
+"""Groups that a point has only where it says so."""
+
 _DEFAULTS: Flat = {
     **{
         path: leaf.default
         for path, leaf in LEAVES.items()
-        if path != "model" and not path.startswith("distributed.")
+        if path != "model" and not path.startswith(_ABSENT)
     },
     "distributed": None,
+    "vision": None,
 }
 
 

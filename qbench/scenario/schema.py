@@ -24,6 +24,7 @@ from qbench.scenario.strict import Strict
 from qbench.scenario.training import LATER, MOST_STEPS, Name, Number, Steps, Text
 from qbench.scenario.training import LoraSettings as LoraSettings
 from qbench.scenario.training import TrainSettings as TrainSettings
+from qbench.scenario.vision import VisionSettings as VisionSettings
 
 Precision = Literal["fp32", "bf16", "fp16", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
 Weights = Literal["random", "pretrained"]
@@ -62,13 +63,17 @@ class PointSettings(Strict, defer_build=True):
     distributed: DistributedSettings | None = Field(
         default=None, description="Several GPUs that train together; null is one GPU."
     )
+    vision: VisionSettings | None = Field(
+        default=None, description="Images to train on; null loads the language model where it has a class."
+    )
 
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = values_of(self)
         if getattr(self, "program", None) is not None:  # Its other settings are not known.
             return {key: values[key] for key in ("model", "program")}
-        absent = {"quantization": QuantizationSettings(), "distributed": None, "program": None}
+        absent: dict[str, Any] = dict.fromkeys(("distributed", "vision", "program"))
+        absent["quantization"] = QuantizationSettings()
         left = {key for key, value in absent.items() if getattr(self, key, value) == value}
         return {key: value for key, value in values.items() if key not in left}
 

@@ -100,4 +100,8 @@ NAMES = {
     "stage3_max_live_parameters": Names("Live parameters"),
     "stage3_max_reuse_distance": Names("Reuse distance"),
     "sub_group_size": Names("Subgroup"),
+    "num_images": Names("Images", "images", flag="num_images", also=("images",)),
+    "image_size": Names("Image size", flag="image_size", also=("image_max_pixels", "max_pixels")),
+    "freeze_vision_tower": Names("Frozen tower", flag="freeze_vision_tower"),
+    "freeze_multi_modal_projector": Names("Frozen projector", flag="freeze_multi_modal_projector"),
 }

@@ -37,8 +37,10 @@ def linear_module_names(model: torch.nn.Module) -> list[str]:
     return sorted({name.rsplit(".", 1)[-1] for name in names})
 
 
-def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+def add_adapters(model: PreTrainedModel, lora: LoraSettings, exclude: str | None = None) -> PeftModel:
     """Return the model with LoRA adapters; the base is frozen and adapters are fp32, as peft makes them.
+
+    `exclude` is a pattern of modules that get none.
 
     Raises StepError when the target modules match nothing, or only partly.
     """
@@ -47,6 +49,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides by r: any number does
         lora_dropout=lora.lora_dropout,
         target_modules=_checked_targets(model, lora.target_modules),
+        exclude_modules=exclude,
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
         modules_to_save=_checked_saved(model, lora.modules_to_save),

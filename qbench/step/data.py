@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from qbench.catalog.models import resolve_model
 from qbench.errors import StepError, first_line
 from qbench.files import read_text
 from qbench.scenario.schema import Point
+from qbench.step.fused_losses import IGNORED
+from qbench.step.images import Images, image_token_id, images_of
 from qbench.step.model import weights_folder
 from qbench.step.recipe import follows_trainer
 from qbench.step.tasks import rows_of, task_batch
@@ -70,7 +73,58 @@ def make_batches(point: Point, config: PretrainedConfig, device: torch.device) -
 
     Raises StepError when the text cannot be read or is shorter than one batch.
     """
+    images = images_of(point, config)
+    if images is not None:
+        return list(_batches_with_images(images, point, config, device))
     return [_batch(ids, point) for ids in _token_ids(point, config, device)]
+
+
+def known_values(batch: Batch, point: Point, config: PretrainedConfig) -> Batch:
+    """Return on the CPU what a batch with images on meta stands for, but for its pixels; else nothing."""
+    images = images_of(point, config)
+    if images is None:
+        return {}
+    made = next(_batches_with_images(images, point, config, torch.device("cpu"), with_pixels=False))
+    return {name: made[name] for name in batch if name in made}
+
+
+def _batches_with_images(
+    images: Images,
+    point: Point,
+    config: PretrainedConfig,
+    device: torch.device,
+    with_pixels: bool = True,
+) -> Iterator[Batch]:
+    """Yield batches whose sequences begin with their images, a token of text before each."""
+    assert point.vision is not None
+    block = torch.zeros(1 + images.tokens + images.others, dtype=torch.bool)
+    block[1 : 1 + images.tokens] = True
+    pixels = torch.Generator().manual_seed(SEED)
+    on_meta = device.type == "meta"
+    held = min(batches_held(point), passes_run(point, device))
+    for ids in itertools.islice(_token_ids(point, config, torch.device("cpu")), held if on_meta else None):
+        marks = torch.zeros_like(ids, dtype=torch.bool)
+        marks[:, : point.vision.num_images * len(block)] = block.repeat(point.vision.num_images)
+        token = image_token_id(config)
+        ids = torch.where(ids == token, (token + 1) % config.get_text_config().vocab_size, ids)
+        ids[marks] = token
+        batch = _batch(ids, point)
+        if token >= config.get_text_config().vocab_size and "labels" in batch:
+            batch["labels"] = batch["labels"].masked_fill(marks, IGNORED)
+        # Processors make one also without padding.
+        batch["attention_mask"] = torch.ones_like(ids)
+        if images.types:
+            batch[images.types] = marks.long()
+        if with_pixels:
+            for name, shape in images.pixels.items():
+                batch[name] = (
+                    torch.empty(shape, device=device) if on_meta else torch.rand(shape, generator=pixels)
+                )
+        batch |= images.whole
+        yield {
+            name: torch.empty_like(tensor, device=device) if on_meta else tensor.to(device)
+            for name, tensor in batch.items()
+        }
 
 
 def _token_ids(point: Point, config: PretrainedConfig, device: torch.device) -> Iterator[torch.Tensor]:

@@ -182,8 +182,11 @@ def _set_quantization_aside(config: PretrainedConfig, point: Point) -> None:
 
 def model_caveats(config: PretrainedConfig, point: Point) -> Iterator[str]:
     """Yield what a reader should know about the plan of this model before trusting it."""
-    if _is_image_text(config):
-        yield "the model takes images: planned on text alone, with the weights of the tower but no pixels"
+    if _is_image_text(config) and point.vision is None:
+        yield (
+            "the model takes images: planned on text alone, with the weights of the tower but no pixels; "
+            "give --num-images for images"
+        )
     if getattr(config, "default_sizes", ""):
         yield (
             f"the config of {point.model} leaves out sizes; planned with the defaults of transformers: "
@@ -240,7 +243,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
 def _from_config(point: Point, config: PretrainedConfig) -> Any:
     own_flash = _attention(point) == "flash_attention_2" and _has_own_flash(config)
     try:
-        model = _auto_class(config, point.train.task).from_config(
+        model = _auto_class(config, point).from_config(
             config,
             dtype=base_dtype(point.precision),
             attn_implementation="eager" if own_flash else _attention(point),
@@ -280,10 +283,15 @@ def _has_own_flash(config: PretrainedConfig) -> bool:
     return bool(getattr(model, "_compatible_flash_implementations", None))
 
 
-def _auto_class(config: PretrainedConfig, task: str) -> Any:
-    if task in ("reward", "sequence_classification"):
+def _auto_class(config: PretrainedConfig, point: Point) -> Any:
+    if point.train.task in ("reward", "sequence_classification"):
         return AutoModelForSequenceClassification
-    return AutoModelForImageTextToText if _is_image_text(config) else AutoModelForCausalLM
+    if point.vision is not None and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise StepError(
+            f"{point.model} takes no images ({config.model_type}); leave out the settings of vision"
+        )
+    takes_images = point.vision is not None or _is_image_text(config)
+    return AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
 
 
 def _attention(point: Point) -> str | None:
@@ -303,9 +311,7 @@ def _load_pretrained(point: Point, device: torch.device, config: PretrainedConfi
         # Weights are quantized on the device, one after the other; any other model is moved there as a whole.
         arguments |= {"quantization_config": quantization, "device_map": {"": str(device)}}
     try:
-        model: Any = _auto_class(config, point.train.task).from_pretrained(
-            weights_folder(source), **arguments
-        )
+        model: Any = _auto_class(config, point).from_pretrained(weights_folder(source), **arguments)
     except (OSError, ValueError, ImportError) as error:
         raise StepError(
             f"weights: pretrained, but those of {point.model} could not be loaded ({first_line(error)}); "

@@ -28,6 +28,7 @@ from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
 from qbench.step.offload import Buffers, offloaded_checkpoint
+from qbench.step.towers import freeze_parts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -122,6 +123,7 @@ def prepare_base(model: PreTrainedModel, point: Point, autocast: Context | None 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     elif point.method != "full":
         model.requires_grad_(False)
+    freeze_parts(model, point.vision)
     for name in returning:
         model.get_submodule(name).to(base_dtype(point.precision))
     if point.train.gradient_checkpointing:

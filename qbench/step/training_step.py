@@ -38,6 +38,7 @@ from qbench.step.recipe import (
 from qbench.step.shared_step import Share, SharedStep, shared_step
 from qbench.step.tasks import check_task, keeps_dropout, task_loss
 from qbench.step.tensors import model_tensors
+from qbench.step.towers import frozen_names
 from qbench.step.trainer_loop import TrainerLoop
 from qbench.step.verify import ModelFacts, verify_model
 
@@ -315,7 +316,7 @@ def build_step(
     model: Any = base
     if point.lora is not None:
         with target if device == "meta" else contextlib.nullcontext():
-            model = add_adapters(base, point.lora)
+            model = add_adapters(base, point.lora, frozen_names(point.vision))
         finish_adapters(model, point)
     if empties_cache(point) and target.type == "cuda":
         torch.cuda.empty_cache()

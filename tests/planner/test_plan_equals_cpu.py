@@ -6,7 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import FAMILIES, NOT_HELD, ONCE_FAMILIES, OTHER_FAMILIES, write_tiny_model
+from tiny import (
+    FAMILIES,
+    IMAGE_FAMILIES,
+    NOT_HELD,
+    ONCE_FAMILIES,
+    OTHER_FAMILIES,
+    write_tiny_model,
+    write_tiny_vision_model,
+)
 
 from qbench.catalog.models import find_model
 from qbench.catalog.models import models as catalog_models
@@ -14,7 +22,7 @@ from qbench.errors import StepError
 from qbench.memory.history.breakdown import MemoryProfile, profile
 from qbench.memory.history.recording import record_steps
 from qbench.planner.trace import trace
-from qbench.scenario.schema import LoraSettings, Point, TrainSettings
+from qbench.scenario.schema import LoraSettings, Point, TrainSettings, VisionSettings
 from qbench.step.training_step import build_step
 
 UNQUANTIZABLE = {
@@ -176,3 +184,53 @@ def test_every_family_of_the_catalog_is_here_or_named_as_not_tested() -> None:
 def test_full_fine_tuning(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "llama", FAMILIES["llama"])
     assert_plan_is_measurement(point(model, "bf16").model_copy(update={"lora": None}))
+
+
+def seeing(model: str, precision: str = "bf16", lora: bool = True, **settings) -> Point:
+    vision = VisionSettings(**{"image_size": "112x84"} | settings.pop("vision", {}))
+    sizes = {"seq_len": 288, "per_device_train_batch_size": 2, "gradient_checkpointing": False}
+    return Point(
+        model=model,
+        precision=precision,
+        lora=LoraSettings(r=4, lora_dropout=0.0) if lora else None,
+        train=TrainSettings(**sizes | settings),
+        vision=vision,
+    )
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_family_with_an_image_in_each_sequence(tmp_path: Path, family: str) -> None:
+    assert_plan_is_measurement(seeing(write_tiny_vision_model(tmp_path / family, family)))
+
+
+FROZEN = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "nf4", "gradient_checkpointing": True, "vision": FROZEN},
+        {"lora": False, "vision": {"freeze_vision_tower": True}},
+        {"vision": {"num_images": 2}, "recipe": "trainer"},
+        {"vision": {"num_images": 0}},
+    ],
+    ids=str,
+)
+def test_setting_of_images(tmp_path: Path, settings: dict) -> None:
+    assert_plan_is_measurement(seeing(write_tiny_vision_model(tmp_path / "model", "qwen2_5_vl"), **settings))
+
+
+def test_frozen_tower_has_no_adapters_and_keeps_nothing_for_backward(tmp_path: Path) -> None:
+    model = write_tiny_vision_model(tmp_path / "model", "qwen2_5_vl")
+    trained, frozen = (trace(seeing(model, vision=part), "cpu") for part in ({}, FROZEN))
+    # Two blocks of qkv (32 -> 96), proj (32 -> 32), gate, up and down (32 <-> 64) and two layers of the
+    # merger (128 -> 128, 128 -> 64), rank 4: 2 * (128 + 64 + 3 * 96) * 4 + (256 + 192) * 4.
+    assert trained.facts.trainable_params - frozen.facts.trainable_params == 2 * 480 * 4 + 448 * 4
+    assert frozen.memory.breakdown["activations"] < trained.memory.breakdown["activations"]
+
+
+def test_images_that_a_sequence_has_no_room_for_are_refused(tmp_path: Path) -> None:
+    model = write_tiny_vision_model(tmp_path / "model", "qwen2_5_vl")
+    # 1,120 x 560 pixels are 40 x 20 tokens of 28 x 28 pixels, and a token of text before them.
+    with pytest.raises(StepError, match=r"1 of 1120x560 take 801 tokens, more than seq_len 288"):
+        trace(seeing(model, vision={"image_size": "1120x560"}), "cpu")

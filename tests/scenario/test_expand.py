@@ -155,7 +155,7 @@ def test_combinations_that_make_no_sense_are_told_once_with_an_example() -> None
 def test_a_scenario_made_in_code_is_checked_like_a_file() -> None:
     assert problems_of(base={"modle": "m"}, matrix={"r": []}, exclude=[{}])[0].startswith(
         "base.modle: unknown key; allowed: model, weights, precision, data, lora, train, quantization, "
-        "distributed; did you mean model?"
+        "distributed, vision; did you mean model?"
     )
 
 

@@ -112,7 +112,7 @@ measure: {steps: 0,
         (
             "base: {model: m, precison: nf4}",
             "base.precison: unknown key; allowed: model, weights, precision, data, lora, train, "
-            "quantization, distributed; did you "
+            "quantization, distributed, vision; did you "
             "mean precision?",
         ),
         (

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from qbench.errors import StepError
 from qbench.memory.history.additions import adds_in_place, put_in_place
+from qbench.memory.kernels.known_values import KnownValues, is_on_host
 from qbench.memory.kernels.meta_cache import MetaKernelCache
 from qbench.memory.kernels.replacements import Decompositions
 from qbench.units import round_up
@@ -27,6 +28,7 @@ EMPTY_CACHE = "empty_cache"
 """Name of a mark at which the program empties the allocator's cache; another phase begins at once."""
 
 _INDEX = torch.ops.aten.index.Tensor
+_INDEXED = frozenset((_INDEX, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default))
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _ADD = torch.ops.aten.add.Tensor
 _ADD_IN_PLACE = torch.ops.aten.add_.Tensor
@@ -150,6 +152,8 @@ class Ledger(TorchDispatchMode):
         """Tensors that hold a shard (DTensor), where there may be any: they run their operators on it."""
         self.paused = False
         """Whether what runs is none of the step, as where sharded tensors work out a result's shape."""
+        self.values: KnownValues | None = None
+        """What is known of values on meta; None where no model asks for them."""
         self.costs: CostNotes | None = None
         self.on_collective: Callable[[Any, Any, Any], None] | None = None
         """Hears of each operator of torch.distributed, its arguments and its result."""
@@ -185,6 +189,10 @@ class Ledger(TorchDispatchMode):
         if handle is not None:
             self.allocations[handle].category = category
 
+    def announce(self, tensor: torch.Tensor) -> None:
+        """Count a new tensor that no operator shows, as one of Python's numbers on meta."""
+        self._track(tensor, torch.ops.aten.lift_fresh.default)
+
     def resized(self, storage: torch.UntypedStorage, op: str, category: str) -> None:
         """Record that a storage was given memory, or lost what it had, without an operator."""
         known = self._live.pop(storage._cdata, None)
@@ -218,6 +226,27 @@ class Ledger(TorchDispatchMode):
             self.paused or any(issubclass(each, self.sharded) for each in types)
         ):
             return func(*args, **kwargs) if self.paused else NotImplemented
+        if self.values is not None and self._on_meta:
+            return self._run_with_values(self.values, func, args, kwargs)
+        return self._run_counted(func, args, kwargs)
+
+    def _run_with_values(self, values: KnownValues, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on meta as one does that knows some values, and take down what it did to them."""
+        if is_on_host(args):
+            out = func(*args, **kwargs)
+            self._track_all(out, func)
+            return out
+        answer = values.answer(func, args, kwargs)
+        if answer is not NotImplemented:
+            self._track_all(answer, func)
+            return answer
+        if func in _INDEXED:
+            args = (args[0], values.positions(args[1]), *args[2:])
+        out = self._run_counted(func, args, kwargs)
+        values.follow(func, args, kwargs, out)
+        return out
+
+    def _run_counted(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is _SCALAR and args[0].device.type == "meta":
             # transformers' mask helpers ask whether a mask is all true; the batches here have no padding.
             # DeepSpeed asks before an update whether gradients overflow; they do not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import torch
 from qbench.memory.history.attribution import Attribution
 from qbench.memory.history.ledger import Ledger, Place
 from qbench.memory.kernels.choices import Card
+from qbench.memory.kernels.known_values import KnownValues, Literals
 from qbench.memory.kernels.replacements import decompositions
 from qbench.memory.work.log import CostLog
 
@@ -60,13 +61,15 @@ def record_steps(
     ledger_type: type[Ledger] = Ledger,
     card: Card | None = None,
     costs: CostLog | None = None,
+    known: Iterable[tuple[torch.Tensor, torch.Tensor]] = (),
 ) -> Recording:
     """Return the recording of `num_steps` steps of a freshly built training step; the step stays usable.
 
     `kernels` is the device whose kernels are meant (cuda or cpu). `library_buffers` gives the bytes that
     cuBLAS takes and keeps at the first matrix product of a thread (`Ledger.workspaces`). `load` tells the
     ledger how the model came into memory; without it, it was there. `card` is the one to run on, for CUDA.
-    `costs` takes down what the last step's operators cost.
+    `costs` takes down what the last step's operators cost. `known` are tensors on meta with their values, on
+    the CPU, where the model asks for them.
     """
     ledger = ledger_type(device_types, decompositions(kernels, "meta" in device_types, card))
     ledger.workspaces = dict(library_buffers or {})
@@ -75,6 +78,9 @@ def record_steps(
     for name, category, tensor in step.static_tensors():
         ledger.name_place(name)
         ledger.register(tensor, category)
+    for tensor, values in known:
+        ledger.values = ledger.values or KnownValues()
+        ledger.values.learn(tensor, values)
 
     def begin_repeated(times: int) -> None:
         ledger.times = times
@@ -95,7 +101,8 @@ def record_steps(
 @contextlib.contextmanager
 def recorded(step: Watched, ledger: Ledger) -> Iterator[None]:
     """Let the ledger see all that runs inside, with phase, module and category of each allocation."""
-    with _watching(step, ledger), without_gc(), ledger:
+    literals = contextlib.nullcontext() if ledger.values is None else Literals(ledger.values, ledger.announce)
+    with _watching(step, ledger), without_gc(), literals, ledger:
         yield
 
 

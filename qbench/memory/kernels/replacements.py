@@ -56,9 +56,29 @@ def decompositions(kernels: str, on_meta: bool, card: Card | None = None) -> Dec
     if kernels == "cuda" and on_meta:
         replaced |= attention_scratch(card) | flash_forward(card) | operator_scratch()
         replaced |= indexing_operators(card)
+    if kernels == "cpu" and on_meta:
+        replaced[aten.native_layer_norm.default] = _cpu_layer_norm
     if on_meta:
         replaced |= int8_operators(kernels, card) | expert_kernels(kernels, card)
     return replaced
+
+
+def _cpu_layer_norm(
+    input: torch.Tensor,
+    shape: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> Any:
+    """The CPU keeps mean and deviation in the dtype of input and weight, where meta has fp32 as CUDA does.
+
+    Source: aten/src/ATen/native/layer_norm.cpp, `layer_norm_cpu`, whose statistics are fp32 for mixed dtypes.
+    """
+    if weight is not None and weight.dtype != input.dtype:
+        return NotImplemented
+    rows = input.shape[: input.dim() - len(shape)] + (1,) * len(shape)
+    out = torch.empty_like(input, memory_format=torch.contiguous_format)
+    return out, input.new_empty(rows), input.new_empty(rows)
 
 
 def _gemm_4bit_cuda(
