@@ -76,7 +76,6 @@ def worker(folder: str) -> None:
         import torch.distributed as dist
 
     rank, gpus = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.cuda.set_device(rank)
     torch.set_num_threads(1)
     dist.init_process_group("nccl", init_method=f"file://{folder}/store", rank=rank, world_size=gpus)
     point = Point.model_validate_json(Path(folder, "point.json").read_text("utf-8"))
@@ -95,7 +94,13 @@ def run_ranks(point: Point, card: str, python: str) -> list[dict[str, int]]:
         base |= {"WORLD_SIZE": str(gpus), "NULLGPU_STATE": str(Path(folder, "state"))}
         command = [python, "-m", "benchmarks.distributed_null", "--worker", folder]
         started = [
-            subprocess.Popen(command, env={**base, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                # Each process sees its own card alone.
+                env={**base, "RANK": str(rank), "CUDA_VISIBLE_DEVICES": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             for rank in range(gpus)
         ]
         said = [process.communicate(timeout=1800)[1] for process in started]
@@ -136,7 +141,7 @@ def main() -> int:
         map(int, asked.gpus.split(",")), asked.models.split(","), asked.cards.split(","), names
     )
     for gpus, model, card, name in grid:
-        point = point_from({"model": MODELS[model]}, {"seq_len": 1024, **CASES[name], "gpus": gpus})
+        point = point_from({"model": MODELS[model]}, {"seq_len": 512, **CASES[name], "gpus": gpus})
         real = run_ranks(point, card, asked.python)
         for rank in sorted({0, gpus - 1}):
             plan = planned(point, card, rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -24,11 +25,22 @@ def with_setting_flags(**defaults: str) -> Callable[[Command], Command]:
         own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
         at = [each.name for each in own].index("gpu")
         flags = [_parameter(flag, row, defaults.get(flag)) for flag, row in FLAGS.items()]
-        whole = signature.replace(parameters=[*own[:at], *flags, *own[at:]])
+        whole = signature.replace(parameters=[*own[:at], *flags, _LAUNCH, *own[at:]])
         command.__signature__ = whole  # type: ignore[attr-defined]
         return command
 
     return decorated
+
+
+_LAUNCH = inspect.Parameter(
+    "accelerate",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option(help="Config of accelerate (YAML) or DeepSpeed (JSON): strategy, GPUs, their settings."),
+    ],
+)
 
 
 def _parameter(flag: str, row: Setting, default: str | None) -> inspect.Parameter:
@@ -47,9 +59,21 @@ def _parameter(flag: str, row: Setting, default: str | None) -> inspect.Paramete
 
 
 def values_of(flags: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the values given for each setting by the name of its field, out of the flags of a command."""
-    given = {FLAGS[flag]: values for flag, values in flags.items() if values is not None and values != []}
-    return {
+    """Return the values given for each setting by the name of its field, out of the flags of a command.
+
+    Flags take precedence over the file of --accelerate.
+    """
+    own = {name: value for name, value in flags.items() if name != _LAUNCH.name}
+    given = {FLAGS[flag]: values for flag, values in own.items() if values is not None and values != []}
+    return _of_launch(flags.get(_LAUNCH.name)) | {
         row.name: [values] if isinstance(values, bool) else [from_text(row, text) for text in values]
         for row, values in given.items()
     }
+
+
+def _of_launch(file: Path | None) -> dict[str, list[Any]]:
+    if file is None:
+        return {}
+    from qbench.scenario.importers.launch import launch_settings  # YAML, which a plan by flags never needs.
+
+    return {name: [value] for name, value in launch_settings(file).items()}
