@@ -1,6 +1,6 @@
 """How much of public configs is planned, and published figures beside the plans of the files they are about.
 
-    PYTHONPATH=. python -m benchmarks.imports AXOLOTL LLAMA_FACTORY ALIGNMENT_HANDBOOK
+    PYTHONPATH=. python -m benchmarks.imports AXOLOTL LLAMA_FACTORY ALIGNMENT_HANDBOOK TRL
 
 Each is the folder of a git checkout; their examples are read there, and none is kept. Writes
 reports/imports/counts.{md,json}, with names of files, keys and the commit, and published.{md,json} beside it.
@@ -9,11 +9,16 @@ reports/imports/counts.{md,json}, with names of files, keys and the commit, and 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import shlex
 import subprocess
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from qbench.catalog.gpus import find_gpu
 from qbench.catalog.models import resolve_model
@@ -38,7 +43,7 @@ CARD = "RTX A6000"
 def main() -> None:
     """Read the examples of three checkouts, and plan what has a published figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("axolotl", "llama_factory", "alignment_handbook"):
+    for name in ("axolotl", "llama_factory", "alignment_handbook", "trl"):
         parser.add_argument(name, type=Path)
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -46,6 +51,7 @@ def main() -> None:
         _counted("axolotl, adapter lora or qlora", asked.axolotl, "examples", _is_axolotl_lora),
         _counted("LLaMA-Factory, training files", asked.llama_factory, "examples", _is_llama_factory),
         _counted("alignment-handbook, recipes", asked.alignment_handbook, "recipes", _names_a_model),
+        _commands("TRL, commands in its scripts", asked.trl),
     ]
     (OUT / "counts.json").write_text(json.dumps(sets, indent=1) + "\n")
     (OUT / "counts.md").write_text("\n".join(_counts_text(sets)) + "\n")
@@ -67,14 +73,75 @@ def _names_a_model(values: dict[str, Any]) -> bool:
 
 
 def _counted(title: str, checkout: Path, folder: str, is_meant: Any) -> dict[str, Any]:
-    commit = subprocess.check_output(["git", "-C", str(checkout), "rev-parse", "HEAD"], text=True).strip()
     files = [file for file in config_files([checkout / folder]) if is_meant(_values(file))]
     found = [survey(file, language_config) for file in files]
     return {
         "title": title,
-        "commit": commit,
+        "commit": _commit(checkout),
         "files": [_row(each, checkout) for each in found],
     }
+
+
+def _commit(checkout: Path) -> str:
+    return subprocess.check_output(["git", "-C", str(checkout), "rev-parse", "HEAD"], text=True).strip()
+
+
+def _commands(title: str, checkout: Path) -> dict[str, Any]:
+    """Return the counts of command lines that scripts of TRL have in their docstrings, as argument files."""
+    files = []
+    with tempfile.TemporaryDirectory() as folder:
+        for script in sorted(each for part in SCRIPTS for each in (checkout / part).glob("*.py")):
+            for number, values in enumerate(commands_of(script.read_text()), start=1):
+                name = f"{script.relative_to(checkout)}#{number}"
+                trainer = next((task for task in TRAINERS if script.stem.startswith(task)), "")
+                file = Path(folder, f"{script.stem}-{number}.json")
+                file.write_text(json.dumps(values | TRAINERS.get(trainer, {})))
+                row = _row(survey(file, language_config, "trl"), Path(folder)) | {"file": name}
+                row["unmodelled"] += [] if trainer else [f"trainer of {script.name}"]
+                files.append(row)
+    return {"title": title, "commit": _commit(checkout), "files": files}
+
+
+SCRIPTS = ("trl/scripts", "examples/scripts")
+TRAINERS: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "dpo": {"beta": 0.1},
+    "kto": {"desirable_weight": 1.0},
+    "reward": {"center_rewards_coefficient": 0.0},
+    "grpo": {"num_generations": 8},
+}
+"""Scripts by the beginning of their names, and a default of their trainer's config that tells it."""
+
+
+def commands_of(source: str) -> list[dict[str, Any]]:
+    """Return the arguments of each command line of a script's docstring, by name."""
+    text = (ast.get_docstring(ast.parse(source)) or "").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    started = [line for line in lines if line.startswith(("python ", "accelerate launch", "uv run"))]
+    found = []
+    for line in started:
+        words = shlex.split(line)
+        script = next((index for index, word in enumerate(words) if word.endswith(".py")), len(words))
+        found.append(_arguments(words[script + 1 :]))
+    return [values for values in found if "model_name_or_path" in values]
+
+
+def _arguments(words: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word.removeprefix("--").partition("=")
+            values[name] = yaml.safe_load(value) if value else True
+        elif name:
+            given = yaml.safe_load(word)
+            before = values[name]
+            values[name] = given if before is True else [*_listed(before), given]
+    return values
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _values(file: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
     model = reader.model("base_model")
     reader.get("base_model_config")
     precision, autocast = _precision(reader)
+    _resized(reader, model)
     packs_experts = reader.is_on("quantize_moe_experts")
     if packs_experts and precision == "int8":
         reader.leave_out("quantize_moe_experts", "less", "experts in 8 bit are not planned; they stay in 16")
@@ -47,6 +48,19 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
             "sample_packing is off: batches are as long as their longest sequence; the plan assumes full ones"
         )
     return settings
+
+
+def _resized(reader: Reader, model: str) -> None:
+    """Take a table of words that grows to a multiple of 32, which most have already.
+
+    Source: loaders/model.py, `_resize_token_embeddings`, which never shrinks it unless `shrink_embeddings`.
+    """
+    key = "resize_token_embeddings_to_32x"
+    words = int(reader.of_model(model, "vocab_size") or 0)
+    if not reader.values.get(key) or not words or words % 32 or reader.values.get("tokens"):
+        return
+    reader.get(key)
+    reader.tell(f"{key}: the {words:,} words of the model are a multiple of 32; planned as they are")
 
 
 def _precision(reader: Reader) -> tuple[str, str]:
@@ -114,7 +128,7 @@ def _plugins(reader: Reader, model: str) -> dict[str, Any]:
     switched = [name for name in (*_LIGER_KERNELS, *_LIGER_OTHERS) if reader.is_on(name) and _LIGER in named]
     kernels = {_LIGER_KERNELS[name]: None for name in switched if name in _LIGER_KERNELS}
     layers = liger_layers(reader, model, switched[0], list(kernels)) if switched else {}
-    if reader.model_type(model) in {*PLANNED, *OTHERS}:
+    if reader.of_model(model, "model_type") in {*PLANNED, *OTHERS}:
         for name in switched:
             if name in _LIGER_OTHERS:
                 reader.leave_out(name, "less", "not planned; the kernel keeps fewer activations")

@@ -47,7 +47,21 @@ _MARKS = (
     ("axolotl", {"base_model"}),
     ("trainer", OF_SCRIPTS),
     ("axolotl", _AXOLOTL_UNNAMED),
-    ("llama-factory", {"finetuning_type", "cutoff_len", "lora_target", "lora_rank", "quantization_bit"}),
+    (
+        "llama-factory",
+        {
+            "finetuning_type",
+            "cutoff_len",
+            "lora_target",
+            "lora_rank",
+            "quantization_bit",
+            "stage",
+            "template",
+            "dataset_dir",
+            "pure_bf16",
+            "enable_liger_kernel",
+        },
+    ),
     (
         "trl",
         {
@@ -67,7 +81,10 @@ _MARKS = (
     ),
     ("trainer", {"block_size", "train_file", "do_train", "per_device_train_batch_size"}),
 )
-"""Keys that tell a format, asked in this order."""
+"""Keys that tell a format, asked in this order; of _NEIGHBOURS the one that has more of its keys."""
+
+_NEIGHBOURS = ("llama-factory", "trl")
+"""Formats that scripts of others borrow keys from, so that one key alone tells nothing."""
 
 _MS_SWIFT = {"tuner_type", "train_type", "tuner_backend", "quant_bits", "lora_rank", "rlhf_type"}
 """Keys that ms-swift has beside model."""
@@ -156,10 +173,11 @@ def _shown_by(values: Mapping[str, Any]) -> str:
     keys = values.keys() - _AXOLOTL_UNNAMED if named_by_others else values.keys()
     if "model" in keys and _MS_SWIFT & keys:
         return "ms-swift"
-    for form, marks in _MARKS:
-        if marks & keys:
-            return form
-    return ""
+    shown = [(form, len(marks & keys)) for form, marks in _MARKS if marks & keys]
+    if not shown or shown[0][0] not in _NEIGHBOURS:
+        return shown[0][0] if shown else ""
+    # Of equally many the first.
+    return max((each for each in shown if each[0] in _NEIGHBOURS), key=lambda each: each[1])[0]
 
 
 def _format_of(file: Path, values: Mapping[str, Any]) -> str:

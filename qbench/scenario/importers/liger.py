@@ -18,7 +18,7 @@ def liger_switch(reader: Reader, model: str, *names: str, has_own_loss: bool = F
     if not reader.is_on(*names):
         return {"loss_type": "auto"}
     name = next(each for each in names if reader.get(each) is not None)
-    is_known = reader.model_type(model) in {"", *PLANNED, *OTHERS}
+    is_known = reader.of_model(model, "model_type") in {None, *PLANNED, *OTHERS}
     loss = "auto" if has_own_loss or not is_known else "liger"
     return {"loss_type": loss} | liger_layers(reader, model, name, ALL_KERNELS)
 
@@ -30,7 +30,7 @@ def liger_layers(
 
     `name` is the key that turns them on.
     """
-    model_type = reader.model_type(model)
+    model_type = reader.of_model(model, "model_type")
     if not kernels or model_type in PLANNED or not model_type:
         return {"liger_kernels": tuple(kernels)} if kernels else {}
     if model_type in OTHERS:

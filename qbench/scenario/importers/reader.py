@@ -198,7 +198,7 @@ class Reader:
         elif modules:
             found = [name.strip() for name in modules]
             return "all-linear" if found in (["all-linear"], ["all"]) else found
-        model_type = str(self._config(model).get("model_type"))
+        model_type = str(self.of_model(model, "model_type"))
         if model and model_type not in ADAPTED_BY_DEFAULT:
             # Of a value that was refused above, the reason stays.
             self.refuse(
@@ -216,9 +216,9 @@ class Reader:
         self.refuse(self._named(names), f"given {shown(value)}; allowed: names of modules")
         return []
 
-    def model_type(self, model: str) -> str:
-        """Return the model type in a model's config, empty where it is not known."""
-        return str(self._config(model).get("model_type") or "")
+    def of_model(self, model: str, key: str) -> Any:
+        """Return a value of a model's config, None where it is not known."""
+        return self._config(model).get(key)
 
     def _config(self, model: str) -> Mapping[str, Any]:
         """Return the config of a model, empty where no model was named."""

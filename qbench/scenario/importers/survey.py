@@ -48,8 +48,8 @@ def config_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def survey(file: Path, config_of: ModelConfigs) -> Surveyed:
-    """Return what a config is, without planning it; `config_of` is that of `import_config`."""
+def survey(file: Path, config_of: ModelConfigs, form: str = "") -> Surveyed:
+    """Return what a config is, without planning it; `config_of` and `form` are those of `import_config`."""
     try:
         values = load_mapping(file)
     except ScenarioError as error:
@@ -63,7 +63,7 @@ def survey(file: Path, config_of: ModelConfigs) -> Surveyed:
         "",
     )
     try:
-        found = import_config(file, config_of)
+        found = import_config(file, config_of, form)
     except ScenarioError as error:
         return Surveyed(path=file, tool=tool_of(values), model=model, problems=error.problems)
     named = {*found.planned, *found.unmodelled, *found.unknown}

@@ -582,6 +582,22 @@ def test_what_is_said_to_be_written_instead_of_a_script_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("keys", "form"),
+    [
+        # A key that another tool has, too, among the keys of TRL.
+        ({"lora_rank": 8, "use_peft": True, "max_seq_length": 512}, "trl"),
+        ({"template": "qwen", "use_peft": True, "max_length": 512, "packing": True}, "trl"),
+        ({"lora_rank": 8, "cutoff_len": 512, "packing": True}, "llama-factory"),
+        ({"lora_rank": 8}, "llama-factory"),
+    ],
+)
+def test_a_tool_is_known_by_most_of_its_keys(tmp_path: Path, keys: dict[str, Any], form: str):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_name_or_path": "gpt2", "lora_target_modules": "c_attn", **keys}))
+    assert import_config(file, config_of).format == form
+
+
+@pytest.mark.parametrize(
     ("keys", "task", "sizes"),
     [
         ({"desirable_weight": 1.0}, "kto", (1024, 256)),
