@@ -16,7 +16,7 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ PAIRS = (
 KINDS = {
     "eager": "Eager steps on Linux",
     "windows": "Eager steps on Windows, whose host takes longer for an operator than any source says",
+    "several": "Several GPUs, FSDP",
+    "compiled": "Compiled by torch.compile, on one GPU and several",
     "disturbed": "Kept apart as disturbed: forward took more than 0.7 of the time of backward, which does "
     "twice its arithmetic; in the other rows of that source it took 0.48 to 0.65",
 }
@@ -85,6 +87,8 @@ def step_of(row: dict[str, str], models: dict[str, str]) -> Any:
     from qbench.scenario.expand import point_from
 
     base: dict[str, Any] = {"model": models.get(row["model"], row["model"])}
+    if row["gpus"] != "1":
+        base["distributed"] = {"strategy": row["strategy"], "gpus": int(row["gpus"])}
     changes: dict[str, Any] = {
         "precision": row["precision"],
         "per_device_train_batch_size": int(row["batch"]),
@@ -95,7 +99,10 @@ def step_of(row: dict[str, str], models: dict[str, str]) -> Any:
         "autocast": row["autocast"],
         "gradient_accumulation_steps": int(row["gradient_accumulation_steps"]),
         "recipe": row["recipe"],
+        "torch_compile": row["kind"] == "compiled",
     }
+    if row["loss_type"]:
+        changes["loss_type"] = row["loss_type"]
     if row["r"]:
         modules = row["target_modules"]
         targets = modules if modules == "all-linear" else modules.split(";")
@@ -122,20 +129,20 @@ def _compared(row: dict[str, str], point: Any) -> Compared:
     from qbench.catalog.gpus import find_gpu
     from qbench.planner.hardware import card_of
     from qbench.planner.speed_datasheet import DatasheetRates
-    from qbench.planner.step_time import step_time
-    from qbench.planner.times_on_cards import seconds_between
+    from qbench.planner.times_on_cards import seconds_between, step_time_on
     from qbench.planner.trace import trace
 
     gpu = find_gpu(row["gpu"])
-    work = trace(point, "cuda", card_of(gpu), with_costs=True).work
-    assert work is not None
+    traced = trace(point, "cuda", card_of(gpu), with_costs=True)
+    assert traced.work is not None
     if row["has_optimizer"] == "no":
-        work = [(each, times) for each, times in work if each.phase != "optimizer"]
+        work = [(each, times) for each, times in traced.work if each.phase != "optimizer"]
+        traced = replace(traced, work=work)
     rates = DatasheetRates(gpu)
-    timed, between = step_time(work, rates), seconds_between(work, gpu, rates)
+    timed, between = step_time_on(traced, gpu, rates), seconds_between(traced, gpu, rates)
     assert timed is not None
     assert between is not None
-    tokens = point.tokens_per_step
+    tokens = point.num_gpus * point.tokens_per_step
     return Compared(
         row=row,
         planned=tokens / timed.seconds,
@@ -202,6 +209,8 @@ def report(found: Sequence[Compared], left_out: Sequence[dict[str, str]]) -> str
     ]
     for kind, title in KINDS.items():
         lines.append(f"- {title}: {_summary([each for each in found if each.row['kind'] == kind])}.")
+    several = [each for each in found if each.row["kind"] in ("several", "compiled")]
+    lines.append(f"- Several GPUs and compiled together: {_summary(several)}.")
     eager = [each for each in found if each.row["kind"] == "eager"]
     for bound in sorted({each.bound for each in eager}):
         lines.append(f"- Eager, bound by {bound}: {_summary([one for one in eager if one.bound == bound])}.")

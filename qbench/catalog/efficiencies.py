@@ -20,9 +20,16 @@ QUANTITIES: dict[str, str] = {
     "bandwidth": "Large reads and writes of memory, as a share of the peak bandwidth.",
     "eager": "Pointwise operators, reductions and copies in transformers' models, as a share of `bandwidth`.",
     "launch": "Shortest time from one kernel to the next.",
+    "NVLink": "NCCL's bus bandwidth between the GPUs of a node, of the peak of one GPU's link.",
+    "PCIe": "The same over PCIe.",
+    "Infinity Fabric": "The same between modules of AMD.",
+    "collective": "Time of a collective beside what its bytes take.",
     "dispatch": "The host's time for an operator of a PyTorch training step.",
 }
 """What the table has a figure for."""
+
+Case = Literal["value", "fastest", "slowest"]
+"""Which of a figure is taken: itself, or the end of its range that makes a step fast or slow."""
 
 Direction = Literal["forward", "backward"]
 AttentionKernel = Literal["flash", "cudnn"]
@@ -42,6 +49,12 @@ class Efficiency:
     """`share of peak`, `share of bandwidth`, or `s`."""
     source: str
     notes: str
+
+    def of(self, case: Case) -> float:
+        """Return the figure, or the end of its range that makes a step fast or slow."""
+        if case == "value":
+            return self.value
+        return self.least if (self.unit == "s") == (case == "fastest") else self.most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

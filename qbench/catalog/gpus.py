@@ -46,6 +46,10 @@ class GpuSpec:
     peak_flops: dict[str, float | None] = field(hash=False)
     """Peak dense FLOP/s with fp32 accumulation by dtype (bf16, fp16, tf32, fp32); None where the
     hardware lacks the dtype or no figure was found."""
+    link: str = "PCIe"
+    """What joins the GPUs of a node: PCIe, NVLink, or Infinity Fabric; bridges of two cards do not count."""
+    link_bytes_per_s: float | None = None
+    """Peak of one GPU's link in one direction; None where no node has several."""
     tdp_w: float
     """Board power limit in watts."""
     release_year: int
@@ -68,6 +72,7 @@ def gpus() -> tuple[GpuSpec, ...]:
         nominal_gb=int,
         memory_gib=float,
         bandwidth_gb_per_s=float,
+        link_gb_per_s=optional(float),
         tdp_w=float,
         release_year=int,
         **{f"{dtype}_tflops": optional(float) for dtype in DTYPES},
@@ -150,11 +155,12 @@ def _by_plain_name() -> dict[str, tuple[GpuSpec, ...]]:
     return {name: tuple(cards) for name, cards in (shorter | found).items()}
 
 
-def _spec(memory_gib: float, bandwidth_gb_per_s: float, **known: Any) -> GpuSpec:
+def _spec(memory_gib: float, bandwidth_gb_per_s: float, link_gb_per_s: float | None, **known: Any) -> GpuSpec:
     tflops = {dtype: known.pop(f"{dtype}_tflops") for dtype in DTYPES}
     return GpuSpec(
         memory_bytes=int(memory_gib * GIB),
         memory_bandwidth_bytes_per_s=bandwidth_gb_per_s * 1e9,
+        link_bytes_per_s=None if link_gb_per_s is None else link_gb_per_s * 1e9,
         peak_flops={dtype: None if peak is None else peak * 1e12 for dtype, peak in tflops.items()},
         **known,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qbench.cli import options
+from qbench.cli import job_options, options
 from qbench.cli.console import print_error, print_json, print_note, print_sentence, print_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
@@ -51,6 +51,11 @@ def plan_command(
     max_points: options.MaxPoints = 10_000,
     alloc_conf: options.AllocConf = "",
     snapshot: SnapshotFile = None,
+    tokens: job_options.Tokens = "",
+    epochs: job_options.Epochs = 1.0,
+    eval_tokens: job_options.EvalTokens = "",
+    eval_steps: job_options.EvalSteps = 0,
+    save_steps: job_options.SaveSteps = 0,
     out: Annotated[Path | None, typer.Option(help="Also store the plans in this run folder.")] = None,
     use_cache: options.UseCache = True,
     as_json: options.AsJson = False,
@@ -64,6 +69,7 @@ def plan_command(
     from qbench.cli.target import TargetRequest, read_asked
     from qbench.records.record import run_id_of
 
+    job = job_options.job_of(tokens, epochs, eval_tokens, eval_steps, save_steps)
     memory = _MemoryOptions(alloc_conf, snapshot)
     request = TargetRequest(
         name=target,
@@ -88,9 +94,12 @@ def plan_command(
     if as_json:
         # The text has them among its own.
         asked.print_caveats()
-        print_json({"records": [record.to_dict() for record in records]})
+        hours = {} if job is None else {"jobs": job_options.job_documents(records, job)}
+        print_json({"records": [record.to_dict() for record in records], **hours})
     else:
         _print_plans(records)
+        if job is not None:
+            job_options.print_jobs(records, job)
         # What needs more than planned may not fit after a change either.
         if device is DeviceName.cuda and set(asked.unmodelled.values()) <= {"less"}:
             _print_changes(records, cards, memory.alloc_conf)

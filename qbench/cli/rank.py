@@ -12,7 +12,7 @@ import typer
 from qbench.cli import options
 from qbench.cli.console import print_json, print_note, print_sentence, print_table
 from qbench.cli.progress import shown_steps
-from qbench.cli.rank_notes import NO_SHARDING, NOTES, SHARED, close_note, left_note, notes, source_text
+from qbench.cli.rank_notes import NO_SHARDING, NOTES, close_note, gpus_note, left_note, notes, source_text
 from qbench.cli.setting_flags import values_of, with_setting_flags
 from qbench.errors import QbenchError
 from qbench.runs.sizing import RANK_PRECISIONS, RankFor, ranks
@@ -192,7 +192,7 @@ def _document(
             for row in fitting
         ],
         "not_fitting": [_row_document(row, _judged(row, unmodelled)) for row in rows if not row.fits],
-        "notes": [*NOTES, NO_SHARDING, *([SHARED] if training.num_gpus > 1 else [])],
+        "notes": [*NOTES, NO_SHARDING, *gpus_note(workloads, training.num_gpus)],
     }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
+from qbench.scenario.distributed import TIMED
 from qbench.words.phrases import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from qbench.catalog.hourly_prices import PriceSource
     from qbench.planner.ranking import Ranked
@@ -32,6 +33,10 @@ NOTES = (
 SHARED = (
     "Each GPU trains on its share of the batches; communication between them is left out, so hours and cost "
     "are lower bounds."
+)
+NETWORK = (
+    "What GPUs send to each other counts as far as computing does not hide it, over the card's NVLink, "
+    "Infinity Fabric or PCIe; ranges reach to a network that hides nothing."
 )
 NO_SHARDING = "Models that do not fit on one card may fit on several: --gpus 4 --strategy fsdp2."
 
@@ -70,6 +75,13 @@ def _sources(rows: Sequence[Ranked]) -> str:
     return f"Prices: {'; '.join(texts)}." if texts else "No prices are known."
 
 
+def gpus_note(points: Iterable[Point], num_gpus: int) -> list[str]:
+    """Say what is planned of the messages between `num_gpus` GPUs, nothing for one."""
+    if any(point.distributed is not None and point.distributed.strategy in TIMED for point in points):
+        return [NETWORK]
+    return [SHARED] if num_gpus > 1 else []
+
+
 def notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus: int) -> list[str]:
     notes = [*NOTES, _sources(rows)]
     workload = next(iter(workloads.values()))
@@ -79,8 +91,7 @@ def notes(rows: Sequence[Ranked], workloads: Mapping[Point, Workload], num_gpus:
     if workload.padded_tokens > workload.tokens:
         share = 1 - workload.tokens / workload.padded_tokens
         notes.append(f"{100 * share:.0f} % of the computed tokens are padding.")
-    if num_gpus > 1:
-        notes.append(SHARED)
+    notes += gpus_note(workloads, num_gpus)
     if any(row.fits and row.hours is None for row in rows):
         notes.append(
             "Hours are n/a where a dtype of the step has no known rate, for example bf16 before Ampere."

@@ -23,6 +23,7 @@ from qbench.records.fits import Fit
 from qbench.records.parts import AllocatorSettings, BaseWeights, Detail, Environment, Metrics, Skipped
 from qbench.records.record import Record
 from qbench.records.software import software
+from qbench.scenario.distributed import TIMED
 from qbench.scenario.schema import QUANTIZED_PRECISIONS, Device, Point
 
 _NO_COLLECTION = (
@@ -57,8 +58,12 @@ def plan(
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
     mine = [found for found in calibrations if found.device == device]
-    # How long GPUs wait for each other is not planned.
-    is_timed = point.distributed is None and (bool(gpus) or (device == "cpu" and bool(mine)))
+    shared = point.distributed
+    is_timed = (
+        bool(gpus) and (shared is None or shared.strategy in TIMED)
+        if device == "cuda"
+        else bool(mine) and shared is None
+    )
     cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
     traces = tracer or SharedTraces([point])
     card, found, ranks = largest_rank(traces, point, device, cards, allocator, with_costs=is_timed)

@@ -17,8 +17,8 @@ from qbench.memory.allocator.config import AllocatorConfig
 from qbench.planner.fit_verdict import fit_of
 from qbench.planner.hardware import card_of
 from qbench.planner.shared import SharedTraces
-from qbench.planner.step_time import Bound, step_time
-from qbench.planner.times_on_cards import rates_of, seconds_between
+from qbench.planner.step_time import Bound
+from qbench.planner.times_on_cards import rates_of, seconds_between, step_time_on
 from qbench.planner.trace import Trace
 from qbench.planner.workload import Workload
 from qbench.records.calibration import Calibration
@@ -78,8 +78,8 @@ def ranked(
 ) -> list[Ranked]:
     """Return a row for each point and card, points in order and cards within.
 
-    The exchange of gradients between several GPUs is left out. Raises StepError when a point cannot be
-    planned for any card.
+    What GPUs of a point send to each other is timed, not what GPUs of the terms do. Raises StepError when a
+    point cannot be planned for any card.
     """
     return [row for point in points for row in _of_point(point, gpus, workloads[point], terms)]
 
@@ -142,8 +142,8 @@ def _traced(point: Point, gpus: Sequence[GpuSpec], lengths: Sequence[int]) -> di
 def _with_times(row: Ranked, traces: Mapping[int, Trace], workload: Workload, terms: Terms) -> Ranked:
     point = row.point
     rates = rates_of(row.gpu, terms.calibrations)
-    works = {length: traced.work for length, traced in traces.items() if traced.work is not None}
-    times = {length: step_time(work, rates) for length, work in works.items()}
+    with_work = {length: traced for length, traced in traces.items() if traced.work is not None}
+    times = {length: step_time_on(traced, row.gpu, rates) for length, traced in with_work.items()}
     longest = times[point.train.seq_len]
     if longest is not None:
         row = replace(row, step_time_s=longest.seconds, bound=longest.bound, bound_share=longest.bound_share)
@@ -152,7 +152,7 @@ def _with_times(row: Ranked, traces: Mapping[int, Trace], workload: Workload, te
         return row
     price, num_gpus = row.hourly_price, terms.num_gpus * point.num_gpus
     hours = _hours(known, workload, point, num_gpus)
-    between = {length: seconds_between(work, row.gpu, rates) for length, work in works.items()}
+    between = {length: seconds_between(traced, row.gpu, rates) for length, traced in with_work.items()}
     ends = [{length: both[end] for length, both in between.items() if both is not None} for end in (0, 1)]
     return replace(
         row,

@@ -11,6 +11,7 @@ from qbench.memory.kernels.choices import Card
 from qbench.planner.shared import SharedTraces
 from qbench.planner.trace import Trace
 from qbench.records.ranks import RankMemory
+from qbench.scenario.distributed import TIMED
 from qbench.scenario.schema import FOUR_BIT, Device, Point
 
 
@@ -66,7 +67,13 @@ def distributed_caveats(traced: Trace, point: Point) -> list[str]:
 def _caveats(traced: Trace, point: Point) -> Iterator[str]:
     shared = point.distributed
     assert shared is not None
-    yield "no step time: communication between GPUs is not planned"
+    if traced.work is not None:
+        yield (
+            "step times count what collectives take over the card's link, as far as the computing of their "
+            "phase does not hide it; bridges between two cards do not count"
+        )
+    if shared.strategy not in TIMED:
+        yield "no step time: communication of DeepSpeed is not planned"
     if shared.strategy == "zero3":
         yield "loading is not planned: weights are partitioned as they are loaded (deepspeed.zero.Init)"
     if shared.strategy.startswith("zero"):

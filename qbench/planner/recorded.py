@@ -79,7 +79,7 @@ def record_point(
         # The few layers are a shortcut: whatever does not hold of them is asked of all, errors too.
         with contextlib.suppress(Exception):
             return record_few_layers(point, device, few, card, with_costs=with_costs, rank=rank)
-    costs = CostLog() if with_costs else None
+    costs = CostLog(point.train.torch_compile) if with_costs else None
     step, ledger, calls = _record(point, device, config, card, Ledger, costs, rank)
     return Recorded(
         model=step.model,
@@ -98,7 +98,7 @@ def record_few_layers(
 
     Raises IrregularError where they are not alike, and what the libraries raise.
     """
-    costs = CostLog() if with_costs else None
+    costs = CostLog(point.train.torch_compile) if with_costs else None
     built: list[tuple[RepeatedLayers, ModelFacts]] = []
 
     def on_built(model: Any) -> None:

@@ -79,8 +79,13 @@ class CalibratedRates:
             self._known[cost] = None if seconds is None else KernelSeconds(seconds, bound)
         return self._known[cost]
 
-    def host_s(self, work: Work) -> float:
-        """Return the host's seconds for one operator; recomputation is a forward pass."""
+    def host_s(self, work: Work, is_compiled: bool = False) -> float:
+        """Return the host's seconds for one operator; recomputation is a forward pass.
+
+        What launching compiled kernels takes was not timed.
+        """
+        if is_compiled:
+            return 0.0
         is_forward = work.is_recomputed or work.phase == "loss"
         return self._dispatch_s["forward" if is_forward else work.phase]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qbench.catalog.efficiencies import Efficiency, attention_share, efficiency
+from qbench.catalog.efficiencies import Case, attention_share, efficiency
 from qbench.catalog.gpus import GpuSpec
 from qbench.memory.work.log import Work
 from qbench.memory.work.op_costs import OpCost
@@ -20,9 +20,6 @@ _TENSORS_A_LAUNCH = 30
 _LONG = 2**62
 """Tokens of an attention whose shape is not known: its best share is taken."""
 
-Case = Literal["value", "fastest", "slowest"]
-"""Which of a figure is taken: itself, or the end of its range that makes a step fast or slow."""
-
 
 class DatasheetRates:
     """Rates of a GPU that was not calibrated here."""
@@ -33,11 +30,9 @@ class DatasheetRates:
     def __init__(self, gpu: GpuSpec, case: Case = "value") -> None:
         self.gpu = gpu
         shares = ("matmul", "matmul_fp32", "bandwidth", "eager")
-        self._share = {name: _figure(efficiency(name, gpu), case) for name in shares}
+        self._share = {name: efficiency(name, gpu).of(case) for name in shares}
         times = ("launch", "dispatch", "matmul_fixed")
-        self._launch_s, self._dispatch_s, self._matmul_s = (
-            _figure(efficiency(name, gpu), case) for name in times
-        )
+        self._launch_s, self._dispatch_s, self._matmul_s = (efficiency(name, gpu).of(case) for name in times)
 
     def kernel_s(self, cost: OpCost) -> KernelSeconds | None:
         """Return the time of an operator; None where the card has no figure for its dtype."""
@@ -53,9 +48,10 @@ class DatasheetRates:
         bound: Bound = "compute" if arithmetic > movement else "memory"
         return KernelSeconds(fixed + max(arithmetic, movement), bound)
 
-    def host_s(self, work: Work) -> float:
+    def host_s(self, work: Work, is_compiled: bool = False) -> float:
         """Return the host's seconds for an operator; a multi-tensor one launches for many tensors."""
-        seconds = self._dispatch_s + (0 if work.cost.kind == "none" else self._launch_s)
+        seconds = 0.0 if is_compiled else self._dispatch_s
+        seconds += 0.0 if work.cost.kind == "none" else self._launch_s
         return seconds / (_TENSORS_A_LAUNCH if work.cost.op.startswith("_foreach_") else 1)
 
     def peak_flops(self, dtype: str) -> float | None:
@@ -63,8 +59,10 @@ class DatasheetRates:
         return self.gpu.peak_flops.get(dtype)
 
     def _bandwidth_share(self, cost: OpCost) -> float:
-        """Return the share of the memory's peak; multi-tensor kernels go through large pieces at once."""
-        is_eager = cost.kind in ("elementwise", "reduction", "copy") and not cost.op.startswith("_foreach_")
+        """Return the share of the peak; multi-tensor and fused kernels go through large pieces at once."""
+        is_eager = cost.kind in ("elementwise", "reduction", "copy") and not cost.op.startswith(
+            ("_foreach_", "fused")
+        )
         return self._share["bandwidth"] * (self._share["eager"] if is_eager else 1.0)
 
     def _product(self, cost: OpCost) -> float | None:
@@ -95,10 +93,3 @@ class DatasheetRates:
         if tf32 is None or (self.gpu.compute_capability or (0, 0)) < (8, 0):
             return self.peak_flops("fp32")
         return tf32 / 3
-
-
-def _figure(found: Efficiency, case: Case) -> float:
-    if case == "value":
-        return found.value
-    is_time = found.unit == "s"
-    return found.least if is_time == (case == "fastest") else found.most

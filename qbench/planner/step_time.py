@@ -2,7 +2,7 @@
 
 A kernel takes as long as its arithmetic or its bytes, whichever is longer. A GPU runs while the host
 launches what comes next, so that a phase takes as long as its kernels or as the host's work for them; on the
-CPU one thing follows the other.
+CPU one thing follows the other. Several GPUs also wait for what they send to each other (`network`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qbench.memory.work.log import Work, WorkTable
 from qbench.memory.work.op_costs import OpCost
+from qbench.planner.network import Network
 from qbench.records.parts import TimeParts
 
 PARTS = (
@@ -24,12 +25,14 @@ PARTS = (
     "loss",
     "optimizer",
     "launches",
+    "network",
 )
 """Where time goes, in the order of tables. What checkpointing runs again, the output head with the loss and
-the optimizer are parts of their own, whatever they run; `launches` is the time in which kernels wait."""
+the optimizer are parts of their own, whatever they run; `launches` is the time in which kernels wait for the
+host, `network` that in which they wait for other GPUs."""
 
 
-Bound = Literal["compute", "memory", "host"]
+Bound = Literal["compute", "memory", "host", "network"]
 
 
 class KernelSeconds(NamedTuple):
@@ -53,8 +56,8 @@ class Rates(Protocol):
     def kernel_s(self, cost: OpCost) -> KernelSeconds | None:
         """Return the time of an operator's kernel; None where its rate is not known."""
 
-    def host_s(self, work: Work) -> float:
-        """Return the host's seconds for one operator."""
+    def host_s(self, work: Work, is_compiled: bool = False) -> float:
+        """Return the host's seconds for one operator; compiled code only launches its kernel."""
 
     def peak_flops(self, dtype: str) -> float | None:
         """Return the peak arithmetic that MFU is a share of."""
@@ -80,14 +83,19 @@ class StepTime:
         return {"parts_s": self.parts, "bound": self.bound, "mfu": self.mfu, "rates": self.source}
 
 
-def step_time(work: WorkTable, rates: Rates) -> StepTime | None:
-    """Return the time of a step's work; None where a kernel of it has no known rate."""
+def step_time(
+    work: WorkTable, rates: Rates, network: Network | None = None, *, is_compiled: bool = False
+) -> StepTime | None:
+    """Return the time of a step's work; None where a kernel of it or what joins GPUs has no known rate.
+
+    `is_compiled` says that torch.compile made its kernels (`memory.work.fusion`), the optimizer's aside.
+    """
     parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     bounds: dict[Bound, float] = defaultdict(float)
     device: dict[str, float] = defaultdict(float)
     host: dict[str, float] = defaultdict(float)
     for entry, times in work:
-        host[entry.phase] += times * rates.host_s(entry)
+        host[entry.phase] += times * rates.host_s(entry, is_compiled and entry.phase != "optimizer")
         if entry.cost.kind == "none":
             continue
         kernel = rates.kernel_s(entry.cost)
@@ -96,8 +104,13 @@ def step_time(work: WorkTable, rates: Rates) -> StepTime | None:
         device[entry.phase] += times * kernel.seconds
         parts[_part(entry)] += times * kernel.seconds
         bounds[kernel.bound] += times * kernel.seconds
-    waits = sum(_wait(device[phase], host[phase], rates.overlaps) for phase in host)
-    parts["launches"] = bounds["host"] = waits
+    waits = {phase: _wait(device[phase], host[phase], rates.overlaps) for phase in host}
+    parts["launches"] = bounds["host"] = sum(waits.values())
+    if network is not None:
+        exposed = network.exposed_s({phase: device[phase] + waits[phase] for phase in host})
+        if exposed is None:
+            return None
+        parts["network"] = bounds["network"] = sum(exposed.values())
     seconds = sum(parts.values())
     bound = max(bounds, key=lambda name: bounds[name])
     return StepTime(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from qbench.catalog.efficiencies import Case
 from qbench.catalog.gpus import GpuSpec
 from qbench.errors import StepError
 from qbench.memory.work.log import WorkTable
+from qbench.planner.network import Network
 from qbench.planner.speed_calibrated import REACH, CalibratedRates
 from qbench.planner.speed_datasheet import DatasheetRates
 from qbench.planner.step_time import Rates, StepTime, step_time
@@ -49,8 +51,8 @@ def gpu_times(
             timed.append(fit)
             continue
         rates = rates_of(gpu, calibrations)
-        between = seconds_between(found.work, gpu, rates)
-        fit = _timed_fit(fit, step_time(found.work, rates), point, between)
+        between = seconds_between(found, gpu, rates)
+        fit = _timed_fit(fit, step_time_on(found, gpu, rates), point, between)
         timed.append(fit)
         if isinstance(rates, CalibratedRates):
             caveats += [f"{gpu.name}: {caveat}" for caveat in calibration_caveats(found.work, rates)]
@@ -63,14 +65,24 @@ def gpu_times(
     return Timed(metrics=metrics, fits=tuple(timed), caveats=tuple(caveats))
 
 
-def seconds_between(work: WorkTable, gpu: GpuSpec, rates: Rates) -> tuple[float, float] | None:
+def step_time_on(traced: Trace, gpu: GpuSpec, rates: Rates, case: Case = "value") -> StepTime | None:
+    """Return the time of a traced step on a card, with what it waits for other GPUs; None if not known."""
+    assert traced.work is not None
+    network = None
+    if traced.collectives:
+        network = Network(gpu, traced.num_gpus, traced.collectives, case)
+    return step_time(traced.work, rates, network, is_compiled=traced.is_compiled)
+
+
+def seconds_between(traced: Trace, gpu: GpuSpec, rates: Rates) -> tuple[float, float] | None:
     """Return the least and the most seconds of a step by the spread of published rates.
 
     None where the card's rates were measured, or one is not known.
     """
     if not isinstance(rates, DatasheetRates):
         return None
-    ends = [step_time(work, DatasheetRates(gpu, case)) for case in ("fastest", "slowest")]
+    cases: tuple[Case, ...] = ("fastest", "slowest")
+    ends = [step_time_on(traced, gpu, DatasheetRates(gpu, case), case) for case in cases]
     fastest, slowest = (None if end is None else end.seconds for end in ends)
     return None if fastest is None or slowest is None else (fastest, slowest)
 
@@ -78,7 +90,7 @@ def seconds_between(work: WorkTable, gpu: GpuSpec, rates: Rates) -> tuple[float,
 def _timed_fit(fit: Fit, timed: StepTime | None, point: Point, between: tuple[float, float] | None) -> Fit:
     if timed is None:
         return fit
-    rate, price = point.tokens_per_step / timed.seconds, fit.usd_per_hour
+    rate, price = point.num_gpus * point.tokens_per_step / timed.seconds, fit.usd_per_hour
     time = timed.to_values()
     if between is not None:
         time["range_s"] = list(between)
@@ -94,7 +106,7 @@ def _timed_fit(fit: Fit, timed: StepTime | None, point: Point, between: tuple[fl
 def cpu_times(work: WorkTable, point: Point, calibration: Calibration) -> Timed:
     """Return the step's time on the CPU; without it where a rate is unknown."""
     rates = CalibratedRates(calibration)
-    timed = step_time(work, rates)
+    timed = step_time(work, rates, is_compiled=point.train.torch_compile)
     metrics: Metrics = {"flops": _flops(work)}
     if timed is not None:
         metrics |= {"step_time_s": timed.seconds, "tokens_per_s": point.tokens_per_step / timed.seconds}

@@ -59,6 +59,8 @@ class Trace:
     """What a step sends between several GPUs."""
     num_gpus: int = 1
     """Processes that train together; this is one of them."""
+    is_compiled: bool = False
+    """Whether torch.compile made the kernels of `work`."""
     work: WorkTable | None
     """What the step's operators cost and how often each runs; None if it was not requested."""
 
@@ -141,6 +143,7 @@ def trace_of(
         caveats=tuple(_caveats(point, config, account.has_stacked_experts)),
         collectives=account.collectives,
         num_gpus=point.num_gpus,
+        is_compiled=point.train.torch_compile,
         work=None if account.work is None else account.work.table(),
     )
 
@@ -189,6 +192,8 @@ def _caveats(point: Point, config: PretrainedConfig, stacked_experts: bool) -> I
     yield from accumulation_caveats(point)
     yield from model_caveats(config, point)
     yield from image_caveats(point, config)
+    if point.train.torch_compile:
+        yield "torch_compile: times are those of compiled kernels; memory is planned as without it"
     if stacked_experts:
         yield (
             "experts run as one grouped matrix product (transformers' grouped_mm; on CUDA from compute "

@@ -20,6 +20,8 @@ from qbench.scenario.strict import Strict
 Strategy = Literal["ddp", "fsdp2", "zero1", "zero2", "zero3", "device_map"]
 PLANNED = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 """Strategies whose memory is planned; others are refused."""
+TIMED = ("ddp", "fsdp2")
+"""Strategies whose step times are planned, messages between GPUs included."""
 MOST_GPUS = 8
 """GPUs of one node. Plans hold for one node; larger machines exist, but none in the catalog."""
 

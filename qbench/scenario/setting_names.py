@@ -81,6 +81,7 @@ NAMES = {
     "lora_kernels": Names("LoRA kernels", flag="lora_kernels"),
     "activation_offloading": Names("Offloading", flag="activation_offloading"),
     "liger_kernels": Names("Liger kernels", flag="liger_kernels"),
+    "torch_compile": Names("torch.compile", "compiled", flag="torch_compile"),
     "bnb_4bit_quant_storage": Names(
         "4-bit storage", "", "", "bnb_4bit_quant_storage", ("quant_storage",), meant=_STORAGES
     ),

@@ -288,7 +288,7 @@ def from_text(row: Setting, text: str) -> Any:
 def point_settings(point: Point) -> dict[str, Any]:
     """Return each setting of a point by its short name; those of an absent adapter are None."""
     flat = flatten(point.model_dump())
-    later = (SETTINGS[name] for name in (*LATER, "task", "bnb_4bit_quant_storage"))
+    later = (SETTINGS[name] for name in (*LATER, "task", "torch_compile", "bnb_4bit_quant_storage"))
     flat = {row.path: row.leaf.default for row in later} | flat
     if point.lora is not None:
         flat = {"lora.modules_to_save": ()} | flat

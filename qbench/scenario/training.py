@@ -142,6 +142,11 @@ class TrainSettings(Strict):
         default=(), description="Layers that run Liger's kernels; its loss is loss_type liger."
     )
 
+    torch_compile: Flag = Field(
+        default=False,
+        description="Compile the model: affects planned times; memory is planned as without it.",
+    )
+
     @model_serializer(mode="wrap")
     def _leave_out_later(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = values_of(self)
@@ -149,6 +154,7 @@ class TrainSettings(Strict):
             **dict.fromkeys(LATER, "auto"),
             "task": "sft",
             "liger_kernels": None,
+            "torch_compile": False,
             "max_completion_length": 256,
         }
         return {

@@ -17,7 +17,7 @@ from qbench.catalog.gpus import find_gpu, gpus
 from qbench.errors import CatalogError
 
 SCOPES = {"any", *(gpu.name for gpu in gpus()), *(gpu.architecture for gpu in gpus())}
-TIMES = ("launch", "dispatch", "matmul_fixed")
+TIMES = ("launch", "dispatch", "matmul_fixed", "collective")
 
 
 @pytest.mark.parametrize("row", efficiencies(), ids=lambda row: f"{row.quantity} {row.scope}")

@@ -89,6 +89,20 @@ def test_plans_made_together_are_one_run_with_its_time(model: str, capsys: pytes
     assert re.fullmatch(r"plan-\d{8}T\d{6}Z", run_id)
 
 
+def test_hours_of_a_training_stand_beside_seconds_of_a_step(model: str, capsys: pytest.CaptureFixture[str]):
+    job = ["--tokens", "1M", "--epochs", "2", "--eval-tokens", "1k", "--eval-steps", "100"]
+    assert main(["plan", model, "--seq", "16", "--gpu", "L4", *job, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    [hours], [fit] = said["jobs"], said["records"][0]["detail"]["fits"]
+    # 125,000 steps of 16 tokens; 1,250 evaluations come on top.
+    assert hours["hours"] == pytest.approx(125_000 * fit["step_time_s"] / 3600 + hours["eval_hours"])
+    assert 0 < hours["eval_hours"] < hours["hours"] / 2
+    assert main(["plan", model, "--seq", "16", "--gpu", "L4", *job]) == 0
+    assert "Training on 2,000,000 tokens" in capsys.readouterr().out
+    assert main(["plan", model, "--save-steps", "5"]) == 2
+    assert "need --tokens" in capsys.readouterr().err
+
+
 def test_every_flag_reaches_the_point(model: str, capsys: pytest.CaptureFixture[str]):
     flags = {
         "--batch": "2",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from qbench.catalog.gpus import find_gpu
@@ -76,6 +79,9 @@ def test_the_host_launches_kernels_and_looks_at_views() -> None:
 
     assert host_s("view", "none") == pytest.approx(6e-6)
     assert host_s("mul", "elementwise") == pytest.approx(8e-6)
+    # Compiled code launches a kernel and dispatches nothing.
+    fused = Work(OpCost("fused", "elementwise", "bf16"), "forward", False, False)
+    assert A100.host_s(fused, is_compiled=True) == pytest.approx(2e-6)
     # At least thirty tensors share a multi-tensor kernel.
     assert host_s("_foreach_mul_", "elementwise") == pytest.approx(8e-6 / 30)
 
@@ -89,6 +95,7 @@ def test_the_ends_of_a_range_take_each_figure_at_its_end() -> None:
 def test_a_step_lies_between_the_ends_of_its_range() -> None:
     gpu = find_gpu("A100-SXM4-80GB")
     work = [(Work(cost, "forward", False, False), 1.0) for cost in (PRODUCT, ADDITION)]
-    between = seconds_between(work, gpu, A100)
+    traced: Any = SimpleNamespace(work=work, num_gpus=1, collectives=(), is_compiled=False)
+    between = seconds_between(traced, gpu, A100)
     assert between is not None
     assert between[0] < seconds(PRODUCT) + seconds(ADDITION) < between[1]

@@ -193,6 +193,11 @@ class Ledger(TorchDispatchMode):
         """Count a new tensor that no operator shows, as one of Python's numbers on meta."""
         self._track(tensor, torch.ops.aten.lift_fresh.default)
 
+    def handle(self, tensor: torch.Tensor) -> int | None:
+        """Return the handle of a tensor's storage, None where it is not known."""
+        known = self._live.get(tensor.untyped_storage()._cdata)
+        return None if known is None else known.handle
+
     def resized(self, storage: torch.UntypedStorage, op: str, category: str) -> None:
         """Record that a storage was given memory, or lost what it had, without an operator."""
         known = self._live.pop(storage._cdata, None)

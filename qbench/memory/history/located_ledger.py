@@ -117,11 +117,6 @@ class SitedLedger(Ledger):
         handle = self.handle(tensor)
         return handle is not None and handle < first_new
 
-    def handle(self, tensor: torch.Tensor) -> int | None:
-        """Return the handle of a tensor's storage, None where it is not known."""
-        known = self._live.get(tensor.untyped_storage()._cdata)
-        return None if known is None else known.handle
-
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):

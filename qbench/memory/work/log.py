@@ -11,7 +11,16 @@ import torch
 from qbench.memory.history.layers import RepeatedLayers
 from qbench.memory.history.located_ledger import PHASES_BY_LAYER, SitedLedger
 from qbench.memory.kernels.meta_cache import UnhashableError, call_key
-from qbench.memory.work.op_costs import OpCost, dequantizations, op_cost, product_of_4bit, tensors
+from qbench.memory.work.fusion import Ran, Storages, fused
+from qbench.memory.work.op_costs import (
+    OpCost,
+    changed,
+    dequantizations,
+    op_cost,
+    product_of_4bit,
+    tensor_bytes,
+    tensors,
+)
 
 _GEMM_4BIT = "bitsandbytes::gemm_4bit"
 
@@ -53,12 +62,16 @@ class _Entry(NamedTuple):
     """Whether it works on the host's tensors only, as on the optimizer's counters of steps."""
     times: int = 1
     """How many micro-batches the one that ran stands for."""
+    reads: Storages = ()
+    writes: Storages = ()
+    """Storages, where compiled kernels are worked out."""
 
 
 class CostLog:
-    """What a ledger notes of each operator, of one step."""
+    """What a ledger notes of each operator of one step; `compiled` turns it into torch.compile's kernels."""
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: bool = False) -> None:
+        self._compiled = compiled
         self._entries: list[_Entry] = []
         self._known: dict[Hashable, tuple[OpCost, bool]] = {}
         self._times = 1
@@ -98,7 +111,8 @@ class CostLog:
             return
         hidden = dequantizations(args, kwargs) if "matmul" in inner else [product_of_4bit(args, kwargs, out)]
         place = self._place(ledger)
-        self._entries += [_Entry(cost, *place, (), False, self._times) for cost in hidden]
+        reads, writes = _storages(ledger, (args, tuple(kwargs.values()))), _storages(ledger, out)
+        self._entries += [_Entry(cost, *place, (), False, self._times, reads, writes) for cost in hidden]
 
     def work(self, ledger: Any = None, block: RepeatedLayers | None = None, growth: float = 1.0) -> WorkTable:
         """Return the step's work, one row for each operator that was noted, in order.
@@ -111,8 +125,8 @@ class CostLog:
         rows: WorkTable = []
         layers = None if block is None else _Layers(ledger, block)
         current: int | None = None
-        for entry in self._entries:
-            times, cost = 1.0, entry.cost
+        for entry, cost in zip(self._entries, self._costs(), strict=True):
+            times = 1.0
             if layers is not None and entry.phase in PHASES_BY_LAYER:
                 number = layers.of_path(entry.module)
                 current = current if number is None else number
@@ -121,9 +135,21 @@ class CostLog:
                 times = growth
             elif layers is not None:
                 cost, times = layers.of_storages(entry)
-            work = Work(cost, entry.phase, entry.is_recomputed, entry.in_loss)
-            rows.append((work, times * entry.times))
+            if cost is not None:
+                work = Work(cost, entry.phase, entry.is_recomputed, entry.in_loss)
+                rows.append((work, times * entry.times))
         return rows
+
+    def _costs(self) -> list[OpCost | None]:
+        """Return what each entry costs; None where a compiled kernel before it does its work."""
+        if not self._compiled:
+            return [entry.cost for entry in self._entries]
+        return fused(
+            [
+                Ran(entry.cost, (entry.phase, entry.is_recomputed), entry.reads, entry.writes)
+                for entry in self._entries
+            ]
+        )
 
     def _place(self, ledger: Any) -> tuple[str, str, bool, bool]:
         module, category, in_forward = ledger.place()
@@ -167,7 +193,18 @@ class CostLog:
         if not on_host and place[0] not in PHASES_BY_LAYER and isinstance(ledger, SitedLedger):
             found = map(ledger.handle, tensors((args, tuple(kwargs.values()), out)))
             handles = tuple(handle for handle in found if handle is not None)
-        self._entries.append(_Entry(cost, *place, handles, on_host, self._times))
+        entry = _Entry(cost, *place, handles, on_host, self._times)
+        if self._compiled:
+            entry = entry._replace(
+                reads=_storages(ledger, (args, tuple(kwargs.values()))),
+                writes=_storages(ledger, changed(func, args, kwargs) or out),
+            )
+        self._entries.append(entry)
+
+
+def _storages(ledger: Any, value: Any) -> Storages:
+    sizes = [(ledger.handle(tensor), tensor_bytes(tensor)) for tensor in tensors(value)]
+    return tuple((handle, size) for handle, size in sizes if handle is not None)
 
 
 def _nth(value: Any, index: int) -> Any:

@@ -30,7 +30,9 @@ _WITHOUT_KERNEL = frozenset(
     ]
 )
 _MATMUL = frozenset(["mm", "addmm", "bmm", "baddbmm", "_grouped_mm", "linear", "int8_mixed_scaled_mm"])
-_COPY = frozenset(["copy_", "_to_copy", "clone", "cat", "stack", "constant_pad_nd", "repeat"])
+INTO_BUFFERS = frozenset(["split_with_sizes_copy", "chunk_cat", "all_gather_copy_in"])
+"""Copies of FSDP2 between shards and what is gathered, which are given their outputs."""
+_COPY = frozenset(["copy_", "_to_copy", "clone", "cat", "stack", "constant_pad_nd", "repeat"]) | INTO_BUFFERS
 _REDUCTION = frozenset(
     [
         "sum",
@@ -53,7 +55,10 @@ _REDUCTION = frozenset(
     ]
 )
 _READS_WHAT_IT_WRITES = frozenset(["embedding", "index", "index_select", "gather"])
-_OVERWRITES = frozenset(["copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "_foreach_copy_"])
+_OVERWRITES = (
+    frozenset(["copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "_foreach_copy_"])
+    | INTO_BUFFERS
+)
 _DTYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -99,13 +104,12 @@ class OpCost:
 
 def op_cost(func: Any, args: Any, kwargs: Any, out: Any) -> OpCost:
     """Return what one call of an operator costs; `out` is what it returned."""
-    name, mutated = _facts(func)
+    name, _ = _facts(func)
     inputs = list(tensors((*args, *kwargs.values())))
     kind = _kind(func, name)
     if kind == "none":
         return OpCost(name, kind, "other")
-    changed = list(tensors([_argument(place, args, kwargs) for place in mutated]))
-    written = sum(map(tensor_bytes, changed or tensors(out)))
+    written = sum(map(tensor_bytes, changed(func, args, kwargs) or tensors(out)))
     if name in _READS_WHAT_IT_WRITES:
         read = written
     else:
@@ -115,6 +119,12 @@ def op_cost(func: Any, args: Any, kwargs: Any, out: Any) -> OpCost:
     return OpCost(
         name, kind, _dtype(inputs, out, kind), flops, read, written, shape, _layout(name, kind, args, inputs)
     )
+
+
+def changed(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """Return the arguments that an operator writes to, none where it makes new tensors."""
+    _, mutated = _facts(func)
+    return list(tensors([_argument(place, args, kwargs) for place in mutated]))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:
