@@ -30,8 +30,8 @@ SaveSteps = Annotated[
 ]
 
 NOTE = (
-    "Evaluation runs forward only; a checkpoint writes what is trained with Adam's states at 1 GB/s (the range "
-    "has 0.2 to 3). Warm-up, compiling and waiting for data are left out."
+    "Evaluation runs forward only; a checkpoint writes what is trained with Adam's states at 1 GB/s (0.2 to "
+    "3 in the range). Warm-up, compiling and waiting for data are left out."
 )
 
 
@@ -60,10 +60,12 @@ def _times(records: Sequence[Record], job: Job) -> Iterator[tuple[Point, JobTime
     from qbench.planner.job import job_time
 
     for record in records:
+        trainable = record.metrics["trainable_params"] if record.outcome == "ok" else None
+        if not isinstance(trainable, int):
+            continue
         for fit in record.fits:
-            trainable = record.metrics["trainable_params"] if record.outcome == "ok" else None
-            found = job_time(job, record.point, fit, float(trainable)) if trainable else None
-            if found is not None and fit.fits:
+            found = job_time(job, record.point, fit, trainable) if fit.fits else None
+            if found is not None:
                 yield record.point, found
 
 

@@ -18,6 +18,7 @@ from qbench.units import format_bytes
 if TYPE_CHECKING:
     from qbench.catalog.gpus import GpuSpec
     from qbench.cli.target import Target
+    from qbench.planner.job import Job
     from qbench.planner.trace import Trace
     from qbench.records.record import Record
     from qbench.runs.plans import PlanFor
@@ -67,7 +68,6 @@ def plan_command(
     combination.
     """
     from qbench.cli.target import TargetRequest, read_asked
-    from qbench.records.record import run_id_of
 
     job = job_options.job_of(tokens, epochs, eval_tokens, eval_steps, save_steps)
     memory = _MemoryOptions(alloc_conf, snapshot)
@@ -82,24 +82,18 @@ def plan_command(
         max_points=max_points,
     )
     asked = read_asked(request)
-    if save_scenario is not None:
-        _save_scenario(asked, save_scenario)
+    _save_scenario(asked, save_scenario)
     cards = _cards(asked, device)
     memory.check(device.value, len(asked.points))
     plan_for = _plan_for(device.value, cards, alloc_conf)
-    made, run_id = _planned(asked, plan_for, memory, use_cache), run_id_of("plan")
-    records = [replace(asked.judged(record), run_id=run_id) for record in made]
-    if out is not None:
-        _store(records, out)
+    records = _of_one_run(asked, _planned(asked, plan_for, memory, use_cache))
+    _store(records, out)
     if as_json:
         # The text has them among its own.
         asked.print_caveats()
-        hours = {} if job is None else {"jobs": job_options.job_documents(records, job)}
-        print_json({"records": [record.to_dict() for record in records], **hours})
+        _print_document(records, job)
     else:
-        _print_plans(records)
-        if job is not None:
-            job_options.print_jobs(records, job)
+        _print_plans(records, job)
         # What needs more than planned may not fit after a change either.
         if device is DeviceName.cuda and set(asked.unmodelled.values()) <= {"less"}:
             _print_changes(records, cards, memory.alloc_conf)
@@ -145,7 +139,9 @@ class _MemoryOptions:
             raise QbenchError(f"--snapshot: {self.snapshot} cannot be written ({error.strerror})") from error
 
 
-def _save_scenario(asked: Target, file: Path) -> None:
+def _save_scenario(asked: Target, file: Path | None) -> None:
+    if file is None:
+        return
     from qbench.scenario.importers.configs import scenario_of
     from qbench.scenario.load import scenario_text
 
@@ -194,6 +190,13 @@ def _planned(target: Target, settings: PlanFor, memory: _MemoryOptions, use_cach
     return records
 
 
+def _of_one_run(target: Target, records: list[Record]) -> list[Record]:
+    from qbench.records.record import run_id_of
+
+    run_id = run_id_of("plan")
+    return [replace(target.judged(record), run_id=run_id) for record in records]
+
+
 def _with_snapshot(point: Point, settings: PlanFor, memory: _MemoryOptions) -> Record:
     from qbench.memory.allocator.config import AllocatorConfig
     from qbench.planner.plan import plan
@@ -209,7 +212,9 @@ def _with_snapshot(point: Point, settings: PlanFor, memory: _MemoryOptions) -> R
     )
 
 
-def _store(records: list[Record], folder: Path) -> None:
+def _store(records: list[Record], folder: Path | None) -> None:
+    if folder is None:
+        return
     from qbench.records.store import open_store
 
     with open_store(folder) as store:
@@ -225,11 +230,18 @@ def _cards(target: Target, device: DeviceName) -> list[GpuSpec]:
     return []  # The GPUs that a scenario names are no part of a plan for the CPU.
 
 
-def _print_plans(records: list[Record]) -> None:
+def _print_document(records: list[Record], job: Job | None) -> None:
+    hours = {} if job is None else {"jobs": job_options.job_documents(records, job)}
+    print_json({"records": [record.to_dict() for record in records], **hours})
+
+
+def _print_plans(records: list[Record], job: Job | None) -> None:
     from qbench.report.terminal.plan import plan_lines
 
     for line in plan_lines(records):
         print_text(line)
+    if job is not None:
+        job_options.print_jobs(records, job)
 
 
 def _print_changes(records: list[Record], cards: list[GpuSpec], alloc_conf: str) -> None:

@@ -58,12 +58,7 @@ def plan(
     # torch collects garbage only in a process that set a memory fraction (`setMemoryFraction`).
     allocator = replace(asked, garbage_collection_threshold=None)
     mine = [found for found in calibrations if found.device == device]
-    shared = point.distributed
-    is_timed = (
-        bool(gpus) and (shared is None or shared.strategy in TIMED)
-        if device == "cuda"
-        else bool(mine) and shared is None
-    )
+    is_timed = _is_timed(point, gpus, mine)
     cards = [card_of(gpu) for gpu in gpus] or [card_of(None)]
     traces = tracer or SharedTraces([point])
     card, found, ranks = largest_rank(traces, point, device, cards, allocator, with_costs=is_timed)
@@ -95,6 +90,13 @@ def plan(
         caveats += timed.caveats
         metrics |= timed.metrics
     return _record(run_id, point, metrics, detail, {"device": device, **software()})
+
+
+def _is_timed(point: Point, gpus: Sequence[GpuSpec], calibrations: Sequence[Calibration]) -> bool:
+    """Return whether a step's time is planned: for named GPUs, or for a device that was calibrated."""
+    if point.distributed is not None:
+        return bool(gpus) and point.distributed.strategy in TIMED
+    return bool(gpus) or any(found.device == "cpu" for found in calibrations)
 
 
 def _record(run_id: str, point: Point, metrics: Metrics, detail: Detail, env: Environment) -> Record:

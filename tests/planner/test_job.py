@@ -8,6 +8,7 @@ import pytest
 
 from qbench.planner.job import Job, job_time
 from qbench.records.fits import Fit
+from qbench.scenario.distributed import DistributedSettings
 from qbench.scenario.schema import Point, TrainSettings
 
 POINT = Point(
@@ -54,8 +55,7 @@ def test_evaluations_are_forward_passes_and_checkpoints_go_to_the_disk() -> None
 
 
 def test_several_gpus_share_the_tokens() -> None:
-    shared = POINT.model_copy(update={"distributed": {"strategy": "ddp", "gpus": 4}})
-    shared = Point.model_validate(shared.model_dump())
+    shared = POINT.model_copy(update={"distributed": DistributedSettings(strategy="ddp", gpus=4)})
     found = job_time(Job(tokens=4_000_000), shared, FIT, 1e9)
     assert found is not None
     assert found.hours == pytest.approx(250 * 2 / 3600)
