@@ -151,7 +151,10 @@ def figures(records: Run) -> Figures:
 
         qbench.figures("runs/demo")["peak"]                 # a path, or records
 
-    `captions` has the conditions of each. A name that is not among them raises QbenchError.
+    Axes name their units; memory is in GiB or MiB, time in seconds. `captions` has the conditions of each.
+
+    Raises RecordError where a path does not hold records. A name that is not among the charts raises
+    QbenchError.
     """
     from qbench.comparison.results import gather
     from qbench.report.charts.all import charts

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -29,11 +31,12 @@ def built(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Its dataclasses look for their module there.
     spec.loader.exec_module(module)
     return module
 
 
-generated = built("generated")
+generated, blocks = built("generated"), built("blocks")
 
 
 def test_figures_of_readme_are_those_of_the_records():
@@ -77,6 +80,25 @@ def test_a_table_has_every_row(table: str, names: dict[str, object]):
 def test_every_public_name_is_on_the_page_of_the_api():
     named = re.findall(r"^::: qbench\.([\w.]+)", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
     assert {name.rpartition(".")[2] for name in named} >= set(qbench.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name
+)
+def test_a_block_that_is_not_run_says_why(page: Path):
+    text = page.read_text(encoding="utf-8")
+    shown = list(blocks.blocks_of(text))
+    assert len(shown) == len(re.findall(r"^```\w", text, re.M)), "a block that the builder does not see"
+    assert {block.why_not for block in shown} <= {None, *blocks.REASONS}
+    assert {block.language for block in shown if block.runs} <= {"python", "console", "yaml", "json", "text"}
+
+
+@pytest.mark.parametrize("name", sorted(set(qbench.__all__) - {"__version__"}))
+def test_a_public_name_says_its_units_and_errors(name: str):
+    documented = inspect.getdoc(getattr(qbench, name)) or ""
+    assert re.search(r"\b(bytes|seconds|USD|settings?)\b", documented, re.I)
+    if inspect.isfunction(getattr(qbench, name)):
+        assert "Raises " in documented
 
 
 def test_the_picture_of_the_architecture_is_that_of_the_imports():

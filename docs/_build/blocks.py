@@ -1,9 +1,8 @@
 """Runs the code blocks of README and docs, so that what they show is what happens.
 
 Lines of a `console` block that begin with `$ qbench` are commands. `python` blocks share one namespace a page.
-`yaml` must parse, and load as a scenario if it has a `base`. Words after the language change that: `norun` checks
-arguments or syntax only (for what needs a GPU, a cluster or minutes), `quiet` hides the output and `hidden` the code, `exit=1`
-expects that exit code.
+`yaml` must parse, and load as a scenario if it has a `base`. Words after the language change that: `norun=REASON` checks
+arguments or syntax only, for one of REASONS; `quiet` hides the output and `hidden` the code, `exit=1` expects that exit code.
 """
 
 from __future__ import annotations
@@ -24,6 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)((?: [\w=]+)*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINKED = ("scenarios", "reports", "examples")
 WIDTH = "100"
+REASONS = {
+    "cluster": "needs a cluster or a queue",
+    "cuda": "needs the CUDA build of torch; tests marked nullgpu run such commands",
+    "installs": "installs packages or builds an image",
+    "minutes": "measures for minutes",
+    "serves": "serves until it is ended",
+    "yours": "names files or objects of yours",
+}
+"""Why a block is only checked."""
 
 
 class BlockError(Exception):
@@ -40,8 +48,13 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether it is run, where `norun` only checks it."""
-        return "norun" not in self.marks
+        """Whether it is run, where `norun=REASON` only checks it."""
+        return self.why_not is None
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it is only checked; None where it is run."""
+        return next((mark.removeprefix("norun=") for mark in self.marks if mark.startswith("norun")), None)
 
     @property
     def exit_code(self) -> int:

@@ -84,7 +84,13 @@ class OnNullGpu:
 def null_gpu(name: str | None = None) -> Iterator[OnNullGpu]:
     """Watch the memory of a block of code on the null GPU of this process, which must be that card.
 
-    Raises QbenchError where the process was not started for it, or for another card.
+        with qbench.null_gpu("RTX 4090") as seen:
+            train()
+        print(seen.peak_allocated_bytes)
+
+    Yields an `OnNullGpu`: `peak_allocated_bytes` and `peak_reserved_bytes` of the block, in bytes, and
+    `record(name)`, a record of them. Raises QbenchError where the process was not started for it, or for
+    another card.
     """
     here = card_here() if "torch" not in sys.modules or launcher.is_loaded() else None
     if not launcher.is_loaded() or here is None:
