@@ -38,10 +38,16 @@ def with_usual(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def language_config(model: str) -> Mapping[str, Any]:
-    """Return the config of the language part of a catalog model or a folder; empty for others."""
+    """Return the config of the language part of a catalog model or a folder; empty for others.
+
+    Beside it is that of its tower, with the type of the whole model.
+    """
     try:
         config = resolve_model(model).config or {}
     except CatalogError:
         return {}
-    dtypes: dict[str, Any] = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
-    return {**dtypes, **text_part(config)}
+    shared: dict[str, Any] = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    tower = config.get("vision_config")
+    if isinstance(tower, dict):
+        shared["vision_config"] = tower | {"model_type": config.get("model_type")}
+    return {**shared, **text_part(config)}

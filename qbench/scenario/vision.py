@@ -13,7 +13,15 @@ from qbench.scenario.strict import Strict
 
 MOST_IMAGES = 4096
 """Images of one sequence."""
-LARGEST_SIDE = 1 << 16
+
+IMAGE_MODELS = frozenset(
+    (
+        *("gemma3", "gemma4", "glm4v", "idefics3", "internvl", "llama4", "llava", "mistral3", "mllama"),
+        *("paddleocr_vl", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
+        "smolvlm",
+    )
+)
+"""Model types whose images are planned (`step/images.py`)."""
 
 Flag = Annotated[bool, Field(strict=True)]
 

@@ -30,7 +30,8 @@ def flash_attn_on(card: Card, used: set[Backend]) -> Iterator[None]:
 
     Batches are not packed: transformers would ask the values of position ids, which meta does not have.
     """
-    imported = (_attention_of(card, used), _unused, None, hf._pad_input, hf._unpad_input)
+    packed = _packed_attention_of(card, used)
+    imported = (_attention_of(card, used), packed, None, hf._pad_input, hf._unpad_input)
 
     def lazy_imports(implementation: str | None, *rest: Any, **settings: Any) -> Any:
         return (
@@ -98,7 +99,28 @@ def _check(query: torch.Tensor, card: Card) -> None:
         )
 
 
-def _unused(
-    q: torch.Tensor, cu_seqlens_q: torch.Tensor, dropout_p: float = 0.0, causal: bool = False
-) -> None:
-    raise AssertionError("batches without padding are not packed")
+def _packed_attention_of(card: Card, used: set[Backend]) -> Callable[..., torch.Tensor]:
+    attend = _attention_of(card, used)
+
+    def flash_attn_varlen_func(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+    ) -> torch.Tensor:
+        """Images side by side, [tokens, heads, dim]; outputs and row sums are as large as of one sequence."""
+        one = (state.unsqueeze(0) for state in (q, k, v))
+        return attend(*one, dropout_p, softmax_scale, causal).squeeze(0)
+
+    return flash_attn_varlen_func

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from qbench.scenario.importers.defaults import ATTENTION
+from qbench.scenario.importers.images import axolotl_images
 from qbench.scenario.importers.liger import liger_layers
 from qbench.scenario.importers.reader import Reader
 from qbench.scenario.liger import OTHERS, PLANNED, LigerKernel
@@ -43,6 +44,8 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
         "quantization": {"quantize_moe_experts": packs_experts and precision != "int8"},
         "train": _train(reader, model) | {"autocast": autocast},
     }
+    if (vision := axolotl_images(reader, model)) is not None:
+        settings["vision"] = vision
     if not reader.is_on("sample_packing"):
         reader.tell(
             "sample_packing is off: batches are as long as their longest sequence; the plan assumes full ones"

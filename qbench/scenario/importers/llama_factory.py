@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qbench.scenario.importers.images import llama_factory_images
 from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
 
@@ -27,6 +28,8 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
         "lora": _lora(reader, model, kind),
         "train": _train(reader, model, stage) | {"autocast": autocast, "task": task},
     }
+    if (vision := llama_factory_images(reader, model, stage)) is not None:
+        settings["vision"] = vision
     if not (reader.is_on("packing", default=stage == "pt") or reader.is_on("neat_packing")):
         reader.tell(
             "packing is off: batches are as long as their longest sequence; the plan assumes full ones"
