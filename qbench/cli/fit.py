@@ -52,7 +52,7 @@ def fit_command(
     from qbench.cli.target import TargetRequest, read_asked
 
     several = vary == "gpus"
-    strategies = _strategies(settings) if several else []
+    strategies = _strategies(settings, from_file is not None) if several else []
     setting = varied("seq" if several else vary)
     request = TargetRequest(
         name=target,
@@ -95,13 +95,15 @@ def _print_largest(asked: Target, search: FitFor, as_json: bool) -> int:
     return 0 if any(fit.fits for largest in found for fit in largest.record.fits) else 1
 
 
-def _strategies(settings: dict[str, Any]) -> list[str]:
+def _strategies(settings: dict[str, Any], has_file: bool) -> list[str]:
     """Take the strategies out of the flags. Raises QbenchError without one, and for a number of GPUs."""
     if settings.pop("gpus", None):
         raise QbenchError("--gpus conflicts with --vary gpus, because fit searches for it; omit --gpus")
     strategies = settings.pop("strategy", None)
     if not strategies:
         raise QbenchError("--vary gpus: needs --strategy; give fsdp2, zero3 or another")
+    if has_file:
+        settings["gpus"] = ["1"]  # A file that shards needs some number, and the search begins here.
     return list(strategies)
 
 

@@ -171,6 +171,11 @@ def read_asked(request: TargetRequest) -> Target:
         raise ScenarioError(f"--from {file}: conflicts with the scenario {name}; omit one of the two")
     seq_len = next(iter(request.settings.get("seq_len", ())), None)
     found = import_config(file, language_config, form, name or "", seq_len)
+    if "distributed" in found.settings and not request.settings.get("gpus"):
+        raise ScenarioError(
+            f"{file}: trains on several GPUs ({found.settings['distributed']['strategy']}) and does not say "
+            "how many; add --gpus N"
+        )
     points = _points_of(found.settings, request.settings)
     return Target(
         points=points,

@@ -31,10 +31,10 @@ def refuse_unshardable(point: Point) -> None:
             f"loss_type {point.choices.loss_type} reads the head's weight, which strategy fsdp2 shards; "
             "use full_logits or chunked, or strategy ddp"
         )
-    if point.train.optim not in ("adamw_torch", "sgd"):
+    if point.train.optim not in ("adamw_torch", "adamw_torch_fused", "sgd"):
         raise StepError(
             f"optim {point.train.optim}: bitsandbytes' optimizers take no sharded parameters; "
-            "use adamw_torch or sgd, or strategy ddp"
+            "use adamw_torch, adamw_torch_fused or sgd, or strategy ddp"
         )
 
 

@@ -12,6 +12,7 @@ from qbench.scenario.importers.defaults import ATTENTION
 from qbench.scenario.importers.images import axolotl_images
 from qbench.scenario.importers.liger import liger_layers
 from qbench.scenario.importers.reader import Reader
+from qbench.scenario.importers.sharding import sharded
 from qbench.scenario.liger import OTHERS, PLANNED, LigerKernel
 
 _CUT_CROSS_ENTROPY = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
@@ -46,11 +47,33 @@ def from_axolotl(reader: Reader) -> dict[str, Any]:
     }
     if (vision := axolotl_images(reader, model)) is not None:
         settings["vision"] = vision
+    _shard(reader, settings)
     if not reader.is_on("sample_packing"):
         reader.tell(
             "sample_packing is off: batches are as long as their longest sequence; the plan assumes full ones"
         )
     return settings
+
+
+def _shard(reader: Reader, settings: dict[str, Any]) -> None:
+    """Put in how axolotl shards: 4-bit weights, too, and nothing is upcast.
+
+    Source: utils/schemas/validation.py, `check_fsdp_version_in_fsdp_config`; loaders/model.py,
+    `_set_quantization_config` and `_prepare_model_for_quantization`; monkeypatch/accelerate/fsdp2.py.
+    """
+    shards = sharded(reader, unversioned=1)
+    if not shards:
+        return
+    settings["distributed"] = shards["distributed"]
+    settings["train"] |= shards["train"] | {"upcast": "none", "lora_kernels": "none"}
+    if settings["precision"][:3] in ("nf4", "fp4"):
+        settings["quantization"]["bnb_4bit_quant_storage"] = "bfloat16"
+    if settings["train"]["loss_type"] != "auto":
+        settings["train"]["loss_type"] = "full_logits"
+        reader.leave_out("plugins", "less", "a fused loss over a sharded head is not planned")
+    if settings["lora"] is not None:
+        key = "fsdp_config" if reader.values.get("fsdp_config") else "fsdp"
+        reader.leave_out(key, "either", "axolotl's own groups of adapters are not planned")
 
 
 def _resized(reader: Reader, model: str) -> None:

@@ -31,6 +31,9 @@ FORMATS: dict[str, Callable[[Reader], dict[str, Any]]] = {
 }
 """Importers by the name of their format."""
 
+FEWEST_GPUS = 2
+"""Which a file that shards is checked with: none says how many there are."""
+
 _KEYS = {
     "axolotl": ("base_model", "sequence_len"),
     "llama-factory": ("model_name_or_path", "cutoff_len"),
@@ -139,7 +142,7 @@ def import_config(
         raise ScenarioError(_located(file, lines, reader.doubts() | reader.refused))
     settings["model"] = _model(settings["model"])
     try:
-        point_from(settings, {})
+        point_from(settings, {} if "distributed" not in settings else {"gpus": FEWEST_GPUS})
     except ScenarioError as error:
         doubts = _located(file, lines, reader.doubts())
         raise ScenarioError(

@@ -11,6 +11,7 @@ from typing import Any
 from qbench.scenario.importers.images import llama_factory_images
 from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
+from qbench.scenario.importers.sharding import sharded
 
 _ATTENTION = {"auto": "auto", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 
@@ -22,11 +23,14 @@ def from_llama_factory(reader: Reader) -> dict[str, Any]:
     stage = reader.get("stage", default="sft")
     task = _task(reader, stage)
     precision, autocast = _precision(reader, kind)
+    shards = sharded(reader, unversioned=2)
+    train = _train(reader, model, stage) | {"autocast": autocast, "task": task}
     settings = {
         "model": model,
         "precision": precision,
         "lora": _lora(reader, model, kind),
-        "train": _train(reader, model, stage) | {"autocast": autocast, "task": task},
+        **shards,
+        "train": train | shards.get("train", {}),
     }
     if (vision := llama_factory_images(reader, model, stage)) is not None:
         settings["vision"] = vision

@@ -14,6 +14,7 @@ from typing import Any
 
 from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
+from qbench.scenario.importers.sharding import sharded
 from qbench.scenario.importers.trl import (
     DTYPE_KEYS,
     PADDED,
@@ -38,11 +39,13 @@ def from_trainer(reader: Reader) -> dict[str, Any]:
         "autocast": autocast,
         "recipe": "trainer",
     }
+    shards = sharded(reader, unversioned=2)
     return {
         "model": model,
         "precision": _precision(reader, model, "bf16" if autocast == "bf16" else "fp32"),
         "lora": lora_settings(reader, model, _is_adapted(reader)),
-        "train": train,
+        **shards,
+        "train": train | shards.get("train", {}),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from qbench.scenario.importers.defaults import ATTENTION
 from qbench.scenario.importers.liger import liger_switch
 from qbench.scenario.importers.reader import Reader
+from qbench.scenario.importers.sharding import sharded
 from qbench.scenario.importers.values import dtype_name
 
 DTYPE_KEYS = ("dtype", "torch_dtype", "model_init_kwargs.dtype", "model_init_kwargs.torch_dtype")
@@ -46,11 +47,13 @@ def from_trl(reader: Reader) -> dict[str, Any]:
             "not on; read as TRL's arguments, a quantized base without adapters cannot be trained: add "
             "use_peft: true, or read it with --from-format trainer",
         )
+    shards = sharded(reader, unversioned=2)
     settings = {
         "model": model,
         "precision": _precision(reader, model, quantized),
         "lora": lora_settings(reader, model, has_adapter),
-        "train": train,
+        **shards,
+        "train": train | shards.get("train", {}),
     }
     if not reader.is_on("packing"):
         reader.tell(PADDED)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from qbench.cli.target import TargetRequest, read_asked
 from qbench.errors import ScenarioError
 from qbench.scenario.expand import expand, point_from
 from qbench.scenario.importers.configs import import_config, scenario_of
@@ -46,7 +47,8 @@ def imported(
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(values))
     found = import_config(file, config_of, form, "", seq_len)
-    return point_from(found.settings, {}), found.caveats
+    gpus = {"gpus": 2} if "distributed" in found.settings else {}
+    return point_from(found.settings, gpus), found.caveats
 
 
 # What each example asks for, read off its keys and, for those it leaves out, the tool's defaults.
@@ -178,7 +180,6 @@ TOLD = {
     "yangjianxin1/Firefly@72e8732 train_args/pretrain/qlora/yi-6b-pretrain-qlora.json": "deepspeed",
     "yangjianxin1/Firefly@72e8732 train_args/sft/full/bloom-1b1-sft-full.json": "deepspeed",
     "lm-sys/FastChat@5152cbf scripts/train_lora.sh": "deepspeed",
-    "lm-sys/FastChat@14adfbb scripts/train_vicuna_7b.sh": "fsdp, fsdp_transformer_layer_cls_to_wrap",
 }
 """Keys of the examples that affect memory and are not planned."""
 
@@ -246,7 +247,8 @@ def test_keys_are_told_unless_they_are_off_or_harmless(tmp_path: Path):
     }  # fmt: skip
     _, caveats = imported(tmp_path, values)
     assert caveats == (
-        "not understood, but they affect memory: fsdp, torch_compile",
+        "fsdp: FSDP1 is not planned; set fsdp_version: 2, or use qbench dryrun",
+        "not understood, but they affect memory: torch_compile",
         "unknown keys that may affect memory: frobnicate",
     )
 
@@ -347,8 +349,8 @@ def test_the_form_of_checkpointing_is_read(tmp_path: Path, values: dict[str, Any
         ({"micro_batchsize": 16}, "full_logits", {"micro_batchsize": "either"}),
         ({"lora_rank": 512}, "full_logits", {"lora_rank": "either"}),
         ({"frobnicate": 3}, "full_logits", {}),
-        # Shards hold less, and 4-bit weights stored as uint8 are not sharded but gathered.
-        ({"fsdp_version": 2}, "full_logits", {"fsdp_version": "either"}),
+        # A version alone shards nothing.
+        ({"fsdp_version": 2}, "full_logits", {}),
     ],
 )
 def test_what_moves_memory_is_planned_or_known_to_be_left_out(
@@ -579,6 +581,66 @@ def test_what_is_said_to_be_written_instead_of_a_script_is_read(tmp_path: Path):
     assert point.lora is not None
     assert (point.lora.r, point.lora.lora_alpha) == (4, 8)
     assert not any("unknown" in caveat or "not understood" in caveat for caveat in caveats)
+
+
+FSDP = {"fsdp": "full_shard auto_wrap", "model_name_or_path": "gpt2", "lora_rank": 8, "cutoff_len": 9}
+
+
+@pytest.mark.parametrize(
+    ("values", "left_out"),
+    [
+        (FSDP, {}),
+        (FSDP | {"fsdp_config": {"fsdp_offload_params": True}}, {"fsdp_config.offload_params": "less"}),
+        (FSDP | {"fsdp_config": {"fsdp_frobnicate": 1}}, {"fsdp_config.frobnicate": "either"}),
+        # axolotl's own wrapper makes groups of adapters, and without a version it is FSDP1 there.
+        (
+            {
+                "base_model": "gpt2",
+                "adapter": "lora",
+                "fsdp_version": 2,
+                "fsdp": ["full_shard"],
+            },
+            {"fsdp": "either"},
+        ),
+    ],
+)
+def test_a_file_that_shards_is_planned_for_the_gpus_that_are_named(
+    tmp_path: Path, values: dict[str, Any], left_out: dict[str, str]
+):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    found = import_config(file, config_of)
+    assert found.unmodelled == left_out
+    shared = point_from(found.settings, {"gpus": 4}).distributed
+    assert shared is not None
+    assert (shared.strategy, shared.gpus, shared.reshard_after_forward) == ("fsdp2", 4, True)
+    with pytest.raises(ScenarioError, match="does not say how many; add --gpus N"):
+        read_asked(TargetRequest(name=None, config=file))
+
+
+def test_settings_of_fsdp_are_those_of_the_scenario(tmp_path: Path):
+    config = {
+        "transformer_layer_cls_to_wrap": ["GPT2Block"],
+        "reshard_after_forward": False,
+        "activation_checkpointing": True,
+    }
+    values = FSDP | {"fsdp_config": config, "disable_gradient_checkpointing": True}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    point = point_from(import_config(file, config_of).settings, {"gpus": 2})
+    assert point.distributed is not None
+    assert point.distributed.transformer_cls_names_to_wrap == "GPT2Block"
+    assert not point.distributed.reshard_after_forward
+    assert (point.train.gradient_checkpointing, point.choices.checkpoint_impl) == (True, "no_reentrant")
+
+
+def test_fsdp1_of_axolotl_is_left_out(tmp_path: Path):
+    values = {"base_model": "gpt2", "adapter": "lora", "fsdp_config": {"fsdp_offload_params": True}}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    found = import_config(file, config_of)
+    assert found.unmodelled == {"fsdp_config": "either"}
+    assert "distributed" not in found.settings
 
 
 @pytest.mark.parametrize(
