@@ -70,8 +70,8 @@ def _shard(reader: Reader, settings: dict[str, Any]) -> None:
         settings["quantization"]["bnb_4bit_quant_storage"] = "bfloat16"
     if settings["train"]["loss_type"] != "auto":
         settings["train"]["loss_type"] = "full_logits"
-        reader.leave_out("plugins", "less", "a fused loss over a sharded head is not planned")
-    if settings["lora"] is not None:
+        reader.leave_out("plugins", "less", "a fused loss over a head in shares is not planned")
+    if settings["lora"] is not None and shards["distributed"]["strategy"] == "fsdp2":
         key = "fsdp_config" if reader.values.get("fsdp_config") else "fsdp"
         reader.leave_out(key, "either", "axolotl's own groups of adapters are not planned")
 

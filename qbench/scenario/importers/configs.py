@@ -18,6 +18,7 @@ from qbench.scenario.importers.reader import Imported, ModelConfigs, Reader
 from qbench.scenario.importers.trainer import OF_SCRIPTS, from_trainer
 from qbench.scenario.importers.trl import from_trl
 from qbench.scenario.importers.values import misspelt
+from qbench.scenario.importers.zero import with_engine_config
 from qbench.scenario.load import key_lines, load_mapping
 from qbench.scenario.schema import PlanSettings, Point, Scenario
 from qbench.scenario.settings import flatten
@@ -135,7 +136,7 @@ def import_config(
         raise ScenarioError(f"--from-format: given {form!r}; {hint}allowed: {', '.join(FORMATS)}")
     instead = zip(_KEYS[form], (model or None, seq_len), strict=True)
     replaced = {key: value for key, value in instead if value is not None}
-    reader = Reader(values | replaced, config_of)
+    reader = Reader({**with_engine_config(values, file), **replaced}, config_of)
     settings = FORMATS[form](reader)
     lines = {key: line for key, line in key_lines(file).items() if key not in replaced}
     if reader.refused:

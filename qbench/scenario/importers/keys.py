@@ -39,22 +39,23 @@ _SAVING = """
     ddp_find_unused_parameters ddp_timeout debug disable_tqdm env greater_is_better
     hf_use_auth_token hub_* include_num_input_tokens_seen include_tokens_per_second
     load_best_model_at_end local_rank log_* logging_* lora_model_dir lora_weight_path
-    loss_watchdog_* metric_for_best_model mlflow_* otel_* output_dir overwrite_output_dir plot_loss
-    profiler_* project push_to_hub ray_* report_to resume_from_checkpoint run_name save_*
-    saves_per_epoch skip_memory_metrics swanlab_* token torchdistx_path trackio_* use_otel_metrics
-    use_ray use_swanlab use_tensorboard use_wandb wandb_*
+    loss_watchdog_* metric_for_best_model mlflow_* no_remove_unused_columns otel_* output_dir
+    overwrite_output_dir plot_loss profiler_* project push_to_hub ray_* report_to
+    resume_from_checkpoint run_name save_* saves_per_epoch skip_memory_metrics swanlab_* token
+    torchdistx_path trackio_* use_otel_metrics use_ray use_swanlab use_tensorboard use_wandb wandb_*
 """
 
 HARMLESS = frozenset((_LEARNING + _DATA + _SAVING).split())
 """Keys that do not change the memory of a training step. (Evaluation is not planned.)"""
 
 _MORE = """
-    batch_eval_metrics bf16_full_eval create_new_adapter dsv4_* ebft ema experts_implementation
+    asft_* batch_eval_metrics bf16_full_eval create_new_adapter dsv4_* ebft ema experts_implementation
     flex_attention freeze_trainable_* freeze_vision_tower image_* include_for_metrics kt_* kto_*
     lora_target_parameters max_completion_length max_pixels max_prompt_length model_max_length moe_*
     neftune_* new_special_tokens noisy_embedding_alpha num_generations orpo_* pref_* processor_type
     ref_model reference_model resize_token_embeddings_to_32x resize_vocab reward_funcs reward_model
-    rl router_aux_loss_coef stage tokens trainer_type trl unfrozen_parameters upcast_* use_vllm
+    rl router_aux_loss_coef stage tokens trainer_type trl unfrozen_parameters upcast_* use_asft_loss
+    use_eaft_loss use_vllm
     video_* vision_* vllm vllm_*
 """
 _LESS = """
@@ -64,18 +65,20 @@ _LESS = """
     lora_embedding_kernel lora_mlp_kernel lora_o_kernel lora_on_cpu lora_qkv_kernel low_bit_*
     max_memory mixture_of_depths nvfp4_* padding_free plugins quantize_* sage_attention
     sequence_parallel_* shift_attn shrink_embeddings sp_attention torch_empty_cache_steps unsloth_*
-    use_adam_mini use_apollo use_badam use_galore use_glm_dsa_kernels use_kernels use_kt use_liger
-    use_liger_kernel use_scattermoe use_sonicmoe use_unsloth use_unsloth_gc xformers_attention
+    use_adam_mini use_apollo use_badam use_dft_loss use_galore use_glm_dsa_kernels use_kernels
+    use_kt use_liger use_liger_kernel use_scattermoe use_sonicmoe use_unsloth use_unsloth_gc
+    use_v1_kernels xformers_attention
 """
 _EITHER = """
     adapter_name_or_path auto_find_batch_size bnb_4bit_quant_storage* bnb_config_kwargs
-    context_parallel_size ddp_bucket_cap_mb deepspeed device_map double_* dp_shard_size
-    expandable_segments experimental_skip_move_to_device expert_parallel_* expert_parallel_size
-    flex_attn_* freeze_* fsdp fsdp_* full_determinism gpu_memory_limit jagged_restart_* kernels
-    label_smoothing_factor llama4_linearized_experts loftq* model_config model_init_kwargs
-    model_quantization_config* optim_args optim_target_modules optimizer_kwargs parallelism_config
-    peft peft_layers_to_transform precompute_* qat relora* rope_scaling tensor_parallel_size
-    torch_compile* use_cache use_llama_pro use_muon use_qlora
+    context_parallel_size ddp_bucket_cap_mb expert_model_parallel_size pipeline_model_parallel_size
+    deepspeed device_map double_* dp_shard_size expandable_segments experimental_skip_move_to_device
+    expert_parallel_* expert_parallel_size flex_attn_* freeze_* fsdp fsdp_* full_determinism
+    gpu_memory_limit jagged_restart_* kernels label_smoothing_factor llama4_linearized_experts
+    loftq* model_config model_init_kwargs model_quantization_config* optim_args optim_target_modules
+    optimizer_kwargs parallelism_config peft peft_layers_to_transform precompute_* qat relora*
+    rope_scaling tensor_parallel_size tensor_model_parallel_size torch_compile* use_cache
+    use_llama_pro use_muon use_qlora
 """
 
 MORE, LESS, EITHER = (frozenset(text.split()) for text in (_MORE, _LESS, _EITHER))

@@ -34,7 +34,7 @@ def launch_settings(file: Path) -> dict[str, Any]:
     """
     values = load_mapping(file)
     if "zero_optimization" in values:
-        return _of_deepspeed(file, values)
+        return engine_settings(file, values)
     if "distributed_type" not in values:
         raise ScenarioError(
             f"{file}: no distributed_type, as accelerate has, nor DeepSpeed's zero_optimization"
@@ -86,13 +86,14 @@ def _of_plugin(file: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     other = given.get("deepspeed_config_file")
     if other:
         inner = Path(other) if Path(other).is_absolute() else file.parent / other
-        return _of_deepspeed(inner, load_mapping(inner))
+        return engine_settings(inner, load_mapping(inner))
     names = [f"{name}_device" for name in _OFFLOADED]
     zero = {name.removesuffix("_device"): {"device": given[name]} for name in names if name in given}
-    return _of_deepspeed(file, {"zero_optimization": {"stage": given.get("zero_stage", 2), **zero}})
+    return engine_settings(file, {"zero_optimization": {"stage": given.get("zero_stage", 2), **zero}})
 
 
-def _of_deepspeed(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+def engine_settings(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a config of DeepSpeed makes. Raises ScenarioError for what is not planned."""
     zero = values.get("zero_optimization") or {}
     stage = zero.get("stage", 0)
     if stage not in (1, 2, 3):

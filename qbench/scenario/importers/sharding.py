@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from qbench.scenario.importers.reader import Reader
+from qbench.scenario.importers.zero import partitioned
 
 _TAKEN = """
     activation_checkpointing auto_wrap_policy backward_prefetch cpu_offload_pin_memory
@@ -28,7 +29,7 @@ def sharded(reader: Reader, *, unversioned: int) -> dict[str, Any]:
     switch, given = reader.get("fsdp"), dict(reader.nested("fsdp_config"))
     version, by_name = reader.get("fsdp_version"), reader.get("fsdp_transformer_layer_cls_to_wrap")
     if not switch and not given:
-        return {}
+        return _by_deepspeed(reader)
     values = {key.removeprefix("fsdp_") if key != "fsdp_version" else key: given[key] for key in given}
     version = version or values.get("fsdp_version") or values.get("version") or unversioned
     key = "fsdp_config" if given else "fsdp"
@@ -50,6 +51,17 @@ def sharded(reader: Reader, *, unversioned: int) -> dict[str, Any]:
     checkpointed = _is_on(values.get("activation_checkpointing"))
     train = {"gradient_checkpointing": True, "checkpoint_impl": "no_reentrant"} if checkpointed else {}
     return {"distributed": settings, "train": train}
+
+
+def _by_deepspeed(reader: Reader) -> dict[str, Any]:
+    settings = partitioned(reader)
+    if not settings:
+        return {}
+    optimizer = str(reader.get("optim", "optimizer", default="adamw_torch_fused"))
+    if optimizer in ("adamw_torch", "sgd"):
+        return {"distributed": settings, "train": {}}
+    reader.leave_out("optim", "less", f"under ZeRO {optimizer} is planned as adamw_torch")
+    return {"distributed": settings, "train": {"optim": "adamw_torch"}}
 
 
 def _is_on(value: Any) -> bool:

@@ -634,6 +634,31 @@ def test_settings_of_fsdp_are_those_of_the_scenario(tmp_path: Path):
     assert (point.train.gradient_checkpointing, point.choices.checkpoint_impl) == (True, "no_reentrant")
 
 
+def test_the_json_of_deepspeed_is_read_from_a_folder_above(tmp_path: Path):
+    zero = {
+        "stage": 3,
+        "overlap_comm": False,
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": "auto",
+        "offload_optimizer": {"device": "cpu"},
+        "offload_param": {"device": "none"},
+    }
+    (tmp_path / "engine.json").write_text(
+        json.dumps({"zero_optimization": zero, "bf16": {"enabled": "auto"}})
+    )
+    file = tmp_path / "examples" / "config.json"
+    file.parent.mkdir()
+    values = {key: value for key, value in FSDP.items() if key != "fsdp"}
+    file.write_text(json.dumps(values | {"deepspeed": "engine.json", "optim": "adamw_torch"}))
+    found = import_config(file, config_of)
+    assert found.unmodelled == {"deepspeed.offload_optimizer": "less"}
+    shared = point_from(found.settings, {"gpus": 4}).distributed
+    assert shared is not None
+    assert (shared.strategy, shared.overlap_comm, shared.sub_group_size) == ("zero3", False, 10**9)
+    file.write_text(json.dumps(values | {"deepspeed": "elsewhere.json"}))
+    assert import_config(file, config_of).unmodelled == {"deepspeed": "either"}
+
+
 def test_fsdp1_of_axolotl_is_left_out(tmp_path: Path):
     values = {"base_model": "gpt2", "adapter": "lora", "fsdp_config": {"fsdp_offload_params": True}}
     file = tmp_path / "config.json"
