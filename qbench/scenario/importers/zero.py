@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON that a training config names: the stage of ZeRO, and its sizes, as settings of a scenario."""
+"""DeepSpeed's JSON that a training config names: stage and sizes of ZeRO, as settings of a scenario."""
 
 from __future__ import annotations
 
