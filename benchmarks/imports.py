@@ -51,7 +51,8 @@ def main() -> None:
         _counted("axolotl, adapter lora or qlora", asked.axolotl, "examples", _is_axolotl_lora),
         _counted("LLaMA-Factory, training files", asked.llama_factory, "examples", _is_llama_factory),
         _counted("alignment-handbook, recipes", asked.alignment_handbook, "recipes", _names_a_model),
-        _commands("TRL, commands in its scripts", asked.trl),
+        _commands("TRL, commands of its stable trainers", asked.trl, True),
+        _commands("TRL, commands of experimental trainers", asked.trl, False),
     ]
     (OUT / "counts.json").write_text(json.dumps(sets, indent=1) + "\n")
     (OUT / "counts.md").write_text("\n".join(_counts_text(sets)) + "\n")
@@ -86,11 +87,13 @@ def _commit(checkout: Path) -> str:
     return subprocess.check_output(["git", "-C", str(checkout), "rev-parse", "HEAD"], text=True).strip()
 
 
-def _commands(title: str, checkout: Path) -> dict[str, Any]:
+def _commands(title: str, checkout: Path, of_stable: bool) -> dict[str, Any]:
     """Return the counts of command lines that scripts of TRL have in their docstrings, as argument files."""
     files = []
     with tempfile.TemporaryDirectory() as folder:
         for script in sorted(each for part in SCRIPTS for each in (checkout / part).glob("*.py")):
+            if script.stem.startswith((*TRAINERS, "rloo")) != of_stable:
+                continue
             for number, values in enumerate(commands_of(script.read_text()), start=1):
                 name = f"{script.relative_to(checkout)}#{number}"
                 trainer = next((task for task in TRAINERS if script.stem.startswith(task)), "")
