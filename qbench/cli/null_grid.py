@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qbench.cli.console import print_json, print_note, print_table, print_text
 
 if TYPE_CHECKING:
-    from qbench.report.null_grid import Row
+    from qbench.report.null_grid import GridValues
     from qbench.runs.null_grid import GridResult, GridRow
 
 
@@ -85,9 +85,9 @@ def _move_to_null_gpu(python: str | None) -> None:
         os.execve(command[0], command, {**os.environ, **preload_environment()})
 
 
-def _row(result: GridResult) -> Row:
+def _row(result: GridResult) -> GridValues:
     """Return a result as one flat row of the report."""
-    row: Row = {
+    row: GridValues = {
         **asdict(result.row),
         "planned_outcome": result.planned.outcome,
         "null_outcome": result.on_null.outcome,

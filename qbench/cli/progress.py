@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qbench.measure.task import Measurement
     from qbench.records.record import Record
     from qbench.runs.run import Job, Progress, Watcher
-    from qbench.runs.sizing import Watch
+    from qbench.runs.sizing import OnSearch
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def shown_plans(total: int) -> Iterator[Callable[[int, Record], None]]:
 
 
 @contextlib.contextmanager
-def shown_steps() -> Iterator[Watch]:
+def shown_steps() -> Iterator[OnSearch]:
     """Yield what to call before each part of a search: a line with a clock on a terminal."""
     if not sys.stderr.isatty():
         yield lambda number, total, name: None

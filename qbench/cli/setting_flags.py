@@ -50,9 +50,8 @@ def _parameter(flag: str, row: Setting, default: str | None) -> inspect.Paramete
     if row.is_switch:
         option: Any = Annotated[bool | None, typer.Option(f"--{spelt}/--no-{spelt}", help=text)]
     else:
-        choices: list[str] = row.leaf.json_schema().get("enum", [])
         listed = typer.Option(
-            f"--{spelt}", metavar=row.kind.upper(), help=text, autocompletion=lambda: choices
+            f"--{spelt}", metavar=row.kind.upper(), help=text, autocompletion=lambda: row.choices
         )
         option = Annotated[list[str] | None, listed]
     return inspect.Parameter(flag, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=option)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qbench.comparison.check import Check, Finding
 from qbench.comparison.intervals import processes_needed
 from qbench.comparison.results import number_of
-from qbench.comparison.sequential import Sides, paired_ratio, pairs_needed
+from qbench.comparison.sequential import SidePair, paired_ratio, pairs_needed
 from qbench.comparison.verdicts import MIN_EFFECT
 from qbench.records.metrics import METRICS, SCALARS
 from qbench.records.noise import Noise, Spread
@@ -63,7 +63,7 @@ def _spread(records: Sequence[Record], metric: str) -> Spread | None:
     if len(known) < len(records):
         return None
     # A B, B A: as a gate runs them, so that a drift adds to the pairs what it would add there.
-    pairs: list[Sides] = [
+    pairs: list[SidePair] = [
         (known[at], known[at + 1]) if at % 4 == 0 else (known[at + 1], known[at])
         for at in range(0, len(known) - 1, 2)
     ]

@@ -51,7 +51,7 @@ _ERROR = (1 - CONFIDENCE) / 2
 _LAST_ERROR = _ERROR / 2
 """What the last look has at least."""
 
-Sides = tuple[float, float]
+SidePair = tuple[float, float]
 """One process's number of the baseline, and one of the run."""
 
 
@@ -71,7 +71,7 @@ def error_at(pairs: int, most: int, *, last: bool) -> float:
     return _ERROR - share * sum(look <= pairs for look in before_last) if last else share
 
 
-def paired_ratio(pairs: Sequence[Sides], error: float) -> LogRatio | None:
+def paired_ratio(pairs: Sequence[SidePair], error: float) -> LogRatio | None:
     """Return run over baseline with an interval that misses the truth by `error`.
 
     The TRIMMED share of pairs on either end is left out. None with one pair, or when a value is not above 0.
@@ -106,7 +106,7 @@ class StoppingRule:
     min_effect: float = MIN_EFFECT
     """Share below which a change of speed is of no interest."""
 
-    def judge(self, pairs: Sequence[Sides], metric: str, *, ended: bool) -> Judgement:
+    def judge(self, pairs: Sequence[SidePair], metric: str, *, ended: bool) -> Judgement:
         """Return what pairs of a metric say at the latest look; `ended` adds the last one, at all of them."""
         taken = [look for look in looks(self.most)[:-1] if look <= len(pairs)]
         found = self._look(pairs[: taken[-1]], metric, last=False) if taken else None
@@ -114,7 +114,7 @@ class StoppingRule:
             found = self._look(pairs, metric, last=True)
         return found or Judgement(verdict="ambiguous", reason="between looks")
 
-    def _look(self, pairs: Sequence[Sides], metric: str, *, last: bool) -> Judgement:
+    def _look(self, pairs: Sequence[SidePair], metric: str, *, last: bool) -> Judgement:
         ratio = paired_ratio(pairs, error_at(len(pairs), self.most, last=last))
         if ratio is None or len(pairs) < FIRST_LOOK:
             return Judgement(verdict="ambiguous", reason="few pairs")
@@ -131,7 +131,7 @@ class StoppingRule:
         return Wanted(effect, pairs_needed(ratio.deviation, effect, self.min_effect), self.min_effect, pairs)
 
 
-def pairs_of(baseline: Iterable[Record], run: Iterable[Record], metric: str) -> list[Sides]:
+def pairs_of(baseline: Iterable[Record], run: Iterable[Record], metric: str) -> list[SidePair]:
     """Return the numbers of a metric, of processes with equal repeat that both have one."""
     before, now = _by_repeat(baseline, metric), _by_repeat(run, metric)
     return [(before[repeat], now[repeat]) for repeat in before if repeat in now]

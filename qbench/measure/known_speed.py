@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qbench.measure.environment import machine
 from qbench.records.calibration import (
     Calibration,
     find_calibration,
@@ -22,6 +21,8 @@ def usable_calibrations(device: Device) -> tuple[Calibration, ...]:
     if device == "cuda":
         own = tuple(found for found in gpu_calibrations() if found.is_current)
         return own + tuple(one for one in profiles() if one.device == "cuda")
+    from qbench.measure.environment import machine  # A plan for a GPU needs none of it.
+
     name = str(machine("cpu")["device_name"])
     of_this = [one for one in profiles() if (one.device, one.device_name) == ("cpu", name)]
     if not of_this and not has_calibration("cpu", name):

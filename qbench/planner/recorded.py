@@ -28,9 +28,9 @@ from qbench.scenario.schema import Device, Point
 from qbench.step.data import known_values
 from qbench.step.dtypes import AUTOCAST_DTYPES
 from qbench.step.liger_kernels import MULTIPROCESSORS
+from qbench.step.offload import Context
 from qbench.step.optimizer import managed_bytes
 from qbench.step.preference import has_reference_model
-from qbench.step.recipe import Context
 from qbench.step.training_step import TrainingStep, build_step
 from qbench.step.verify import ModelFacts, model_facts
 

@@ -11,14 +11,14 @@ from qbench.records.frame import rows_csv
 from qbench.report.markdown import escaped, table_text
 from qbench.report.table import Column, Table
 
-Row = dict[str, str | int | bool | None]
+GridValues = dict[str, str | int | bool | None]
 """One point of the grid: its settings, both outcomes, and the bytes of each."""
 
 FIGURES = ("static_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
+class KnownDifference:
     """Why a plan and a null GPU may differ, and where the library says so."""
 
     operator: str
@@ -26,24 +26,24 @@ class Reason:
     says: str
 
 
-REASONS: tuple[Reason, ...] = (
-    Reason(
+KNOWN_DIFFERENCES: tuple[KnownDifference, ...] = (
+    KnownDifference(
         operator="aten::addmm with out_dtype",
         source="ATen/cuda/CUDABlas.cpp, gemm_internal_cublas; trl/kernels/chunked_logprob.py:60",
         says="trl's loss adds products of bf16 up in fp32, which cuBLAS refuses below capability 8.0: "
         "the run fails, and the plan refuses the point",
     ),
-    Reason(
+    KnownDifference(
         operator="autocast in bf16 below capability 8.0",
         source="torch/cuda/__init__.py:217, _check_bf16_tensor_supported",
         says="the first autocast makes and frees one value of 512 B, before any peak",
     ),
-    Reason(
+    KnownDifference(
         operator="aten::_efficient_attention_backward, heads above 128 on capability 12.0",
         source="ATen/native/transformers/cuda/mem_eff_attention/kernels/cutlassB.h:238",
         says="the 128x64 kernel keeps 1 KiB less of counters than the 64x64 kernel of the plan",
     ),
-    Reason(
+    KnownDifference(
         operator="cudaMalloc",
         source="c10/cuda/CUDACachingAllocator.cpp, BlockComparatorSize",
         says="among free blocks of one size the lowest address serves; the driver publishes no order of "
@@ -52,7 +52,7 @@ REASONS: tuple[Reason, ...] = (
 )
 
 
-def write_null_grid(rows: Sequence[Row], environment: str, described: str, out: Path) -> Path:
+def write_null_grid(rows: Sequence[GridValues], environment: str, described: str, out: Path) -> Path:
     """Write null_grid.md and null_grid.csv into a folder; return the path of the first.
 
     `described` says what the points are and how to repeat them.
@@ -64,7 +64,7 @@ def write_null_grid(rows: Sequence[Row], environment: str, described: str, out: 
     return path
 
 
-def summary_table(rows: Sequence[Row]) -> Table:
+def summary_table(rows: Sequence[GridValues]) -> Table:
     """Return for each figure how many points are equal to the byte, and the largest difference."""
     found = []
     for figure in FIGURES:
@@ -81,7 +81,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
     return Table(columns=columns, rows=tuple(found))
 
 
-def _lines(rows: Sequence[Row], environment: str, described: str) -> Iterator[str]:
+def _lines(rows: Sequence[GridValues], environment: str, described: str) -> Iterator[str]:
     yield "# Plans beside the null GPU"
     yield ""
     yield (
@@ -96,19 +96,21 @@ def _lines(rows: Sequence[Row], environment: str, described: str) -> Iterator[st
     yield "## What may differ"
     yield ""
     columns = (Column("Operator"), Column("Source"), Column("What it does"))
-    yield table_text(Table(columns=columns, rows=tuple((r.operator, r.source, r.says) for r in REASONS)))
+    yield table_text(
+        Table(columns=columns, rows=tuple((r.operator, r.source, r.says) for r in KNOWN_DIFFERENCES))
+    )
     yield ""
     yield "## Points"
     yield ""
     yield table_text(_points_table(rows))
 
 
-def _points_table(rows: Sequence[Row]) -> Table:
+def _points_table(rows: Sequence[GridValues]) -> Table:
     titles = ("GPU", "Point", "Outcome", "Static", "Allocated", "Reserved", "Difference")
     return Table(columns=tuple(map(Column, titles)), rows=tuple(map(_cells, rows)))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: GridValues) -> tuple[str, ...]:
     saved = "checkpointed" if row["checkpointing"] else "saved"
     point = " ".join(
         str(row[name]) for name in ("model", "precision", "recipe", "attn", "r", "seq_len", "batch", "optim")

@@ -78,7 +78,7 @@ class GridRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class GridOutcome:
     """What a plan or a run on a null GPU says of a point; bytes by the names of metrics."""
 
     outcome: str
@@ -96,8 +96,8 @@ class GridResult:
     """Both answers to one row."""
 
     row: GridRow
-    planned: Answer
-    on_null: Answer
+    planned: GridOutcome
+    on_null: GridOutcome
 
     @property
     def differences(self) -> dict[str, int]:
@@ -197,7 +197,7 @@ def _load_libraries() -> None:
     gc.freeze()
 
 
-def _in_child(row: GridRow, *, has_measurement: bool) -> tuple[Answer, Measurement | None]:
+def _in_child(row: GridRow, *, has_measurement: bool) -> tuple[GridOutcome, Measurement | None]:
     """Return the plan of a row and, unless there is one, its measurement; None where the child crashed."""
     receiver, sender = os.pipe()
     child = os.fork()
@@ -216,30 +216,30 @@ def _in_child(row: GridRow, *, has_measurement: bool) -> tuple[Answer, Measureme
         lines = answers.read().splitlines()
     os.waitpid(child, 0)
     if len(lines) != 2:
-        return Answer(outcome="crashed", figures={}), None
-    return Answer(**json.loads(lines[1])), measurement_from_json(lines[0]) if lines[0] else None
+        return GridOutcome(outcome="crashed", figures={}), None
+    return GridOutcome(**json.loads(lines[1])), measurement_from_json(lines[0]) if lines[0] else None
 
 
-def _answer(record: Record) -> Answer:
+def _answer(record: Record) -> GridOutcome:
     """Return what a measurement answers."""
     if record.outcome == "ok":
-        return Answer(outcome="ok", figures={name: int(scalar(record, name) or 0) for name in FIGURES})
+        return GridOutcome(outcome="ok", figures={name: int(scalar(record, name) or 0) for name in FIGURES})
     if record.outcome == "oom" and record.oom is not None:
         requested, free = record.oom.get("requested_bytes") or 0, record.oom.get("free_bytes") or 0
         figures = {"requested_bytes": requested, "free_bytes": free}
-        return Answer(outcome="oom", figures=figures, phase=record.oom.get("phase"))
+        return GridOutcome(outcome="oom", figures=figures, phase=record.oom.get("phase"))
     refused = record.outcome == "error"
-    return Answer(outcome="refused" if refused else "crashed", figures={}, reason=record.error)
+    return GridOutcome(outcome="refused" if refused else "crashed", figures={}, reason=record.error)
 
 
-def _attempted(point: Point, gpu: GpuSpec) -> Answer:
+def _attempted(point: Point, gpu: GpuSpec) -> GridOutcome:
     try:
         return _planned(point, gpu)
     except StepError as error:
-        return Answer(outcome="refused", figures={}, reason=str(error))
+        return GridOutcome(outcome="refused", figures={}, reason=str(error))
 
 
-def _planned(point: Point, gpu: GpuSpec) -> Answer:
+def _planned(point: Point, gpu: GpuSpec) -> GridOutcome:
     """Return what the plan says of the same, the allocator replayed with what the context leaves."""
     from qbench.memory.allocator.blocks import segment_size
     from qbench.memory.allocator.caching import replay
@@ -259,10 +259,10 @@ def _planned(point: Point, gpu: GpuSpec) -> Answer:
         phase = history.allocations[history.events[found.oom_at_event][0]].phase
         asked = segment_size(found.oom_requested_bytes)
         figures = {"requested_bytes": asked, "free_bytes": found.oom_free_bytes}
-        return Answer(outcome="oom", figures=figures, phase=_phase_of_run(phase))
+        return GridOutcome(outcome="oom", figures=figures, phase=_phase_of_run(phase))
     peaks = found.stats.peak_allocated_bytes, found.stats.peak_reserved_bytes
     static_bytes = traced.memory.static_bytes
-    return Answer(outcome="ok", figures=dict(zip(FIGURES, (static_bytes, *peaks), strict=True)))
+    return GridOutcome(outcome="ok", figures=dict(zip(FIGURES, (static_bytes, *peaks), strict=True)))
 
 
 def _phase_of_run(phase: str) -> str:

@@ -28,7 +28,7 @@ RANK_PRECISIONS = ("bf16", "nf4")
 
 MOST_GPUS = 1_000_000
 
-Watch = Callable[[int, int, str], None]
+OnSearch = Callable[[int, int, str], None]
 """Called before each part of the work: its number from 1, how many there are, what it is."""
 
 
@@ -100,7 +100,7 @@ SEARCHES_WORTH_PROCESSES = 3
 
 
 def fits(
-    points: Sequence[Point], asked: FitFor, watch: Watch = unwatched
+    points: Sequence[Point], asked: FitFor, watch: OnSearch = unwatched
 ) -> tuple[list[Largest], dict[str, StepError]]:
     """Return the largest value for each point and card, and by card and precision why some have none.
 
@@ -111,7 +111,7 @@ def fits(
     from qbench.planner.fit import with_value
 
     once = dict.fromkeys(with_value(point, asked.setting, 1) for point in points)
-    searches = [_Search(point, gpu, asked) for point, gpu in itertools.product(once, asked.gpus)]
+    searches = [_OneSearch(point, gpu, asked) for point, gpu in itertools.product(once, asked.gpus)]
     apart = len(searches) >= SEARCHES_WORTH_PROCESSES and num_cores() > 1
     found: list[Largest] = []
     failed: dict[str, StepError] = {}
@@ -126,7 +126,7 @@ def fits(
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
+class _OneSearch:
     """One point and one card."""
 
     point: Point
@@ -146,7 +146,7 @@ class _Search:
         return _planned_for(self.gpu, self.asked)(points)
 
 
-def _in_turn(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | StepError]:
+def _in_turn(searches: Sequence[_OneSearch], watch: OnSearch) -> Iterator[Largest | StepError]:
     from qbench.planner.fit import largest
 
     for number, search in enumerate(searches, 1):
@@ -157,7 +157,7 @@ def _in_turn(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | St
             yield error
 
 
-def _together(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | StepError]:
+def _together(searches: Sequence[_OneSearch], watch: OnSearch) -> Iterator[Largest | StepError]:
     """Search side by side, with each plan made by the next process that is free."""
     from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
@@ -166,7 +166,7 @@ def _together(searches: Sequence[_Search], watch: Watch) -> Iterator[Largest | S
 
     with ThreadPoolExecutor(len(searches)) as threads, open_pool(num_cores()) as pool:
 
-        def answer(search: _Search) -> Largest | StepError:
+        def answer(search: _OneSearch) -> Largest | StepError:
             def planned(points: Sequence[Point]) -> list[Record]:
                 made = [pool.submit(search.plan, [point]) for point in points]
                 return [record for future in made for record in future.result()]
@@ -210,7 +210,7 @@ def _planned_for(gpu: GpuSpec, asked: FitFor) -> Callable[[Sequence[Point]], lis
     return lambda points: plans(points, settings, cache)
 
 
-def ranks(points: Sequence[Point], asked: RankFor, watch: Watch = unwatched) -> list[Ranked]:
+def ranks(points: Sequence[Point], asked: RankFor, watch: OnSearch = unwatched) -> list[Ranked]:
     """Return a row for each point and card. Raises QbenchError where no point can be planned for any."""
     from qbench.catalog.models import resolve_model
     from qbench.measure.known_speed import usable_calibrations

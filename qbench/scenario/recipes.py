@@ -10,7 +10,7 @@ from typing import Literal
 
 Loop = Literal["by_hand", "trainer"]
 """Who runs the passes: a loop by hand, which holds the outputs through backward, or transformers' Trainer."""
-Loss = Literal["full_logits", "chunked", "liger", "cut_cross_entropy", "unsloth"]
+LossType = Literal["full_logits", "chunked", "liger", "cut_cross_entropy", "unsloth"]
 """How the loss is computed: from all logits at once, or by a function that never has them all."""
 Upcast = Literal["peft", "axolotl", "none"]
 """Whose preparation unquantized weights go through: peft makes them fp32; axolotl does so too, and takes
@@ -27,7 +27,7 @@ Offload = Literal["none", "checkpoints", "unsloth"]
 """What waits on the host until backward: nothing, the inputs of checkpointed layers, or those in
 Unsloth's way, through buffers that stay on the card."""
 
-Task = Literal["sft", "dpo", "orpo", "kto", "reward", "sequence_classification", "grpo"]
+TrainingTask = Literal["sft", "dpo", "orpo", "kto", "reward", "sequence_classification", "grpo"]
 """What is learnt from: text; pairs of a chosen and a rejected answer (dpo, orpo, reward); judged answers
 (kto); classes of texts; answers that the model generates itself (grpo)."""
 
@@ -51,7 +51,7 @@ class Choices:
     """How a step is made, beside its sizes: no choice is left to auto."""
 
     loop: Loop
-    loss_type: Loss = "full_logits"
+    loss_type: LossType = "full_logits"
     upcast: Upcast = "none"
     adapter_dtype: AdapterDtype = "fp32"
     """dtype of adapters on a quantized base; peft makes them fp32 on any base (`autocast_adapter_dtype`)."""

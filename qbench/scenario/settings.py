@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -58,6 +58,11 @@ class Leaf:
     def is_required(self) -> bool:
         """Whether a group that holds this field must say it."""
         return self._field.is_required()
+
+    @property
+    def annotation(self) -> Any:
+        """The type of its values, limits aside."""
+        return self._field.annotation
 
     @property
     def _field(self) -> FieldInfo:
@@ -130,6 +135,9 @@ GROUPS: dict[str, type[BaseModel]] = {
 """The settings that hold settings, as lora and train do."""
 
 
+_KINDS: dict[Any, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the table."""
@@ -147,8 +155,14 @@ class Setting:
     @property
     def kind(self) -> str:
         """integer, number, boolean, string, or names where a list of names is allowed."""
-        found = str(self.leaf.json_schema().get("type", "names"))
-        return "names" if found == "array" else found
+        # That of the JSON Schema, which takes longer to make than a plan from the cache.
+        return "string" if self.choices else _KINDS.get(self.leaf.annotation, "names")
+
+    @property
+    def choices(self) -> list[str]:
+        """The values that it may have where they are few texts."""
+        annotation = self.leaf.annotation
+        return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
     @property
     def is_switch(self) -> bool:
@@ -159,8 +173,7 @@ class Setting:
     def help(self) -> str:
         """What it is, and the values that it may have where they are few."""
         text = str(self.leaf.model.model_fields[self.name].description)
-        choices = self.leaf.json_schema().get("enum")
-        return f"{text.rstrip('.')}: {', '.join(choices)}." if choices else text
+        return f"{text.rstrip('.')}: {', '.join(self.choices)}." if self.choices else text
 
     @property
     def title(self) -> str:
@@ -270,7 +283,7 @@ def from_text(row: Setting, text: str) -> Any:
     of a choice does not matter.
     """
     text = text.strip()
-    choices: Sequence[str] = row.leaf.json_schema().get("enum", ())
+    choices = row.choices
     if choices:
         return next((choice for choice in choices if choice == text.casefold()), text)
     if row.kind == "integer" and (match := re.fullmatch(r"([+-]?[0-9]{1,30})([kK]?)", text)):

@@ -17,11 +17,11 @@ from qbench.scenario.recipes import (
     AdapterDtype,
     CheckpointImpl,
     LoraKernels,
-    Loss,
+    LossType,
     Offload,
     Optimizer,
     Recipe,
-    Task,
+    TrainingTask,
     Upcast,
 )
 from qbench.scenario.strict import Strict
@@ -109,14 +109,14 @@ class TrainSettings(Strict):
         default="peft",
         description="Training stack whose step is planned: loop, preparation, loss and checkpointing.",
     )
-    task: Task = Field(
+    task: TrainingTask = Field(
         default="sft",
         description="What the model learns from: text, pairs of answers, its own answers, or labelled text.",
     )
     max_completion_length: Tokens = Field(
         default=256, description="grpo: how many tokens of seq_len are generated; the others are the prompt."
     )
-    loss_type: Literal["auto", Loss] = Field(
+    loss_type: Literal["auto", LossType] = Field(
         default="auto", description="How the loss is computed; auto follows the recipe."
     )
     upcast: Literal["auto", Upcast] = Field(

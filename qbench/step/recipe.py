@@ -27,14 +27,13 @@ from torch.utils.checkpoint import checkpoint
 from qbench.errors import StepError
 from qbench.scenario.schema import Point
 from qbench.step.dtypes import AUTOCAST_DTYPES, base_dtype
-from qbench.step.offload import Buffers, offloaded_checkpoint
+from qbench.step.offload import Buffers, Context, offloaded_checkpoint
 from qbench.step.towers import freeze_parts
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 TRL_VERSION = "1.16"
 """The version whose source recipe trl follows; another one may lay out its loss differently."""

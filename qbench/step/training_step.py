@@ -17,6 +17,7 @@ from qbench.step.fused_head import fuse_head
 from qbench.step.fused_layers import fuse_layers
 from qbench.step.grpo import generate
 from qbench.step.model import build_base_model, load_config
+from qbench.step.offload import Context
 from qbench.step.optimizer import (
     is_paged,
     keep_embeddings_in_32_bit,
@@ -27,7 +28,6 @@ from qbench.step.optimizer import (
 from qbench.step.preference import disable_dropout, has_reference_model, reference_model, without_adapters
 from qbench.step.quantize import is_quantized_weight
 from qbench.step.recipe import (
-    Context,
     check_recipe,
     converts_outputs,
     empties_cache,

@@ -12,7 +12,7 @@ import pytest
 
 from qbench.comparison.intervals import t_quantile
 from qbench.comparison.sequential import (
-    Sides,
+    SidePair,
     StoppingRule,
     check_pairs,
     error_at,
@@ -73,7 +73,7 @@ def test_one_wild_pair_of_eight_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("pairs", [[], [(1.0, 2.0)], [(1.0, 2.0), (0.0, 1.0)]])
-def test_what_has_no_interval(pairs: list[Sides]) -> None:
+def test_what_has_no_interval(pairs: list[SidePair]) -> None:
     assert paired_ratio(pairs, 0.01) is None
 
 
@@ -81,7 +81,7 @@ def gates(noise: Noise, most: int, change: float, trials: int) -> tuple[Counter[
     """Return the verdicts of whole gates, ended when decided, and the mean of their pairs."""
     rule, seen, counts = StoppingRule(most=most), Counter[str](), []
     for _ in range(trials):
-        pairs: list[Sides] = []
+        pairs: list[SidePair] = []
         for look in looks(most):
             pairs += [(noise(), noise() * (1 + change)) for _ in range(look - len(pairs))]
             verdict = rule.judge(pairs, "step_time_s", ended=look == most).verdict

@@ -12,7 +12,7 @@ import torch
 
 from qbench.cli.calibrate import _calibrate_speed
 from qbench.cli.main import main
-from qbench.measure import calibrate, known_speed, micro_kernels, nvml, stopwatch
+from qbench.measure import calibrate, environment, micro_kernels, nvml, stopwatch
 from qbench.measure.known_speed import usable_calibrations
 from qbench.planner.speed_calibrated import CalibratedRates
 from qbench.records import calibration
@@ -158,7 +158,7 @@ def test_an_exported_calibration_is_a_profile_where_nothing_was_measured(
 
 def test_a_calibration_of_other_libraries_is_not_used() -> None:
     assert main(["calibrate", "--device", "cpu"]) == 0
-    name = known_speed.machine("cpu")["device_name"]
+    name = environment.machine("cpu")["device_name"]
     file = calibration_file("cpu", str(name), torch.get_num_threads())
     file.write_text(file.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
     assert usable_calibrations("cpu") == ()

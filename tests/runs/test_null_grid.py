@@ -15,13 +15,13 @@ from qbench.records.parts import Environment
 from qbench.records.record import Record
 from qbench.records.store import open_store
 from qbench.report.null_grid import summary_table, write_null_grid
-from qbench.runs.null_grid import Answer, GridResult, GridRow, _kept, grid_rows, random_rows
+from qbench.runs.null_grid import GridOutcome, GridResult, GridRow, _kept, grid_rows, random_rows
 
 ROOT = Path(__file__).parents[2]
 
 
-def answer(outcome: str = "ok", phase: str | None = None, **figures: int) -> Answer:
-    return Answer(outcome=outcome, figures=figures, phase=phase)
+def answer(outcome: str = "ok", phase: str | None = None, **figures: int) -> GridOutcome:
+    return GridOutcome(outcome=outcome, figures=figures, phase=phase)
 
 
 def test_the_grid_covers_what_moves_memory() -> None:

@@ -124,3 +124,11 @@ def test_shown_values_are_short_and_on_one_line() -> None:
 )
 def test_the_case_of_a_choice_does_not_matter(name: str, text: str, value: object) -> None:
     assert from_text(SETTINGS[name], text) == value
+
+
+def test_kind_and_choices_are_those_of_the_json_schema() -> None:
+    for setting in SETTINGS.values():
+        schema = setting.leaf.json_schema()
+        kind = schema.get("type", "names")
+        assert setting.kind == ("names" if kind == "array" else kind)
+        assert setting.choices == schema.get("enum", [])
