@@ -6,6 +6,7 @@ It works alike on meta tensors (the plan) and on real CPU tensors (the ground tr
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -122,6 +123,9 @@ class _StorageRef(weakref.ref):  # type: ignore[type-arg]
 
     handle: int
     key: int
+
+
+_name = functools.cache(str)
 
 
 def _nowhere() -> Place:
@@ -310,14 +314,14 @@ class Ledger(TorchDispatchMode):
         if self.sharded is not None and isinstance(tensor, self.sharded):
             shard: Any = tensor
             tensor = shard._local_tensor
-        if tensor.device.type not in self._device_types:
+        if not (self._on_meta and tensor.is_meta) and tensor.device.type not in self._device_types:
             return None
         storage = tensor.untyped_storage()
         key = storage._cdata
         known = self._live.get(key)
         if known is not None:
             return known.handle
-        return self._begin_life(storage, str(func)) if storage.nbytes() else None
+        return self._begin_life(storage, _name(func)) if storage.nbytes() else None
 
     def _begin_life(self, storage: torch.UntypedStorage, op: str, category: str = "") -> int:
         handle = len(self.allocations)

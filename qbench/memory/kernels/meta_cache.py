@@ -23,6 +23,9 @@ Written = Callable[[Any, Any], Any]
 
 _UNCACHEABLE = object()
 
+_IN_PLACE_OF = {torch.ops.aten._unsafe_view.default: torch.ops.aten.view.default}
+"""What gives the same on meta sooner: both return the same memory in another shape."""
+
 _GIVES_OTHER_MEMORY = ("set_", "resize", "_resize")
 """How names of operators begin that put other memory in the place of what they write to."""
 
@@ -43,6 +46,7 @@ class MetaKernelCache:
 
         Calls of one key have the same metadata. The key is None where the arguments have none.
         """
+        func = _IN_PLACE_OF.get(func, func)
         kind = self._kinds.get(func)
         if kind is None:
             kind = self._kinds[func] = _kind(func)
@@ -59,7 +63,7 @@ class MetaKernelCache:
             given = (args, tuple(kwargs.values()))
             out = func(*args, **kwargs)
             if kind is True:
-                # Some operators (aten._unsafe_view) return a view that their schema does not own up to.
+                # Some operators (aten._reshape_alias) return a view that their schema does not own up to.
                 self._answers[key] = _UNCACHEABLE if _storages(out) & _storages(given) else _recipe(out)
             else:
                 # What is on the host, as counters of steps, is written to in earnest.

@@ -46,3 +46,10 @@ def test_what_takes_effect_runs_each_time() -> None:
         assert turned.shape == (3, 2)
         cache.call(aten.set_.source_Tensor, (memory, turned), {})
         assert memory.untyped_storage()._cdata == turned.untyped_storage()._cdata
+
+
+def test_another_shape_of_the_same_memory_is_no_new_tensor() -> None:
+    given = on_meta(4, 6)
+    out, _ = MetaKernelCache().call(aten._unsafe_view.default, (given, [2, 12]), {})
+    assert (out.shape, out.stride()) == ((2, 12), (12, 1))
+    assert out.untyped_storage()._cdata == given.untyped_storage()._cdata
