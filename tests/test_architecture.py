@@ -38,7 +38,7 @@ LAYERS = {
     "planner": {"distributed"},
     "nullgpu": {"records"},
     "measure": {"distributed", "nullgpu", "quiet", "quick_imports"},
-    "dryrun": {"measure"},
+    "dryrun": {"measure", "planner"},
     "comparison": {"records"},
     "words": {"comparison"},
     "report": {"words"},

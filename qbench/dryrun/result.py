@@ -13,6 +13,7 @@ from typing import Any, cast
 from qbench.catalog.gpus import GpuSpec
 from qbench.dryrun.privacy import private_command, private_place, private_text
 from qbench.dryrun.process import Ended
+from qbench.dryrun.work import planned_time
 from qbench.measure.environment import environment
 from qbench.measure.failures import OomKind, oom_facts, oom_kind
 from qbench.records.metrics import BREAKDOWN
@@ -64,13 +65,18 @@ def record_of(ran: Ran, run_id: str) -> Record:
     trained = _ranks(ran.reports)
     largest = max(trained, key=lambda rank: (rank.peak_reserved, rank.peak_allocated), default=None)
     outcome = _outcome(ran)
+    metrics: Metrics = {} if largest is None else largest.metrics()
+    detail = _detail(ran, trained, largest, outcome)
+    timed = None if largest is None else planned_time(largest.report.get("work", ()), ran.gpu)
+    if timed is not None:
+        metrics["step_time_s"], detail["time"] = timed
     return Record(
         run_id=run_id,
         point=_point(ran),
         kind="dryrun",
         outcome=outcome,
-        metrics={} if largest is None else largest.metrics(),
-        detail=_detail(ran, trained, largest, outcome),
+        metrics=metrics,
+        detail=detail,
         environment=_environment(ran),
     )
 

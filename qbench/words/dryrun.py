@@ -62,6 +62,7 @@ def _details(record: Record) -> Iterator[str]:
                 f"  {title}: allocated {format_bytes(allocated[name])}, "
                 f"reserved {format_bytes(reserved.get(name))}"
             )
+    yield from _time(record)
     if len(record.ranks) > 1:
         for rank in record.ranks:
             peak = format_bytes(rank.get("peak_reserved_bytes"))
@@ -74,6 +75,15 @@ def _details(record: Record) -> Iterator[str]:
     if record.outcome not in ("ok", "oom") and record.stderr_tail:
         yield from ("Its last lines:", *(f"  {line}" for line in record.stderr_tail.splitlines()))
         yield NULL_GPU_MAY
+
+
+def _time(record: Record) -> Iterator[str]:
+    time = record.time
+    if time is not None:
+        seconds = sum(time["parts_s"].values())
+        least, most = time.get("range_s") or (seconds, seconds)
+        between = f"{least:.3g} to {most:.3g} s, mostly {time['bound']}"
+        yield f"  planned time of an update, without kernels of Triton: {seconds:.3g} s ({between})"
 
 
 def _alive(record: Record) -> Iterator[str]:

@@ -43,6 +43,24 @@ def test_the_record_has_no_settings_that_the_program_never_had() -> None:
     assert made(ran([report()])).point == run.point
 
 
+def test_the_work_of_an_update_has_a_planned_time() -> None:
+    # 4096 x 4096 x 4096 in bf16, twice: 2 x 4096^3 flops each, of which an RTX 4090 does 165.2 T a second.
+    cost = {"op": "mm", "kind": "matmul", "dtype": "bf16", "flops": 2 * 4096**3, "read_bytes": 2 * 4096**2}
+    cost |= {"written_bytes": 2 * 4096**2, "shape": [1, 4096, 4096, 4096], "layout": "nt"}
+    rows = [{"cost": cost, "phase": "forward", "times": 2}]
+    record = made(ran([report(work=rows)]))
+    at_peak = 2 * 2 * 4096**3 / 165.2e12
+    seconds = record.metrics["step_time_s"]
+    assert seconds is not None
+    assert at_peak < seconds < 2 * at_peak
+    time = record.detail["time"]
+    assert time is not None
+    assert time["bound"] == "compute"
+    least, most = time["range_s"]
+    assert least <= seconds <= most
+    assert any("planned time of an update" in line for line in dry_run_lines(record))
+
+
 def test_a_report_of_dry_runs_begins_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_store(tmp_path) as store:
         store.append(record_of(ran([report()]), "dryrun-1"))

@@ -85,6 +85,8 @@ class Values(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.assumed: dict[str, int] = {}
         """How often a boolean of floats was taken to hold or not to hold, by operation."""
+        self.work: Any = None
+        """Notes each operator, where the work is asked about."""
         self._effects: dict[Any, str] = {}
 
     @classmethod
@@ -106,6 +108,8 @@ class Values(TorchDispatchMode):
             args = (args[0], self._without_masks(args[1]), *args[2:])
         node = torch._C._current_autograd_node()
         out = func(*args, **named) if node is None else caller_of_node(node)(func, args, named)
+        if self.work is not None:
+            self.work.note(func, args, named, out, node)
         if name not in UNSET and func.namespace in ("aten", "prims"):
             outs = tuple(out) if isinstance(out, (tuple, list)) else (out,)
             if any(isinstance(each, torch.Tensor) and _is_small(each) for each in outs):

@@ -51,6 +51,7 @@ class Watch:
         self.holders: list[dict[str, Any]] = []
         """Addresses by what they hold, one for each step."""
         self.counts: dict[str, int] = {}
+        self._work: list[dict[str, Any]] = []
         self.rows = Rows()
         self._torch: Any = None
         self._values: Any = None
@@ -165,6 +166,7 @@ class Watch:
     def _loaded(self) -> None:
         if self.steps == 0 and self._cuda_runs():
             self.marks = [self._mark("load")]
+            self._note_work()
             self._last = time.perf_counter()
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -181,6 +183,8 @@ class Watch:
             if not self.marks:
                 self.marks.append(self._mark("load"))
             self._find_holders(optimizer)
+            if self._values.work is not None:
+                self._values.work.in_optimizer = True
 
     def _note_step_ends(self, stepped: Any) -> None:
         self._count_step(stepped)
@@ -204,7 +208,17 @@ class Watch:
             self.step_times.append(now - self._last)
             self._last = now
             self.marks.append(self._mark("first_step" if count == 1 else "later_steps"))
+            self._note_work()
             self._write({})
+
+    def _note_work(self) -> None:
+        """Note the work of the last update, in which all that is done once is done."""
+        from .work import WorkLog
+
+        if self._values.work is not None:
+            self._values.work.in_optimizer = False
+            self._work = self._values.work.rows()
+        self._values.work = WorkLog() if self.steps == self.wanted - 1 else None
 
     # ---- what is known
 
@@ -287,6 +301,7 @@ class Watch:
             "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
             "problems": self.problems,
             "stand_ins": self.rows.made,
+            "work": self._work,
         }
         with open(f"{file}.part", "w", encoding="utf-8") as stream:
             json.dump(report, stream)
