@@ -25,7 +25,7 @@ class Rates:
         arithmetic, movement = cost.flops / 100, cost.num_bytes / 10
         return KernelSeconds(max(arithmetic, movement), "compute" if arithmetic > movement else "memory")
 
-    def host_s(self, work: Work) -> float:
+    def host_s(self, work: Work, is_compiled: bool = False) -> float:
         return 1.0
 
     def peak_flops(self, dtype: str) -> float | None:
