@@ -26,7 +26,11 @@ from qbench.nullgpu.launcher import preload_environment
 from qbench.scenario.expand import point_from
 from qbench.scenario.schema import Point
 
-MODELS = {"smollm2 135M": "HuggingFaceTB/SmolLM2-135M", "llama 1B": "meta-llama/Llama-3.2-1B"}
+MODELS = {
+    "smollm2 135M": ("HuggingFaceTB/SmolLM2-135M", 512),
+    "llama 1B": ("meta-llama/Llama-3.2-1B", 1024),
+}
+"""Model and tokens of a sequence."""
 CARDS = ("RTX 4090", "A100-SXM4-80GB", "H100-SXM5-80GB")
 NF4: dict[str, Any] = {"precision": "nf4-dq"}
 TRAINER: dict[str, Any] = {"recipe": "trainer", "autocast": "bf16"}
@@ -141,7 +145,8 @@ def main() -> int:
         map(int, asked.gpus.split(",")), asked.models.split(","), asked.cards.split(","), names
     )
     for gpus, model, card, name in grid:
-        point = point_from({"model": MODELS[model]}, {"seq_len": 512, **CASES[name], "gpus": gpus})
+        hub_id, seq_len = MODELS[model]
+        point = point_from({"model": hub_id}, {"seq_len": seq_len, **CASES[name], "gpus": gpus})
         real = run_ranks(point, card, asked.python)
         for rank in sorted({0, gpus - 1}):
             plan = planned(point, card, rank)

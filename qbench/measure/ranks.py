@@ -76,6 +76,7 @@ def _on_cpu(task: Task, folder: Path, rank: int) -> Measurement:
     from qbench.distributed.session import real_session
     from qbench.measure.cpu import measure_cpu
 
+    os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would take a GPU that is hidden for the device.
     torch.set_num_threads(max(1, torch.get_num_threads() // task.point.num_gpus))
     join_group("gloo", folder / "store", rank, task.point.num_gpus)
     with real_session(task.point) as session:
