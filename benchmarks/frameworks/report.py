@@ -19,8 +19,8 @@ config file, where it models one; it is in brackets where keys of the file are n
 
 """
 COLUMNS = (
-    *("program", "card", "ended", "allocated", "reserved", "planned", "plan's error"),
-    *("reserved", "loading", "host", "s a step"),
+    *("program", "card", "ended", "allocated", "reserved", "planned", "off, allocated"),
+    *("off, reserved", "loading", "host", "s a step"),
 )
 PUBLISHED_HEAD = """
 ## Published figures
