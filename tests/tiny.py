@@ -226,7 +226,6 @@ def write_tiny_model(folder: Path, hub_id: str, **changes: Any) -> str:
 
 
 IMAGE_FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct", {"image_token_id": 5}, {"embed_dim": 32, "hidden_size": 64}),
     "qwen2_5_vl": (
         "Qwen/Qwen2.5-VL-3B-Instruct",
         {"image_token_id": 5},
@@ -234,11 +233,6 @@ IMAGE_FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "qwen3_vl": ("Qwen/Qwen3-VL-2B-Instruct", {"image_token_id": 5}, {"deepstack_visual_indexes": [0]}),
     "gemma3": ("google/gemma-3-4b-it", {"mm_tokens_per_image": 4}, {}),
-    "internvl": (
-        "OpenGVLab/InternVL3-8B-hf",
-        {"image_token_id": 5, "image_seq_length": 4},
-        {"image_size": [56, 56]},
-    ),
     "mistral3": ("mistralai/Ministral-3-3B-Instruct-2512", {}, {}),
     "mllama": (
         "meta-llama/Llama-3.2-11B-Vision-Instruct",

@@ -52,6 +52,7 @@ def measure_null(task: Task, on_phase: Phase) -> Measurement:
     """
     if not launcher.is_loaded():
         raise MeasureError("this process has no null GPU; start it through `qbench run --device null`")
+    _check_images(task)
     gpu = find_gpu(str(task.gpu))
     with tempfile.TemporaryDirectory(prefix="qbench-null-") as folder:
 
@@ -65,6 +66,16 @@ def measure_null(task: Task, on_phase: Phase) -> Measurement:
         finally:
             down = of_down()
     return with_reserved_range(up, down)
+
+
+def _check_images(task: Task) -> None:
+    """Refuse images: models read token ids and grids back from the card, which computes none here."""
+    vision = task.point.vision
+    if vision is not None and vision.num_images:
+        raise StepError(
+            "training on images is not measured on a null GPU, which computes no values to branch on; run it "
+            "with --device cpu or on a GPU, or set num_images: 0"
+        )
 
 
 def steps_once(task: Task) -> Task:
