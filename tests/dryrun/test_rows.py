@@ -22,7 +22,8 @@ from qbench.dryrun.run import agent_variables
         ("mlabonne/FineTome-100k", "conversations"),
         ("teknium/GPT4-LLM-Cleaned", "instruction"),
         ("HuggingFaceH4/llava-instruct-mix-vsft", "images"),
-        ("trl-lib/ultrafeedback_binarized", "pairs"),
+        ("trl-lib/ultrafeedback_binarized", "answers"),
+        ("argilla/distilabel-intel-orca-dpo-pairs", "pairs"),
         ("me/mine", "any"),
     ],
 )

@@ -27,7 +27,8 @@ _PARTS = (
     (re.compile(r"llava|vsft|vqa|vision|image|ocr|multimodal", re.IGNORECASE), "images"),
     (re.compile(r"messages.*dpo", re.IGNORECASE), "conversation"),
     (re.compile(r"kto", re.IGNORECASE), "marked"),
-    (re.compile(r"dpo|orpo|prefer|feedback|binarized|pairs|hh-rlhf|reward", re.IGNORECASE), "pairs"),
+    (re.compile(r"ultrafeedback|binarized", re.IGNORECASE), "answers"),
+    (re.compile(r"dpo|orpo|prefer|feedback|pairs|hh-rlhf|reward", re.IGNORECASE), "pairs"),
     (re.compile(r"tome|sharegpt|slimorca|openhermes|guanaco", re.IGNORECASE), "conversations"),
     (re.compile(r"alpaca(?!_messages)|gpt4-llm|platypus|dolly", re.IGNORECASE), "instruction"),
     (re.compile(r"c4|wiki|fineweb|pretrain|tinystories|redpajama", re.IGNORECASE), "text"),
@@ -81,6 +82,10 @@ def _pairs(tokens: int, index: int) -> Row:
     return {"prompt": asked, "question": asked, "input": asked, "chosen": answer, "rejected": answer}
 
 
+def _answers(tokens: int, index: int) -> Row:
+    return {"prompt": _parts(tokens)[0], "chosen": _turns(tokens), "rejected": _turns(tokens)}
+
+
 def _conversation(tokens: int, index: int) -> Row:
     asked, answer = _turns(tokens)
     return {"conversation": [asked], "chosen": answer, "rejected": answer}
@@ -116,6 +121,7 @@ _MAKERS: dict[str, Callable[[int, int], Row]] = {
     "instruction": _instruction,
     "text": _text,
     "pairs": _pairs,
+    "answers": _answers,
     "conversation": _conversation,
     "marked": _marked,
     "images": _images,
