@@ -11,7 +11,7 @@ from qbench.cli.main import main
 
 AXOLOTL = (
     "base_model: gpt2\nadapter: lora\nlora_target_linear: true\nsequence_len: 16\nmicro_batch_size: 1\n"
-    "output_dir: out\nrl: kto\n"
+    "output_dir: out\nrl: orpo\n"
 )
 
 

@@ -329,7 +329,7 @@ def test_a_config_that_is_not_planned_in_full_leaves_the_verdict_unknown(
 ):
     file = tmp_path / "dpo.yml"
     file.write_text(
-        f"base_model: {model}\nadapter: lora\nlora_target_linear: true\nsequence_len: 16\nrl: kto\n"
+        f"base_model: {model}\nadapter: lora\nlora_target_linear: true\nsequence_len: 16\nrl: orpo\n"
         "micro_batch_size: 1\nsample_packing: true\n"
     )
     assert main(["plan", "--from", str(file), "--gpu", "RTX 4090", "--json"]) == 1

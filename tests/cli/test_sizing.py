@@ -212,7 +212,7 @@ def test_what_is_not_planned_leaves_answers_unknown(
     command: list[str], model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     config = tmp_path / "config.yml"
-    config.write_text(f"base_model: {model}\nadapter: lora\nlora_target_linear: true\nrl: kto\nbf16: true\n")
+    config.write_text(f"base_model: {model}\nadapter: lora\nlora_target_linear: true\nrl: orpo\nbf16: true\n")
     arguments = [*command, "--from", str(config), "--gpu", "L4"]
     arguments += ["--vary", "r", "--step", "16"] if command == ["fit"] else []
     code, found = document(capsys, *arguments)
