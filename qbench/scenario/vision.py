@@ -16,8 +16,8 @@ MOST_IMAGES = 4096
 
 IMAGE_MODELS = frozenset(
     (
-        *("gemma3", "gemma4", "glm4v", "idefics3", "internvl", "llama4", "llava", "mistral3", "mllama"),
-        *("paddleocr_vl", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
+        *("gemma3", "idefics3", "internvl", "llava", "mistral3", "mllama"),
+        *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
         "smolvlm",
     )
 )

@@ -102,41 +102,37 @@ def _kind(config: Any) -> str:
     return "pixtral" if tower == "pixtral" else str(config.model_type)
 
 
-def smart_resize(
-    size: tuple[int, int], factor: int, least: int, most: int, frames: int = 1
-) -> tuple[int, int]:
+def smart_resize(size: tuple[int, int], factor: int, least: int, most: int) -> tuple[int, int]:
     """Return width and height in whole multiples of `factor`, their product within bounds.
 
-    Source: models/qwen2_vl/image_processing_qwen2_vl.py, `smart_resize`; GLM's counts its frames, too.
+    Source: models/qwen2_vl/image_processing_qwen2_vl.py, `smart_resize`.
     """
     width, height = (round(side / factor) * factor for side in size)
-    area = size[0] * size[1] * frames
-    if frames * width * height > most:
+    area = size[0] * size[1]
+    if width * height > most:
         by = math.sqrt(area / most)
         width, height = (max(factor, math.floor(side / by / factor) * factor) for side in size)
-    elif frames * width * height < least:
+    elif width * height < least:
         by = math.sqrt(least / area)
         width, height = (math.ceil(side * by / factor) * factor for side in size)
     return width, height
 
 
-def _grid(least: int, most: int, frames: int = 1) -> Processor:
+def _grid(least: int, most: int) -> Processor:
     """Return the processor of a tower that takes patches in a grid and merges neighbours."""
 
     def process(config: Any, sides: tuple[int, int] | None, rows: int, count: int) -> Images:
         tower, size = config.vision_config, sides or OWN_SIZE
         patch, merge = tower.patch_size, tower.spatial_merge_size
-        resized = smart_resize(size, patch * merge, least, most, frames)
+        resized = smart_resize(size, patch * merge, least, most)
         across, down = (side // patch for side in resized)
         channels = getattr(tower, "in_channels", getattr(tower, "in_chans", 3))
-        # PaddleOCR-VL alone keeps patches as squares (image_processing_paddleocr_vl.py).
-        squares = (3, patch, patch) if config.model_type == "paddleocr_vl" else ()
         flat = channels * getattr(tower, "temporal_patch_size", 1) * patch**2
         patches = rows * count * across * down
         return Images(
             size=size,
             tokens=across * down // merge**2,
-            pixels={"pixel_values": (patches, *(squares or (flat,)))},
+            pixels={"pixel_values": (patches, flat)},
             whole={"image_grid_thw": torch.tensor([[1, down, across]] * (rows * count))},
             types="mm_token_type_ids",
         )
@@ -164,30 +160,6 @@ def _gemma3(config: Any, sides: tuple[int, int] | None, rows: int, count: int) -
         pixels={"pixel_values": (rows * count, 3, side, side)},
         types="token_type_ids",
     )
-
-
-def _gemma4(config: Any, sides: tuple[int, int] | None, rows: int, count: int) -> Images:
-    """Fit each image into a number of patches, padded to it (models/gemma4/image_processing_gemma4.py)."""
-    tower, size = config.vision_config, sides or OWN_SIZE
-    patch, pooled = tower.patch_size, tower.pooling_kernel_size
-    most = _GEMMA4_TOKENS * pooled**2
-    by = math.sqrt(most * patch**2 / (size[0] * size[1]))
-    across, down = (max(1, math.floor(side * by / (pooled * patch))) * pooled for side in size)
-    places = torch.stack(torch.meshgrid(torch.arange(across), torch.arange(down), indexing="xy"), dim=-1)
-    padded = torch.full((most, 2), -1)
-    padded[: across * down] = places.reshape(-1, 2)
-    return Images(
-        size=size,
-        tokens=across * down // pooled**2,
-        others=2,
-        pixels={"pixel_values": (rows * count, most, 3 * patch**2)},
-        whole={"image_position_ids": padded.expand(rows * count, -1, -1).contiguous()},
-        types="mm_token_type_ids",
-    )
-
-
-_GEMMA4_TOKENS = 280
-"""`max_soft_tokens` of Gemma4ImageProcessor."""
 
 
 def _pixtral(config: Any, sides: tuple[int, int] | None, rows: int, count: int) -> Images:
@@ -294,25 +266,6 @@ def _mllama_canvas(size: tuple[int, int], side: int, ratios: list[tuple[int, int
     return min((each for each in ratios if scales[each] == chosen), key=lambda each: each[0] * each[1])
 
 
-def _llama4(config: Any, sides: tuple[int, int] | None, rows: int, count: int) -> Images:
-    """Cut each image into up to 16 tiles and add one of the whole (models/llama4/image_processing_llama4.py).
-
-    Tokens: models/llama4/processing_llama4.py, a quarter of a tile's patches.
-    """
-    tower, size = config.vision_config, sides or OWN_SIZE
-    side, most = tower.image_size, 16
-    ratios = [(w, h) for w in range(1, most + 1) for h in range(1, most + 1) if w * h <= most]
-    across, down = _mllama_canvas(size, side, ratios)
-    tiles = across * down + (across * down > 1)
-    shrunk = round(1 / tower.pixel_shuffle_ratio**2)
-    return Images(
-        size=size,
-        tokens=tiles * ((side // tower.patch_size) ** 2 // shrunk),
-        others=across * down + 3,
-        pixels={"pixel_values": (rows * count * tiles, 3, side, side)},
-    )
-
-
 _QWEN = (56 * 56, 12_845_056)
 _QWEN3 = (65_536, 16_777_216)
 _PROCESSORS: dict[str, Processor] = {
@@ -322,16 +275,12 @@ _PROCESSORS: dict[str, Processor] = {
     "qwen3_vl_moe": _grid(*_QWEN3),
     "qwen3_5": _grid(*_QWEN3),
     "qwen3_5_moe": _grid(*_QWEN3),
-    "glm4v": _grid(112 * 112, 28 * 28 * 15_000, frames=2),
-    "paddleocr_vl": _grid(384 * 384, 1536 * 1536),
     "gemma3": _gemma3,
-    "gemma4": _gemma4,
     "llava": _square,
     "pixtral": _pixtral,
     "internvl": _internvl,
     "smolvlm": _splitting,
     "idefics3": _splitting,
     "mllama": _mllama,
-    "llama4": _llama4,
 }
 """By model type, or by the type of the tower where it decides; bounds are the pixels of an image."""

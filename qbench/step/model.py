@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,12 +244,7 @@ def build_base_model(point: Point, device: torch.device, config: PretrainedConfi
 def _from_config(point: Point, config: PretrainedConfig) -> Any:
     own_flash = _attention(point) == "flash_attention_2" and _has_own_flash(config)
     try:
-        model = _auto_class(config, point).from_config(
-            config,
-            dtype=base_dtype(point.precision),
-            attn_implementation="eager" if own_flash else _attention(point),
-            trust_remote_code=False,
-        )
+        model = _built(config, point, "eager" if own_flash else _attention(point))
         if own_flash:
             # What transformers would fetch keeps what flash attention keeps.
             model.config.get_text_config()._attn_implementation = "flash_attention_2"
@@ -268,6 +264,19 @@ def _from_config(point: Point, config: PretrainedConfig) -> Any:
             f"transformers cannot build {point.model} with attn_implementation {attention}: "
             f"{first_line(error)}{hint}"
         ) from error
+
+
+def _built(config: PretrainedConfig, point: Point, attention: str | None) -> Any:
+    build = partial(
+        _auto_class(config, point).from_config, dtype=base_dtype(point.precision), trust_remote_code=False
+    )
+    try:
+        return build(config, attn_implementation=attention)
+    except ValueError:
+        if attention != "sdpa":
+            raise
+        # A part without sdpa, such as Gemma 4's for sound, refuses it for all; left out, the others take it.
+        return build(config, attn_implementation=None)
 
 
 def _is_image_text(config: PretrainedConfig) -> bool:

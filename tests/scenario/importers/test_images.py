@@ -46,7 +46,7 @@ def test_axolotl_plans_an_image_at_the_size_of_the_tower(tmp_path: Path, model: 
 
 
 def test_axolotl_freezes_the_modules_that_see(tmp_path: Path) -> None:
-    values = AXOLOTL | {"base_model": "google/gemma-4-E2B-it", "freeze_mm_modules": True, "image_size": 512}
+    values = AXOLOTL | {"base_model": "google/gemma-3-4b-it", "freeze_mm_modules": True, "image_size": 512}
     found = imported(tmp_path, values)
     assert found.settings["vision"] == {
         "num_images": 1,
