@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,12 +42,12 @@ def job_of(tokens: str, epochs: float, eval_tokens: str, eval_steps: int, save_s
     from qbench.planner.workload import parse_tokens
 
     if not tokens:
-        if eval_tokens or eval_steps or save_steps:
-            raise QbenchError("--eval-tokens, --eval-steps and --save-steps need --tokens")
+        if epochs != 1 or eval_tokens or eval_steps or save_steps:
+            raise QbenchError("--epochs, --eval-tokens, --eval-steps and --save-steps need --tokens")
         return None
     if bool(eval_tokens) != bool(eval_steps):
         raise QbenchError("--eval-tokens and --eval-steps go together; give both or none")
-    if not epochs > 0:
+    if not 0 < epochs < math.inf:
         raise QbenchError(f"--epochs: given {epochs:g}; allowed: a number above 0")
     return Job(
         tokens=round(parse_tokens(tokens) * epochs),

@@ -273,7 +273,7 @@ def _built(config: PretrainedConfig, point: Point, attention: str | None) -> Any
     try:
         return build(config, attn_implementation=attention)
     except ValueError:
-        if attention != "sdpa":
+        if attention != "sdpa" or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             raise
         # A part without sdpa, such as Gemma 4's for sound, refuses it for all; left out, the others take it.
         return build(config, attn_implementation=None)

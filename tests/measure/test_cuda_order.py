@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_point, write_tiny_model
 
-from qbench.measure import cuda, nvml
+from qbench.measure import cuda, nvml, warmup
 from qbench.measure.nvml import CardState, PinnedDevice
 from qbench.measure.sampler import Sampler
 from qbench.measure.task import Measurement, Task, measurement_from_json
@@ -115,9 +115,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Card, Measuremen
         card = Card(monkeypatch)
         Told.log = card.log
         monkeypatch.setattr(cuda, "Sampler", Told)
-        monkeypatch.setattr(cuda, "build_step", lambda point, device: build_step(point, "cpu"))
+        monkeypatch.setattr(cuda, "build_step", lambda point, device, share: build_step(point, "cpu"))
         monkeypatch.setattr(cuda, "text_loss", card.told("text loss", 6.5))
-        monkeypatch.setitem(cuda.PATIENCE, "cuda", Patience(least_s=0.0, most_s=0.05))
+        monkeypatch.setitem(warmup.PATIENCE, "cuda", Patience(least_s=0.0, most_s=0.05))
         done = cuda.measure_cuda(task, card.log.append)
     return card, done
 

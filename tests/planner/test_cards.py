@@ -120,7 +120,7 @@ def test_the_first_card_has_the_metrics_and_others_are_told(model: Path) -> None
     assert second["peak_reserved_bytes"] == amd["peak_reserved_bytes"] < first["peak_reserved_bytes"]
     told = [text for text in record.detail["caveats"] if "compute capability" in text]
     assert told == [
-        "the numbers are for compute capability 9.0; A100-SXM4-80GB, MI300X would run other kernels, "
+        "the numbers are for compute capability 9.0; A100-SXM4-80GB, MI300X would run other kernels; "
         "see its own figures",
         "MI300X: planned with CUDA's kernels of compute capability 8.0; ROCm may choose others",
     ]

@@ -141,5 +141,5 @@ def test_modules_to_save_are_copied_and_trained(tmp_path: Path) -> None:
     assert saved.facts.trainable_params - plain.facts.trainable_params == 512 * 64
     assert saved.memory.phases["load"] == plain.memory.phases["load"]
     assert saved.memory.phases["adapters"] - plain.memory.phases["adapters"] == 512 * 64 * 2
-    with pytest.raises(StepError, match="modules_to_save embed_token is no module"):
+    with pytest.raises(StepError, match="modules_to_save embed_token is not a module"):
         build_step(tiny_point(model, lora={"modules_to_save": ("embed_token",)}), "meta")

@@ -27,8 +27,10 @@ The engine's buffer, the operator's stack, its argument and the Python object.
 _STORAGE_HELD = 2
 """References to a storage of one tensor while it is looked at: that tensor's and the look's."""
 
-_WRAPPERS = ("__torch_dispatch__", "__torch_function__", "inner", "_fn")
-"""Functions between a ledger and what called the operator, the autocast of meta and what torch puts in."""
+_WRAPPERS = frozenset(
+    ("__torch_dispatch__", "_run_counted", "_run_with_values", "__torch_function__", "inner", "_fn")
+)
+"""Functions between the ledger and what called the operator: its own, the autocast of meta, wrappers of torch."""
 
 _ENGINE = "_engine_run_backward"
 """Function of torch/autograd/graph.py that runs the engine: what it calls, no Python code called."""
