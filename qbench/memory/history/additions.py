@@ -30,7 +30,7 @@ _STORAGE_HELD = 2
 _WRAPPERS = frozenset(
     ("__torch_dispatch__", "_run_counted", "_run_with_values", "__torch_function__", "inner", "_fn")
 )
-"""Functions between the ledger and what called the operator: its own, the autocast of meta, wrappers of torch."""
+"""Functions between the ledger and what called the operator: its own, the autocast of meta, and torch's."""
 
 _ENGINE = "_engine_run_backward"
 """Function of torch/autograd/graph.py that runs the engine: what it calls, no Python code called."""
